@@ -1,0 +1,3 @@
+"""Pause-token pretraining, finetuning and inference in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,50 @@
+"""Segments of ids in, batches of numpy arrays out.
+
+One batch is a dict, every array [B, T]:
+
+  tokens       int32  the inputs: the targets shifted right behind BOS
+  targets      int32  what each position must predict
+  loss_mask    bool   True where the target counts
+  positions    int32  0 .. T-1 within a segment
+  segment_ids  int32  1 for text and pauses, 0 for padding
+
+Inputs are exactly T long, never T - 1: odd lengths shut out fused attention.
+"""
+
+import numpy as np
+
+from pausejax import pause
+
+Batch = dict[str, np.ndarray]
+
+PADDING = -1  # Marks missing tokens until the batch is made; never an id.
+
+
+def language_model_batch(
+  targets_BT: np.ndarray, *, bos_id: int, pad_id: int, pause_id: int
+) -> Batch:
+  """Builds the batch of a plain language model.
+
+  Args:
+    targets_BT: int [B, T], pauses in place, `PADDING` where a segment ends.
+    bos_id: id that the first position reads.
+    pad_id: id written over `PADDING`; it never counts.
+    pause_id: id whose targets do not count.
+
+  Returns:
+    The batch described at the top of this file.
+  """
+  is_real_BT = targets_BT != PADDING
+  targets_BT = np.where(is_real_BT, targets_BT, pad_id).astype(np.int32)
+  tokens_BT = np.empty_like(targets_BT)
+  tokens_BT[:, 0] = bos_id
+  tokens_BT[:, 1:] = targets_BT[:, :-1]
+  batch_size, seq_len = targets_BT.shape
+  positions_T = np.arange(seq_len, dtype=np.int32)
+  return {
+    "tokens": tokens_BT,
+    "targets": targets_BT,
+    "loss_mask": is_real_BT & pause.counted_targets(targets_BT, pause_id),
+    "positions": np.broadcast_to(positions_T, (batch_size, seq_len)),
+    "segment_ids": is_real_BT.astype(np.int32),
+  }

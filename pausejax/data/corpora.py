@@ -1,0 +1,202 @@
+"""Where documents come from, in plain Python.
+
+A source answers one question, `documents(split)`, and never drops anything:
+what cannot be read is an error that names file and line. `TfdsSource` alone
+needs TensorFlow, and only says so when it is read.
+
+Files come as a folder, a glob or one path, comma-separated:
+
+  .txt                 one document a file
+  .jsonl, .json        one document a line, the text in `field`
+  any of these + .gz   the same, compressed (C4's published shards)
+"""
+
+import dataclasses
+import glob
+import gzip
+import json
+import pathlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from pausejax import errors
+
+SPLITS = ("train", "validation")
+_SUFFIXES = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz")
+
+
+class Source(Protocol):
+  """A corpus that can be read split by split, in an order that never changes."""
+
+  def documents(self, split: str) -> Iterator[str]:
+    """Yields the text of each document."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileSource:
+  """Text files; without `validation`, every n-th document is held out.
+
+  Of .txt files every `holdout_every`-th file is held out, of JSON lines every
+  `holdout_every`-th line: a choice that no host or worker count can move.
+  """
+
+  train: str
+  validation: str
+  field: str
+  holdout_every: int
+
+  def files(self, split: str) -> list[str]:
+    """Returns the files that hold the split, sorted by name."""
+    if self.validation:
+      return expand(self.train if split == "train" else self.validation)
+    held_out = split == "validation"
+    files = expand(self.train)
+    texts = [f for f in files if not is_json(f)]
+    texts = [f for i, f in enumerate(texts) if self._is_held_out(i) == held_out]
+    return sorted(texts + [f for f in files if is_json(f)])
+
+  def keeps_line(self, line: int, split: str) -> bool:
+    """Returns whether JSON line `line` (from 0) of a file is in the split."""
+    return bool(self.validation) or (
+      self._is_held_out(line) == (split == "validation")
+    )
+
+  def documents(self, split: str) -> Iterator[str]:
+    """Yields the documents file by file."""
+    for path in self.files(split):
+      if not is_json(path):
+        yield read_text(path)
+        continue
+      for number, line in enumerate(read_lines(path)):
+        if self.keeps_line(number, split):
+          yield parse_line(line, path, number, self.field)
+
+  def _is_held_out(self, index: int) -> bool:
+    return index % self.holdout_every == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PythonSource:
+  """Documents that a function makes; every n-th is held out."""
+
+  load: Callable[[], list[str]]
+  holdout_every: int
+
+  def documents(self, split: str) -> Iterator[str]:
+    """Yields the documents in the function's order."""
+    for i, text in enumerate(self.load()):
+      if (i % self.holdout_every == 0) == (split == "validation"):
+        yield text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsSource:
+  """A TensorFlow Datasets builder by name and version, text in `field`."""
+
+  name: str
+  data_dir: str
+  field: str
+
+  def documents(self, split: str) -> Iterator[str]:
+    """Yields the documents as TFDS prepared them; imports TensorFlow."""
+    from pausejax.data.seqio import sources
+
+    return sources.tfds_documents(self, split)
+
+
+def expand(spec: str) -> list[str]:
+  """Returns the files that a folder, glob or path names (comma-separated).
+
+  Raises:
+    UserError: nothing there, or a file of another kind.
+  """
+  files = []
+  for part in filter(None, spec.split(",")):
+    path = pathlib.Path(part)
+    if path.is_dir():
+      found = [str(f) for f in path.iterdir() if f.name.endswith(_SUFFIXES)]
+    else:
+      found = [f for f in glob.glob(part) if pathlib.Path(f).is_file()]
+    if not found:
+      raise errors.UserError(
+        f"data.files: nothing at {part!r} (looked for {', '.join(_SUFFIXES)})"
+      )
+    files += found
+  for f in files:
+    if not f.endswith(_SUFFIXES):
+      raise errors.UserError(
+        f"data.files: {f}: unknown kind of file (known: {', '.join(_SUFFIXES)})"
+      )
+  return sorted(files)
+
+
+def is_json(path: str) -> bool:
+  """Returns whether the file holds JSON lines, by its name."""
+  return path.removesuffix(".gz").endswith((".json", ".jsonl"))
+
+
+def read_text(path: str) -> str:
+  """Returns the whole file as one document."""
+  return _decode(b"".join(read_lines(path)), path, 0)
+
+
+def parse_line(line: bytes, path: str, number: int, field: str) -> str:
+  """Returns `field` of one JSON line; `number` counts from 0.
+
+  Raises:
+    UserError: not UTF-8, not JSON, no such field, or the field is not a text.
+  """
+  where = f"{path}:{number + 1}"
+  try:
+    record = json.loads(_decode(line, path, number))
+  except json.JSONDecodeError as e:
+    raise errors.UserError(
+      f"{where}: malformed JSON at column {e.colno}: {e.msg}"
+    ) from e
+  if not isinstance(record, dict):
+    raise errors.UserError(f"{where}: expected a JSON object, got {record!r}")
+  if field not in record:
+    raise errors.UserError(
+      f"{where}: no field {field!r}{errors.nearest(field, record)}; name it "
+      "with --config.data.field="
+    )
+  if not isinstance(record[field], str):
+    raise errors.UserError(
+      f"{where}: field {field!r} is not a text: {record[field]!r}"
+    )
+  return record[field]
+
+
+def require_documents(source: Source, split: str) -> Iterator[str]:
+  """Yields the documents of the split; raises if there is none at all."""
+  count = 0
+  for text in source.documents(split):
+    count += 1
+    yield text
+  if not count:
+    raise errors.UserError(
+      f"no document in split {split!r} of {source}; is the source empty, or "
+      "smaller than data.holdout_every?"
+    )
+
+
+def read_lines(path: str) -> Iterator[bytes]:
+  """Yields the lines of a file, decompressed."""
+  opener = gzip.open if path.endswith(".gz") else open
+  try:
+    with opener(path, "rb") as f:
+      yield from f
+  except (OSError, EOFError, zlib.error) as e:
+    raise errors.UserError(f"{path}: cannot be read: {e}") from e
+
+
+def _decode(data: bytes, path: str, number: int) -> str:
+  try:
+    return data.decode("utf-8")
+  except UnicodeDecodeError as e:
+    raise errors.UserError(
+      f"{path}:{number + 1 + data[: e.start].count(10)}: byte "
+      f"{data[e.start]:#04x} at offset {e.start} is not UTF-8"
+    ) from e

@@ -1,0 +1,242 @@
+"""Text to ids and back, with one id more than the text has: `<pause>`.
+
+Three kinds, chosen by what the spec names:
+
+  "bytes"             UTF-8 bytes; ids 0 pad, 1 EOS, 2 unknown, byte + 3
+  path/to/x.model     SentencePiece
+  path/to/x.json      Hugging Face tokenizers (tokenizer.json)
+
+`PauseTokenizer` puts the pause behind the last id of any of them. No text can
+produce it, because encoding is exactly the base's, and the base's ids keep
+their meaning. SeqIO's `extra_ids` would not do: the text "<extra_id_0>" encodes
+to such an id, and one more of them shifts all the others.
+"""
+
+import hashlib
+import importlib.metadata
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from pausejax import errors
+
+
+class Tokenizer(Protocol):
+  """What the data needs of a tokenizer."""
+
+  vocab_size: int  # Every id is in [0, vocab_size).
+  bos_id: int
+  eos_id: int
+  pad_id: int
+
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of each text, without BOS or EOS."""
+    ...
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of the ids."""
+    ...
+
+  def fingerprint(self) -> dict[str, str]:
+    """Returns kind, sha256 and library version: what decides the ids."""
+    ...
+
+
+class PauseTokenizer:
+  """A base tokenizer and `<pause>`, whose id is the base's vocabulary size."""
+
+  def __init__(self, base: Tokenizer):
+    self.base = base
+    self.pause_id = base.vocab_size
+    self.vocab_size = base.vocab_size + 1
+    self.bos_id = base.bos_id
+    self.eos_id = base.eos_id
+    self.pad_id = base.pad_id
+
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the base's ids of each text; a pause is never among them."""
+    return self.base.encode(texts)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of the ids, the pauses left out."""
+    return self.base.decode([int(i) for i in ids if i < self.pause_id])
+
+  def fingerprint(self) -> dict[str, str]:
+    """Returns what decides the ids; compared whenever data is read again."""
+    return {**self.base.fingerprint(), "pause_id": str(self.pause_id)}
+
+
+class ByteTokenizer:
+  """UTF-8 bytes, with the ids of `seqio.ByteVocabulary`."""
+
+  vocab_size = 259
+  pad_id = bos_id = 0
+  eos_id = 1
+  _first_byte = 3
+
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns byte + 3 for every byte."""
+    return [[b + self._first_byte for b in t.encode("utf-8")] for t in texts]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text; bytes that are not UTF-8 are left out, as in SeqIO."""
+    codes = (i - self._first_byte for i in ids)
+    return bytes(c for c in codes if 0 <= c < 256).decode("utf-8", "ignore")
+
+  def fingerprint(self) -> dict[str, str]:
+    """Returns the kind; there is no file and no library."""
+    return {"tokenizer": "bytes", "sha256": "", "library": ""}
+
+
+class SentencePieceTokenizer:
+  """A SentencePiece model. T5's has no BOS; padding then stands in for it."""
+
+  def __init__(self, path: pathlib.Path):
+    import sentencepiece
+
+    self._sha256 = _sha256(path)
+    try:
+      self._model = sentencepiece.SentencePieceProcessor(
+        model_proto=path.read_bytes()
+      )
+    except RuntimeError as e:
+      raise errors.UserError(
+        f"data.tokenizer: {path} is not a SentencePiece model"
+      ) from e
+    self.vocab_size = self._model.vocab_size()
+    self.eos_id = self._model.eos_id()
+    self.pad_id = max(self._model.pad_id(), 0)
+    self.bos_id = max(self._model.bos_id(), 0)
+    if self.eos_id < 0:
+      raise errors.UserError(
+        f"data.tokenizer: {path} has no end-of-sequence piece; documents "
+        "cannot be told apart (train one with `pausejax tokenizer train`)"
+      )
+
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the piece ids of each text."""
+    return self._model.encode(list(texts))
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of the pieces; control pieces have none."""
+    return self._model.decode([int(i) for i in ids])
+
+  def fingerprint(self) -> dict[str, str]:
+    """Returns the file's digest and the version: unigram ids depend on both."""
+    return {
+      "tokenizer": "sentencepiece",
+      "sha256": self._sha256,
+      "library": importlib.metadata.version("sentencepiece"),
+    }
+
+
+class HuggingFaceTokenizer:
+  """A `tokenizer.json`. Special tokens written out in a text stay text."""
+
+  _EOS_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
+
+  def __init__(self, path: pathlib.Path):
+    import tokenizers
+
+    self._sha256 = _sha256(path)
+    try:
+      self._model = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as e:
+      raise errors.UserError(
+        f"data.tokenizer: {path} is not a tokenizer.json ({e})"
+      ) from e
+    self._model.encode_special_tokens = True
+    vocabulary = self._model.get_vocab(with_added_tokens=True)
+    self.vocab_size = max(vocabulary.values()) + 1
+    eos = [vocabulary[n] for n in self._EOS_NAMES if n in vocabulary]
+    if not eos:
+      raise errors.UserError(
+        f"data.tokenizer: {path} has no end-of-sequence token (looked for "
+        f"{', '.join(self._EOS_NAMES)})"
+      )
+    self.eos_id = self.bos_id = self.pad_id = eos[0]
+
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each text, no special tokens added."""
+    batch = self._model.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in batch]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of the ids; special tokens are left out."""
+    return self._model.decode([int(i) for i in ids])
+
+  def fingerprint(self) -> dict[str, str]:
+    """Returns the file's digest and the library version."""
+    return {
+      "tokenizer": "huggingface",
+      "sha256": self._sha256,
+      "library": importlib.metadata.version("tokenizers"),
+    }
+
+
+def load(spec: str) -> PauseTokenizer:
+  """Loads the tokenizer that `spec` names (see the top of this file).
+
+  Raises:
+    UserError: no such file, or not a tokenizer of the kind its name tells.
+  """
+  if spec == "bytes":
+    return PauseTokenizer(ByteTokenizer())
+  path = pathlib.Path(spec)
+  if not path.is_file():
+    raise errors.UserError(
+      f"data.tokenizer: no file {spec!r}; give 'bytes', a SentencePiece .model "
+      "or a tokenizer.json (`pausejax tokenizer train` makes a .model)"
+    )
+  kind = {".model": SentencePieceTokenizer, ".json": HuggingFaceTokenizer}
+  if path.suffix not in kind:
+    raise errors.UserError(
+      f"data.tokenizer: {spec!r} is neither a .model nor a .json file"
+    )
+  return PauseTokenizer(kind[path.suffix](path))
+
+
+def train_sentencepiece(
+  documents: Sequence[str], *, vocab_size: int
+) -> bytes:
+  """Trains a BPE SentencePiece model on the documents and returns its bytes.
+
+  Byte fallback and identity normalisation make it lossless: decoding an
+  encoded text gives the text back. The same documents give the same bytes.
+
+  Args:
+    documents: the texts; lines of up to 16,384 bytes are read.
+    vocab_size: number of pieces, 256 bytes and 3 control pieces among them.
+  """
+  import io
+
+  import sentencepiece
+
+  lines = [line for d in documents for line in d.split("\n") if line.strip()]
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(lines),
+      model_writer=model,
+      model_type="bpe",
+      vocab_size=vocab_size,
+      pad_id=0,
+      eos_id=1,
+      unk_id=2,
+      bos_id=-1,
+      byte_fallback=True,
+      normalization_rule_name="identity",
+      remove_extra_whitespaces=False,
+      max_sentence_length=16384,
+      minloglevel=2,
+    )
+  except RuntimeError as e:
+    reason = str(e).strip().splitlines()[-1]
+    raise errors.UserError(
+      f"vocab_size {vocab_size} does not suit this corpus: {reason}"
+    ) from e
+  return model.getvalue()
+
+
+def _sha256(path: pathlib.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()

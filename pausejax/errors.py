@@ -1,0 +1,53 @@
+"""Errors a user can cause, each one line long, and the checks that raise them.
+
+A message says what is wrong, what was given, what is allowed, and how to mend
+it. The command line prints it without a traceback and leaves with `exit_code`.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+class UserError(ValueError):
+  """Something only the user can mend: a file, a checkpoint, a machine."""
+
+  exit_code = 1
+
+
+class UsageError(UserError):
+  """A wrong command line or config value, found before any work starts."""
+
+  exit_code = 2
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Returns "; did you mean 'x'?" and the known names, to end a message."""
+  known = sorted(known)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  hint = f"; did you mean {close[0]!r}?" if close else ""
+  return f"{hint} (known: {', '.join(known)})"
+
+
+def require(condition: bool, message: str) -> None:
+  """Raises `UsageError(message)` unless `condition` holds."""
+  if not condition:
+    raise UsageError(message)
+
+
+def require_in_range(
+  name: str, value: Any, low: float, high: float = math.inf
+) -> None:
+  """Raises unless `value` is a finite number with low <= value <= high."""
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  ok = is_number and math.isfinite(value) and low <= value <= high
+  bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+  require(ok, f"{name}: must be a finite number {bound}, got {value!r}")
+
+
+def require_one_of(name: str, value: str, known: Iterable[str]) -> None:
+  """Raises, naming the nearest right word, unless `value` is in `known`."""
+  known = list(known)
+  if value not in known:
+    raise UsageError(f"{name}: unknown value {value!r}{nearest(value, known)}")

@@ -1,0 +1,278 @@
+"""What a run can be told, as frozen dataclasses that refuse impossible values.
+
+Each sub-tree of a config file is the keyword arguments of one class here; the
+defaults stand in `configs/base.py` and nowhere else. Nothing heavy is imported:
+a wrong value is refused before JAX starts.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pausejax import errors, pause
+
+VOCAB_MULTIPLE = 128  # Embedding rows are padded to this, to shard evenly.
+
+_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """A decoder: its shape, and a few orthogonal choices (`model/decoder.py`)."""
+
+  vocab_size: int  # Ids that exist, `<pause>` among them.
+  max_seq_len: int
+  num_layers: int
+  d_model: int
+  num_heads: int
+  num_kv_heads: int
+  d_ff: int
+  position: str
+  rope_theta: float
+  norm: str
+  mlp: str
+  qk_norm: bool
+  bias: bool
+  tied_embeddings: bool
+  segment_attention: bool
+  dtype: str
+  remat: str
+  scan_unroll: int
+
+  def __post_init__(self):
+    for name in (
+      "vocab_size max_seq_len num_layers d_model num_heads num_kv_heads d_ff "
+      "scan_unroll"
+    ).split():
+      errors.require_in_range(f"model.{name}", getattr(self, name), 1)
+    errors.require_in_range("model.rope_theta", self.rope_theta, 1.0)
+    for name, known in (
+      ("position", ("learned", "rope")),
+      ("norm", ("layernorm", "rmsnorm")),
+      ("mlp", ("gelu", "swiglu")),
+      ("dtype", _DTYPES),
+      ("remat", ("none", "names", "full")),
+    ):
+      errors.require_one_of(f"model.{name}", getattr(self, name), known)
+    for large, small in (
+      ("d_model", "num_heads"),
+      ("num_heads", "num_kv_heads"),
+      ("num_layers", "scan_unroll"),
+    ):
+      a, b = getattr(self, large), getattr(self, small)
+      errors.require(
+        a % b == 0, f"model.{large} {a} is not divisible by model.{small} {b}"
+      )
+    errors.require(
+      self.position != "rope" or self.head_dim % 2 == 0,
+      f"model.position 'rope' needs an even head size, got {self.head_dim} "
+      "(d_model / num_heads)",
+    )
+
+  @property
+  def head_dim(self) -> int:
+    """H, the size of one attention head."""
+    return self.d_model // self.num_heads
+
+  @property
+  def num_vocab_rows(self) -> int:
+    """V, the vocabulary padded up to a multiple of `VOCAB_MULTIPLE`."""
+    return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """Which text, cut how long, through which door, with which pauses."""
+
+  task: str
+  door: str
+  tokenizer: str
+  seq_len: int
+  pause_fraction: float
+  pause_mode: str
+  segments_dir: str
+  files: str
+  validation_files: str
+  field: str
+  holdout_every: int
+  tfds_name: str
+  tfds_data_dir: str
+  shuffle_buffer: int
+  prefetch: int
+
+  def __post_init__(self):
+    errors.require_one_of("data.door", self.door, ("segments", "seqio"))
+    errors.require_one_of("data.pause_mode", self.pause_mode, pause.MODES)
+    errors.require_in_range("data.seq_len", self.seq_len, 2)
+    errors.require_in_range(
+      "data.pause_fraction", self.pause_fraction, 0.0, 0.9
+    )
+    errors.require_in_range("data.holdout_every", self.holdout_every, 2)
+    errors.require_in_range("data.shuffle_buffer", self.shuffle_buffer, 1)
+    errors.require_in_range("data.prefetch", self.prefetch, 1)
+
+  @property
+  def num_text_tokens(self) -> int:
+    """Text tokens in a segment before the pauses go in."""
+    return pause.num_text_tokens(
+      self.seq_len, self.pause_fraction, self.pause_mode
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+  """An optax optimizer by name, its schedule, clipping and weight decay."""
+
+  name: str
+  kwargs: Mapping[str, Any]
+  learning_rate: float
+  schedule: str
+  warmup_steps: int
+  decay_steps: int
+  final_fraction: float
+  clip_norm: float
+  decay_axes: tuple[str, ...]
+  num_microbatches: int
+
+  def __post_init__(self):
+    errors.require_one_of(
+      "optim.schedule", self.schedule, ("cosine", "rsqrt", "wsd", "constant")
+    )
+    errors.require_in_range("optim.learning_rate", self.learning_rate, 0.0)
+    errors.require_in_range("optim.warmup_steps", self.warmup_steps, 0)
+    errors.require_in_range("optim.decay_steps", self.decay_steps, 0)
+    errors.require_in_range(
+      "optim.final_fraction", self.final_fraction, 0.0, 1.0
+    )
+    errors.require_in_range("optim.clip_norm", self.clip_norm, 0.0)
+    errors.require_in_range("optim.num_microbatches", self.num_microbatches, 1)
+    for key, value in self.kwargs.items():
+      if isinstance(value, float):
+        errors.require_in_range(f"optim.kwargs.{key}", value, 0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+  """How the cross entropy is computed (`losses.py`)."""
+
+  num_chunks: int
+  z_loss: float
+
+  def __post_init__(self):
+    errors.require_in_range("loss.num_chunks", self.num_chunks, 1)
+    errors.require_in_range("loss.z_loss", self.z_loss, 0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+  """Devices along each mesh axis; one axis may be -1, "what is left"."""
+
+  data: int
+  fsdp: int
+  tensor: int
+
+  def __post_init__(self):
+    sizes = (self.data, self.fsdp, self.tensor)
+    for name, size in zip(("data", "fsdp", "tensor"), sizes, strict=True):
+      errors.require(
+        size == -1 or size >= 1,
+        f"mesh.{name}: must be at least 1, or -1 for what is left, got {size}",
+      )
+    errors.require(
+      sizes.count(-1) <= 1,
+      f"mesh: only one of data, fsdp, tensor may be -1, got {sizes}",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+  """When to save, and which steps to keep."""
+
+  every: int
+  keep: int
+  keep_period: int
+
+  def __post_init__(self):
+    errors.require_in_range("checkpoint.every", self.every, 1)
+    errors.require_in_range("checkpoint.keep", self.keep, 1)
+    errors.require_in_range("checkpoint.keep_period", self.keep_period, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+  """When to measure the held-out loss, and on how much."""
+
+  every: int
+  num_batches: int
+
+  def __post_init__(self):
+    errors.require_in_range("eval.every", self.every, 0)
+    errors.require_in_range("eval.num_batches", self.num_batches, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+  """Where metrics go besides `metrics.jsonl`, and how often."""
+
+  every: int
+  tensorboard: bool
+
+  def __post_init__(self):
+    errors.require_in_range("log.every", self.every, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+  """Everything `pausejax train` needs; `model` waits for the tokenizer."""
+
+  seed: int
+  num_steps: int
+  stop_at_step: int
+  batch_size: int
+  model: Mapping[str, Any]
+  data: DataConfig
+  optim: OptimConfig
+  loss: LossConfig
+  mesh: MeshConfig
+  checkpoint: CheckpointConfig
+  eval: EvalConfig
+  log: LogConfig
+
+  def __post_init__(self):
+    errors.require_in_range("num_steps", self.num_steps, 1)
+    errors.require_in_range("stop_at_step", self.stop_at_step, 0)
+    errors.require_in_range("batch_size", self.batch_size, 1)
+    self.model_config(vocab_size=1)
+    for rows, name, parts in (
+      (self.batch_size, "optim.num_microbatches", self.optim.num_microbatches),
+      (self.data.seq_len, "loss.num_chunks", self.loss.num_chunks),
+    ):
+      what = "batch_size" if rows is self.batch_size else "data.seq_len"
+      errors.require(
+        rows % parts == 0, f"{what} {rows} is not divisible by {name} {parts}"
+      )
+    limit = self.model["max_seq_len"]
+    errors.require(
+      self.data.seq_len <= limit,
+      f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len "
+      f"{limit}",
+    )
+
+  def model_config(self, vocab_size: int) -> ModelConfig:
+    """Returns the model of this run for a vocabulary of `vocab_size` ids."""
+    return ModelConfig(vocab_size=vocab_size, **self.model)
+
+
+def train_config(tree: Mapping[str, Any]) -> TrainConfig:
+  """Builds the checked settings from a config tree of plain values."""
+  rooms = {
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "loss": LossConfig,
+    "mesh": MeshConfig,
+    "checkpoint": CheckpointConfig,
+    "eval": EvalConfig,
+    "log": LogConfig,
+  }
+  built = {name: room(**tree[name]) for name, room in rooms.items()}
+  return TrainConfig(**{**tree, **built})

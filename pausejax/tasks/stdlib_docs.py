@@ -1,0 +1,56 @@
+"""The English inside every CPython: the embedded corpus, no network needed.
+
+  "The \\"assert\\" statement\\n*******\\n\\nAssert statements are a convenient way
+   to insert debugging assertions into a program: ..."   (pydoc topic "assert")
+
+The language reference's topics, then the docstrings of each standard library
+module as one document: about 530 documents and 2.2 MB. Sources are parsed,
+never run. The text differs from one Python version to the next, so the corpus
+is told apart by its digest. Licence: PSF-2.0.
+"""
+
+import ast
+import pathlib
+import sysconfig
+
+from pausejax import tasks
+from pausejax.data import corpora
+from pausejax.settings import DataConfig
+
+_NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+_MIN_CHARS = 200  # Modules that say less have no prose to learn from.
+
+
+def load() -> list[str]:
+  """Returns the documents, in an order that only the Python version decides."""
+  from pydoc_data import topics
+
+  root = pathlib.Path(sysconfig.get_paths()["stdlib"])
+  modules = sorted(
+    p
+    for p in root.rglob("*.py")
+    if not _NOT_LIBRARY & set(p.relative_to(root).parts)
+  )
+  texts = [topics.topics[name] for name in sorted(topics.topics)]
+  texts += [_docstrings(path) for path in modules]
+  return [t for t in texts if len(t) >= _MIN_CHARS]
+
+
+def source(data: DataConfig) -> corpora.Source:
+  """Returns the embedded corpus."""
+  return corpora.PythonSource(load=load, holdout_every=data.holdout_every)
+
+
+def _docstrings(path: pathlib.Path) -> str:
+  """Returns all docstrings of a module in source order; "" if it has none."""
+  documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+  nodes = [
+    node
+    for node in ast.walk(ast.parse(path.read_bytes()))
+    if isinstance(node, documented) and ast.get_docstring(node)
+  ]
+  nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+  return "\n\n".join(ast.get_docstring(node) for node in nodes)
+
+
+tasks.register(tasks.PretrainingTask("stdlib_docs", source))
