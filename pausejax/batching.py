@@ -26,7 +26,8 @@ def language_model_batch(
   """Builds the batch of a plain language model.
 
   Args:
-    targets_BT: int [B, T], pauses in place, `PADDING` where a segment ends.
+    targets_BT: int [B, T], pauses in place, `PADDING` behind the text of a
+      segment that is not full; pauses behind that text become padding too.
     bos_id: id that the first position reads.
     pad_id: id written over `PADDING`; it never counts.
     pause_id: id whose targets do not count.
@@ -34,7 +35,9 @@ def language_model_batch(
   Returns:
     The batch described at the top of this file.
   """
-  is_real_BT = targets_BT != PADDING
+  is_text_BT = (targets_BT != PADDING) & (targets_BT != pause_id)
+  is_full_B1 = np.all(targets_BT != PADDING, axis=1, keepdims=True)
+  is_real_BT = is_full_B1 | _is_text_ahead(is_text_BT)
   targets_BT = np.where(is_real_BT, targets_BT, pad_id).astype(np.int32)
   tokens_BT = np.empty_like(targets_BT)
   tokens_BT[:, 0] = bos_id
@@ -48,3 +51,8 @@ def language_model_batch(
     "positions": np.broadcast_to(positions_T, (batch_size, seq_len)),
     "segment_ids": is_real_BT.astype(np.int32),
   }
+
+
+def _is_text_ahead(is_text_BT: np.ndarray) -> np.ndarray:
+  """Returns bool [B, T], True up to the last text token of each row."""
+  return np.maximum.accumulate(is_text_BT[:, ::-1], axis=1)[:, ::-1]

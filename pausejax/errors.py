@@ -11,9 +11,19 @@ from typing import Any
 
 
 class UserError(ValueError):
-  """Something only the user can mend: a file, a checkpoint, a machine."""
+  """Something only the user can mend: a file, a checkpoint, a machine.
+
+  Attributes:
+    message: what is wrong; printed as one line.
+    details: a table to print below it, "" for none.
+  """
 
   exit_code = 1
+
+  def __init__(self, message: str, details: str = ""):
+    super().__init__(f"{message}\n{details}" if details else message)
+    self.message = message
+    self.details = details
 
 
 class UsageError(UserError):
@@ -22,12 +32,12 @@ class UsageError(UserError):
   exit_code = 2
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
   """Returns "; did you mean 'x'?" and the known names, to end a message."""
   known = sorted(known)
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   hint = f"; did you mean {close[0]!r}?" if close else ""
-  return f"{hint} (known: {', '.join(known)})"
+  return f"{hint} (known: {', '.join(known) or 'none'})"
 
 
 def require(condition: bool, message: str) -> None:
@@ -41,13 +51,25 @@ def require_in_range(
 ) -> None:
   """Raises unless `value` is a finite number with low <= value <= high."""
   is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  ok = is_number and math.isfinite(value) and low <= value <= high
+  # Compared, not converted: an int may be too large for a float.
+  ok = is_number and low <= value <= high and value != math.inf
   bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
   require(ok, f"{name}: must be a finite number {bound}, got {value!r}")
 
 
-def require_one_of(name: str, value: str, known: Iterable[str]) -> None:
+def require_one_of(name: str, value: object, known: Iterable[str]) -> None:
   """Raises, naming the nearest right word, unless `value` is in `known`."""
   known = list(known)
   if value not in known:
     raise UsageError(f"{name}: unknown value {value!r}{nearest(value, known)}")
+
+
+def require_same(what: str, found: dict, wanted: dict) -> None:
+  """Raises a UserError naming every key of `wanted` whose value differs."""
+  differ = [
+    f"{key} is {found.get(key)!r}, this run wants {value!r}"
+    for key, value in wanted.items()
+    if found.get(key) != value
+  ]
+  if differ:
+    raise UserError(f"{what} does not fit: " + "; ".join(differ))

@@ -42,11 +42,20 @@ def num_text_tokens(seq_len: int, pause_fraction: float, mode: str) -> int:
 
   "insert_trim" takes a full segment and lets the trim displace some of it;
   "exact" leaves room for the pauses, so that no text is lost.
+
+  Raises:
+    UsageError: an unknown mode, or the pauses leave no room for text.
   """
   errors.require_one_of("pause_mode", mode, MODES)
   if mode == "insert_trim":
     return seq_len
-  return seq_len - num_inserted(seq_len, pause_fraction)
+  num_text = seq_len - num_inserted(seq_len, pause_fraction)
+  errors.require(
+    num_text >= 1,
+    f"pause_fraction {pause_fraction} leaves no room for text in seq_len "
+    f"{seq_len}; lower it, or choose pause_mode 'insert_trim'",
+  )
+  return num_text
 
 
 def insert_pauses(
@@ -64,7 +73,7 @@ def insert_pauses(
   With k = `num_inserted(T, pause_fraction)` there are two readings of "10%":
 
   * "insert_trim", the paper's words: k pauses go to a uniformly random k-subset
-    of the T + k slots and the result is trimmed to T. Of 205 in 2048, 186.4
+    of the T + k slots and the result is trimmed to T. Of 205 in 2048, 186.3
     survive on average (hypergeometric mean k T / (T + k)), and every survivor
     displaces one text token at the end of the segment.
   * "exact": a uniformly random k-subset of the T output positions are pauses.

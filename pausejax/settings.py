@@ -6,12 +6,25 @@ a wrong value is refused before JAX starts.
 """
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from pausejax import errors, pause
 
 VOCAB_MULTIPLE = 128  # Embedding rows are padded to this, to shard evenly.
+
+# Logical axes of parameters, as `sharding.py` lays them out.
+PARAMETER_AXES = (
+  "embed",
+  "vocab",
+  "heads",
+  "kv_heads",
+  "head_dim",
+  "mlp",
+  "position",
+  "norm",
+)
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -40,11 +53,10 @@ class ModelConfig:
   scan_unroll: int
 
   def __post_init__(self):
-    for name in (
-      "vocab_size max_seq_len num_layers d_model num_heads num_kv_heads d_ff "
-      "scan_unroll"
-    ).split():
-      errors.require_in_range(f"model.{name}", getattr(self, name), 1)
+    for field in dataclasses.fields(self):
+      if field.type is int:
+        value = getattr(self, field.name)
+        errors.require_in_range(f"model.{field.name}", value, 1)
     errors.require_in_range("model.rope_theta", self.rope_theta, 1.0)
     for name, known in (
       ("position", ("learned", "rope")),
@@ -57,7 +69,6 @@ class ModelConfig:
     for large, small in (
       ("d_model", "num_heads"),
       ("num_heads", "num_kv_heads"),
-      ("num_layers", "scan_unroll"),
     ):
       a, b = getattr(self, large), getattr(self, small)
       errors.require(
@@ -110,6 +121,7 @@ class DataConfig:
     errors.require_in_range("data.holdout_every", self.holdout_every, 2)
     errors.require_in_range("data.shuffle_buffer", self.shuffle_buffer, 1)
     errors.require_in_range("data.prefetch", self.prefetch, 1)
+    pause.num_text_tokens(self.seq_len, self.pause_fraction, self.pause_mode)
 
   @property
   def num_text_tokens(self) -> int:
@@ -146,6 +158,8 @@ class OptimConfig:
     )
     errors.require_in_range("optim.clip_norm", self.clip_norm, 0.0)
     errors.require_in_range("optim.num_microbatches", self.num_microbatches, 1)
+    for axis in self.decay_axes:
+      errors.require_one_of("optim.decay_axes", axis, PARAMETER_AXES)
     for key, value in self.kwargs.items():
       if isinstance(value, float):
         errors.require_in_range(f"optim.kwargs.{key}", value, 0.0)
@@ -239,18 +253,20 @@ class TrainConfig:
   log: LogConfig
 
   def __post_init__(self):
-    errors.require_in_range("num_steps", self.num_steps, 1)
+    errors.require_in_range("seed", self.seed, -(2**63), 2**63 - 1)
     errors.require_in_range("stop_at_step", self.stop_at_step, 0)
     errors.require_in_range("batch_size", self.batch_size, 1)
     self.model_config(vocab_size=1)
-    for rows, name, parts in (
-      (self.batch_size, "optim.num_microbatches", self.optim.num_microbatches),
-      (self.data.seq_len, "loss.num_chunks", self.loss.num_chunks),
-    ):
-      what = "batch_size" if rows is self.batch_size else "data.seq_len"
-      errors.require(
-        rows % parts == 0, f"{what} {rows} is not divisible by {name} {parts}"
-      )
+    size, parts = self.batch_size, self.optim.num_microbatches
+    errors.require(
+      size % parts == 0,
+      f"batch_size {size} is not divisible by optim.num_microbatches {parts}",
+    )
+    size, parts = self.data.seq_len, self.loss.num_chunks
+    errors.require(
+      size % parts == 0,
+      f"data.seq_len {size} is not divisible by loss.num_chunks {parts}",
+    )
     limit = self.model["max_seq_len"]
     errors.require(
       self.data.seq_len <= limit,
@@ -263,16 +279,62 @@ class TrainConfig:
     return ModelConfig(vocab_size=vocab_size, **self.model)
 
 
+_ROOMS = {
+  "data": DataConfig,
+  "optim": OptimConfig,
+  "loss": LossConfig,
+  "mesh": MeshConfig,
+  "checkpoint": CheckpointConfig,
+  "eval": EvalConfig,
+  "log": LogConfig,
+}
+
+_ACCEPTED = {int: int, float: (int, float), str: str, bool: bool}
+
+
 def train_config(tree: Mapping[str, Any]) -> TrainConfig:
-  """Builds the checked settings from a config tree of plain values."""
-  rooms = {
-    "data": DataConfig,
-    "optim": OptimConfig,
-    "loss": LossConfig,
-    "mesh": MeshConfig,
-    "checkpoint": CheckpointConfig,
-    "eval": EvalConfig,
-    "log": LogConfig,
-  }
-  built = {name: room(**tree[name]) for name, room in rooms.items()}
+  """Builds the checked settings from a config tree of plain values.
+
+  Raises:
+    UsageError: a field is unknown, missing, of another type, or impossible.
+  """
+  check_fields(tree)
+  # First of all, since other fields may follow it.
+  errors.require_in_range("num_steps", tree["num_steps"], 1, 2**31 - 1)
+  built = {name: room(**tree[name]) for name, room in _ROOMS.items()}
   return TrainConfig(**{**tree, **built})
+
+
+def check_fields(tree: Any) -> None:
+  """Raises unless the tree has every field, each of its type, and no other."""
+  _check_room(TrainConfig, tree, "")
+  for name, room in {**_ROOMS, "model": ModelConfig}.items():
+    _check_room(room, tree[name], f"{name}.")
+
+
+def _check_room(room: type, values: Any, prefix: str) -> None:
+  errors.require(
+    isinstance(values, Mapping),
+    f"config: expected fields, got a {type(values).__name__}",
+  )
+  types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(room)}
+  types.pop("vocab_size", None)  # The tokenizer decides.
+  for name in values:
+    if name not in types:
+      hint = errors.nearest(name, types)
+      raise errors.UsageError(f"config: unknown field {prefix + name!r}{hint}")
+  for name, wanted in types.items():
+    path = prefix + name
+    errors.require(name in values, f"config: the field {path!r} is missing")
+    if typing.get_origin(wanted) is tuple:
+      kind, accepted = "tuple", (tuple, list)
+    elif wanted in _ACCEPTED:
+      kind, accepted = wanted.__name__, _ACCEPTED[wanted]
+    else:
+      kind, accepted = "a group of fields", Mapping
+    value = values[name]
+    is_bool = isinstance(value, bool)
+    errors.require(
+      isinstance(value, accepted) and is_bool == (wanted is bool),
+      f"{path}: expected {kind}, got {value!r}",
+    )

@@ -1,0 +1,183 @@
+"""Every field that pausejax knows, with its default and its meaning.
+
+Other config files start from `get_config()` here and change what they need;
+the command line changes the rest:
+
+  pausejax train --config=configs/pretrain_c4.py --config.num_steps=1000 ...
+
+The comment above a field is what `pausejax train --help` prints. Each sub-tree
+is the keyword arguments of one class in `pausejax/settings.py`.
+"""
+
+import types
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pausejax import errors
+
+# The paper's shapes (its table 5); "tiny" is for laptops.
+SIZES = {
+  "tiny": dict(num_layers=4, d_model=128, num_heads=4),
+  "130m": dict(num_layers=12, d_model=768, num_heads=12),
+  "1b": dict(num_layers=24, d_model=2048, num_heads=32),
+}
+
+
+def get_config(arg: str = "") -> Any:
+  """Returns the whole tree, locked; `arg` is not used."""
+  parse_arg(arg)
+  c = ConfigDict()
+  # Seeds parameters, order of the data and places of the pauses.
+  c.seed = 0
+  # Optimizer steps of the whole run.
+  c.num_steps = 100_000
+  # Save and leave after this step, as a time limit would; 0: run to the end.
+  c.stop_at_step = 0
+  # Rows of the global batch, over all devices and hosts.
+  c.batch_size = 256
+
+  c.data = ConfigDict()
+  # Pretraining task: c4, text or stdlib_docs.
+  c.data.task = "c4"
+  # segments: prepared once, batch a function of the step; seqio: streamed.
+  c.data.door = "segments"
+  # "bytes", a SentencePiece .model, or a Hugging Face tokenizer.json.
+  c.data.tokenizer = "bytes"
+  # Positions of a training sequence, pauses among them.
+  c.data.seq_len = 2048
+  # Pauses as a fraction of seq_len; 0 is standard pretraining.
+  c.data.pause_fraction = 0.1
+  # insert_trim: lengthen, then trim (the paper); exact: no text displaced.
+  c.data.pause_mode = "insert_trim"
+  # Prepared segments; empty: made under the workdir when first needed.
+  c.data.segments_dir = ""
+  # Folder, glob or files (comma-separated) of .txt, .jsonl, .json, + .gz.
+  c.data.files = ""
+  # The same for held-out text, left out of files; empty: see holdout_every.
+  c.data.validation_files = ""
+  # Field of a JSON line or TFDS example that holds the text.
+  c.data.field = "text"
+  # One document in so many is held out where no validation files are given.
+  c.data.holdout_every = 20
+  # TensorFlow Datasets name with its version, for the task c4.
+  c.data.tfds_name = "c4/en:3.1.0"
+  # Folder of prepared TFDS data; empty: TFDS's own default.
+  c.data.tfds_data_dir = ""
+  # Segments in the shuffle buffer of the seqio door.
+  c.data.shuffle_buffer = 1000
+  # Batches made ahead of the step.
+  c.data.prefetch = 4
+
+  c.model = ConfigDict()
+  # Blocks.
+  c.model.num_layers = 12
+  # Width of the residual stream.
+  c.model.d_model = 768
+  # Query heads; divides d_model.
+  c.model.num_heads = 12
+  # Key and value heads; divides num_heads. Fewer is grouped-query attention.
+  c.model.num_kv_heads = c.model.get_oneway_ref("num_heads")
+  # Width of the feed-forward.
+  c.model.d_ff = c.model.get_oneway_ref("d_model") * 4
+  # Longest sequence that learned positions allow, pauses included.
+  c.model.max_seq_len = c.data.get_oneway_ref("seq_len")
+  # learned or rope.
+  c.model.position = "learned"
+  # Base of the rotary wavelengths.
+  c.model.rope_theta = 10_000.0
+  # layernorm or rmsnorm, before each half of a block.
+  c.model.norm = "layernorm"
+  # gelu or swiglu.
+  c.model.mlp = "gelu"
+  # RMS norm of queries and keys, per head.
+  c.model.qk_norm = False
+  # Biases in linear layers and layer norms.
+  c.model.bias = True
+  # One matrix for embedding and head.
+  c.model.tied_embeddings = False
+  # Attend within equal segment_ids only (packed examples).
+  c.model.segment_attention = False
+  # Compute dtype, float32 or bfloat16; parameters are always float32.
+  c.model.dtype = "bfloat16"
+  # What the backward pass recomputes: none, names (cheap parts), full.
+  c.model.remat = "names"
+  # Layers unrolled per iteration of the scan over layers.
+  c.model.scan_unroll = 1
+
+  c.optim = ConfigDict()
+  # Any optimizer of optax or optax.contrib.
+  c.optim.name = "adamw"
+  # Its keyword arguments; add or change one, or give a JSON object.
+  c.optim.kwargs = ConfigDict(dict(b1=0.9, b2=0.95, weight_decay=0.1))
+  # Peak, per step, after the warm-up.
+  c.optim.learning_rate = 3e-4
+  # cosine, rsqrt, wsd or constant.
+  c.optim.schedule = "cosine"
+  # Steps of linear warm-up.
+  c.optim.warmup_steps = c.get_oneway_ref("num_steps") // 50
+  # Steps of linear decay at the end of wsd.
+  c.optim.decay_steps = 0
+  # Last learning rate as a fraction of the peak (cosine, wsd).
+  c.optim.final_fraction = 0.1
+  # Largest global norm of the gradient; 0: no clipping.
+  c.optim.clip_norm = 1.0
+  # Matrices with one of these logical axes get weight decay.
+  c.optim.decay_axes = ("heads", "kv_heads", "mlp", "vocab")
+  # Parts of a batch whose gradients are summed before the update.
+  c.optim.num_microbatches = 1
+
+  c.loss = ConfigDict()
+  # Chunks of positions whose logits exist at one time; divides seq_len.
+  c.loss.num_chunks = 8
+  # Weight of log(Z)^2; 0: none.
+  c.loss.z_loss = 0.0
+
+  c.mesh = ConfigDict()
+  # Devices that hold copies of the parameters; -1: all that are left.
+  c.mesh.data = -1
+  # Devices over which parameters and batch are split.
+  c.mesh.fsdp = 1
+  # Devices over which heads, feed-forward and vocabulary are split.
+  c.mesh.tensor = 1
+
+  c.checkpoint = ConfigDict()
+  # Steps between checkpoints.
+  c.checkpoint.every = 1000
+  # Newest checkpoints to keep.
+  c.checkpoint.keep = 3
+  # Also keep every step that this divides; 0: none.
+  c.checkpoint.keep_period = 0
+
+  c.eval = ConfigDict()
+  # Steps between measurements of the held-out loss; 0: only at the end.
+  c.eval.every = 1000
+  # Batches of held-out text to measure on; 0: all.
+  c.eval.num_batches = 50
+
+  c.log = ConfigDict()
+  # Steps between lines of metrics.jsonl.
+  c.log.every = 1
+  # Also write TensorBoard events (extra: tensorboard).
+  c.log.tensorboard = False
+  return c.lock()
+
+
+def parse_arg(arg: str, **choices: tuple) -> types.SimpleNamespace:
+  """Parses the text behind the colon of --config=file.py:key=value,key=value.
+
+  Args:
+    arg: the text; a key that is left out takes its first choice.
+    **choices: key -> its allowed values, all strings or (True, False).
+
+  Raises:
+    UsageError: an unknown key or value; the message names the nearest.
+  """
+  values = {key: allowed[0] for key, allowed in choices.items()}
+  for part in filter(None, arg.split(",")):
+    key, _, text = part.partition("=")
+    errors.require_one_of("config argument", key, choices)
+    words = {str(v).lower(): v for v in choices[key]}
+    errors.require_one_of(f"config argument {key}", text.lower(), words)
+    values[key] = words[text.lower()]
+  return types.SimpleNamespace(**values)

@@ -1,0 +1,62 @@
+"""The command `pausejax VERB ...`: finds the verb, and says what went wrong.
+
+Exit codes: 0 done; 1 something only the user can mend (a file, a checkpoint);
+2 a wrong command line or config, before any work; 130 interrupted; 143 asked
+to stop, saved, run again.
+"""
+
+import importlib
+import logging
+import sys
+
+import pausejax
+from pausejax import errors
+
+VERBS = {
+  "train": "pretrain; resumes by itself from the workdir",
+  "segments": "tokenise a task and cut it into segments, once",
+  "tokenizer": "train a SentencePiece vocabulary on a task",
+  "generate": "continue a prompt, with pauses before the answer",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs one verb and returns the exit code."""
+  argv = sys.argv[1:] if argv is None else argv
+  try:
+    return _run(argv)
+  except errors.UserError as e:
+    line = " ".join(e.message.splitlines())
+    print(
+      f"pausejax: {line}", *filter(None, [e.details]), sep="\n", file=sys.stderr
+    )
+    return e.exit_code
+  except KeyboardInterrupt:
+    print("pausejax: interrupted", file=sys.stderr)
+    return 130
+
+
+def _run(argv: list[str]) -> int:
+  if not argv or argv[0] in ("-h", "--help", "help"):
+    print(_help())
+    return 0
+  if argv[0] == "--version":
+    print(pausejax.__version__)
+    return 0
+  # Orbax and TFDS tell their own makers much there.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  verb, *rest = argv
+  errors.require_one_of("verb", verb, VERBS)
+  program = importlib.import_module(f"pausejax.programs.{verb}")
+  return program.main(rest)
+
+
+def _help() -> str:
+  width = max(map(len, VERBS))
+  verbs = "\n".join(f"  {v:{width}}  {what}" for v, what in VERBS.items())
+  return (
+    "usage: pausejax VERB [options]\n\n"
+    f"{verbs}\n\n"
+    "pausejax VERB --help tells more, with every config field, for example:\n"
+    "  pausejax train --config=configs/smoke.py --workdir=run"
+  )

@@ -1,0 +1,284 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from pausejax import errors, pause
+
+PAUSE = 999
+CASES = [
+  (seq_len, fraction, mode)
+  for seq_len in (7, 64, 65)
+  for fraction in (0.0, 0.1, 0.5, 0.9)
+  for mode in pause.MODES
+]
+
+
+def tokens(num_rows, num_text):
+  """Distinct ids, none of them the pause."""
+  ids = np.arange(num_rows * num_text, dtype=np.int32)
+  return 1000 + ids.reshape(num_rows, num_text)
+
+
+def insert(seq_len, fraction, mode, seed=0, positions=range(4), text=None):
+  positions = np.asarray(positions)
+  if text is None:
+    num_text = pause.num_text_tokens(seq_len, fraction, mode)
+    text = tokens(len(positions), num_text)
+  return text, pause.insert_pauses(
+    text,
+    seq_len=seq_len,
+    pause_id=PAUSE,
+    pause_fraction=fraction,
+    mode=mode,
+    seed=seed,
+    positions_B=positions,
+  )
+
+
+def masks(seed, positions, seq_len, fraction, mode):
+  return pause.pause_mask(seed, np.asarray(positions), seq_len, fraction, mode)
+
+
+def chi_square(counts, expected):
+  return float(np.sum((counts - expected) ** 2 / expected))
+
+
+def upper_quantile(dof):
+  """The 99.99% quantile of chi-square (Wilson and Hilferty, 1931)."""
+  return dof * (1 - 2 / (9 * dof) + 3.72 * math.sqrt(2 / (9 * dof))) ** 3
+
+
+@pytest.mark.parametrize(("seq_len", "fraction", "mode"), CASES)
+def test_text_without_its_pauses_is_a_prefix(seq_len, fraction, mode):
+  text, shown = insert(seq_len, fraction, mode, positions=range(50))
+  assert shown.shape == (50, seq_len)
+  assert shown.dtype == text.dtype
+  for before, after in zip(text, shown, strict=True):
+    kept = pause.remove_pauses(after, PAUSE)
+    np.testing.assert_array_equal(kept, before[: len(kept)])
+    if mode == "exact":
+      assert len(kept) == len(before)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.9])
+def test_exact_mode_has_exactly_k_pauses(fraction):
+  is_pause = masks(1, range(500), 64, fraction, "exact")
+  k = pause.num_inserted(64, fraction)
+  assert set(is_pause.sum(axis=1)) == {k}
+
+
+@pytest.mark.parametrize(
+  ("seq_len", "fraction", "count"),
+  [(2048, 0.1, 205), (2048, 0.0, 0), (10, 0.05, 1), (10, 0.25, 3), (1, 0.4, 0)],
+)
+def test_the_number_inserted_rounds_halves_up(seq_len, fraction, count):
+  assert pause.num_inserted(seq_len, fraction) == count
+
+
+def test_survivors_of_the_trim_are_hypergeometric():
+  num_rows, seq_len, k = 4000, 2048, 205
+  counts = masks(7, range(num_rows), seq_len, 0.1, "insert_trim").sum(axis=1)
+  slots = seq_len + k
+  mean = k * seq_len / slots
+  variance = mean * (1 - seq_len / slots) * (slots - k) / (slots - 1)
+  assert round(mean, 1) == 186.3
+  error = math.sqrt(variance / num_rows)
+  assert abs(counts.mean() - mean) < 4 * error  # 1 seed in 16,000 is worse.
+  # The relative error of a variance of n normal values is sqrt(2 / n).
+  assert abs(counts.var() / variance - 1) < 4 * math.sqrt(2 / num_rows)
+  assert counts.max() <= k
+
+
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_every_slot_is_equally_likely(mode):
+  num_rows, seq_len, fraction = 20_000, 40, 0.25
+  is_pause = masks(3, range(num_rows), seq_len, fraction, mode)
+  k = pause.num_inserted(seq_len, fraction)
+  slots = seq_len + k * (mode == "insert_trim")
+  p = k / slots
+  # Each count is binomial. That slots exclude each other makes the largest
+  # eigenvalue of their correlation slots / (slots - 1), so this scaled sum is
+  # at most chi-square with a degree of freedom a slot.
+  statistic = chi_square(is_pause.sum(axis=0), num_rows * p) / (1 - p)
+  assert statistic * (slots - 1) / slots < upper_quantile(seq_len)
+
+
+@pytest.mark.parametrize(("n", "k"), [(6, 3), (7, 2)])
+def test_all_subsets_are_equally_likely(n, k):
+  num_rows = 20_000
+  is_pause = masks(5, range(num_rows), n, k / n, "exact")
+  codes, counts = np.unique(is_pause @ (1 << np.arange(n)), return_counts=True)
+  subsets = {
+    sum(1 << i for i in chosen)
+    for chosen in itertools.combinations(range(n), k)
+  }
+  assert set(codes.tolist()) == subsets
+  assert chi_square(counts, num_rows / len(subsets)) < upper_quantile(
+    len(subsets) - 1
+  )
+
+
+def test_all_subsets_before_the_trim_are_equally_likely():
+  # n = 4, k = 2: of the 15 pairs of 6 slots, those that look alike after the
+  # trim count together.
+  num_rows = 30_000
+  is_pause = masks(11, range(num_rows), 4, 0.5, "insert_trim")
+  found = np.bincount(is_pause @ (1 << np.arange(4)), minlength=16)
+  expected = np.zeros(16)
+  for chosen in itertools.combinations(range(6), 2):
+    expected[sum(1 << i for i in chosen if i < 4)] += num_rows / 15
+  possible = expected > 0
+  assert not found[~possible].any()
+  statistic = chi_square(found[possible], expected[possible])
+  assert statistic < upper_quantile(possible.sum() - 1)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 256])
+def test_neighbouring_positions_are_uncorrelated(offset):
+  rows = np.arange(2000)
+  assert_uncorrelated(
+    masks(0, rows, 128, 0.25, "exact"),
+    masks(0, rows + offset, 128, 0.25, "exact"),
+  )
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, -1), (1, 2), (0, 2**32)])
+def test_neighbouring_seeds_are_uncorrelated(seeds):
+  rows = np.arange(2000)
+  first, second = (masks(s, rows, 128, 0.25, "exact") for s in seeds)
+  assert_uncorrelated(first, second)
+  # Nor is a seed another one with its positions moved.
+  assert_uncorrelated(first[1:], second[:-1])
+  assert_uncorrelated(first[:-1], second[1:])
+
+
+def assert_uncorrelated(a, b):
+  correlation = np.corrcoef(a.ravel(), b.ravel())[0, 1]
+  assert abs(correlation) < 4 / math.sqrt(a.size)
+
+
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_rows_do_not_depend_on_the_batch_they_are_in(mode):
+  positions = np.arange(1000, 1024)
+  whole = masks(9, positions, 64, 0.2, mode)
+  for size in (1, 5, 8, 24):
+    parts = [
+      masks(9, positions[i : i + size], 64, 0.2, mode)
+      for i in range(0, 24, size)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+  backwards = masks(9, positions[::-1], 64, 0.2, mode)
+  np.testing.assert_array_equal(backwards[::-1], whole)
+
+
+def test_the_integer_type_of_the_positions_does_not_matter():
+  positions = np.arange(20)
+  for dtype in (np.int32, np.int64, np.uint64):
+    np.testing.assert_array_equal(
+      masks(2, positions.astype(dtype), 32, 0.3, "exact"),
+      masks(2, positions, 32, 0.3, "exact"),
+    )
+
+
+@pytest.mark.parametrize(
+  "seed", [-1, -(2**63), 2**63, 2**64 - 1, 10**30, -(10**30)]
+)
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_any_int_is_a_seed(seed, mode):
+  is_pause = masks(seed, range(200), 64, 0.25, mode)
+  np.testing.assert_array_equal(
+    is_pause, masks(seed, range(200), 64, 0.25, mode)
+  )
+  assert not np.array_equal(is_pause, masks(0, range(200), 64, 0.25, mode))
+  assert is_pause.any() and not is_pause.all()
+
+
+def test_late_positions_of_a_long_run_get_their_own_pauses():
+  positions = np.array([0, 2**31, 2**32, 2**40, 2**62])
+  rows = masks(0, positions, 256, 0.2, "exact")
+  assert len(np.unique(rows, axis=0)) == len(positions)
+
+
+@pytest.mark.parametrize("mode", pause.MODES)
+@pytest.mark.parametrize("fraction", [0.0, 0.001])
+def test_no_pause_is_the_identity(mode, fraction):
+  text, shown = insert(64, fraction, mode)
+  np.testing.assert_array_equal(shown, text)
+
+
+def test_inputs_are_left_as_they_are():
+  text, _ = insert(64, 0.5, "exact")
+  before = text.copy()
+  insert(64, 0.5, "exact", text=text)
+  np.testing.assert_array_equal(text, before)
+
+
+def test_a_batch_may_be_empty():
+  _, shown = insert(16, 0.25, "exact", positions=[])
+  assert shown.shape == (0, 16)
+
+
+def test_counted_targets_are_those_that_are_no_pause():
+  targets = np.array([[5, PAUSE, PAUSE, 0], [PAUSE, PAUSE + 1, 2, PAUSE]])
+  np.testing.assert_array_equal(
+    pause.counted_targets(targets, PAUSE),
+    [[True, False, False, True], [False, True, True, False]],
+  )
+
+
+@pytest.mark.parametrize("num_pauses", [0, 1, 10])
+def test_appended_and_prepended_pauses_come_off_again(num_pauses):
+  prefix = np.array([3, 1, 4, 1, 5], np.int32)
+  pauses = np.full(num_pauses, PAUSE)
+  appended = pause.append_pauses(prefix, num_pauses, PAUSE)
+  prepended = pause.prepend_pauses(prefix, num_pauses, PAUSE)
+  np.testing.assert_array_equal(appended, [*prefix, *pauses])
+  np.testing.assert_array_equal(prepended, [*pauses, *prefix])
+  for longer in (appended, prepended):
+    assert longer.dtype == prefix.dtype
+    np.testing.assert_array_equal(pause.remove_pauses(longer, PAUSE), prefix)
+
+
+def test_pauses_stand_alone_behind_an_empty_prefix():
+  empty = np.zeros(0, np.int32)
+  np.testing.assert_array_equal(
+    pause.append_pauses(empty, 3, PAUSE), [PAUSE] * 3
+  )
+
+
+def test_an_unknown_mode_names_the_nearest():
+  with pytest.raises(errors.UsageError, match="did you mean 'insert_trim'"):
+    pause.num_text_tokens(8, 0.1, "insert-trim")
+  with pytest.raises(errors.UsageError, match="did you mean 'exact'"):
+    masks(0, [0], 8, 0.1, "exakt")
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, math.nan, math.inf])
+def test_an_impossible_fraction_is_an_error(fraction):
+  with pytest.raises(errors.UsageError, match="pause_fraction: must be"):
+    masks(0, [0], 8, fraction, "exact")
+
+
+def test_pauses_that_leave_no_room_for_text_are_an_error():
+  for seq_len, fraction in ((1, 0.5), (4, 0.9)):
+    assert pause.num_text_tokens(seq_len, fraction, "insert_trim") == seq_len
+    with pytest.raises(errors.UsageError, match="no room for text"):
+      pause.num_text_tokens(seq_len, fraction, "exact")
+
+
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_segments_of_another_length_are_an_error(mode):
+  num_text = pause.num_text_tokens(16, 0.25, mode)
+  for wrong in (num_text - 1, num_text + 1):
+    with pytest.raises(errors.UsageError, match=f"{num_text} tokens"):
+      insert(16, 0.25, mode, text=tokens(4, wrong))
+
+
+@pytest.mark.parametrize("num_pauses", [-1, math.nan])
+def test_an_impossible_number_of_pauses_is_an_error(num_pauses):
+  prefix = np.zeros(2, np.int32)
+  for change in (pause.append_pauses, pause.prepend_pauses):
+    with pytest.raises(errors.UsageError, match="num_pauses: must be"):
+      change(prefix, num_pauses, PAUSE)
