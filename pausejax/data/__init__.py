@@ -1,1 +1,1 @@
-"""data"""
+"""Data: text to batches of numpy arrays. Only `seqio/` uses TensorFlow."""

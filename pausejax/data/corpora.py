@@ -17,7 +17,7 @@ import gzip
 import json
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from pausejax import errors
@@ -27,7 +27,11 @@ _SUFFIXES = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz")
 
 
 class Source(Protocol):
-  """A corpus that can be read split by split, in an order that never changes."""
+  """A corpus, read split by split in an order that never changes."""
+
+  def describe(self) -> str:
+    """Returns what the source is, the same in every process."""
+    ...
 
   def documents(self, split: str) -> Iterator[str]:
     """Yields the text of each document."""
@@ -47,10 +51,20 @@ class FileSource:
   field: str
   holdout_every: int
 
+  def describe(self) -> str:
+    """Returns the fields, as they were given."""
+    return repr(self)
+
   def files(self, split: str) -> list[str]:
     """Returns the files that hold the split, sorted by name."""
     if self.validation:
-      return expand(self.train if split == "train" else self.validation)
+      held_out = expand(self.validation)
+      if split == "validation":
+        return held_out
+      # A folder may hold both: what is held out is not trained on.
+      resolved = {pathlib.Path(f).resolve() for f in held_out}
+      files = expand(self.train)
+      return [f for f in files if pathlib.Path(f).resolve() not in resolved]
     held_out = split == "validation"
     files = expand(self.train)
     texts = [f for f in files if not is_json(f)]
@@ -81,8 +95,13 @@ class FileSource:
 class PythonSource:
   """Documents that a function makes; every n-th is held out."""
 
-  load: Callable[[], list[str]]
+  name: str
+  load: Callable[[], Sequence[str]]
   holdout_every: int
+
+  def describe(self) -> str:
+    """Returns the name and how much is held out."""
+    return f"{self.name}, one in {self.holdout_every} held out"
 
   def documents(self, split: str) -> Iterator[str]:
     """Yields the documents in the function's order."""
@@ -99,6 +118,10 @@ class TfdsSource:
   data_dir: str
   field: str
 
+  def describe(self) -> str:
+    """Returns the fields, as they were given."""
+    return repr(self)
+
   def documents(self, split: str) -> Iterator[str]:
     """Yields the documents as TFDS prepared them; imports TensorFlow."""
     from pausejax.data.seqio import sources
@@ -113,12 +136,15 @@ def expand(spec: str) -> list[str]:
     UserError: nothing there, or a file of another kind.
   """
   files = []
-  for part in filter(None, spec.split(",")):
+  for part in filter(None, map(str.strip, spec.split(","))):
     path = pathlib.Path(part)
     if path.is_dir():
       found = [str(f) for f in path.iterdir() if f.name.endswith(_SUFFIXES)]
+    elif path.exists():  # Its name may hold the signs of a glob.
+      found = [part]
     else:
-      found = [f for f in glob.glob(part) if pathlib.Path(f).is_file()]
+      found = glob.glob(part, recursive=True)
+    found = [f for f in found if pathlib.Path(f).is_file()]
     if not found:
       raise errors.UserError(
         f"data.files: nothing at {part!r} (looked for {', '.join(_SUFFIXES)})"
@@ -149,14 +175,19 @@ def parse_line(line: bytes, path: str, number: int, field: str) -> str:
     UserError: not UTF-8, not JSON, no such field, or the field is not a text.
   """
   where = f"{path}:{number + 1}"
+  decoded = _decode(line, path, number)
   try:
-    record = json.loads(_decode(line, path, number))
+    record = json.loads(decoded)
   except json.JSONDecodeError as e:
     raise errors.UserError(
       f"{where}: malformed JSON at column {e.colno}: {e.msg}"
     ) from e
+  except (ValueError, RecursionError) as e:
+    raise errors.UserError(f"{where}: malformed JSON: {e}") from e
   if not isinstance(record, dict):
-    raise errors.UserError(f"{where}: expected a JSON object, got {record!r}")
+    raise errors.UserError(
+      f"{where}: expected a JSON object on each line, got {_start(record)}"
+    )
   if field not in record:
     raise errors.UserError(
       f"{where}: no field {field!r}{errors.nearest(field, record)}; name it "
@@ -164,8 +195,15 @@ def parse_line(line: bytes, path: str, number: int, field: str) -> str:
     )
   if not isinstance(record[field], str):
     raise errors.UserError(
-      f"{where}: field {field!r} is not a text: {record[field]!r}"
+      f"{where}: field {field!r} is not a text: {_start(record[field])}"
     )
+  try:
+    record[field].encode("utf-8")
+  except UnicodeEncodeError as e:
+    raise errors.UserError(
+      f"{where}: field {field!r} holds half a surrogate pair, "
+      f"\\u{ord(e.object[e.start]):04x}, which is no character"
+    ) from e
   return record[field]
 
 
@@ -177,19 +215,28 @@ def require_documents(source: Source, split: str) -> Iterator[str]:
     yield text
   if not count:
     raise errors.UserError(
-      f"no document in split {split!r} of {source}; is the source empty, or "
-      "smaller than data.holdout_every?"
+      f"no document in split {split!r} of {source.describe()}; is the source "
+      "empty, or smaller than data.holdout_every?"
     )
 
 
 def read_lines(path: str) -> Iterator[bytes]:
   """Yields the lines of a file, decompressed."""
-  opener = gzip.open if path.endswith(".gz") else open
+  is_gz = path.endswith(".gz")
+  opener = gzip.open if is_gz else open
   try:
+    if is_gz and not pathlib.Path(path).stat().st_size:
+      raise EOFError("it has no bytes, so it is not gzip")
     with opener(path, "rb") as f:
       yield from f
   except (OSError, EOFError, zlib.error) as e:
     raise errors.UserError(f"{path}: cannot be read: {e}") from e
+
+
+def _start(value: object) -> str:
+  """Returns how a value looks, cut to fit an error message."""
+  text = repr(value)
+  return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _decode(data: bytes, path: str, number: int) -> str:

@@ -95,10 +95,9 @@ class SentencePieceTokenizer:
     import sentencepiece
 
     self._sha256 = _sha256(path)
+    self._model = sentencepiece.SentencePieceProcessor()
     try:
-      self._model = sentencepiece.SentencePieceProcessor(
-        model_proto=path.read_bytes()
-      )
+      self._model.LoadFromSerializedProto(path.read_bytes())
     except RuntimeError as e:
       raise errors.UserError(
         f"data.tokenizer: {path} is not a SentencePiece model"
@@ -146,15 +145,24 @@ class HuggingFaceTokenizer:
         f"data.tokenizer: {path} is not a tokenizer.json ({e})"
       ) from e
     self._model.encode_special_tokens = True
+    # Many files ask to cut documents short or to fill them up.
+    self._model.no_truncation()
+    self._model.no_padding()
     vocabulary = self._model.get_vocab(with_added_tokens=True)
-    self.vocab_size = max(vocabulary.values()) + 1
-    eos = [vocabulary[n] for n in self._EOS_NAMES if n in vocabulary]
-    if not eos:
+    names = [n for n in self._EOS_NAMES if n in vocabulary]
+    if not names:
       raise errors.UserError(
         f"data.tokenizer: {path} has no end-of-sequence token (looked for "
         f"{', '.join(self._EOS_NAMES)})"
       )
-    self.eos_id = self.bos_id = self.pad_id = eos[0]
+    self.vocab_size = max(vocabulary.values()) + 1
+    self.eos_id = self.bos_id = self.pad_id = vocabulary[names[0]]
+    # Its name as text, and what most vocabularies do not know.
+    if self.eos_id in self.encode([names[0] + " \U0010ffff"])[0]:
+      raise errors.UserError(
+        f"data.tokenizer: {path} encodes texts to its end-of-sequence token "
+        f"{names[0]!r}, so documents cannot be told apart"
+      )
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the token ids of each text, no special tokens added."""
@@ -196,23 +204,27 @@ def load(spec: str) -> PauseTokenizer:
   return PauseTokenizer(kind[path.suffix](path))
 
 
-def train_sentencepiece(
-  documents: Sequence[str], *, vocab_size: int
-) -> bytes:
+def train_sentencepiece(documents: Sequence[str], *, vocab_size: int) -> bytes:
   """Trains a BPE SentencePiece model on the documents and returns its bytes.
 
   Byte fallback and identity normalisation make it lossless: decoding an
-  encoded text gives the text back. The same documents give the same bytes.
+  encoded text gives the text back (but U+2581, SentencePiece's own mark of a
+  space, comes back as one). The same documents give the same bytes.
 
   Args:
     documents: the texts; lines of up to 16,384 bytes are read.
     vocab_size: number of pieces, 256 bytes and 3 control pieces among them.
+
+  Raises:
+    UserError: there is no text, or too little or too much for `vocab_size`.
   """
   import io
 
   import sentencepiece
 
   lines = [line for d in documents for line in d.split("\n") if line.strip()]
+  if not lines:
+    raise errors.UserError("there is no text to train a vocabulary on")
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(

@@ -1,7 +1,7 @@
 """The English inside every CPython: the embedded corpus, no network needed.
 
-  "The \\"assert\\" statement\\n*******\\n\\nAssert statements are a convenient way
-   to insert debugging assertions into a program: ..."   (pydoc topic "assert")
+  "The \\"assert\\" statement\\n*******\\n\\nAssert statements are a convenient
+   way to insert debugging assertions into a program: ..."  (pydoc "assert")
 
 The language reference's topics, then the docstrings of each standard library
 module as one document: about 530 documents and 2.2 MB. Sources are parsed,
@@ -10,6 +10,7 @@ is told apart by its digest. Licence: PSF-2.0.
 """
 
 import ast
+import functools
 import pathlib
 import sysconfig
 
@@ -21,7 +22,8 @@ _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 _MIN_CHARS = 200  # Modules that say less have no prose to learn from.
 
 
-def load() -> list[str]:
+@functools.cache
+def load() -> tuple[str, ...]:
   """Returns the documents, in an order that only the Python version decides."""
   from pydoc_data import topics
 
@@ -33,24 +35,29 @@ def load() -> list[str]:
   )
   texts = [topics.topics[name] for name in sorted(topics.topics)]
   texts += [_docstrings(path) for path in modules]
-  return [t for t in texts if len(t) >= _MIN_CHARS]
+  return tuple(t for t in texts if len(t) >= _MIN_CHARS)
 
 
 def source(data: DataConfig) -> corpora.Source:
   """Returns the embedded corpus."""
-  return corpora.PythonSource(load=load, holdout_every=data.holdout_every)
+  return corpora.PythonSource(
+    name="stdlib_docs", load=load, holdout_every=data.holdout_every
+  )
 
 
 def _docstrings(path: pathlib.Path) -> str:
   """Returns all docstrings of a module in source order; "" if it has none."""
   documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-  nodes = [
-    node
+  found = [
+    (getattr(node, "lineno", 0), ast.get_docstring(node))
     for node in ast.walk(ast.parse(path.read_bytes()))
-    if isinstance(node, documented) and ast.get_docstring(node)
+    if isinstance(node, documented)
   ]
-  nodes.sort(key=lambda node: getattr(node, "lineno", 0))
-  return "\n\n".join(ast.get_docstring(node) for node in nodes)
+  return "\n\n".join(text for _, text in sorted(found, key=_line) if text)
+
+
+def _line(line_and_text: tuple[int, str | None]) -> int:
+  return line_and_text[0]
 
 
 tasks.register(tasks.PretrainingTask("stdlib_docs", source))

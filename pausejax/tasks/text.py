@@ -1,8 +1,8 @@
 """Your own text: a folder, a glob or a list of files.
 
-  books/Moby-Dick.txt                      one document a file
-  {"text": "Call me Ishmael. Some ..."}    one document a line of .jsonl(.gz),
-                                           the text in `data.field`
+books/Moby-Dick.txt                      one document a file
+{"text": "Call me Ishmael. Some ..."}    one document a line of .jsonl(.gz),
+                                         the text in `data.field`
 """
 
 from pausejax import errors, tasks

@@ -1,0 +1,391 @@
+import gzip
+import json
+import os
+import pathlib
+
+import pytest
+
+from pausejax import errors, tasks
+from pausejax.data import corpora
+
+TEXTS = [
+  f"Document {i}: Zürich, 東京 and \U0001f600.\n" * (i % 4) for i in range(45)
+]
+REAL = os.environ.get("PAUSEJAX_REAL_DATA", "")
+
+
+def files_of(train, validation="", field="text", holdout_every=5):
+  return corpora.FileSource(
+    train=str(train),
+    validation=str(validation),
+    field=field,
+    holdout_every=holdout_every,
+  )
+
+
+def read(source):
+  return {split: list(source.documents(split)) for split in corpora.SPLITS}
+
+
+def write_lines(path, texts, **more):
+  """Writes JSON lines in C4's format, compressed if the name says so."""
+  lines = [
+    json.dumps({"text": t, "timestamp": "2019-04-25T12:57:54Z", "url": "u"})
+    for t in texts
+  ]
+  write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def write_bytes(path, data):
+  path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def assert_refused(source, *fragments, split="train"):
+  with pytest.raises(errors.UserError) as raised:
+    list(corpora.require_documents(source, split))
+  message = str(raised.value)
+  assert len(message.splitlines()) == 1
+  for fragment in fragments:
+    assert fragment in message
+  return message
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".jsonl.gz", ".json.gz"])
+def test_every_line_is_a_document(tmp_path, suffix):
+  write_lines(tmp_path / f"c4{suffix}", TEXTS)
+  found = read(files_of(tmp_path))
+  assert found["validation"] == TEXTS[::5]
+  assert found["train"] == [t for i, t in enumerate(TEXTS) if i % 5]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
+def test_every_text_file_is_a_document(tmp_path, suffix):
+  for i, text in enumerate(TEXTS):
+    write_bytes(tmp_path / f"{i:02d}{suffix}", text.encode())
+  found = read(files_of(tmp_path))
+  assert found["validation"] == TEXTS[::5]
+  assert found["train"] == [t for i, t in enumerate(TEXTS) if i % 5]
+
+
+def test_line_ends_inside_a_text_file_stay(tmp_path):
+  text = "a\r\nb\rc\n\n\u2028d"
+  (tmp_path / "a.txt").write_bytes(text.encode())
+  assert list(files_of(tmp_path).documents("validation")) == [text]
+
+
+def test_line_ends_and_a_missing_last_one_do_not_matter(tmp_path):
+  (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\r\n{"text": "b\\r\\n"}')
+  found = read(files_of(tmp_path, holdout_every=2))
+  assert found == {"validation": ["a"], "train": ["b\r\n"]}
+
+
+def test_a_shard_of_several_gzip_members_is_read_whole(tmp_path):
+  parts = [gzip.compress(b'{"text": "%d"}\n' % i) for i in range(10)]
+  (tmp_path / "a.jsonl.gz").write_bytes(b"".join(parts))
+  found = read(files_of(tmp_path))
+  assert sorted([*found["train"], *found["validation"]]) == [
+    str(i) for i in range(10)
+  ]
+
+
+@pytest.mark.parametrize("holdout_every", [2, 3, 20])
+def test_the_splits_are_disjoint_and_complete(tmp_path, holdout_every):
+  for i, text in enumerate(TEXTS[:21]):
+    (tmp_path / f"{i:02d}.txt").write_text(f"txt {i} {text}")
+  write_lines(
+    tmp_path / "m.jsonl", [f"json {t}{i}" for i, t in enumerate(TEXTS)]
+  )
+  write_lines(
+    tmp_path / "z.json.gz", [f"gz {t}{i}" for i, t in enumerate(TEXTS)]
+  )
+  found = read(files_of(tmp_path, holdout_every=holdout_every))
+  assert not set(found["train"]) & set(found["validation"])
+  assert len(found["train"]) + len(found["validation"]) == 21 + 2 * len(TEXTS)
+  assert found == read(files_of(tmp_path, holdout_every=holdout_every))
+
+
+def test_validation_files_leave_every_document_in_its_split(tmp_path):
+  write_lines(tmp_path / "train-0.jsonl", TEXTS[:30])
+  write_lines(tmp_path / "train-1.jsonl.gz", TEXTS[30:40])
+  write_lines(tmp_path / "validation.jsonl", TEXTS[40:])
+  found = read(files_of(tmp_path / "train-*", tmp_path / "validation.jsonl"))
+  assert found == {"train": TEXTS[:40], "validation": TEXTS[40:]}
+
+
+def test_held_out_files_of_a_folder_are_not_trained_on(tmp_path):
+  write_lines(tmp_path / "a.jsonl", TEXTS[:40])
+  write_lines(tmp_path / "held.jsonl", TEXTS[40:])
+  found = read(files_of(tmp_path, f"{tmp_path}/./held.jsonl"))
+  assert found == {"train": TEXTS[:40], "validation": TEXTS[40:]}
+
+
+def test_holding_out_every_file_is_an_error(tmp_path):
+  write_lines(tmp_path / "a.jsonl", TEXTS)
+  assert_refused(files_of(tmp_path, tmp_path), "no document in split 'train'")
+
+
+def test_folders_globs_and_lists_name_the_same_files(tmp_path):
+  for i in range(3):
+    (tmp_path / f"{i}.txt").write_text(str(i))
+  names = [str(tmp_path / f"{i}.txt") for i in range(3)]
+  assert corpora.expand(str(tmp_path)) == names
+  assert corpora.expand(f"{tmp_path}/*.txt") == names
+  assert corpora.expand(",".join(reversed(names))) == names
+  assert corpora.expand(", ".join(names) + ",") == names
+
+
+def test_two_stars_reach_into_every_folder(tmp_path):
+  (tmp_path / "a" / "b").mkdir(parents=True)
+  for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
+    (folder / "x.txt").write_text("x")
+  assert len(corpora.expand(f"{tmp_path}/**/*.txt")) == 3
+
+
+def test_a_file_may_be_named_like_a_glob(tmp_path):
+  path = tmp_path / "part[1]?.txt"
+  path.write_text("x")
+  assert corpora.expand(str(path)) == [str(path)]
+
+
+def test_a_folder_named_like_a_file_is_passed_over(tmp_path):
+  (tmp_path / "old.txt").mkdir()
+  (tmp_path / "new.txt").write_text("x")
+  (tmp_path / "README.md").write_text("not a document")
+  assert corpora.expand(str(tmp_path)) == [str(tmp_path / "new.txt")]
+
+
+@pytest.mark.parametrize(
+  "spec", ["none", "none/*.txt", "empty", "empty/*.json"]
+)
+def test_nothing_at_the_glob_is_an_error(tmp_path, spec):
+  (tmp_path / "empty").mkdir()
+  assert_refused(files_of(tmp_path / spec), "nothing at", spec)
+
+
+def test_nothing_at_the_glob_of_validation_is_an_error(tmp_path):
+  write_lines(tmp_path / "a.jsonl", TEXTS)
+  assert_refused(
+    files_of(tmp_path / "a.jsonl", tmp_path / "b*"), "nothing at", "b*"
+  )
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.txt.zst", "txt"])
+def test_another_kind_of_file_is_an_error(tmp_path, name):
+  (tmp_path / name).write_text("x")
+  assert_refused(files_of(tmp_path / name), name, "unknown kind of file")
+
+
+def test_a_missing_field_names_line_and_nearest_field(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_text('{"text": "0"}\n{"text": "1"}\n{"texts": "2", "url": ""}\n')
+  assert_refused(
+    files_of(path), f"{path}:3", "no field 'text'", "did you mean 'texts'?"
+  )
+  path.write_text('{"text": "0"}\n{}\n')
+  assert_refused(files_of(path), f"{path}:2", "no field 'text'")
+
+
+def test_another_field_can_hold_the_text(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"body": "b", "text": "t"}\n' * 2)
+  source = files_of(tmp_path, field="body", holdout_every=2)
+  assert read(source) == {"train": ["b"], "validation": ["b"]}
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "",
+    "not json",
+    '{"text": "cut sho',
+    '{"text": "a"} {"text": "b"}',
+    "{'text': 'single quotes'}",
+    '{"text": "a",}',
+    '{"text": "a tab\tbare"}',
+    '\ufeff{"text": "a byte order mark"}',
+    '{"text": ' + "[" * 100_000,
+    '{"n": ' + "9" * 5000 + "}",
+  ],
+)
+def test_malformed_json_names_its_line(tmp_path, line):
+  path = tmp_path / "a.jsonl"
+  path.write_text(f'{{"text": "0"}}\n{{"text": "1"}}\n{line}\n')
+  message = assert_refused(files_of(path), f"{path}:3", "malformed JSON")
+  assert len(message) < 400
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '"text"', "null", "3", "true"])
+def test_json_that_is_no_object_names_its_line(tmp_path, line):
+  path = tmp_path / "a.json"
+  path.write_text(f'{{"text": "0"}}\n{line}\n')
+  assert_refused(files_of(path), f"{path}:2", "expected a JSON object")
+
+
+@pytest.mark.parametrize("value", ["null", "3", "true", '["a"]', '{"en": "a"}'])
+def test_a_field_that_is_no_text_names_its_line(tmp_path, value):
+  path = tmp_path / "a.json"
+  path.write_text(f'{{"text": "0"}}\n{{"text": {value}}}\n')
+  assert_refused(files_of(path), f"{path}:2", "field 'text' is not a text")
+
+
+def test_messages_do_not_grow_with_the_data(tmp_path):
+  path = tmp_path / "a.json"
+  everything = [{"text": "a" * 1000}] * 100
+  path.write_text('{"text": "0"}\n' + json.dumps(everything) + "\n")
+  assert len(assert_refused(files_of(path), f"{path}:2")) < 400
+  path.write_text('{"text": "0"}\n' + json.dumps({"text": everything}) + "\n")
+  assert len(assert_refused(files_of(path), f"{path}:2")) < 400
+
+
+@pytest.mark.parametrize("text", ["\\ud83d", "a \\ude00 b", "\\ude00\\ud83d"])
+def test_half_a_surrogate_pair_names_its_line(tmp_path, text):
+  path = tmp_path / "a.jsonl"
+  path.write_text(f'{{"text": "0"}}\n{{"text": "{text}"}}\n')
+  assert_refused(files_of(path), f"{path}:2", "surrogate")
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00"}\n')
+  assert list(files_of(tmp_path).documents("validation")) == ["\U0001f600"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_bytes_that_are_not_utf8_name_their_line(tmp_path, suffix):
+  path = tmp_path / f"a.jsonl{suffix}"
+  good = b'{"text": "ok"}\n'
+  write_bytes(path, good * 3 + b'{"text": "caf\xe9"}\n' + good)
+  assert_refused(files_of(path), f"{path}:4: byte 0xe9", "not UTF-8")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_bytes_that_are_not_utf8_name_their_line_in_a_text(tmp_path, suffix):
+  path = tmp_path / f"a.txt{suffix}"
+  write_bytes(path, b"first\nsecond\n\ncaf\xe9\nlast\n")
+  message = assert_refused(
+    files_of(path), f"{path}:4: byte 0xe9", "not UTF-8", split="validation"
+  )
+  assert "offset 17" in message
+
+
+def test_text_in_utf16_is_an_error(tmp_path):
+  (tmp_path / "a.txt").write_bytes("text".encode("utf-16"))
+  assert_refused(files_of(tmp_path), "a.txt:1: byte 0xff", split="validation")
+
+
+@pytest.mark.parametrize(
+  "damage", ["cut", "flip", "nothing", "garbage", "plain"]
+)
+def test_a_damaged_gz_is_an_error(tmp_path, damage):
+  path = tmp_path / "c4-train.00000-of-01024.json.gz"
+  write_lines(path, TEXTS)
+  data = bytearray(path.read_bytes())
+  if damage == "cut":
+    data = data[: len(data) // 2]
+  elif damage == "flip":
+    data[len(data) // 2] ^= 0xFF
+  elif damage == "nothing":
+    data = b""
+  elif damage == "garbage":
+    data += b"not gzip"
+  else:
+    data = b'{"text": "never compressed"}\n'
+  path.write_bytes(data)
+  assert_refused(files_of(path), path.name)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz"])
+def test_an_empty_source_is_an_error(tmp_path, name):
+  write_bytes(tmp_path / name, b"")
+  for split in corpora.SPLITS:
+    assert_refused(
+      files_of(tmp_path), "no document in split", split, split=split
+    )
+
+
+def test_a_source_smaller_than_the_hold_out_is_an_error(tmp_path):
+  (tmp_path / "only.txt").write_text("held out")
+  assert_refused(files_of(tmp_path), "data.holdout_every")
+
+
+def test_c4_and_text_read_files(tmp_path, data_config):
+  write_lines(tmp_path / "c4-train.00000-of-01024.json.gz", TEXTS[:40])
+  write_lines(tmp_path / "c4-validation.00000-of-00008.json.gz", TEXTS[40:])
+  for task in ("c4", "text"):
+    data = data_config(
+      task=task,
+      files=f"{tmp_path}/c4-train.*",
+      validation_files=f"{tmp_path}/c4-validation.*",
+    )
+    found = read(tasks.get(task).source(data))
+    assert found == {"train": TEXTS[:40], "validation": TEXTS[40:]}
+
+
+def test_c4_without_files_is_tfds(data_config):
+  source = tasks.get("c4").source(
+    data_config(task="c4", tfds_name="c4/en:3.0.1", tfds_data_dir="/data")
+  )
+  assert isinstance(source, corpora.TfdsSource)
+  assert source.name == "c4/en:3.0.1"
+  with pytest.raises(errors.UsageError, match="needs a version"):
+    tasks.get("c4").source(data_config(task="c4", tfds_name="c4/en"))
+
+
+def test_text_without_files_is_an_error(data_config):
+  with pytest.raises(errors.UsageError, match=r"--config\.data\.files="):
+    tasks.get("text").source(data_config(files=""))
+
+
+def test_an_unknown_task_names_the_nearest():
+  with pytest.raises(errors.UsageError, match="did you mean 'stdlib_docs'"):
+    tasks.get("stdlib-docs")
+
+
+def test_a_task_cannot_be_registered_twice():
+  with pytest.raises(ValueError, match="already registered"):
+    tasks.register(tasks.get("c4"))
+
+
+def test_the_embedded_corpus_is_split_without_loss(data_config):
+  source = tasks.get("stdlib_docs").source(data_config(task="stdlib_docs"))
+  found = read(source)
+  total = [*found["train"], *found["validation"]]
+  assert not set(found["train"]) & set(found["validation"])
+  assert sorted(total) == sorted(source.load())
+  assert 300 < len(total) < 1000
+  assert 1_500_000 < sum(len(t.encode()) for t in total) < 4_000_000
+  assert any("Assert statements are a convenient way" in t for t in total)
+
+
+def test_a_description_names_what_decides_the_documents(tmp_path, data_config):
+  described = {
+    tasks.get(task).source(data_config(task=task, **changes)).describe()
+    for task, changes in (
+      ("text", {"files": "a"}),
+      ("text", {"files": "b"}),
+      ("text", {"files": "a", "validation_files": "c"}),
+      ("text", {"files": "a", "field": "body"}),
+      ("text", {"files": "a", "holdout_every": 7}),
+      ("stdlib_docs", {}),
+      ("stdlib_docs", {"holdout_every": 7}),
+      ("c4", {"tfds_name": "c4/en:3.1.0"}),
+      ("c4", {"tfds_name": "c4/en:3.0.1"}),
+    )
+  }
+  assert len(described) == 9
+  # The same in every process: nothing in it is an address in memory.
+  assert not any(" at 0x" in d for d in described)
+
+
+@pytest.mark.skipif(not REAL, reason="PAUSEJAX_REAL_DATA is not set")
+@pytest.mark.parametrize("name", ["c4", "gutenberg", "openwebtext"])
+def test_published_files_are_split_without_loss(name):
+  folder = pathlib.Path(REAL, name)
+  if not folder.is_dir():
+    pytest.skip(f"PAUSEJAX_REAL_DATA has no {name}")
+  files = corpora.expand(str(folder))
+  count = sum(
+    sum(1 for _ in corpora.read_lines(f)) if corpora.is_json(f) else 1
+    for f in files
+  )
+  found = read(files_of(folder))
+  assert len(found["train"]) + len(found["validation"]) == count
+  assert all([*found["train"], *found["validation"]])

@@ -1,0 +1,500 @@
+import collections
+import dataclasses
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+
+from pausejax import batching, errors, pause
+from pausejax.data import batches, segments, tokenizers
+
+BYTES = tokenizers.load("bytes")
+SEED = 17
+
+
+def documents():
+  """Texts of many lengths, one of them empty."""
+  rng = np.random.default_rng(0)
+  words = ["pause", "think", "<pause>", "东京", "\n", "\U0001f600", "</s>"]
+  lengths = [0, 1, 300, *rng.integers(1, 40, 60)]
+  return [" ".join(rng.choice(words, n)) for n in lengths]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+  lines = [json.dumps({"text": t}) + "\n" for t in documents()]
+  path.write_text("".join(lines))
+  return str(path)
+
+
+@pytest.fixture(scope="module")
+def data(files, data_config):
+  return data_config(files=files, pause_fraction=0.25, holdout_every=4)
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+  out = tmp_path_factory.mktemp("store") / "segments"
+  segments.write(data, BYTES, out, lambda *_: None)
+  return out
+
+
+@pytest.fixture(scope="module")
+def exact_folder(data, tmp_path_factory):
+  out = tmp_path_factory.mktemp("store") / "exact"
+  exact = dataclasses.replace(data, pause_mode="exact")
+  segments.write(exact, BYTES, out, lambda *_: None)
+  return out
+
+
+@pytest.fixture
+def open_source(data, folder, exact_folder):
+  """Makes a SegmentSource with some of its fields and settings changed."""
+
+  def make(
+    split="train", batch_size=8, seed=SEED, host=(0, 1), **changes
+  ) -> batches.SegmentSource:
+    changed = dataclasses.replace(data, **changes)
+    exact = changed.num_text_tokens != data.num_text_tokens
+    place = exact_folder if exact else folder
+    return batches.SegmentSource(
+      data=changed,
+      store=segments.load(place, split, changed, BYTES),
+      tokenizer=BYTES,
+      batch_size=batch_size,
+      seed=seed,
+      host=host,
+    )
+
+  return make
+
+
+def expected_ids(split):
+  """All ids of a split, tokenised here: each document and EOS."""
+  texts = documents()
+  is_held_out = split == "validation"
+  texts = [t for i, t in enumerate(texts) if (i % 4 == 0) == is_held_out]
+  return [i for ids in BYTES.encode(texts) for i in (*ids, BYTES.eos_id)]
+
+
+def read_all(store):
+  rows = store.read(range(len(store)), batching.PADDING)
+  return rows, rows[rows != batching.PADDING].tolist()
+
+
+def assert_same(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].dtype == b[name].dtype
+    np.testing.assert_array_equal(a[name], b[name])
+
+
+def join(parts):
+  return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_writing_loses_nothing(open_source, split, mode):
+  store = open_source(split, pause_mode=mode).store
+  rows, ids = read_all(store)
+  assert ids == expected_ids(split)
+  # Only the last one may be shorter.
+  assert (rows[:-1] != batching.PADDING).all()
+  assert rows.shape[1] == (32 if mode == "insert_trim" else 24)
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+def test_how_many_documents_are_taken_at_once_does_not_matter(
+  data, folder, tmp_path, monkeypatch, at_once
+):
+  monkeypatch.setattr(segments, "_DOCUMENTS_AT_ONCE", at_once)
+  segments.write(data, BYTES, tmp_path / "again", lambda *_: None)
+  assert contents(tmp_path / "again") == contents(folder)
+
+
+def contents(folder):
+  return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_made_again_gives_the_same_bytes(data, folder, tmp_path):
+  segments.write(data, BYTES, tmp_path / "again", lambda *_: None)
+  assert contents(tmp_path / "again") == contents(folder)
+
+
+def test_many_shards_hold_what_one_does(data, folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(segments, "_RECORDS_PER_SHARD", 10)
+  out = tmp_path / "many"
+  index = segments.write(data, BYTES, out, lambda *_: None)
+  assert len(index["train"]["shards"]) > 3
+  for split in ("train", "validation"):
+    one, many = (segments.load(f, split, data, BYTES) for f in (folder, out))
+    np.testing.assert_array_equal(read_all(one)[0], read_all(many)[0])
+
+
+def test_the_index_tells_what_is_there(folder):
+  index = json.loads((folder / "index.json").read_text())
+  for split in ("train", "validation"):
+    ids = expected_ids(split)
+    part = index[split]
+    assert part["num_tokens"] == len(ids)
+    assert part["num_documents"] == ids.count(BYTES.eos_id)
+    assert part["num_segments"] == math.ceil(len(ids) / 32)
+    p = [n / len(ids) for n in collections.Counter(ids).values()]
+    entropy = -sum(x * math.log(x) for x in p)
+    # Float sums in another order.
+    assert math.isclose(part["unigram_entropy"], entropy, rel_tol=1e-12)
+    for shard in part["shards"]:
+      data = (folder / shard["file"]).read_bytes()
+      assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_the_digest_tells_where_documents_end(tmp_path, data_config):
+  digests = set()
+  for i, texts in enumerate((["ab", "c", "x"], ["a", "bc", "x"])):
+    path = tmp_path / f"{i}.jsonl"
+    lines = [json.dumps({"text": t}) + "\n" for t in ["held", *texts]]
+    path.write_text("".join(lines))
+    index = segments.write(
+      data_config(files=str(path)), BYTES, tmp_path / str(i), lambda *_: None
+    )
+    digests.add(index["train"]["documents_sha256"])
+  assert len(digests) == 2
+
+
+def test_progress_is_reported(data, tmp_path):
+  calls = []
+  index = segments.write(
+    data, BYTES, tmp_path / "out", lambda *call: calls.append(call)
+  )
+  for split in ("train", "validation"):
+    last = [c for c in calls if c[0] == split][-1]
+    assert last[1:] == (
+      index[split]["num_documents"],
+      index[split]["num_tokens"],
+    )
+
+
+def test_a_vocabulary_beyond_16_bits_keeps_its_ids(data, tmp_path):
+  class Wide(tokenizers.ByteTokenizer):
+    vocab_size = 70_000
+
+    def encode(self, texts):
+      return [[i + 69_000 for i in ids] for ids in super().encode(texts)]
+
+  wide = tokenizers.PauseTokenizer(Wide())
+  segments.write(data, wide, tmp_path / "wide", lambda *_: None)
+  store = segments.load(tmp_path / "wide", "train", data, wide)
+  expected = [
+    i if i == BYTES.eos_id else i + 69_000 for i in expected_ids("train")
+  ]
+  assert read_all(store)[1] == expected
+
+
+def assert_one_line(raised, *fragments):
+  message = str(raised.value)
+  assert len(message.splitlines()) == 1
+  for fragment in fragments:
+    assert fragment in message
+
+
+@pytest.mark.parametrize(
+  ("changes", "fragments"),
+  [
+    ({"seq_len": 64}, ["segment_len is 32, this run wants 64"]),
+    ({"pause_mode": "exact"}, ["segment_len is 32, this run wants 24"]),
+    ({"task": "c4"}, ["task is 'text', this run wants 'c4'"]),
+    ({"files": "other.jsonl"}, ["source is", "other.jsonl"]),
+    ({"holdout_every": 5}, ["source is", "holdout_every=5"]),
+  ],
+)
+def test_a_store_of_other_data_is_an_error(data, folder, changes, fragments):
+  with pytest.raises(errors.UserError) as raised:
+    segments.load(folder, "train", dataclasses.replace(data, **changes), BYTES)
+  assert_one_line(raised, str(folder), *fragments)
+
+
+def test_a_store_of_another_tokenizer_is_an_error(data, folder, tmp_path):
+  model = tokenizers.train_sentencepiece(documents(), vocab_size=290)
+  (tmp_path / "bpe.model").write_bytes(model)
+  other = tokenizers.load(str(tmp_path / "bpe.model"))
+  with pytest.raises(errors.UserError) as raised:
+    segments.load(folder, "train", data, other)
+  digest = hashlib.sha256(model).hexdigest()
+  assert_one_line(
+    raised, "tokenizer is 'bytes'", "wants 'sentencepiece'", digest
+  )
+
+
+def test_pauses_do_not_decide_which_store_fits(data, folder):
+  # One store serves the standard and the pause run.
+  plain = dataclasses.replace(data, pause_fraction=0.0)
+  assert len(segments.load(folder, "train", plain, BYTES))
+
+
+def test_a_named_store_may_come_from_elsewhere(data, folder):
+  moved = dataclasses.replace(
+    data, segments_dir=str(folder), files="not/on/this/machine"
+  )
+  assert len(segments.load(folder, "train", moved, BYTES))
+
+
+def test_no_store_is_an_error(data, tmp_path):
+  with pytest.raises(errors.UserError) as raised:
+    segments.load(tmp_path / "none", "train", data, BYTES)
+  assert_one_line(raised, "no segments at", "pausejax segments")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", "{}"])
+def test_a_damaged_index_is_an_error(data, tmp_path, content):
+  (tmp_path / "index.json").write_text(content)
+  with pytest.raises(errors.UserError) as raised:
+    segments.load(tmp_path, "train", data, BYTES)
+  assert_one_line(raised, str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "swapped"])
+def test_a_damaged_shard_is_an_error(data, tmp_path, damage):
+  out = tmp_path / "out"
+  segments.write(data, BYTES, out, lambda *_: None)
+  shard = out / "train-00000.array_record"
+  if damage == "missing":
+    shard.unlink()
+  elif damage == "cut":
+    shard.write_bytes(shard.read_bytes()[:-1000])
+  elif damage == "empty":
+    shard.write_bytes(b"")
+  else:
+    shard.write_bytes((out / "validation-00000.array_record").read_bytes())
+  with pytest.raises(errors.UserError) as raised:
+    segments.load(out, "train", data, BYTES)
+  assert_one_line(raised, str(out), "train", "make them again")
+
+
+def test_an_existing_folder_is_never_written_over(data, tmp_path):
+  (tmp_path / "out").mkdir()
+  with pytest.raises(errors.UserError, match="exists already"):
+    segments.write(data, BYTES, tmp_path / "out", lambda *_: None)
+  (tmp_path / "file").write_text("keep me")
+  with pytest.raises(errors.UserError, match="cannot be made"):
+    segments.write(data, BYTES, tmp_path / "file" / "out", lambda *_: None)
+  assert (tmp_path / "file").read_text() == "keep me"
+
+
+def test_a_store_that_failed_is_not_there_and_can_be_made_again(
+  data_config, tmp_path
+):
+  corpus = tmp_path / "corpus.jsonl"
+  good = '{"text": "a"}\n' * 40
+  corpus.write_text(good + '{"text": \n')
+  data, out = data_config(files=str(corpus)), tmp_path / "out"
+  with pytest.raises(errors.UserError, match=r"corpus\.jsonl:41"):
+    segments.write(data, BYTES, out, lambda *_: None)
+  assert not out.exists()
+  corpus.write_text(good)
+  segments.write(data, BYTES, out, lambda *_: None)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.jsonl", "out"]
+
+
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_batches_are_a_function_of_the_step(open_source, mode):
+  source = open_source(pause_mode=mode)
+  steps = [0, 1, 2, 50, 10**6]
+  forwards = [source.training_batch(s) for s in steps]
+  other = open_source(pause_mode=mode)
+  backwards = [other.training_batch(s) for s in reversed(steps)]
+  for a, b in zip(forwards, reversed(backwards), strict=True):
+    assert_same(a, b)
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4, 8])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_hosts_share_one_global_batch(open_source, num_hosts, split):
+  alone = open_source(split)
+  hosts = [open_source(split, host=(i, num_hosts)) for i in range(num_hosts)]
+  for step in (0, 3, 40):
+    parts = [h.training_batch(step) for h in hosts]
+    assert all(len(p["tokens"]) == 8 // num_hosts for p in parts)
+    assert_same(join(parts), alone.training_batch(step))
+  expected = list(alone.evaluation_batches(0))
+  found = list(zip(*(h.evaluation_batches(0) for h in hosts), strict=True))
+  for parts, whole in zip(found, expected, strict=True):
+    assert_same(join(parts), whole)
+
+
+def test_a_batch_that_hosts_cannot_share_is_an_error(open_source):
+  with pytest.raises(errors.UsageError, match=r"batch_size 8 .* 3 hosts"):
+    open_source(host=(0, 3))
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_a_restored_iterator_goes_on_as_if_uninterrupted(open_source, taken):
+  whole = batches.SegmentBatches(open_source())
+  expected = [next(whole) for _ in range(taken + 6)][taken:]
+  first = batches.SegmentBatches(open_source())
+  for _ in range(taken):
+    next(first)
+  state = first.state()
+  second = batches.SegmentBatches(open_source())
+  next(second)  # Where it was before does not matter.
+  second.restore(state)
+  assert second.state() == state
+  for batch in expected:
+    assert_same(next(second), batch)
+
+
+def test_the_iterator_makes_the_batches_of_the_steps(open_source):
+  source = open_source()
+  iterator = batches.SegmentBatches(source)
+  for step in range(4):
+    assert_same(next(iterator), source.training_batch(step))
+
+
+def test_the_fingerprint_tells_apart_what_changes_batches(open_source):
+  prints = [
+    batches.SegmentBatches(open_source(**changes)).fingerprint()
+    for changes in (
+      {},
+      {"seed": SEED + 1},
+      {"batch_size": 4},
+      {"pause_fraction": 0.0},
+      {"pause_mode": "exact"},
+      {"split": "validation"},
+    )
+  ]
+  for i, a in enumerate(prints):
+    assert json.loads(json.dumps(a)) == a
+    assert all(a != b for b in prints[:i])
+  # How many hosts share the work does not change a batch.
+  shared = batches.SegmentBatches(open_source(host=(1, 2)))
+  assert shared.fingerprint() == prints[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_every_epoch_shows_each_segment_once_in_another_order(
+  open_source, batch_size
+):
+  source = open_source(batch_size=batch_size)
+  n = len(source.store)
+  epochs = [[source.record(e * n + i) for i in range(n)] for e in range(4)]
+  for order in epochs:
+    assert sorted(order) == list(range(n))
+  assert len({tuple(order) for order in epochs}) == 4
+  other = open_source(seed=SEED + 1)
+  assert [other.record(i) for i in range(n)] != epochs[0]
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63)])
+def test_any_seed_gives_batches(open_source, seed):
+  source = open_source(seed=seed)
+  n = len(source.store)
+  assert sorted(source.record(i) for i in range(n)) == list(range(n))
+  source.training_batch(0)
+  next(source.evaluation_batches(1))
+
+
+def test_a_store_of_one_segment_is_shown_again_and_again(tmp_path, data_config):
+  for i in range(2):
+    (tmp_path / f"{i}.txt").write_text("short")
+  data = data_config(files=str(tmp_path), pause_fraction=0.0, holdout_every=2)
+  segments.write(data, BYTES, tmp_path / "out", lambda *_: None)
+  source = batches.SegmentSource(
+    data=data,
+    store=segments.load(tmp_path / "out", "train", data, BYTES),
+    tokenizer=BYTES,
+    batch_size=4,
+    seed=0,
+  )
+  batch = source.training_batch(9)
+  ids = [*BYTES.encode(["short"])[0], BYTES.eos_id]
+  np.testing.assert_array_equal(batch["targets"][:, : len(ids)], [ids] * 4)
+  np.testing.assert_array_equal(batch["loss_mask"].sum(axis=1), len(ids))
+
+
+def text_of(batch):
+  """The ids of each row without pauses and padding."""
+  return [
+    pause.remove_pauses(row[is_real == 1], BYTES.pause_id).tolist()
+    for row, is_real in zip(batch["targets"], batch["segment_ids"], strict=True)
+  ]
+
+
+def test_standard_and_pause_runs_show_the_same_text(open_source):
+  plain, paused = open_source(pause_fraction=0.0), open_source()
+  num_pauses = 0
+  for step in range(20):
+    a, b = plain.training_batch(step), paused.training_batch(step)
+    num_pauses += (b["targets"] == BYTES.pause_id).sum()
+    assert not (a["targets"] == BYTES.pause_id).any()
+    for whole, shown in zip(text_of(a), text_of(b), strict=True):
+      assert shown == whole[: len(shown)]
+  # A quarter of 32 goes into 40 slots: 6.4 of them survive in a full row.
+  assert 5 < num_pauses / (20 * 8) < 7
+
+
+def test_exact_mode_loses_no_text(open_source):
+  source = open_source(pause_mode="exact", batch_size=1)
+  shown = {}
+  for position in range(len(source.store)):
+    batch = source.training_batch(position)
+    shown[source.record(position)] = text_of(batch)[0]
+  ids = [i for record in sorted(shown) for i in shown[record]]
+  assert ids == expected_ids("train")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 8, 1000])
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_evaluation_shows_each_segment_once(
+  open_source, split, batch_size, mode
+):
+  fraction = 0.25 if mode == "exact" else 0.0
+  source = open_source(
+    split, batch_size=batch_size, pause_mode=mode, pause_fraction=fraction
+  )
+  found = list(source.evaluation_batches(0))
+  assert len(found) == math.ceil(len(source.store) / batch_size)
+  assert {b["tokens"].shape for b in found} == {(batch_size, 32)}
+  ids = [i for b in found for row in text_of(b) for i in row]
+  assert ids == expected_ids(split)
+  counted = sum(int(b["loss_mask"].sum()) for b in found)
+  assert counted == len(ids)
+
+
+def test_evaluation_takes_no_more_batches_than_asked(open_source):
+  source = open_source("validation", batch_size=2)
+  everything = list(source.evaluation_batches(0))
+  for count in (1, 2, len(everything), len(everything) + 5):
+    found = list(source.evaluation_batches(count))
+    assert len(found) == min(count, len(everything))
+    for a, b in zip(found, everything, strict=False):
+      assert_same(a, b)
+
+
+def test_evaluation_draws_other_pauses_than_training(open_source):
+  source = open_source(batch_size=64)
+  evaluated = next(source.evaluation_batches(1))
+  trained = source.training_batch(0)
+  is_pause = [b["targets"] == BYTES.pause_id for b in (evaluated, trained)]
+  correlation = np.corrcoef(is_pause[0].ravel(), is_pause[1].ravel())[0, 1]
+  assert abs(correlation) < 4 / math.sqrt(is_pause[0].size)
+
+
+@pytest.mark.parametrize("mode", pause.MODES)
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_behind_the_end_of_the_text_is_only_padding(open_source, split, mode):
+  source = open_source(split, batch_size=1000, pause_mode=mode)
+  batch = next(source.evaluation_batches(1))
+  last = len(source.store) - 1
+  is_real = batch["segment_ids"] == 1
+  # Real positions come first, then padding, and rows beyond the store are bare.
+  assert (np.diff(batch["segment_ids"], axis=1) <= 0).all()
+  assert is_real[:last].all()
+  assert not is_real[last + 1 :].any()
+  assert not batch["loss_mask"][~is_real].any()
+  np.testing.assert_array_equal(batch["targets"][~is_real], BYTES.pad_id)
+  # The last real position of the shorter segment shows its last token: EOS.
+  assert batch["targets"][last, is_real[last].sum() - 1] == BYTES.eos_id

@@ -1,0 +1,296 @@
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+import tokenizers as huggingface
+
+from pausejax import errors
+from pausejax.data import tokenizers
+
+CORPUS = (
+  "Think before you speak: the model waits, and then it answers.\n" * 3,
+  "Beginners BBQ Class Taking Place in Missoula!\nDo you want to get better?",
+  "def f(x):\n\treturn x  # tabs, and  two  spaces\n\n\n",
+  "Ünïcödé, 日本語, Ελληνικά, עברית and \U0001f600 too.",
+)
+TEXTS = (
+  "",
+  " ",
+  "  leading and trailing  ",
+  "\n\n\t\r\n",
+  "a NUL \x00 inside",
+  "\ufeffa byte order mark",
+  "<pause>",
+  "a<pause>b <pause><pause>",
+  "<extra_id_0> <extra_id_99>",
+  "</s>",
+  "one</s>two <s> <pad> <unk> <0x41> <0x00>",
+  "<|endoftext|>",
+  "<|endoftext|><|end_of_text|><eos>[SEP][CLS]",
+  "e\u0301 is not \u00e9; \u200b zero width, \u2028 line, \u202e reversed",
+  "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+  "\uffff \U0010ffff \ue000 \u0378",
+  "ﬁ ligature, ｆｕｌｌ width, ² superscript",
+  *CORPUS,
+)
+REAL = os.environ.get("PAUSEJAX_REAL_DATA", "")
+
+
+def byte_level_bpe(special=("<|endoftext|>",), added=()):
+  """A tokenizer like GPT-2's, of a few hundred tokens."""
+  model = huggingface.Tokenizer(huggingface.models.BPE())
+  byte_level = huggingface.pre_tokenizers.ByteLevel
+  model.pre_tokenizer = byte_level(add_prefix_space=False)
+  model.decoder = huggingface.decoders.ByteLevel()
+  trainer = huggingface.trainers.BpeTrainer(
+    vocab_size=300,
+    special_tokens=list(special),
+    initial_alphabet=byte_level.alphabet(),
+    show_progress=False,
+  )
+  model.train_from_iterator(CORPUS, trainer)
+  model.add_tokens(list(added))
+  return model
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory):
+  """Kind -> what `data.tokenizer` says, one of every kind."""
+  root = tmp_path_factory.mktemp("tokenizers")
+  model = tokenizers.train_sentencepiece(CORPUS, vocab_size=400)
+  (root / "bpe.model").write_bytes(model)
+  byte_level_bpe().save(str(root / "tokenizer.json"))
+  return {
+    "bytes": "bytes",
+    "sentencepiece": str(root / "bpe.model"),
+    "huggingface": str(root / "tokenizer.json"),
+  }
+
+
+@pytest.fixture(params=["bytes", "sentencepiece", "huggingface"])
+def tokenizer(request, specs):
+  return tokenizers.load(specs[request.param])
+
+
+def test_no_text_encodes_to_the_pause_or_to_the_end(tokenizer):
+  for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
+    assert tokenizer.pause_id not in ids, text
+    assert tokenizer.eos_id not in ids, text
+
+
+def test_every_id_is_below_the_vocabulary_size(tokenizer):
+  ids = [i for ids in tokenizer.encode(TEXTS) for i in ids]
+  ids += [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]
+  assert all(0 <= i < tokenizer.vocab_size for i in ids)
+  assert tokenizer.pause_id == tokenizer.vocab_size - 1
+  assert tokenizer.pause_id == tokenizer.base.vocab_size
+
+
+def test_the_base_keeps_its_ids(tokenizer):
+  assert tokenizer.encode(TEXTS) == tokenizer.base.encode(TEXTS)
+  for name in ("bos_id", "eos_id", "pad_id"):
+    assert getattr(tokenizer, name) == getattr(tokenizer.base, name)
+
+
+def test_text_comes_back(tokenizer):
+  for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
+    assert tokenizer.decode(ids) == text
+
+
+def test_texts_do_not_depend_on_their_neighbours(tokenizer):
+  together = tokenizer.encode(TEXTS)
+  assert together == [tokenizer.encode([text])[0] for text in TEXTS]
+
+
+def test_decoding_drops_pauses_and_the_end(tokenizer):
+  text = "Think before you speak"
+  ids = tokenizer.encode([text])[0]
+  paused = [tokenizer.pause_id]
+  for i in ids:
+    paused += [i, tokenizer.pause_id, tokenizer.pause_id]
+  assert tokenizer.decode(paused) == text
+  assert tokenizer.decode([*ids, tokenizer.eos_id]) == text
+  assert tokenizer.decode(np.array(paused, np.int32)) == text
+  assert tokenizer.decode([tokenizer.pause_id]) == ""
+
+
+def test_a_fingerprint_tells_kind_file_and_pause(specs):
+  prints = {kind: tokenizers.load(s).fingerprint() for kind, s in specs.items()}
+  for kind, found in prints.items():
+    assert found["tokenizer"] == kind
+    assert found == tokenizers.load(specs[kind]).fingerprint()
+    assert json.loads(json.dumps(found)) == found
+  for kind in ("sentencepiece", "huggingface"):
+    with open(specs[kind], "rb") as f:
+      assert prints[kind]["sha256"] == hashlib.sha256(f.read()).hexdigest()
+    assert prints[kind]["library"]
+
+
+def test_another_vocabulary_has_another_fingerprint(specs, tmp_path):
+  other = tmp_path / "other.model"
+  other.write_bytes(tokenizers.train_sentencepiece(CORPUS, vocab_size=390))
+  assert (
+    tokenizers.load(str(other)).fingerprint()
+    != tokenizers.load(specs["sentencepiece"]).fingerprint()
+  )
+
+
+def test_the_byte_ids_are_those_of_seqio():
+  tokenizer = tokenizers.load("bytes")
+  assert tokenizer.encode(["AZ\xe9"]) == [[68, 93, 0xC3 + 3, 0xA9 + 3]]
+  assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.pause_id) == (0, 1, 259)
+
+
+def test_bytes_that_are_no_text_are_left_out():
+  tokenizer = tokenizers.load("bytes")
+  half = tokenizer.encode(["\U0001f600"])[0][:2]
+  assert tokenizer.decode([68, *half, 68]) == "AA"
+
+
+def test_training_again_gives_the_same_bytes(specs):
+  again = tokenizers.train_sentencepiece(CORPUS, vocab_size=400)
+  with open(specs["sentencepiece"], "rb") as f:
+    assert again == f.read()
+
+
+def test_a_file_that_cuts_and_pads_does_neither_here(tmp_path):
+  model = byte_level_bpe()
+  model.enable_truncation(4)
+  model.enable_padding(length=64)
+  path = tmp_path / "cuts.json"
+  model.save(str(path))
+  tokenizer = tokenizers.load(str(path))
+  for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.pad_id not in ids
+
+
+def test_added_tokens_keep_the_pause_behind_them(tmp_path):
+  path = tmp_path / "added.json"
+  byte_level_bpe(added=["<pause>", "<new>"]).save(str(path))
+  tokenizer = tokenizers.load(str(path))
+  (ids,) = tokenizer.encode(["<pause><new>"])
+  assert max(ids) < tokenizer.pause_id
+
+
+def assert_refused(spec, *fragments):
+  with pytest.raises(errors.UserError) as raised:
+    tokenizers.load(str(spec))
+  message = str(raised.value)
+  assert len(message.splitlines()) == 1
+  for fragment in ("data.tokenizer", str(spec), *fragments):
+    assert fragment in message
+
+
+@pytest.mark.parametrize("name", ["", "byte", "none.model", "no/such.json"])
+def test_a_missing_file_is_an_error(name):
+  assert_refused(name, "no file", "bytes")
+
+
+def test_a_folder_is_an_error(tmp_path):
+  assert_refused(tmp_path, "no file")
+
+
+@pytest.mark.parametrize("name", ["words.txt", "model", "x.model.gz"])
+def test_another_kind_of_file_is_an_error(tmp_path, name):
+  (tmp_path / name).write_bytes(b"x")
+  assert_refused(tmp_path / name, "neither a .model nor a .json")
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"{}", b"\x00" * 100, bytes(range(256)), b"\n" * 9]
+)
+@pytest.mark.parametrize("suffix", [".model", ".json"])
+def test_a_file_of_the_wrong_content_is_an_error(tmp_path, content, suffix):
+  path = tmp_path / f"x{suffix}"
+  path.write_bytes(content)
+  kind = {".model": "a SentencePiece model", ".json": "a tokenizer.json"}
+  assert_refused(path, f"is not {kind[suffix]}")
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "huggingface"])
+def test_half_a_file_is_an_error(tmp_path, specs, kind):
+  with open(specs[kind], "rb") as f:
+    data = f.read()
+  path = tmp_path / os.path.basename(specs[kind])
+  path.write_bytes(data[: len(data) // 2])
+  assert_refused(path, "is not a")
+
+
+def test_a_swapped_suffix_is_an_error(tmp_path, specs):
+  for kind, suffix in (("sentencepiece", ".json"), ("huggingface", ".model")):
+    path = tmp_path / f"swapped{suffix}"
+    with open(specs[kind], "rb") as f:
+      path.write_bytes(f.read())
+    assert_refused(path, "is not a")
+
+
+def test_sentencepiece_without_an_end_is_an_error(tmp_path):
+  import io
+
+  import sentencepiece
+
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(CORPUS[:1] * 5),
+    model_writer=model,
+    model_type="char",
+    vocab_size=30,
+    hard_vocab_limit=False,
+    eos_id=-1,
+    minloglevel=2,
+  )
+  path = tmp_path / "endless.model"
+  path.write_bytes(model.getvalue())
+  assert_refused(path, "no end-of-sequence piece")
+
+
+def test_a_tokenizer_json_without_an_end_is_an_error(tmp_path):
+  path = tmp_path / "endless.json"
+  byte_level_bpe(special=["<stop>"]).save(str(path))
+  assert_refused(path, "no end-of-sequence token", "<|endoftext|>")
+  huggingface.Tokenizer(huggingface.models.BPE()).save(str(path))
+  assert_refused(path, "no end-of-sequence token")
+
+
+def test_an_end_that_texts_can_spell_is_an_error(tmp_path):
+  path = tmp_path / "spelt.json"
+  byte_level_bpe(special=[], added=["</s>"]).save(str(path))
+  assert_refused(path, "encodes texts to its end-of-sequence token '</s>'")
+  words = huggingface.models.WordLevel({"</s>": 0, "a": 1}, unk_token="</s>")
+  huggingface.Tokenizer(words).save(str(path))
+  assert_refused(path, "encodes texts to its end-of-sequence token '</s>'")
+
+
+@pytest.mark.parametrize("vocab_size", [10, 100_000])
+def test_a_vocabulary_that_does_not_suit_the_text_is_an_error(vocab_size):
+  with pytest.raises(errors.UserError, match=f"vocab_size {vocab_size}") as e:
+    tokenizers.train_sentencepiece(CORPUS, vocab_size=vocab_size)
+  assert len(str(e.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("documents", [[], [""], ["\n \n"]])
+def test_training_on_nothing_is_an_error(documents):
+  with pytest.raises(errors.UserError, match="no text"):
+    tokenizers.train_sentencepiece(documents, vocab_size=300)
+
+
+@pytest.mark.skipif(not REAL, reason="PAUSEJAX_REAL_DATA is not set")
+def test_published_vocabularies_keep_text_apart_from_pauses():
+  import pathlib
+
+  found = 0
+  for path in sorted(pathlib.Path(REAL, "tokenizers").rglob("*")):
+    if path.suffix not in (".model", ".json"):
+      continue
+    try:
+      tokenizer = tokenizers.load(str(path))
+    except errors.UserError:
+      continue
+    found += 1
+    for ids in tokenizer.encode(TEXTS):
+      assert tokenizer.pause_id not in ids
+      assert tokenizer.eos_id not in ids
+  assert found
