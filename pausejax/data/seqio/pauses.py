@@ -1,0 +1,103 @@
+"""`pausejax.pause` in TensorFlow: the same pauses, bit for bit.
+
+The arithmetic is explained there; this is it again in TensorFlow ops, for
+pipelines that must stay inside tf.data. uint64 wraps around in both.
+
+Shapes: B segments, T positions, J slots of the lengthened sequence.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from pausejax import errors, pause
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def insert_pauses(
+  tokens_BT: tf.Tensor,
+  *,
+  seq_len: int,
+  pause_id: int,
+  pause_fraction: float,
+  mode: str,
+  seed: int,
+  positions_B: tf.Tensor,
+) -> tf.Tensor:
+  """Inserts pauses at uniformly random places of each segment.
+
+  Args:
+    tokens_BT: int [B, num_text_tokens(T, pause_fraction, mode)], no pauses; its
+      length is known when the graph is built.
+    seq_len: T, the length of the result.
+    pause_id: id written at the pauses.
+    pause_fraction: in [0, 1), of the T positions.
+    mode: "insert_trim" or "exact".
+    seed: any int; the same seed gives the same pauses.
+    positions_B: int [B], number of each segment within the whole run.
+
+  Returns:
+    [B, T] of the same dtype, what `pause.insert_pauses` returns.
+
+  Raises:
+    UsageError: the segments are not `num_text_tokens` long.
+  """
+  num_text = pause.num_text_tokens(seq_len, pause_fraction, mode)
+  errors.require(
+    tokens_BT.shape[1] == num_text,
+    f"pause_mode {mode!r} with pause_fraction {pause_fraction} fills {seq_len} "
+    f"positions from {num_text} tokens, got segments of {tokens_BT.shape[1]}",
+  )
+  is_pause_BT = pause_mask(seed, positions_B, seq_len, pause_fraction, mode)
+  # Slot t shows the text token whose index is the number of text slots before.
+  source_BT = tf.cumsum(tf.cast(~is_pause_BT, tf.int32), axis=1) - 1
+  shown_BT = tf.gather(
+    tokens_BT, tf.maximum(source_BT, 0), axis=1, batch_dims=1
+  )
+  return tf.where(is_pause_BT, tf.cast(pause_id, tokens_BT.dtype), shown_BT)
+
+
+def pause_mask(
+  seed: int,
+  positions_B: tf.Tensor,
+  seq_len: int,
+  pause_fraction: float,
+  mode: str,
+) -> tf.Tensor:
+  """Returns bool [B, T], True where `insert_pauses` puts a pause."""
+  errors.require_one_of("pause_mode", mode, pause.MODES)
+  errors.require_in_range("pause_fraction", pause_fraction, 0.0, 0.999)
+  k = pause.num_inserted(seq_len, pause_fraction)
+  if k == 0:
+    return tf.zeros([tf.size(positions_B), seq_len], tf.bool)
+  num_slots = seq_len + k if mode == "insert_trim" else seq_len
+  keys_BJ = _slot_keys(seed, positions_B, num_slots)
+  # Complementing reverses the order, and top_k has no counterpart.
+  largest_BK = tf.math.top_k(~keys_BJ, k).values
+  return keys_BJ[:, :seq_len] <= ~largest_BK[:, -1:]
+
+
+def _mix64(x: tf.Tensor) -> tf.Tensor:
+  """SplitMix64's finaliser."""
+  x = tf.bitwise.bitwise_xor(x, _shift_right(x, 30)) * _MIX_1
+  x = tf.bitwise.bitwise_xor(x, _shift_right(x, 27)) * _MIX_2
+  return tf.bitwise.bitwise_xor(x, _shift_right(x, 31))
+
+
+def _shift_right(x: tf.Tensor, num_bits: int) -> tf.Tensor:
+  return tf.bitwise.right_shift(x, np.uint64(num_bits))
+
+
+def _slot_keys(seed: int, positions_B: tf.Tensor, num_slots: int) -> tf.Tensor:
+  """Returns int64 [B, J]: the random key of each slot of each segment."""
+  positions_B = tf.convert_to_tensor(positions_B)
+  if positions_B.dtype != tf.uint64:
+    positions_B = tf.bitcast(tf.cast(positions_B, tf.int64), tf.uint64)
+  seed_key = _mix64(tf.constant(seed % 2**64, tf.uint64) + _GOLDEN)
+  keys_B = _mix64(
+    tf.bitwise.bitwise_xor(seed_key, positions_B * _GOLDEN + np.uint64(1))
+  )
+  counter_J = np.arange(1, num_slots + 1, dtype=np.uint64) * _GOLDEN
+  return tf.bitcast(_mix64(keys_B[:, None] + counter_J), tf.int64)

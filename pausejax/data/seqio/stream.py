@@ -1,0 +1,223 @@
+"""The door "seqio": batches straight from text, through one tf.data pipeline.
+
+  documents -> ids, EOS -> segments -> shuffle -> repeat -> batch -> pauses
+
+Pauses go in last, numbered by the batch, so they differ from epoch to epoch,
+and a run without them reads the same text in the same order as a run with
+"insert_trim". Each of H hosts reads its own part of the source: unlike in the
+segments door, the batches depend on H, and a run resumes on as many hosts.
+
+Shapes: B rows of this host, T positions.
+"""
+
+import importlib.metadata
+import pathlib
+import tempfile
+from typing import Self
+
+import seqio
+import tensorflow as tf
+
+from pausejax import batching, errors
+from pausejax.batching import PADDING
+from pausejax.data import corpora, tokenizers
+from pausejax.data.seqio import preprocessors, sources, tasks
+from pausejax.data.seqio.vocabulary import vocabulary
+from pausejax.settings import DataConfig
+from pausejax.tasks import PretrainingTask
+
+LIBRARIES = ("seqio", "tensorflow", "tensorflow-text", "tensorflow-datasets")
+# Evaluation draws other pauses than training, as in the segments door.
+_EVALUATION_SEED = 0x5EED
+_STATE = "tfdata"  # Prefix of the files of a checkpoint.
+
+
+class SeqioBatches:
+  """An iterator of batches; endless for "train", one pass for "validation".
+
+  A batch is what `batching.language_model_batch` describes, with the rows of
+  this host. In validation every host reads the whole split and takes its rows
+  of each batch, so all of them end at the same step; the last batch is filled
+  up with rows of padding.
+  """
+
+  def __init__(
+    self,
+    data: DataConfig,
+    task: PretrainingTask,
+    *,
+    batch_size: int,
+    seed: int,
+    split: str = "train",
+    shard: tuple[int, int] = (0, 1),
+  ):
+    """Opens the source and reads its first segment.
+
+    Args:
+      data: the text, the segments and the pauses.
+      task: where `data` finds the text.
+      batch_size: rows of all hosts together, a multiple of their number.
+      seed: of the shuffle and of the pauses.
+      split: "train" or "validation".
+      shard: (h, H), host h of H.
+
+    Raises:
+      UserError: no document for this host, or data that cannot be read.
+    """
+    errors.require_one_of("split", split, corpora.SPLITS)
+    errors.require(
+      batch_size % shard[1] == 0,
+      f"batch_size {batch_size} is not divisible by the {shard[1]} hosts",
+    )
+    self._data = data
+    self._source = task.source(data)
+    self._batch_size = batch_size
+    self._seed = seed
+    self._split = split
+    self._shard = shard
+    self._tokenizer = tokenizers.load(data.tokenizer)
+    self._task = tasks.segments_task(task, data, vocabulary(data.tokenizer))
+    segments = self._segments()
+    self._require_segment(segments)
+    self._iterator = iter(self._pipeline(segments))
+
+  def __iter__(self) -> Self:
+    return self
+
+  def __next__(self) -> batching.Batch:
+    with sources.one_line_errors():
+      tokens_BT = next(self._iterator).numpy()
+    return batching.language_model_batch(
+      tokens_BT,
+      bos_id=self._tokenizer.bos_id,
+      pad_id=self._tokenizer.pad_id,
+      pause_id=self._tokenizer.pause_id,
+    )
+
+  def fingerprint(self) -> dict[str, str | int | float]:
+    """Returns all that decides the batches.
+
+    A state restores into another pipeline without complaint, or crashes the
+    process: compare this before `restore`.
+    """
+    data = self._data
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {
+      "door": "seqio",
+      "task": self._task.name,
+      "split": self._split,
+      "seq_len": data.seq_len,
+      "pause_mode": data.pause_mode,
+      "pause_fraction": data.pause_fraction,
+      "shuffle_buffer": data.shuffle_buffer,
+      "batch_size": self._batch_size,
+      "seed": self._seed,
+      "shard": self._shard[0],
+      "num_shards": self._shard[1],
+      **sources.identity(self._source, self._split),
+      **self._tokenizer.fingerprint(),
+      **versions,
+    }
+
+  def state(self) -> dict[str, bytes]:
+    """Returns the state after the batches taken so far: file name to bytes.
+
+    It holds the shuffle buffer, 4 * shuffle_buffer * num_text_tokens bytes, and
+    the text that is read ahead of it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+      prefix = pathlib.Path(folder) / _STATE
+      tf.train.Checkpoint(iterator=self._iterator).write(str(prefix))
+      return {f.name: f.read_bytes() for f in sorted(prefix.parent.iterdir())}
+
+  def restore(self, state: dict[str, bytes]) -> None:
+    """Continues where `state` was taken, in this or another process.
+
+    Raises:
+      UserError: not the state of such an iterator.
+    """
+    # Afresh, since the place of the shuffle outlives an iterator.
+    iterator = iter(self._pipeline(self._segments()))
+    checkpoint = tf.train.Checkpoint(iterator=iterator)
+    with tempfile.TemporaryDirectory() as folder:
+      for name, content in state.items():
+        (pathlib.Path(folder) / name).write_bytes(content)
+      try:
+        checkpoint.read(f"{folder}/{_STATE}").assert_consumed()
+      except (tf.errors.OpError, AssertionError) as e:
+        raise errors.UserError(
+          f"the state of data.door=seqio ({', '.join(state) or 'no file'}) "
+          "cannot be restored into this pipeline"
+        ) from e
+    self._iterator = iterator
+
+  def _segments(self) -> tf.data.Dataset:
+    """Returns this host's segments, one pass, `PADDING` behind the last."""
+    host, num_hosts = self._shard
+    shares = self._split == "train" and num_hosts > 1
+    segments = self._task.get_dataset(
+      {"targets": self._data.num_text_tokens},
+      split=self._split,
+      shuffle=False,
+      shard_info=seqio.ShardInfo(host, num_hosts) if shares else None,
+      try_in_mem_cache=False,
+    )
+    return segments.map(preprocessors.with_padding)
+
+  def _require_segment(self, segments: tf.data.Dataset) -> None:
+    with sources.one_line_errors():
+      first = next(iter(segments.take(1)), None)
+    if first is None:
+      host, num_hosts = self._shard
+      raise errors.UserError(
+        f"no document in split {self._split!r} of "
+        f"{self._source.describe()} for host "
+        f"{host} of {num_hosts}; is the source empty, smaller than "
+        "data.holdout_every, or smaller than the number of hosts?"
+      )
+
+  def _pipeline(self, segments: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns int32 [B, T]: rows of this host, with pauses and `PADDING`."""
+    host, num_hosts = self._shard
+    num_rows = self._batch_size // num_hosts
+    first_row = host * num_rows
+    if self._split == "train":
+      segments = segments.shuffle(self._data.shuffle_buffer, seed=self._seed)
+      batches = segments.repeat().batch(num_rows, drop_remainder=True)
+      batches = self._with_pauses(batches, first_row)
+    else:
+      batches = self._with_pauses(segments.batch(self._batch_size), 0)
+      batches = batches.map(
+        lambda t_BT: _filled(t_BT, self._batch_size)[first_row:][:num_rows]
+      )
+    # Symbolic checkpoints (a further option) hang or break in TensorFlow 2.21
+    # when a resumed run is saved again; plain ones do not.
+    options = tf.data.Options()
+    options.deterministic = True
+    return batches.prefetch(self._data.prefetch).with_options(options)
+
+  def _with_pauses(
+    self, batches: tf.data.Dataset, first_row: int
+  ) -> tf.data.Dataset:
+    """Inserts pauses; row r of batch i is number i * batch_size + r."""
+    evaluation_seed = self._seed ^ _EVALUATION_SEED
+
+    def insert(step, tokens_BT):
+      rows_B = tf.range(tf.shape(tokens_BT, tf.int64)[0]) + first_row
+      return preprocessors.pauses_into_text(
+        tokens_BT,
+        seq_len=self._data.seq_len,
+        pause_id=self._tokenizer.pause_id,
+        pause_fraction=self._data.pause_fraction,
+        mode=self._data.pause_mode,
+        seed=self._seed if self._split == "train" else evaluation_seed,
+        positions_B=step * self._batch_size + rows_B,
+      )
+
+    return batches.enumerate().map(insert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _filled(tokens_BT: tf.Tensor, num_rows: int) -> tf.Tensor:
+  """Returns the rows and rows of `PADDING`, `num_rows` in all."""
+  missing = num_rows - tf.shape(tokens_BT)[0]
+  return tf.pad(tokens_BT, [[0, missing], [0, 0]], constant_values=PADDING)

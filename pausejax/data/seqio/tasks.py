@@ -1,0 +1,84 @@
+"""Pretraining tasks as SeqIO tasks.
+
+vocabulary = vocabulary.vocabulary(data.tokenizer)
+tasks.register(task, data, vocabulary, seed=0)
+seqio.get_mixture_or_task("c4_pause").get_dataset({"targets": 2048})
+"""
+
+import functools
+
+import seqio
+
+from pausejax.data.seqio import preprocessors, sources
+from pausejax.data.seqio.vocabulary import PauseVocabulary
+from pausejax.settings import DataConfig
+from pausejax.tasks import PretrainingTask
+
+
+def register(
+  task: PretrainingTask,
+  data: DataConfig,
+  vocabulary: PauseVocabulary,
+  *,
+  seed: int,
+  shard: tuple[int, int] = (0, 1),
+) -> tuple[str, str]:
+  """Puts two tasks into SeqIO's registry, in place of any of the same name.
+
+  Args:
+    task: its name is the name of the task of plain segments.
+    data: where the text is, and which pauses; "<name>_pause" inserts them.
+    vocabulary: the ids.
+    seed: of the pauses.
+    shard: (h, H), host h of H, as in `preprocessors.insert_pauses`.
+
+  Returns:
+    Both names, the plain task's first.
+  """
+  built = (
+    segments_task(task, data, vocabulary),
+    pause_task(task, data, vocabulary, seed=seed, shard=shard),
+  )
+  for seqio_task in built:
+    seqio.TaskRegistry.remove(seqio_task.name)
+    seqio.TaskRegistry.add_provider(seqio_task.name, seqio_task)
+  return built[0].name, built[1].name
+
+
+def segments_task(
+  task: PretrainingTask, data: DataConfig, vocabulary: PauseVocabulary
+) -> seqio.Task:
+  """Returns the task of segments without pauses, not registered."""
+  return seqio.Task(
+    task.name,
+    source=sources.data_source(task.source(data)),
+    output_features={"targets": seqio.Feature(vocabulary, add_eos=True)},
+    preprocessors=[
+      preprocessors.tokenize,
+      preprocessors.concat_and_split,
+    ],
+    shuffle_buffer_size=data.shuffle_buffer,
+  )
+
+
+def pause_task(
+  task: PretrainingTask,
+  data: DataConfig,
+  vocabulary: PauseVocabulary,
+  *,
+  seed: int,
+  shard: tuple[int, int] = (0, 1),
+) -> seqio.Task:
+  """Returns the task of segments with pauses, not registered."""
+  pauses = {
+    "pause_fraction": data.pause_fraction,
+    "pause_mode": data.pause_mode,
+  }
+  cut = functools.partial(preprocessors.concat_and_split, **pauses)
+  insert = functools.partial(
+    preprocessors.insert_pauses, seed=seed, shard=shard, **pauses
+  )
+  return segments_task(task, data, vocabulary).replace(
+    name=f"{task.name}_pause",
+    preprocessors=[preprocessors.tokenize, cut, insert],
+  )
