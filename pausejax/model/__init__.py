@@ -1,1 +1,1 @@
-"""model"""
+"""The decoder, in pure JAX: NNX modules used as plain pytrees."""

@@ -1,0 +1,162 @@
+"""Masked cross entropy without the full logits.
+
+The head and the softmax run over one chunk of positions at a time, and the
+gradient of a chunk is made while its logits are at hand: three matrix products
+a chunk and nothing kept but the gradients of the vectors and of the head. The
+full [B, T, V] logits never exist.
+
+Over a mesh each batch shard walks its own chunks and the head's gradient is
+reduced once, after the last one.
+
+B batch, T tokens, C tokens of a chunk, D d_model, V vocabulary rows.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from pausejax import sharding
+
+
+def cross_entropy(
+  x_BTD: jax.Array,
+  head_DV: jax.Array,
+  targets_BT: jax.Array,
+  loss_mask_BT: jax.Array,
+  *,
+  vocab_size: int,
+  num_chunks: int,
+  z_loss: float,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the summed objective and each target's negative log-likelihood.
+
+  The objective is the sum over counted targets of nll + z_loss * log(Z)^2,
+  where Z normalises the softmax (z-loss: Chowdhery et al., 2022, section 5).
+  Divide by the number of counted targets once, after every sum is taken.
+
+  Args:
+    x_BTD: the decoder's vectors, in the compute dtype.
+    head_DV: float32 head; columns from `vocab_size` on are padding and get no
+      probability.
+    targets_BT: int32 ids in [0, vocab_size).
+    loss_mask_BT: bool, True where the target counts. Other positions
+      contribute exactly 0 to the value and to every gradient.
+    vocab_size: number of ids that exist.
+    num_chunks: divides T; more chunks need less memory.
+    z_loss: weight of the z-loss, 0 for none.
+
+  Returns:
+    (objective, nll_BT): float32 scalar in nats, to be differentiated, and
+    float32 [B, T] for metrics, 0 where the target does not count and without a
+    gradient.
+  """
+  loss = functools.partial(
+    _chunked_loss, vocab_size=vocab_size, num_chunks=num_chunks, z_loss=z_loss
+  )
+  if jax.sharding.get_abstract_mesh().empty:
+    return loss(x_BTD, head_DV, targets_BT, loss_mask_BT)
+  batch = sharding.spec("batch")
+  return jax.shard_map(
+    functools.partial(_shard_loss, loss),
+    in_specs=(batch, jax.P(), batch, batch),
+    out_specs=(jax.P(), batch),
+    axis_names=set(sharding.BATCH_AXES),
+  )(x_BTD, head_DV, targets_BT, loss_mask_BT)
+
+
+def _shard_loss(loss, x_BTD, head_DV, targets_BT, loss_mask_BT):
+  # Cast outside the chunks: its transpose is the one reduction over shards.
+  head_DV = jax.lax.pcast(head_DV, sharding.BATCH_AXES, to="varying")
+  objective, nll_BT = loss(x_BTD, head_DV, targets_BT, loss_mask_BT)
+  return jax.lax.psum(objective, sharding.BATCH_AXES), nll_BT
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _loss(x_BTD, head_DV, targets_BT, loss_mask_BT, vocab_size, chunks, z_loss):
+  args = (x_BTD, head_DV, targets_BT, loss_mask_BT)
+  return _scan_chunks(*args, vocab_size, chunks, z_loss, with_grads=False)[0]
+
+
+def _forward(x_BTD, head_DV, targets_BT, mask_BT, vocab_size, chunks, z_loss):
+  args = (x_BTD, head_DV, targets_BT, mask_BT)
+  return _scan_chunks(*args, vocab_size, chunks, z_loss, with_grads=True)
+
+
+def _backward(vocab_size, chunks, z_loss, grads, cotangents):
+  del vocab_size, chunks, z_loss
+  dx_BTD, dhead_DV = grads
+  scale = cotangents[0]
+  return (
+    (scale * dx_BTD).astype(dx_BTD.dtype),
+    scale * dhead_DV,
+    None,
+    None,
+  )
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _chunked_loss(x, head, targets, mask, *, vocab_size, num_chunks, z_loss):
+  return _loss(x, head, targets, mask, vocab_size, num_chunks, z_loss)
+
+
+def _scan_chunks(
+  x_BTD, head_DV, targets_BT, mask_BT, vocab_size, chunks, z_loss, with_grads
+):
+  """Returns (objective, nll_BT) and, if asked, (dx_BTD, dhead_DV)."""
+  w_DV = head_DV.astype(x_BTD.dtype)
+  ids_V = jnp.arange(head_DV.shape[1])
+
+  def one_chunk(carry, chunk):
+    objective, dhead_DV = carry
+    x_BCD, targets_BC, mask_BC = chunk
+    logits_BCV = jnp.einsum(
+      "bcd,dv->bcv", x_BCD, w_DV, preferred_element_type=jnp.float32
+    )
+    logits_BCV = jnp.where(ids_V < vocab_size, logits_BCV, -jnp.inf)
+    # A comparison, not a gather: it stays local when V is sharded.
+    is_target_BCV = ids_V == targets_BC[..., None]
+    log_z_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
+    right_BC = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0.0), axis=-1)
+    nll_BC = jnp.where(mask_BC, log_z_BC - right_BC, 0.0)
+    penalty_BC = jnp.where(mask_BC, z_loss * jnp.square(log_z_BC), 0.0)
+    objective += jnp.sum(nll_BC + penalty_BC)
+    if not with_grads:
+      return (objective, dhead_DV), (nll_BC, None)
+
+    p_BCV = jnp.exp(logits_BCV - log_z_BC[..., None])
+    dlogits_BCV = p_BCV * (1 + 2 * z_loss * log_z_BC)[..., None] - is_target_BCV
+    dlogits_BCV = jnp.where(mask_BC[..., None], dlogits_BCV, 0.0)
+    dlogits_BCV = dlogits_BCV.astype(x_BCD.dtype)
+    dx_BCD = jnp.einsum("bcv,dv->bcd", dlogits_BCV, w_DV)
+    dhead_DV += jnp.einsum(
+      "bcd,bcv->dv", x_BCD, dlogits_BCV, preferred_element_type=jnp.float32
+    )
+    return (objective, dhead_DV), (nll_BC, dx_BCD)
+
+  # Zeros that vary over the mesh as the data does, as shard_map requires.
+  zero = 0.0 * jnp.sum(mask_BT, dtype=jnp.float32)
+  init = (zero, jnp.zeros(head_DV.shape) + zero if with_grads else zero)
+  (objective, dhead_DV), (nll, dx) = jax.lax.scan(
+    one_chunk, init, _split((x_BTD, targets_BT, mask_BT), chunks)
+  )
+  grads = (_join(dx), dhead_DV) if with_grads else None
+  return (objective, _join(nll)), grads
+
+
+def _split(tree, num_chunks: int):
+  """[B, T, ...] -> [num_chunks, B, T / num_chunks, ...]."""
+  return jax.tree.map(
+    lambda x: jnp.moveaxis(
+      x.reshape(x.shape[0], num_chunks, -1, *x.shape[2:]), 1, 0
+    ),
+    tree,
+  )
+
+
+def _join(x: jax.Array) -> jax.Array:
+  """The inverse of `_split`."""
+  x = jnp.moveaxis(x, 0, 1)
+  return x.reshape(x.shape[0], -1, *x.shape[3:])

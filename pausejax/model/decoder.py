@@ -1,0 +1,325 @@
+"""The decoder: embeddings, a stack of blocks under one scan, a head.
+
+Pre-norm blocks of attention and a feed-forward; `ModelConfig` chooses learned
+or rotary positions, layer or RMS norm, GELU or SwiGLU, biases, grouped kv
+heads, qk norm, and a tied or separate head. The paper names only the shapes
+(its table 5), and those fit its parameter counts with learned positions,
+biases and a separate head, which are therefore the defaults.
+
+Initialisation is GPT-2's (Radford et al., 2019): every matrix is normal with
+standard deviation 0.02, the two that write into the residual stream
+0.02 / sqrt(2 num_layers); biases are 0, norm scales 1. The `<pause>` row is
+made like any other row.
+
+Modules are NNX and plain pytrees: only `jax.*` transforms touch them. Every
+parameter is float32 and names its logical axes (`sharding.py`) beside its
+shape; the parameters of all blocks are stacked along a leading axis L.
+
+B batch, T tokens, S cached tokens, D d_model, F d_ff, N query heads, K kv
+heads, H head_dim, V vocabulary rows, L layers.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from pausejax import sharding
+from pausejax.model import layers
+from pausejax.settings import ModelConfig
+
+INIT_STDDEV = 0.02
+
+# What the backward pass keeps: nothing, or the outputs of the matrix products,
+# so that only norms and activations are computed again.
+_SAVED_NAMES = ("qkv", "attended", "mixed", "expanded")
+_REMAT_POLICIES = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "names": jax.checkpoint_policies.save_only_these_names(*_SAVED_NAMES),
+}
+
+
+class Cache(NamedTuple):
+  """Keys and values of all layers, each [L, B, S, K, H]."""
+
+  k_LBSKH: jax.Array
+  v_LBSKH: jax.Array
+
+
+class Norm(nnx.Module):
+  """Layer norm or RMS norm over the last axis."""
+
+  def __init__(self, kind: str, size: int, use_bias: bool):
+    self.kind = kind
+    self.scale = nnx.Param(jnp.ones(size), axes=("norm",))
+    has_bias = kind == "layernorm" and use_bias
+    self.bias = nnx.Param(jnp.zeros(size), axes=("norm",)) if has_bias else None
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns `x` normalised, in its own dtype."""
+    if self.kind == "rmsnorm":
+      return layers.rms_norm(x, self.scale[...])
+    bias = None if self.bias is None else self.bias[...]
+    return layers.layer_norm(x, self.scale[...], bias)
+
+
+class Linear(nnx.Module):
+  """A weight of any rank and an optional bias, applied as one einsum."""
+
+  def __init__(
+    self,
+    key: jax.Array,
+    equation: str,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    *,
+    bias_dims: int,
+    stddev: float = INIT_STDDEV,
+  ):
+    self.equation = equation
+    kernel = stddev * jax.random.normal(key, shape, jnp.float32)
+    self.kernel = nnx.Param(kernel, axes=axes)
+    # A bias lies along the output dimensions, which come last.
+    self.bias = (
+      nnx.Param(
+        jnp.zeros(shape[-bias_dims:]), axes=_bias_axes(axes[-bias_dims:])
+      )
+      if bias_dims
+      else None
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns the product in the dtype of `x`."""
+    y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype))
+    return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Block(nnx.Module):
+  """One layer: attention, then the feed-forward, each added to the stream."""
+
+  def __init__(self, config: ModelConfig, key: jax.Array):
+    c = self.config = config
+    keys = iter(jax.random.split(key, 7))
+    qkv = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
+    q_shape = (c.d_model, c.num_heads, c.head_dim)
+    kv_shape = (c.d_model, c.num_kv_heads, c.head_dim)
+    to_stream = INIT_STDDEV / math.sqrt(2 * c.num_layers)
+    two, one = (2, 1) if c.bias else (0, 0)
+
+    self.attention_norm = Norm(c.norm, c.d_model, c.bias)
+    self.query = Linear(
+      next(keys), "btd,dnh->btnh", q_shape, qkv[0], bias_dims=two
+    )
+    self.key = Linear(
+      next(keys), "btd,dkh->btkh", kv_shape, qkv[1], bias_dims=two
+    )
+    self.value = Linear(
+      next(keys), "btd,dkh->btkh", kv_shape, qkv[1], bias_dims=two
+    )
+    self.query_norm = Norm("rmsnorm", c.head_dim, False) if c.qk_norm else None
+    self.key_norm = Norm("rmsnorm", c.head_dim, False) if c.qk_norm else None
+    self.mix = Linear(
+      next(keys),
+      "btnh,nhd->btd",
+      (c.num_heads, c.head_dim, c.d_model),
+      ("heads", "head_dim", "embed"),
+      bias_dims=one,
+      stddev=to_stream,
+    )
+
+    self.mlp_norm = Norm(c.norm, c.d_model, c.bias)
+    wide, wide_axes = (c.d_model, c.d_ff), ("embed", "mlp")
+    self.expand = Linear(
+      next(keys), "btd,df->btf", wide, wide_axes, bias_dims=one
+    )
+    self.gate = (
+      Linear(next(keys), "btd,df->btf", wide, wide_axes, bias_dims=one)
+      if c.mlp == "swiglu"
+      else None
+    )
+    self.contract = Linear(
+      next(keys),
+      "btf,fd->btd",
+      (c.d_ff, c.d_model),
+      ("mlp", "embed"),
+      bias_dims=one,
+      stddev=to_stream,
+    )
+
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    positions_BT: jax.Array,
+    mask_BTS: jax.Array | None,
+    cache: tuple[jax.Array, jax.Array] | None,
+    offset: jax.Array | int,
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    """Returns the stream and this layer's cache, both after the block."""
+    x_BTD, cache = self._attend(x_BTD, positions_BT, mask_BTS, cache, offset)
+    x_BTD = x_BTD + self._feed_forward(self.mlp_norm(x_BTD))
+    return sharding.constrain(x_BTD, "batch", None, None), cache
+
+  def _attend(self, x_BTD, positions_BT, mask_BTS, cache, offset):
+    y_BTD = self.attention_norm(x_BTD)
+    q, k, v = self.query(y_BTD), self.key(y_BTD), self.value(y_BTD)
+    if self.query_norm is not None and self.key_norm is not None:
+      q, k = self.query_norm(q), self.key_norm(k)
+    if self.config.position == "rope":
+      theta = self.config.rope_theta
+      q = layers.rope(q, positions_BT, theta)
+      k = layers.rope(k, positions_BT, theta)
+    q, k, v = checkpoint_name((q, k, v), "qkv")
+    if cache is not None:
+      k = jax.lax.dynamic_update_slice(cache[0], k, (0, offset, 0, 0))
+      v = jax.lax.dynamic_update_slice(cache[1], v, (0, offset, 0, 0))
+      cache = (k, v)
+    attended = layers.attention(q, k, v, mask_BTS)
+    mixed = self.mix(checkpoint_name(attended, "attended"))
+    return x_BTD + checkpoint_name(mixed, "mixed"), cache
+
+  def _feed_forward(self, x_BTD: jax.Array) -> jax.Array:
+    expanded = checkpoint_name(self.expand(x_BTD), "expanded")
+    if self.gate is None:
+      return self.contract(jax.nn.gelu(expanded))
+    gate = checkpoint_name(self.gate(x_BTD), "expanded")
+    return self.contract(jax.nn.silu(gate) * expanded)
+
+
+class Decoder(nnx.Module):
+  """Tokens in, one vector a position out; `head` turns vectors into logits.
+
+  The head is kept apart so that the loss can apply it to a chunk of positions
+  at a time (`losses.py`) and decoding to the last position only.
+  """
+
+  def __init__(self, config: ModelConfig, key: jax.Array):
+    c = self.config = config
+    token_key, position_key, head_key, block_key = jax.random.split(key, 4)
+    rows = (c.num_vocab_rows, c.d_model)
+    self.embedding = _table(token_key, rows, ("vocab", "embed"))
+    places = (c.max_seq_len, c.d_model)
+    self.position_embedding = (
+      _table(position_key, places, ("position", "embed"))
+      if c.position == "learned"
+      else None
+    )
+    self.blocks = jax.vmap(lambda k: Block(c, k))(
+      jax.random.split(block_key, c.num_layers)
+    )
+    self.final_norm = Norm(c.norm, c.d_model, c.bias)
+    self.untied_head = (
+      None
+      if c.tied_embeddings
+      else _table(head_key, rows[::-1], ("embed", "vocab"))
+    )
+
+  def __call__(
+    self,
+    tokens_BT: jax.Array,
+    *,
+    positions_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+  ) -> jax.Array:
+    """Returns the final vectors [B, T, D] of a causal pass.
+
+    Args:
+      tokens_BT: int32 ids in [0, vocab_size).
+      positions_BT: int32 in [0, max_seq_len).
+      segment_ids_BT: int32; read only if `config.segment_attention`.
+    """
+    mask_BTS = None
+    if self.config.segment_attention:
+      mask_BTS = layers.causal_segment_mask(segment_ids_BT)
+    return self._run(tokens_BT, positions_BT, mask_BTS, None, 0)[0]
+
+  def with_cache(
+    self,
+    tokens_BT: jax.Array,
+    *,
+    positions_BT: jax.Array,
+    mask_BTS: jax.Array,
+    cache: Cache,
+    offset: jax.Array | int,
+  ) -> tuple[jax.Array, Cache]:
+    """Like a call, reading and writing keys and values in slots of a cache.
+
+    Args:
+      tokens_BT: int32 ids; their keys go to slots offset .. offset + T - 1.
+      positions_BT: int32 positions of the tokens.
+      mask_BTS: bool, True where token t may read slot s.
+      cache: from `empty_cache` or an earlier call.
+      offset: the first slot to write.
+    """
+    x_BTD, cache = self._run(tokens_BT, positions_BT, mask_BTS, cache, offset)
+    return x_BTD, Cache(*cache)
+
+  def empty_cache(self, batch_size: int, num_slots: int) -> Cache:
+    """Returns a cache of zeros with room for `num_slots` tokens a row."""
+    c = self.config
+    kv_heads = (c.num_kv_heads, c.head_dim)
+    shape = (c.num_layers, batch_size, num_slots, *kv_heads)
+    return Cache(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+
+  def head_DV(self) -> jax.Array:
+    """Returns the float32 matrix that turns vectors into logits."""
+    if self.untied_head is None:
+      return self.embedding[...].T
+    return self.untied_head[...]
+
+  def logits(self, x_BTD: jax.Array) -> jax.Array:
+    """Returns float32 logits [B, T, V]; padded vocabulary rows are -inf."""
+    w_DV = self.head_DV().astype(x_BTD.dtype)
+    logits_BTV = jnp.einsum(
+      "btd,dv->btv", x_BTD, w_DV, preferred_element_type=jnp.float32
+    )
+    is_id_V = jnp.arange(w_DV.shape[1]) < self.config.vocab_size
+    return jnp.where(is_id_V, logits_BTV, -jnp.inf)
+
+  def _run(self, tokens_BT, positions_BT, mask_BTS, cache, offset):
+    c = self.config
+    x_BTD = self._rows(self.embedding, tokens_BT)
+    if self.position_embedding is not None:
+      x_BTD += self._rows(self.position_embedding, positions_BT)
+
+    def run_block(x_BTD, block_and_cache):
+      block, layer_cache = block_and_cache
+      return block(x_BTD, positions_BT, mask_BTS, layer_cache, offset)
+
+    if c.remat != "none":
+      policy = _REMAT_POLICIES[c.remat]
+      run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=False)
+    unroll = min(c.scan_unroll, c.num_layers)
+    x_BTD, cache = jax.lax.scan(
+      run_block, x_BTD, (self.blocks, cache), unroll=unroll
+    )
+    return self.final_norm(x_BTD), cache
+
+  def _rows(self, table: nnx.Param, ids_BT: jax.Array) -> jax.Array:
+    # The table is brought together first: indexing a sharded one makes XLA
+    # move the result through every layout.
+    whole = sharding.constrain(table[...].astype(self.config.dtype), None, None)
+    return sharding.constrain(whole[ids_BT], "batch", None, None)
+
+
+def init(config: ModelConfig, seed: int) -> Decoder:
+  """Returns a decoder with fresh parameters; the same seed, the same ones."""
+  return Decoder(config, jax.random.key(seed))
+
+
+def num_parameters(config: ModelConfig) -> int:
+  """Returns how many numbers the parameters hold, padded rows included."""
+  abstract = jax.eval_shape(lambda: init(config, 0))
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract))
+
+
+def _table(key: jax.Array, shape: tuple[int, int], axes) -> nnx.Param:
+  values = INIT_STDDEV * jax.random.normal(key, shape, jnp.float32)
+  return nnx.Param(values, axes=axes)
+
+
+def _bias_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
+  """Returns a bias's axes: those of its kernel, the stream's left whole."""
+  return tuple("norm" if a == "embed" else a for a in axes)

@@ -1,0 +1,107 @@
+"""Small decoders and batches that several test files share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from pausejax import batching, pause, settings
+from pausejax.model import decoder
+from pausejax.training import state
+
+VOCAB_SIZE = 101  # `<pause>` is the last id.
+PAUSE_ID = VOCAB_SIZE - 1
+
+
+def model_config(**changes) -> settings.ModelConfig:
+  """Two layers, d_model 16, every other choice from the base config."""
+  small = dict(
+    num_layers=2,
+    d_model=16,
+    num_heads=4,
+    num_kv_heads=4,
+    d_ff=32,
+    max_seq_len=32,
+    dtype="float32",
+    remat="none",
+  )
+  fields = {**base.get_config().model.to_dict(), **small, **changes}
+  return settings.ModelConfig(vocab_size=VOCAB_SIZE, **fields)
+
+
+# Every choice of the model at least once.
+VARIANTS = {
+  "paper": {},
+  "llama": dict(
+    position="rope",
+    norm="rmsnorm",
+    mlp="swiglu",
+    bias=False,
+    num_kv_heads=2,
+    tied_embeddings=True,
+  ),
+  "other": dict(
+    qk_norm=True, segment_attention=True, remat="names", scan_unroll=2
+  ),
+}
+
+
+def model(seed: int = 0, **changes) -> decoder.Decoder:
+  """A decoder whose every parameter is random, biases and scales too.
+
+  Drawn by numpy: compiling `decoder.init` takes seconds.
+  """
+  config = model_config(**changes)
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(lambda: decoder.init(config, 0))
+
+  def draw(path, x):
+    center = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+    return jnp.asarray(rng.normal(center, 0.1, x.shape), x.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def train_state(optimizer, **changes) -> state.TrainState:
+  """The state before the first step, of `model(**changes)`."""
+  fresh = model(**changes)
+  return state.TrainState(
+    step=jnp.zeros((), jnp.int32),
+    num_skipped=jnp.zeros((), jnp.int32),
+    model=fresh,
+    opt_state=optimizer.init(fresh),
+  )
+
+
+def batch(
+  step: int = 0,
+  *,
+  batch_size: int = 8,
+  seq_len: int = 32,
+  pause_fraction: float = 0.2,
+) -> batching.Batch:
+  """Random text with pauses, another one for every step."""
+  rng = np.random.default_rng(step)
+  text_BT = rng.integers(3, PAUSE_ID, (batch_size, seq_len))
+  targets_BT = pause.insert_pauses(
+    text_BT,
+    seq_len=seq_len,
+    pause_id=PAUSE_ID,
+    pause_fraction=pause_fraction,
+    mode="insert_trim",
+    seed=0,
+    positions_B=step * batch_size + np.arange(batch_size),
+  )
+  return batching.language_model_batch(
+    targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE_ID
+  )
+
+
+@jax.jit
+def apply(decoder_: decoder.Decoder, batch_: batching.Batch) -> jax.Array:
+  """The decoder's vectors for a batch."""
+  return decoder_(
+    batch_["tokens"],
+    positions_BT=batch_["positions"],
+    segment_ids_BT=batch_["segment_ids"],
+  )
