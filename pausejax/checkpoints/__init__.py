@@ -1,1 +1,1 @@
-"""checkpoints"""
+"""Checkpoints: atomic commits of separate items, read back strictly."""

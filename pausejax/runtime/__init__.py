@@ -1,1 +1,1 @@
-"""runtime"""
+"""What surrounds a run: metrics, signals, speed."""

@@ -1,1 +1,1 @@
-"""training"""
+"""Training: the state, the pure step, the loop around it."""

@@ -1,0 +1,306 @@
+"""Checkpoints of one run: save, find, check, restore.
+
+  checkpoints/<step>/params     the model's parameters
+  checkpoints/<step>/opt_state  moments and counters
+  checkpoints/<step>/data       the place in the data, a file per process
+  checkpoints/<step>/meta       meta.json: config, tokenizer, versions, digests
+
+The four are one commit: Orbax writes under a temporary name and renames. Orbax
+trusts any folder with a number for a name, and keeps no checksum of arrays;
+both are made up for here. A folder that is no whole checkpoint, and one whose
+digests do not match, is set aside, never deleted, and the next older one is
+taken.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from pausejax import errors
+from pausejax.checkpoints import leaves
+from pausejax.settings import CheckpointConfig
+from pausejax.training.state import TrainState
+
+FORMAT = 1
+_COMMITTED = "commit_success.txt"
+_META = "meta.json"
+_TRASH = "trash"
+
+
+class _Files(ocp.CheckpointHandler):
+  """Keeps small files as they are, in an item of the commit."""
+
+  def save(self, directory: epath.Path, args: "_SaveFiles") -> None:
+    for name, content in args.files.items():
+      (directory / name).write_bytes(content)
+
+  def restore(self, directory: epath.Path, args: "_RestoreFiles"):
+    del args
+    return {f.name: f.read_bytes() for f in directory.iterdir()}
+
+
+@ocp.args.register_with_handler(_Files, for_save=True)
+@dataclasses.dataclass
+class _SaveFiles(ocp.args.CheckpointArgs):
+  files: Mapping[str, bytes]
+
+
+@ocp.args.register_with_handler(_Files, for_restore=True)
+@dataclasses.dataclass
+class _RestoreFiles(ocp.args.CheckpointArgs):
+  pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """What a checkpoint held, and a line that says which one it was and why."""
+
+  state: TrainState
+  data: dict[str, bytes]
+  meta: dict[str, Any]
+  reason: str
+
+
+class Store:
+  """The checkpoints below one folder."""
+
+  def __init__(self, folder: epath.Path, config: CheckpointConfig | None):
+    """Names the folder; it is made by the first save.
+
+    Args:
+      folder: `<workdir>/checkpoints`.
+      config: what to keep; None only reads, next to a run that may be saving.
+    """
+    self._folder = folder
+    self._config = config
+    self._manager: ocp.CheckpointManager | None = None
+
+  def save(
+    self,
+    state: TrainState,
+    *,
+    data: Mapping[str, bytes],
+    meta: Mapping[str, Any],
+  ) -> None:
+    """Starts writing a checkpoint of the state's step and returns.
+
+    The arrays are copied before this returns, so the next step may reuse their
+    memory. The write before it is waited for, and its failure raised here.
+
+    Args:
+      state: the state after a step.
+      data: the data iterator's `state()`, files of this process.
+      meta: goes to meta.json, with format, step and leaf digests added.
+    """
+    self.wait()
+    step = int(state.step)
+    items = _items(state)
+    named = {**items["params"], **items["opt_state"]}
+    meta = {
+      "format": FORMAT,
+      "step": step,
+      **meta,
+      "leaves": leaves.describe(named),
+      "digests": _as_lists(leaves.digests(named)),
+    }
+    process = f"process_{jax.process_index()}-"
+    content = {_META: json.dumps(meta, indent=1).encode()}
+    saved = self._open().save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(leaves.nest(items["params"])),
+        opt_state=ocp.args.StandardSave(leaves.nest(items["opt_state"])),
+        data=_SaveFiles({process + n: c for n, c in data.items()}),
+        meta=_SaveFiles(content if jax.process_index() == 0 else {}),
+      ),
+    )
+    if not saved:
+      raise errors.UserError(
+        f"{self._folder}: step {step} was not saved, a newer one is there"
+      )
+
+  def wait(self) -> None:
+    """Waits until the last save is on disk; raises if it failed."""
+    if self._manager is None:
+      return
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    self._empty_trash()
+
+  def close(self) -> None:
+    """Waits for the last save and lets go of the folder."""
+    self.wait()
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+
+  def restore(self, abstract: TrainState) -> Restored | None:
+    """Returns the newest whole checkpoint, or None if there is none at all.
+
+    Args:
+      abstract: shapes, dtypes and shardings that the checkpoint must have.
+
+    Raises:
+      UserError: checkpoints are there but none is whole, or the newest has
+        other leaves than `abstract` (the message is a table of them).
+    """
+    if not self._folder.exists():
+      return None
+    steps, odd = self._find()
+    found = ", ".join(map(str, steps)) or "none"
+    notes = [self._set_aside(*entry) for entry in odd]
+    for step in reversed(steps):
+      restored, broken = self._restore_step(step, abstract)
+      if restored is not None:
+        reason = f"newest whole checkpoint (found: {found})"
+        reason = "; ".join([reason, *notes])
+        return dataclasses.replace(restored, reason=reason)
+      notes.append(self._set_aside(str(step), broken))
+    if steps:
+      raise errors.UserError(
+        f"{self._folder}: no checkpoint is whole ({'; '.join(notes)}); start "
+        "again in another --workdir"
+      )
+    return None
+
+  def restore_params(self, abstract_model: Any, step: int) -> Any:
+    """Returns the model of a step, parameters only.
+
+    Raises:
+      UserError: the leaves differ from those of `abstract_model`.
+    """
+    named = {f"model/{n}": x for n, x in leaves.flatten(abstract_model).items()}
+    saved = self.meta(step)["leaves"]
+    leaves.require_same(
+      {n: d for n, d in saved.items() if n.startswith("model/")},
+      leaves.describe(named),
+    )
+    params = ocp.args.StandardRestore(leaves.nest(named))
+    found = self._open().restore(step, args=ocp.args.Composite(params=params))
+    return leaves.unflatten(
+      abstract_model, leaves.flatten(found["params"]["model"])
+    )
+
+  def newest_meta(self) -> dict[str, Any]:
+    """Returns meta.json of the newest checkpoint.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    steps, _ = self._find() if self._folder.exists() else ([], [])
+    if not steps:
+      raise errors.UserError(f"no checkpoint in {self._folder}")
+    return self.meta(steps[-1])
+
+  def meta(self, step: int) -> dict[str, Any]:
+    """Returns meta.json of a step."""
+    return json.loads((self._folder / str(step) / "meta" / _META).read_text())
+
+  def _find(self) -> tuple[list[int], list[tuple[str, str]]]:
+    """Returns (whole steps, oldest first; other numbered folders and why)."""
+    steps, odd = [], []
+    for path in sorted(self._folder.iterdir(), key=lambda p: p.name):
+      if not path.name.isdigit():
+        continue
+      missing = [
+        part
+        for part in (_COMMITTED, f"meta/{_META}", "params", "opt_state", "data")
+        if not (path / part).exists()
+      ]
+      if missing:
+        odd.append((path.name, f"it lacks {', '.join(missing)}"))
+      else:
+        steps.append(int(path.name))
+    return sorted(steps), odd
+
+  def _restore_step(self, step, abstract) -> tuple[Restored | None, str]:
+    """Returns (what the step holds, "") or (None, why it is broken)."""
+    meta = self.meta(step)
+    items = _items(abstract)
+    named = {**items["params"], **items["opt_state"]}
+    leaves.require_same(meta["leaves"], leaves.describe(named))
+    try:
+      found = self._open().restore(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(leaves.nest(items["params"])),
+          opt_state=ocp.args.StandardRestore(leaves.nest(items["opt_state"])),
+          data=_RestoreFiles(),
+        ),
+      )
+    except Exception as e:
+      return None, f"it cannot be read: {str(e).strip().splitlines()[0][:200]}"
+    arrays = leaves.flatten({**found["params"], **found["opt_state"]})
+    digests = _as_lists(leaves.digests(arrays))
+    wrong = [n for n in digests if digests[n] != meta["digests"][n]]
+    if wrong:
+      return None, f"digest of {wrong[0]} ({len(wrong)} in all) does not match"
+    process = f"process_{jax.process_index()}-"
+    data = {
+      n.removeprefix(process): content
+      for n, content in found["data"].items()
+      if n.startswith(process)
+    }
+    return Restored(leaves.unflatten(abstract, arrays), data, meta, ""), ""
+
+  def _set_aside(self, name: str, why: str) -> str:
+    """Moves a folder out of Orbax's sight; returns a note of it."""
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+    aside = self._folder.parent / "set_aside"
+    aside.mkdir(exist_ok=True)
+    count = sum(1 for p in aside.iterdir() if p.name.startswith(f"{name}-"))
+    (self._folder / name).rename(aside / f"{name}-{count}")
+    return f"{name} was set aside: {why}"
+
+  def _open(self) -> ocp.CheckpointManager:
+    """Returns the Orbax manager, made when first needed."""
+    if self._manager is None:
+      if self._config is None:
+        options = ocp.CheckpointManagerOptions(read_only=True)
+      else:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._empty_trash()
+        options = _writing(self._config)
+      self._manager = ocp.CheckpointManager(self._folder, options=options)
+    return self._manager
+
+  def _empty_trash(self) -> None:
+    trash = self._folder / _TRASH
+    if jax.process_index() == 0 and trash.exists():
+      trash.rmtree()
+
+
+def _writing(config: CheckpointConfig) -> ocp.CheckpointManagerOptions:
+  policies = ocp.checkpoint_managers
+  keep: list[Any] = [policies.LatestN(n=config.keep)]
+  if config.keep_period:
+    keep.append(policies.EveryNSteps(config.keep_period))
+  return ocp.CheckpointManagerOptions(
+    preservation_policy=policies.AnyPreservationPolicy(keep),
+    save_decision_policy=policies.FixedIntervalPolicy(1),
+    cleanup_tmp_directories=True,
+    # Renamed before it is deleted: a deletion cut short must not leave
+    # something that looks like a checkpoint.
+    todelete_subdir=_TRASH,
+  )
+
+
+def _items(state: TrainState) -> dict[str, dict[str, Any]]:
+  """Returns the named leaves of the two array items of a commit."""
+  named = leaves.flatten(state)
+  params = {n: x for n, x in named.items() if n.startswith("model/")}
+  rest = {n: x for n, x in named.items() if n not in params}
+  return {"params": params, "opt_state": rest}
+
+
+def _as_lists(digests: Mapping[str, jax.Array]) -> dict[str, list[int]]:
+  host = jax.device_get(dict(digests))
+  return {n: np.asarray(d).tolist() for n, d in host.items()}

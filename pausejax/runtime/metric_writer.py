@@ -1,0 +1,84 @@
+"""Metrics as JSON lines, always, and as TensorBoard events on request.
+
+One line a step in `metrics.jsonl`. Numbers are written so that reading them
+back gives the same bits; what is not finite is written as a string, since JSON
+has no word for it.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+
+from pausejax import errors
+
+Number = int | float
+
+
+class MetricWriter:
+  """Appends to `<workdir>/metrics.jsonl`; after a resume no step is twice."""
+
+  def __init__(self, workdir: pathlib.Path, step: int, tensorboard: bool):
+    """Opens the files.
+
+    Args:
+      workdir: the run's folder.
+      step: the step resumed from, 0 if none; lines of later steps, and a last
+        line cut short, are dropped, since those steps are taken again.
+      tensorboard: also write events below `<workdir>/tensorboard`.
+
+    Raises:
+      UserError: tensorboardX is asked for but not installed.
+    """
+    path = workdir / "metrics.jsonl"
+    self.num_dropped = _drop_lines_after(path, step)
+    self._file = path.open("a", encoding="utf-8")
+    self._events = _open_events(workdir, step) if tensorboard else None
+
+  def write(self, step: int, metrics: Mapping[str, Number]) -> None:
+    """Writes the metrics of a step as one line."""
+    finite = {k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}
+    self._file.write(json.dumps({"step": step, **finite}) + "\n")
+    self._file.flush()
+    if self._events is not None:
+      for key, value in metrics.items():
+        self._events.add_scalar(key, value, step)
+
+  def close(self) -> None:
+    """Flushes everything to disk."""
+    os.fsync(self._file.fileno())
+    self._file.close()
+    if self._events is not None:
+      self._events.close()
+
+
+def _drop_lines_after(path: pathlib.Path, step: int) -> int:
+  """Rewrites the file without the lines of later steps; returns how many."""
+  if not path.exists():
+    return 0
+  lines = path.read_bytes().splitlines(keepends=True)
+  kept = [line for line in lines if _is_up_to(line, step)]
+  temporary = path.with_suffix(".tmp")
+  temporary.write_bytes(b"".join(kept))
+  temporary.replace(path)
+  return len(lines) - len(kept)
+
+
+def _is_up_to(line: bytes, step: int) -> bool:
+  try:
+    return line.endswith(b"\n") and json.loads(line)["step"] <= step
+  except ValueError:  # Neither JSON nor, after a crash, always UTF-8.
+    return False
+
+
+def _open_events(workdir: pathlib.Path, step: int):
+  try:
+    import tensorboardX
+  except ImportError as e:
+    raise errors.UserError(
+      "log.tensorboard needs the extra: pip install 'pausejax[tensorboard]'"
+    ) from e
+  return tensorboardX.SummaryWriter(
+    str(workdir / "tensorboard"), purge_step=step + 1
+  )

@@ -1,0 +1,51 @@
+"""Progress on the terminal: a bar on a screen, a line now and then in a log."""
+
+import sys
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressBar:
+  """Step, loss, tokens per second and time left."""
+
+  def __init__(self, start: int, num_steps: int):
+    self._num_steps = num_steps
+    self._start = start
+    self._began = self._last_line = time.monotonic()
+    self._bar = Progress(
+      TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+      BarColumn(),
+      TextColumn("{task.description}"),
+      TimeRemainingColumn(),
+      console=Console(),
+      disable=not sys.stdout.isatty(),
+    )
+    self._task = self._bar.add_task("", total=num_steps, completed=start)
+
+  def __enter__(self) -> Self:
+    self._bar.start()
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._bar.stop()
+
+  def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+    """Shows where the run is."""
+    text = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
+    self._bar.update(self._task, completed=step, description=text)
+    now = time.monotonic()
+    is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES
+    if self._bar.disable and (is_due or step == self._num_steps):
+      self._last_line = now
+      done = max(step - self._start, 1)
+      left = (self._num_steps - step) * (now - self._began) / done
+      self.print(f"step {step}/{self._num_steps}  {text}  {left:.0f} s left")
+
+  def print(self, line: str) -> None:
+    """Prints a line without tearing the bar."""
+    self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,99 @@
+"""The training loop: one screen, and nothing hides in it.
+
+The metrics of a step are read after the next step is dispatched: the device
+never waits for Python, and no more than two steps are ever in flight.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from pausejax import batching
+from pausejax.checkpoints.store import Store
+from pausejax.runtime.signals import StopFlag
+from pausejax.settings import TrainConfig
+from pausejax.training.meter import Counters, Meter
+from pausejax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+  """What a run is made of; the program puts it together.
+
+  Attributes:
+    config: when to log, evaluate, save and stop.
+    train_step: jitted (state, device batch) -> (state, metrics).
+    evaluate_batch: jitted (model, device batch) -> sums.
+    put: host batch -> device batch.
+    batches: the training batches, `data.batches.Batches`.
+    evaluation: makes the held-out batches anew.
+    store: where checkpoints go.
+    meta: what every checkpoint's meta.json says of the run.
+    counters: tokens seen so far.
+    meter: writes metrics and counts tokens.
+    stop: set by SIGTERM and Ctrl-C.
+  """
+
+  config: TrainConfig
+  train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+  evaluate_batch: Callable[..., dict[str, jax.Array]]
+  put: Callable[[batching.Batch], dict[str, jax.Array]]
+  batches: Any
+  evaluation: Callable[[], Iterator[batching.Batch]]
+  store: Store
+  meta: dict[str, Any]
+  counters: Counters
+  meter: Meter
+  stop: StopFlag
+
+  def run(self, state: TrainState) -> TrainState:
+    """Trains from the state's step to the end and returns the last state."""
+    c = self.config
+    end = min(c.num_steps, c.stop_at_step or c.num_steps)
+    pending = None
+    for step in range(int(state.step) + 1, end + 1):
+      began = time.perf_counter()
+      batch = next(self.batches)
+      data_wait = time.perf_counter() - began
+      state, metrics = self.train_step(state, self.put(batch))
+      if pending is not None:
+        self.meter.record(*pending)
+      pending = (step, metrics, data_wait)
+
+      leaves = step == end or bool(self.stop.exit_code)
+      saves = leaves or step % c.checkpoint.every == 0
+      evaluates = step == c.num_steps or _divides(c.eval.every, step)
+      if saves or evaluates:
+        self.meter.record(*pending)
+        pending = None
+      if evaluates:
+        self.meter.record_evaluation(step, self._evaluate(state))
+      if saves:
+        self._save(state)
+      if leaves:
+        break
+    self.store.close()
+    return state
+
+  def _evaluate(self, state: TrainState) -> dict[str, float]:
+    """Returns the sums over all held-out batches."""
+    total: dict[str, float] = collections.defaultdict(float)
+    for batch in self.evaluation():
+      sums = self.evaluate_batch(state.model, self.put(batch))
+      for name, value in jax.device_get(sums).items():
+        total[name] += float(value)
+    return dict(total)
+
+  def _save(self, state: TrainState) -> None:
+    counters = dataclasses.asdict(self.counters)
+    meta = {**self.meta, "counters": counters}
+    self.store.save(state, data=self.batches.state(), meta=meta)
+    self.meter.restart_clock()
+
+
+def _divides(every: int, step: int) -> bool:
+  return every > 0 and step % every == 0

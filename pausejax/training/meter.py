@@ -1,0 +1,138 @@
+"""Turns what the steps return into the numbers that people read."""
+
+import dataclasses
+import math
+import time
+
+import jax
+
+from pausejax.runtime.metric_writer import MetricWriter
+from pausejax.runtime.progress import ProgressBar
+
+Sums = dict[str, float]
+
+
+@dataclasses.dataclass
+class Counters:
+  """Tokens seen, in full precision; every checkpoint holds them."""
+
+  total_tokens: int = 0  # Positions of text and of pauses.
+  real_tokens: int = 0  # Positions of text.
+  displaced_tokens: int = 0  # Text that "insert_trim" pushed out.
+
+
+class Meter:
+  """Writes one row of metrics a step (keys: docs/metrics.md)."""
+
+  def __init__(
+    self,
+    writer: MetricWriter,
+    progress: ProgressBar,
+    counters: Counters,
+    *,
+    every: int,
+    trims: bool,
+    unigram_entropy: float | None,
+    flops_per_token: float,
+    peak_flops: float | None,
+  ):
+    """Makes a meter that goes on from `counters`.
+
+    Args:
+      writer: where rows go.
+      progress: where a person looks.
+      counters: tokens seen before; counted on in place.
+      every: steps between rows.
+      trims: whether pauses displace text (`pause_mode` "insert_trim").
+      unigram_entropy: of the held-out text, to print beside its loss.
+      flops_per_token: of a training step.
+      peak_flops: of all devices, if known.
+    """
+    self._writer = writer
+    self._progress = progress
+    self._counters = counters
+    self._every = every
+    self._trims = trims
+    self._unigram_entropy = unigram_entropy
+    self._flops_per_token = flops_per_token
+    self._peak_flops = peak_flops
+    self.restart_clock()
+
+  def restart_clock(self) -> None:
+    """Leaves the time since the last step out of the next one."""
+    self._last = time.perf_counter()
+
+  def record(
+    self, step: int, metrics: dict[str, jax.Array], data_wait: float
+  ) -> None:
+    """Waits for the metrics of a step, then writes and shows them.
+
+    Args:
+      step: number of the step, from 1.
+      metrics: what `train_step` returned.
+      data_wait: seconds that the loop waited for the batch.
+    """
+    m = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    now = time.perf_counter()
+    seconds, self._last = now - self._last, now
+    counters = self._counters
+    counters.total_tokens += int(m["num_real"])
+    counters.real_tokens += int(m["num_real"] - m["num_pauses"])
+    if self._trims:
+      counters.displaced_tokens += int(m["num_pauses_in_full_rows"])
+    speed = m["num_real"] / seconds
+    self._progress.update(step, m["loss"], speed)
+    if m["skipped"]:
+      self._progress.print(f"step {step}: not finite, skipped")
+    if step % self._every:
+      return
+    row = {
+      "loss": m["loss"],
+      **losses_by_class(m),
+      "grad_norm": m["grad_norm"],
+      "learning_rate": m["learning_rate"],
+      "pause_fraction": m["num_pauses"] / max(m["num_real"], 1.0),
+      "num_targets": int(m["num_targets"]),
+      **dataclasses.asdict(counters),
+      "skipped": int(m["skipped"]),
+      "step_seconds": seconds,
+      "data_wait_seconds": data_wait,
+      "tokens_per_second": speed,
+      "model_flops_per_second": speed * self._flops_per_token,
+    }
+    if self._peak_flops:
+      row["mfu"] = row["model_flops_per_second"] / self._peak_flops
+    self._writer.write(step, row)
+
+  def record_evaluation(self, step: int, sums: Sums) -> None:
+    """Writes and shows the held-out loss from the sums over all batches."""
+    loss = sums["nll"] / max(sums["num_targets"], 1.0)
+    row = {
+      "loss": loss,
+      **losses_by_class(sums),
+      "num_targets": int(sums["num_targets"]),
+    }
+    self._writer.write(step, {f"eval_{k}": v for k, v in row.items()})
+    line = f"step {step}: held-out loss {loss:.3f} nats a token"
+    if self._unigram_entropy is not None:
+      line += f" (unigram entropy {self._unigram_entropy:.3f})"
+    self._progress.print(f"{line}, over {row['num_targets']:,} real targets")
+    self.restart_clock()
+
+
+def losses_by_class(sums: Sums) -> dict[str, float]:
+  """Returns perplexity, and the loss of targets read at text and at a pause.
+
+  Args:
+    sums: the sums of `training.step.evaluate_batch`.
+  """
+  after_real = sums["num_targets"] - sums["num_after_pause"]
+  nll_after_real = sums["nll"] - sums["nll_after_pause"]
+  loss = sums["nll"] / max(sums["num_targets"], 1.0)
+  row = {
+    "perplexity": math.exp(min(loss, 700.0)) if loss == loss else math.nan,
+    "loss_after_real": nll_after_real / max(after_real, 1.0),
+  }
+  if sums["num_after_pause"]:
+    row["loss_after_pause"] = sums["nll_after_pause"] / sums["num_after_pause"]
+  return row

@@ -1,0 +1,174 @@
+"""One training step and one evaluation step, as pure functions.
+
+Everything is summed first and divided once: the loss is the sum of nats over
+all counted targets of the global batch, microbatches and shards included,
+divided by their number.
+
+B batch, T tokens.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pausejax import losses, sharding
+from pausejax.model.decoder import Decoder
+from pausejax.settings import LossConfig
+from pausejax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+
+
+def train_step(
+  state: TrainState,
+  batch: dict[str, jax.Array],
+  *,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  loss: LossConfig,
+  num_microbatches: int,
+  pause_id: int,
+) -> tuple[TrainState, Metrics]:
+  """Returns the state after one step and the metrics of the step.
+
+  A step whose loss or gradient norm is not finite changes nothing but the
+  counters. Its gradients are thrown away inside the jitted function.
+
+  Args:
+    state: the state before.
+    batch: arrays [B, T] of `batching.language_model_batch`.
+    optimizer: from `optimizer.make`.
+    schedule: the learning rate of each step that was not skipped.
+    loss: how the cross entropy is computed.
+    num_microbatches: divides B; gradients are summed over this many parts.
+    pause_id: id of `<pause>`, for the metrics.
+
+  Returns:
+    The state, and float32 scalars: `loss` in nats per counted target, the
+    sums and counts of `evaluate_batch`, `grad_norm` before clipping,
+    `learning_rate` and `skipped` (0 or 1).
+  """
+  objective = functools.partial(_summed_objective, loss=loss, pause_id=pause_id)
+  grads, sums = _summed_grads(objective, state.model, batch, num_microbatches)
+  count = jnp.maximum(sums["num_targets"], 1.0)
+  grads = jax.tree.map(lambda g: g / count, grads)
+  grad_norm = optax.tree.norm(grads)
+  mean_loss = sums["nll"] / count
+  is_finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
+
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
+  model = optax.apply_updates(state.model, updates)
+  keep = lambda new, old: jnp.where(is_finite, new, old)
+  new_state = TrainState(
+    step=state.step + 1,
+    num_skipped=state.num_skipped + ~is_finite,
+    model=jax.tree.map(keep, model, state.model),
+    opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+  )
+  metrics = {
+    **sums,
+    "loss": mean_loss,
+    "grad_norm": grad_norm,
+    "learning_rate": jnp.asarray(schedule(state.step - state.num_skipped)),
+    "skipped": ~is_finite,
+  }
+  return new_state, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
+
+
+def evaluate_batch(
+  model: Decoder,
+  batch: dict[str, jax.Array],
+  *,
+  loss: LossConfig,
+  pause_id: int,
+) -> Metrics:
+  """Returns the sums of one batch, to be added up before any division.
+
+  Returns:
+    float32 scalars: `nll` and `num_targets` over all counted targets,
+    `nll_after_pause` and `num_after_pause` over those read at a pause,
+    `num_pauses` (targets that are one), `num_pauses_in_full_rows` (those in
+    rows without padding) and `num_real` (positions that hold text or a pause).
+  """
+  return _summed_objective(model, batch, loss=loss, pause_id=pause_id)[1]
+
+
+def jit_train_step(
+  step: Callable[..., Any], layout: TrainState, mesh: Mesh
+) -> Callable[..., Any]:
+  """Returns `step` jitted for the mesh, the old state's memory given up.
+
+  Args:
+    step: `train_step` with its keyword arguments bound.
+    layout: shardings of the state.
+    mesh: the mesh; batches are laid out by `sharding.put_batch`.
+  """
+  replicated = NamedSharding(mesh, PartitionSpec())
+  return jax.jit(
+    step,
+    in_shardings=(layout, sharding.batch_sharding(mesh)),
+    out_shardings=(layout, replicated),
+    donate_argnums=0,
+  )
+
+
+def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
+  """Returns (objective to differentiate, metric sums) of one batch."""
+  x_BTD = model(
+    batch["tokens"],
+    positions_BT=batch["positions"],
+    segment_ids_BT=batch["segment_ids"],
+  )
+  mask_BT = batch["loss_mask"]
+  objective, nll_BT = losses.cross_entropy(
+    x_BTD,
+    model.head_DV(),
+    batch["targets"],
+    mask_BT,
+    vocab_size=model.config.vocab_size,
+    num_chunks=loss.num_chunks,
+    z_loss=loss.z_loss,
+  )
+  after_pause_BT = mask_BT & (batch["tokens"] == pause_id)
+  is_real_BT = batch["segment_ids"] > 0
+  is_pause_BT = is_real_BT & (batch["targets"] == pause_id)
+  is_full_B1 = jnp.all(is_real_BT, axis=1, keepdims=True)
+  sums = {
+    "nll": nll_BT,
+    "num_targets": mask_BT,
+    "nll_after_pause": jnp.where(after_pause_BT, nll_BT, 0.0),
+    "num_after_pause": after_pause_BT,
+    "num_pauses": is_pause_BT,
+    # A full row is as long as its text was, so each pause pushed one out.
+    "num_pauses_in_full_rows": is_pause_BT & is_full_B1,
+    "num_real": is_real_BT,
+  }
+  return objective, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), sums)
+
+
+def _summed_grads(objective, model, batch, num_microbatches: int):
+  """Returns (gradients, metric sums) added up over the microbatches."""
+  value_and_grad = jax.value_and_grad(objective, has_aux=True)
+
+  def one(batch):
+    (_, sums), grads = value_and_grad(model, batch)
+    return grads, sums
+
+  if num_microbatches == 1:
+    return one(batch)
+  # Rows are dealt out, not cut in runs, so that each stays on its device.
+  parts = jax.tree.map(
+    lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1),
+    batch,
+  )
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)),
+  )
+  add = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)
+  return jax.lax.scan(add, zeros, parts)[0]

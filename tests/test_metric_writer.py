@@ -1,0 +1,127 @@
+import json
+import math
+import random
+import struct
+
+import pytest
+
+from pausejax.runtime import metric_writer
+
+
+def write(workdir, steps, resumed_from=0, **metrics):
+  writer = metric_writer.MetricWriter(workdir, resumed_from, tensorboard=False)
+  for step in steps:
+    writer.write(step, metrics or {"loss": 1 / step})
+  writer.close()
+  return writer
+
+
+def read_lines(workdir):
+  """The records, each a line of strict JSON."""
+
+  def refuse(word):
+    raise AssertionError(f"{word} is not JSON")
+
+  text = (workdir / "metrics.jsonl").read_text()
+  assert text.endswith("\n")
+  return [json.loads(x, parse_constant=refuse) for x in text.splitlines()]
+
+
+def test_every_step_is_a_line(tmp_path):
+  writer = write(tmp_path, range(1, 6))
+  assert writer.num_dropped == 0
+  assert read_lines(tmp_path) == [
+    {"step": s, "loss": 1 / s} for s in range(1, 6)
+  ]
+
+
+@pytest.mark.parametrize("resumed_from", [0, 1, 5, 9, 10, 100])
+def test_resuming_drops_later_lines_and_nothing_else(tmp_path, resumed_from):
+  write(tmp_path, range(1, 11))
+  before = (tmp_path / "metrics.jsonl").read_bytes().splitlines(True)
+  writer = metric_writer.MetricWriter(tmp_path, resumed_from, False)
+  writer.close()
+  after = (tmp_path / "metrics.jsonl").read_bytes()
+  assert after == b"".join(before[:resumed_from])
+  assert writer.num_dropped == max(10 - resumed_from, 0)
+
+
+def test_an_interrupted_run_leaves_the_lines_of_an_uninterrupted_one(tmp_path):
+  whole, halves = tmp_path / "whole", tmp_path / "halves"
+  whole.mkdir()
+  halves.mkdir()
+  write(whole, range(1, 21))
+  write(halves, range(1, 14))
+  write(halves, range(9, 21), resumed_from=8)
+  name = "metrics.jsonl"
+  assert (halves / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("kept", [1, 8, 12, -1])
+def test_a_line_cut_short_is_dropped(tmp_path, kept):
+  write(tmp_path, [1, 2])
+  path = tmp_path / "metrics.jsonl"
+  first, second = path.read_bytes().splitlines(True)
+  # Cut anywhere, also just before its end of line.
+  path.write_bytes(first + second[:kept])
+  writer = write(tmp_path, [2, 3], resumed_from=2)
+  assert writer.num_dropped == 1
+  assert [r["step"] for r in read_lines(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("junk", [b"\x00" * 50, b'{"step": 1, "l\xff', b"\n"])
+def test_what_a_crash_leaves_behind_is_dropped(tmp_path, junk):
+  write(tmp_path, [1, 2])
+  path = tmp_path / "metrics.jsonl"
+  good = path.read_bytes()
+  path.write_bytes(good + junk)
+  writer = metric_writer.MetricWriter(tmp_path, 2, False)
+  writer.close()
+  assert path.read_bytes() == good
+  assert writer.num_dropped == 1
+
+
+def test_several_lines_of_one_step_stay_together(tmp_path):
+  # Training and held-out metrics of a step are lines of their own.
+  for name in ("loss", "eval_loss"):
+    write(tmp_path, [1, 2, 3], resumed_from=9, **{name: 0.5})
+  write(tmp_path, [3], resumed_from=2)
+  assert [r["step"] for r in read_lines(tmp_path)] == [1, 2, 1, 2, 3]
+
+
+def test_what_is_not_finite_becomes_a_string(tmp_path):
+  write(tmp_path, [1], a=math.nan, b=math.inf, c=-math.inf, d=0.0)
+  (record,) = read_lines(tmp_path)
+  assert record == {"step": 1, "a": "nan", "b": "inf", "c": "-inf", "d": 0.0}
+  assert [str(float(record[k])) for k in "abc"] == ["nan", "inf", "-inf"]
+
+
+def test_the_bits_of_numbers_survive(tmp_path):
+  rng = random.Random(0)
+  values = [struct.unpack("<d", rng.randbytes(8))[0] for _ in range(1000)]
+  values = [v for v in values if math.isfinite(v)]
+  values += [0.0, -0.0, 5e-324, 0.1 + 0.2, 2.0**53 + 2]
+  write(tmp_path, [1], **{str(i): v for i, v in enumerate(values)})
+  (record,) = read_lines(tmp_path)
+  for i, value in enumerate(values):
+    assert struct.pack("<d", record[str(i)]) == struct.pack("<d", value)
+
+
+def test_integers_stay_integers(tmp_path):
+  write(tmp_path, [1], tokens=2**53 + 1)
+  (record,) = read_lines(tmp_path)
+  assert record["tokens"] == 2**53 + 1
+  assert isinstance(record["tokens"], int)
+
+
+def test_lines_can_be_read_while_the_run_goes_on(tmp_path):
+  writer = metric_writer.MetricWriter(tmp_path, 0, tensorboard=False)
+  writer.write(1, {"loss": 2.0})
+  assert read_lines(tmp_path) == [{"step": 1, "loss": 2.0}]
+  writer.close()
+
+
+def test_no_other_file_is_left_behind(tmp_path):
+  write(tmp_path, [1, 2, 3])
+  write(tmp_path, [2], resumed_from=1)
+  assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]

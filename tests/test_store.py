@@ -1,0 +1,211 @@
+"""Checkpoints: exact, strict, and never fooled by what lies around."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import base
+from pausejax import errors, optimizer, settings
+from pausejax.checkpoints import leaves
+from pausejax.checkpoints.store import Store
+from pausejax.training import state
+from tests import models
+from tests.test_sharding import mesh_of_8, one_device_mesh
+
+KEEP = settings.CheckpointConfig(every=1, keep=2, keep_period=10)
+
+
+@pytest.fixture(scope="module")
+def made():
+  fields = base.get_config().optim.to_dict()
+  return optimizer.make(settings.OptimConfig(**fields), 2000)[0]
+
+
+@pytest.fixture(scope="module")
+def fresh(made):
+  layout = state.abstract(models.model_config(), made, one_device_mesh())
+  sharding = jax.tree.map(lambda x: x.sharding, layout)
+  return jax.device_put(models.train_state(made), sharding)
+
+
+@pytest.fixture(scope="module")
+def abstract(made):
+  return state.abstract(models.model_config(), made, one_device_mesh())
+
+
+def at_step(train_state, step):
+  return dataclasses.replace(
+    train_state, step=jax.numpy.asarray(step, jax.numpy.int32)
+  )
+
+
+def save(folder, train_state, *steps):
+  store = Store(epath.Path(folder), KEEP)
+  for step in steps:
+    store.save(
+      at_step(train_state, step),
+      data={"position.json": f"{step}".encode()},
+      meta={"hello": "world"},
+    )
+  store.close()
+
+
+def restore(folder, abstract):
+  return Store(epath.Path(folder), KEEP).restore(abstract)
+
+
+def assert_equal(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_data_and_meta(
+  tmp_path, fresh, abstract
+):
+  save(tmp_path / "c", fresh, 3)
+  restored = restore(tmp_path / "c", abstract)
+  assert_equal(restored.state, at_step(fresh, 3))
+  assert restored.data == {"position.json": b"3"}
+  assert restored.meta["hello"] == "world" and restored.meta["step"] == 3
+  assert "newest" in restored.reason
+
+
+def test_nothing_there_is_nothing_restored(tmp_path, abstract):
+  assert restore(tmp_path / "c", abstract) is None
+
+
+def test_the_newest_and_every_tenth_are_kept(tmp_path, fresh):
+  save(tmp_path / "c", fresh, 9, 10, 11, 12, 13)
+  steps = {p.name for p in (tmp_path / "c").iterdir() if p.name.isdigit()}
+  assert steps == {"10", "12", "13"}
+
+
+def test_another_mesh_reads_the_same_bits(tmp_path, fresh, made):
+  save(tmp_path / "c", fresh, 1)
+  wide = state.abstract(models.model_config(), made, mesh_of_8(2, 2, 2))
+  restored = restore(tmp_path / "c", wide).state
+  assert_equal(restored, at_step(fresh, 1))
+  for x, y in zip(*map(jax.tree.leaves, (restored, wide)), strict=True):
+    assert x.sharding == y.sharding
+
+
+@pytest.mark.parametrize(
+  ("changes", "fragment"),
+  [
+    ({"d_ff": 64}, "model/blocks/expand/kernel: checkpoint float32[2, 16, 32]"),
+    ({"bias": False}, "this run has none"),
+    ({"qk_norm": True}, "checkpoint has none"),
+  ],
+)
+def test_other_leaves_are_refused_with_a_table(
+  tmp_path, fresh, made, changes, fragment
+):
+  save(tmp_path / "c", fresh, 1)
+  other = state.abstract(
+    models.model_config(**changes), made, one_device_mesh()
+  )
+  with pytest.raises(errors.UserError) as caught:
+    restore(tmp_path / "c", other)
+  assert fragment in str(caught.value)
+  assert (tmp_path / "c" / "1").exists()
+
+
+def test_another_dtype_is_refused(tmp_path, fresh, abstract):
+  save(tmp_path / "c", fresh, 1)
+  half = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=x.sharding),
+    abstract.model,
+  )
+  with pytest.raises(errors.UserError, match="bfloat16"):
+    restore(tmp_path / "c", dataclasses.replace(abstract, model=half))
+
+
+def test_junk_is_set_aside_and_foreign_files_are_left_alone(
+  tmp_path, fresh, abstract
+):
+  save(tmp_path / "c", fresh, 1, 2)
+  (tmp_path / "c" / "999").mkdir()
+  (tmp_path / "c" / "notes.txt").write_text("mine")
+  (tmp_path / "c" / "12abc").mkdir()
+  restored = restore(tmp_path / "c", abstract)
+  assert (
+    int(restored.state.step) == 2 and "999 was set aside" in restored.reason
+  )
+  assert (tmp_path / "c" / "notes.txt").read_text() == "mine"
+  assert (tmp_path / "c" / "12abc").exists()
+  assert (tmp_path / "set_aside" / "999-0").exists()
+  save(tmp_path / "c", fresh, 3)
+  assert int(restore(tmp_path / "c", abstract).state.step) == 3
+
+
+def largest_file(folder):
+  return max(
+    (p for p in folder.rglob("*") if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+
+
+def test_a_flipped_bit_is_found_and_the_older_step_taken(
+  tmp_path, fresh, abstract
+):
+  save(tmp_path / "c", fresh, 1, 2)
+  path = largest_file(tmp_path / "c" / "2" / "params")
+  damaged = bytearray(path.read_bytes())
+  damaged[len(damaged) // 2] ^= 1
+  path.write_bytes(damaged)
+  restored = restore(tmp_path / "c", abstract)
+  assert int(restored.state.step) == 1
+  assert "2 was set aside" in restored.reason
+
+
+def test_damage_everywhere_stops_rather_than_starting_over(
+  tmp_path, fresh, abstract
+):
+  save(tmp_path / "c", fresh, 1)
+  largest_file(tmp_path / "c" / "1" / "opt_state").write_bytes(b"")
+  with pytest.raises(errors.UserError, match="no checkpoint is whole"):
+    restore(tmp_path / "c", abstract)
+
+
+def test_meta_names_every_leaf_with_its_digest(tmp_path, fresh):
+  save(tmp_path / "c", fresh, 1)
+  meta = json.loads((tmp_path / "c/1/meta/meta.json").read_text())
+  assert meta["leaves"]["model/embedding"] == [[128, 16], "float32"]
+  assert meta["leaves"].keys() == meta["digests"].keys()
+  assert "opt_state/1/0/mu/embedding" in meta["leaves"]
+
+
+def test_digests_do_not_depend_on_the_mesh_but_on_every_bit(fresh, made):
+  named = leaves.flatten(fresh.model)
+  there = leaves.digests(named)
+  layout = state.abstract(models.model_config(), made, mesh_of_8(1, 4, 2))
+  moved = jax.device_put(
+    named, jax.tree.map(lambda x: x.sharding, leaves.flatten(layout.model))
+  )
+  elsewhere = leaves.digests(moved)
+  for name in named:
+    assert (np.asarray(there[name]) == np.asarray(elsewhere[name])).all()
+  values = np.asarray(named["embedding"]).copy()
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    flipped = values.copy().view(np.uint32)
+    flipped.flat[rng.integers(flipped.size)] ^= np.uint32(1 << rng.integers(32))
+    digest = leaves.digests({"x": flipped.view(np.float32)})["x"]
+    assert (digest != there["embedding"]).any()
+
+
+def test_reading_alone_leaves_a_save_in_flight_in_peace(
+  tmp_path, fresh, abstract
+):
+  save(tmp_path / "c", fresh, 1)
+  in_flight = tmp_path / "c" / "2.orbax-checkpoint-tmp"
+  in_flight.mkdir()
+  store = Store(epath.Path(tmp_path / "c"), None)
+  model = store.restore_params(abstract.model, store.newest_meta()["step"])
+  assert_equal(model, fresh.model)
+  assert in_flight.exists()
