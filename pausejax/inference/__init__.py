@@ -1,1 +1,1 @@
-"""inference"""
+"""Inference: one parallel prefill of prefix and pauses, then decoding."""

@@ -1,1 +1,1 @@
-"""programs"""
+"""The programs, one file a verb, each with `main(argv) -> exit code`."""

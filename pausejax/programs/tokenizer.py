@@ -1,0 +1,42 @@
+"""Trains a BPE SentencePiece vocabulary on the training split of a task.
+
+  pausejax tokenizer train --config=configs/smoke.py --vocab_size=2048 \\
+    --out=tokenizer.model
+
+The same text gives the same bytes. `<pause>` is not a piece: it is the id
+behind the last one, and no text can produce it.
+"""
+
+import pathlib
+
+from pausejax import commandline, errors, settings, tasks
+from pausejax.data import corpora, tokenizers
+
+
+def main(argv: list[str]) -> int:
+  """Trains and writes the model."""
+  if argv and not argv[0].startswith("-"):
+    errors.require_one_of("tokenizer", argv[0], ["train"])
+    argv = argv[1:]
+  parser = commandline.Parser("tokenizer train", __doc__, config=True)
+  parser.add_argument("--out", required=True, help="file to write (.model)")
+  parser.add_argument(
+    "--vocab_size", type=int, default=32_000, help="pieces (default: 32000)"
+  )
+  options, tree = parser.parse(argv)
+  errors.require_in_range("--vocab_size", options.vocab_size, 260)
+  config = settings.train_config(tree.to_dict())
+  source = tasks.get(config.data.task).source(config.data)
+  documents = list(corpora.require_documents(source, "train"))
+  model = tokenizers.train_sentencepiece(
+    documents, vocab_size=options.vocab_size
+  )
+  out = pathlib.Path(options.out)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  out.write_bytes(model)
+  tokenizer = tokenizers.load(str(out))
+  print(
+    f"{out}: {options.vocab_size:,} pieces from {len(documents):,} documents, "
+    f"<pause> is id {tokenizer.pause_id}"
+  )
+  return 0

@@ -1,0 +1,130 @@
+"""The train program as a user runs it: other processes, real signals."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import soak
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("text") / "corpus"
+  soak.write_corpus(folder)
+  return folder
+
+
+@pytest.mark.parametrize("door", ["segments", "seqio"])
+def test_a_killed_run_goes_on_bit_for_bit(door):
+  counted = soak.soak(door, kills=2, num_steps=20, seed=1)
+  assert counted["kills"] == 2 and counted["resumes"] == 1
+  assert counted["losses_compared"] >= 20 + 5
+
+
+def test_sigterm_saves_and_asks_to_be_run_again(corpus, tmp_path):
+  workdir = tmp_path / "run"
+  process = soak.start(
+    soak.command(corpus, workdir, "--config.num_steps=100000")
+  )
+  while not soak.rows(workdir) and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 143, output
+  last = soak.rows(workdir)[-1]["step"]
+  assert soak.last_meta(workdir)["step"] == last
+  assert f"step {last} is saved" in output
+
+
+def test_a_standard_run_and_a_pause_run_are_paired(corpus, tmp_path):
+  found = {}
+  for arm in ("true", "false"):
+    args = soak.command(
+      corpus, tmp_path / arm, "--config.num_steps=3", "--config.eval.every=3"
+    )
+    args[args.index("--config=configs/smoke.py")] += f":pause={arm}"
+    soak.finish(args)
+    found[arm] = soak.rows(tmp_path / arm)
+  for pause, standard in zip(found["true"], found["false"], strict=True):
+    assert pause["total_tokens"] == standard["total_tokens"]
+    assert standard["pause_fraction"] == 0 < pause["pause_fraction"]
+    assert standard["real_tokens"] == standard["total_tokens"]
+  # 6 of 70 slots are pauses: 8.6% of the 64 that stay, give or take.
+  assert 0.05 < found["true"][0]["pause_fraction"] < 0.13
+
+
+def test_what_a_resume_may_not_change_is_named(corpus, tmp_path):
+  workdir = tmp_path / "run"
+  soak.finish(soak.command(corpus, workdir, "--config.num_steps=2"))
+  before = (workdir / "config.json").read_bytes()
+  for change, words in (
+    ("--config.seed=7", "seed is 0, this run wants 7"),
+    ("--config.data.pause_fraction=0.2", "pause_fraction is 0.1"),
+    ("--config.model.d_ff=32", "model/blocks/expand/kernel"),
+  ):
+    more = ("--config.num_steps=4", change)
+    process = soak.start(soak.command(corpus, workdir, *more))
+    output, _ = process.communicate()
+    assert process.returncode == 1 and words in output, output
+    assert "Traceback" not in output
+  assert soak.last_meta(workdir)["step"] == 2
+  assert (workdir / "config.json").read_bytes() == before
+
+
+def test_two_runs_cannot_share_a_workdir(corpus, tmp_path):
+  workdir = tmp_path / "run"
+  args = soak.command(corpus, workdir, "--config.num_steps=100000")
+  first = soak.start(args)
+  while not soak.rows(workdir) and first.poll() is None:
+    time.sleep(0.01)
+  second = soak.start(args)
+  output, _ = second.communicate()
+  first.kill()
+  first.communicate()
+  assert second.returncode == 1 and "another run is using" in output
+
+
+def test_the_core_trains_with_tensorflow_blocked(corpus, tmp_path):
+  soak.finish(soak.command(corpus, tmp_path / "made", "--config.num_steps=1"))
+  args = soak.command(
+    corpus,
+    tmp_path / "run",
+    "--config.num_steps=3",
+    f"--config.data.segments_dir={tmp_path / 'made' / 'segments'}",
+  )
+  blocked = ("tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio")
+  code = (
+    f"import sys; sys.modules.update(dict.fromkeys({blocked!r}));"
+    f"from pausejax import cli; sys.exit(cli.main({args[3:]!r}))"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=soak.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert len(soak.rows(tmp_path / "run")) == 3
+
+
+def test_config_metrics_and_checkpoint_say_what_was_run(corpus, tmp_path):
+  workdir = tmp_path / "run"
+  soak.finish(soak.command(corpus, workdir, "--config.num_steps=2"))
+  config = json.loads((workdir / "config.json").read_text())
+  meta = soak.last_meta(workdir)
+  assert config["num_steps"] == 2 and meta["config"] == config
+  assert meta["pause_id"] == 259 and meta["versions"]["jax"]
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  last = json.loads(lines[-1])
+  assert last["step"] == 2 and last["eval_loss"] > 0
+  again = soak.command(corpus, workdir)
+  again = [a for a in again if not a.startswith("--config")]
+  output = soak.finish([*again, f"--config={workdir / 'config.json'}"])
+  assert "resuming from step 2" in output
