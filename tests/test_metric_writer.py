@@ -3,6 +3,7 @@ import math
 import random
 import struct
 
+import numpy as np
 import pytest
 
 from pausejax.runtime import metric_writer
@@ -125,3 +126,13 @@ def test_no_other_file_is_left_behind(tmp_path):
   write(tmp_path, [1, 2, 3])
   write(tmp_path, [2], resumed_from=1)
   assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_tensorboard_events_hold_the_same_numbers_without_tensorflow(tmp_path):
+  writer = metric_writer.MetricWriter(tmp_path, 0, tensorboard=True)
+  writer.write(1, {"loss": 2.5})
+  writer.close()
+  (events,) = (tmp_path / "tensorboard").iterdir()
+  # A record of the event file holds the tag and the float32 value.
+  content = events.read_bytes()
+  assert b"loss" in content and np.float32(2.5).tobytes() in content

@@ -1,0 +1,44 @@
+# The commands of the README. `make env` takes the newest of Python 3.12 and
+# 3.11 that runs here; `make env PYTHON=python3.11 VENV=.venv311` chooses.
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if \
+  $(shell $(p) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' \
+  2>/dev/null),$(p))))
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: env demo test test-fast lint lock clean
+
+env: $(VENV)/installed
+
+# pip checks every file against the hashes of the lock before installing it.
+$(VENV)/installed: requirements/lock-py311.txt requirements/lock-py312.txt setup.cfg
+	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 or 3.12"; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes \
+	  -r requirements/lock-py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: env
+	BIN=$(BIN) sh launch/demo.sh
+
+test: env
+	$(BIN)/python -m pytest
+
+test-fast: env
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Both locks anew, for the newest releases that setup.cfg admits.
+lock:
+	uv pip compile --custom-compile-command "make lock" setup.cfg requirements/build.in --all-extras --upgrade \
+	  --generate-hashes --python-version 3.11 -o requirements/lock-py311.txt
+	uv pip compile --custom-compile-command "make lock" setup.cfg requirements/build.in --all-extras --upgrade \
+	  --generate-hashes --python-version 3.12 -o requirements/lock-py312.txt
+
+clean:
+	rm -rf $(VENV) demo *.egg-info
