@@ -56,7 +56,8 @@ def make(
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
   """Returns the learning rate at each step, counted from 0.
 
-  After a linear warm-up from 0 over `warmup_steps` to `learning_rate`:
+  After a linear warm-up over `warmup_steps`, from learning_rate / warmup_steps
+  at step 0 to `learning_rate` at the last of them:
 
     cosine    a half cosine down to `final_fraction` of it at `num_steps`
     rsqrt     learning_rate * sqrt(warmup_steps / step)

@@ -19,7 +19,7 @@ from pausejax.data import segments, tokenizers
 from pausejax.settings import DataConfig
 
 # Evaluation draws other pauses than training at the same positions.
-_EVALUATION_SEED = 0x5EED
+EVALUATION_SEED = 0x5EED
 
 
 class Batches(Protocol):
@@ -104,7 +104,7 @@ class SegmentSource:
         np.where(exists_B, positions_B, 0), batching.PADDING
       )
       text_BT[~exists_B] = batching.PADDING
-      yield self._batch(text_BT, positions_B, self.seed ^ _EVALUATION_SEED)
+      yield self._batch(text_BT, positions_B, self.seed ^ EVALUATION_SEED)
 
   def _rows(self) -> np.ndarray:
     index, count = self.host

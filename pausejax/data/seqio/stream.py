@@ -21,14 +21,13 @@ import tensorflow as tf
 from pausejax import batching, errors
 from pausejax.batching import PADDING
 from pausejax.data import corpora, tokenizers
+from pausejax.data.batches import EVALUATION_SEED
 from pausejax.data.seqio import preprocessors, sources, tasks
 from pausejax.data.seqio.vocabulary import vocabulary
 from pausejax.settings import DataConfig
 from pausejax.tasks import PretrainingTask
 
 LIBRARIES = ("seqio", "tensorflow", "tensorflow-text", "tensorflow-datasets")
-# Evaluation draws other pauses than training, as in the segments door.
-_EVALUATION_SEED = 0x5EED
 _STATE = "tfdata"  # Prefix of the files of a checkpoint.
 
 
@@ -200,7 +199,7 @@ class SeqioBatches:
     self, batches: tf.data.Dataset, first_row: int
   ) -> tf.data.Dataset:
     """Inserts pauses; row r of batch i is number i * batch_size + r."""
-    evaluation_seed = self._seed ^ _EVALUATION_SEED
+    evaluation_seed = self._seed ^ EVALUATION_SEED
 
     def insert(step, tokens_BT):
       rows_B = tf.range(tf.shape(tokens_BT, tf.int64)[0]) + first_row
