@@ -1,0 +1,276 @@
+"""Scores of decoded text, by the rules of each task's official script.
+
+A metric is a function of one example, `(prediction, references) -> float` in
+[0, 1], where `references` are the right answers, at least one. The score of a
+task is the mean over all its examples times 100, in percent, and it is given
+together with n, the number of examples: see `score_predictions`.
+
+  SQuAD v1.1             `squad_em`, `squad_f1`          evaluate-v1.1.py
+  CoQA                   `coqa_em`, `coqa_f1`            coqa evaluate-v1.0.py
+                         `coqa_f1_max`                   T5
+  GSM8K                  `gsm8k_accuracy`                grade-school-math
+                         `gsm8k_flexible`                lm-evaluation-harness
+  LAMBADA                `last_word_em`
+  WebQuestions, NQ-open  `alias_em`                      DrQA, T5
+  CommonsenseQA, others  `exact_match`
+
+`bootstrap_interval` says how sure a difference of two runs on the same
+examples is, `mean_and_std` how far runs with several seeds lie apart.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from pausejax import errors
+
+TextMetric = Callable[[str, Sequence[str]], float]
+
+_REMOVE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_GSM8K_ANSWER = re.compile(r"#### (-?[0-9.,]+)")
+_GSM8K_NUMBER = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+
+
+def normalize_answer(text: str) -> str:
+  """Returns the text as SQuAD's evaluate-v1.1.py compares it.
+
+  In this order: lower case, drop ASCII punctuation (nothing takes its place),
+  replace the words a, an, the by a space, collapse white space. So "U.S.A." is
+  "usa", "well-known" is "wellknown", and curly quotes and dashes stay.
+  """
+  text = text.lower().translate(_REMOVE_PUNCTUATION)
+  return " ".join(_ARTICLE.sub(" ", text).split())
+
+
+def squad_em(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1.0 if the prediction, normalised, equals any reference, else 0.0.
+
+  Two texts of which nothing is left are equal, as in evaluate-v1.1.py.
+  """
+  return max(_same_answer(prediction, ref) for ref in references)
+
+
+def squad_f1(prediction: str, references: Sequence[str]) -> float:
+  """Returns the largest F1 of words, in [0, 1], over the references.
+
+  Words are those of `normalize_answer`, counted with repetition. Two texts of
+  which nothing is left share no word: 0.0, as in evaluate-v1.1.py, although
+  `squad_em` is 1.0. SQuAD v2 and CoQA decide otherwise.
+  """
+  return max(_word_f1(prediction, ref) for ref in references)
+
+
+def coqa_em(prediction: str, references: Sequence[str]) -> float:
+  """Returns CoQA's exact match in [0, 1], by the rule of `coqa_f1`."""
+  return _leave_one_out([_same_answer(prediction, ref) for ref in references])
+
+
+def coqa_f1(prediction: str, references: Sequence[str]) -> float:
+  """Returns CoQA's F1 in [0, 1]: the mean over i of the best reference but i.
+
+  The official script leaves each human's answer out once, so that people, who
+  are scored against the others, and systems meet the same number of answers.
+  One that is right by a single answer of four so gets 3/4. One reference is
+  used as it is. Equal references count each: the lm-evaluation-harness drops
+  the doubles first, and its numbers differ.
+  """
+  return _leave_one_out([_coqa_word_f1(prediction, ref) for ref in references])
+
+
+def coqa_f1_max(prediction: str, references: Sequence[str]) -> float:
+  """Returns the largest of CoQA's F1 over all references, in [0, 1], as T5."""
+  return max(_coqa_word_f1(prediction, ref) for ref in references)
+
+
+def gsm8k_accuracy(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1.0 if the number after the first "#### " is right, else 0.0.
+
+  This is strict-match of the lm-evaluation-harness. Numbers are compared as
+  strings without commas, dollar signs and one dot at the end: "18.0" is not
+  "18". `is_correct` of openai/grade-school-math is the same but for that dot,
+  which it keeps, so that its "18." is wrong.
+
+  Args:
+    prediction: a solution; without "#### " and a number it is wrong.
+    references: a whole published answer ("... #### 18"), or its number.
+  """
+  found = _GSM8K_ANSWER.search(prediction)
+  return _same_number(found.group(1) if found else None, references)
+
+
+def gsm8k_flexible(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1.0 if the last number of the prediction is right, else 0.0.
+
+  This is flexible-extract of the lm-evaluation-harness, whose pattern takes
+  any two or more of `$0-9.,` for a number: "18..." and "18 ..." are wrong.
+  Arguments and comparison are those of `gsm8k_accuracy`.
+  """
+  found = _GSM8K_NUMBER.findall(prediction)
+  return _same_number(found[-1] if found else None, references)
+
+
+def last_word_em(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1.0 if the first word of the prediction is the reference.
+
+  Words end at white space. Nothing else is changed: case counts ("shane" is
+  not "Shane"), and so does punctuation, which no reference ends in ("Shane."
+  is wrong). A model finetuned on LAMBADA stops after the word. The
+  lm-evaluation-harness asks instead whether greedy decoding begins with the
+  reference's tokens, whatever follows, and so may accept "Shane.".
+
+  Args:
+    prediction: the decoded continuation.
+    references: one word each; one with white space inside never matches.
+  """
+  first = prediction.split()[:1]
+  return max(float(first == [ref.strip()]) for ref in references)
+
+
+def alias_em(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1.0 if the prediction is any alias after SQuAD's normalisation.
+
+  This is how DrQA and T5's closed-book tasks score WebQuestions and NQ-open.
+  The lm-evaluation-harness scores NQ-open by patterns of its own that leave
+  double spaces, and WebQuestions by whether an alias is decoded greedily;
+  numbers of the two do not compare.
+  """
+  return squad_em(prediction, references)
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+  """Returns 1.0 if the prediction, without outer white space, is a reference.
+
+  Case, punctuation and inner white space count.
+  """
+  return max(float(prediction.strip() == ref.strip()) for ref in references)
+
+
+def score_predictions(
+  predictions: Mapping[str, str],
+  references: Mapping[str, Sequence[str]],
+  metrics: Mapping[str, TextMetric],
+) -> dict[str, float]:
+  """Returns the mean of each metric over all references, in percent.
+
+  A question without a prediction scores 0 and stays in the mean, as in
+  SQuAD's evaluate-v1.1.py. (CoQA's script would leave it out.)
+
+  Args:
+    predictions: id -> decoded text; ids that `references` lacks are ignored.
+    references: id -> the right answers.
+    metrics: name -> function of one example.
+
+  Returns:
+    "n": number of references; "num_missing": how many have no prediction;
+    "num_unknown": predictions ignored; and name -> percent in [0, 100].
+
+  Raises:
+    UserError: no references, or an id without a list of at least one.
+  """
+  _require_references(references)
+  answered = [key for key in references if key in predictions]
+  scores = {
+    name: sum(metric(predictions[key], references[key]) for key in answered)
+    for name, metric in metrics.items()
+  }
+  return {
+    "n": len(references),
+    "num_missing": len(references) - len(answered),
+    "num_unknown": len(predictions) - len(answered),
+    **{name: 100.0 * s / len(references) for name, s in scores.items()},
+  }
+
+
+def bootstrap_interval(
+  differences: Sequence[float] | np.ndarray,
+  seed: int,
+  num_samples: int = 10_000,
+  level: float = 0.95,
+) -> tuple[float, float]:
+  """Returns a confidence interval of the mean of paired differences.
+
+  The percentile bootstrap over examples (Efron, 1979; Koehn, 2004): draw n of
+  the n examples with replacement, `num_samples` times, and cut the same share
+  of the means off at both ends.
+
+  Args:
+    differences: [n], score of one run minus score of the other, an example.
+    seed: not negative; the same seed gives the same interval.
+    num_samples: how many times to draw.
+    level: share of the means inside, in (0, 1).
+
+  Returns:
+    (low, high) in the unit of the differences.
+  """
+  differences = np.asarray(differences, np.float64)
+  rng = np.random.default_rng(seed)
+  means = [
+    rng.choice(differences, len(differences)).mean() for _ in range(num_samples)
+  ]
+  low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+  return float(low), float(high)
+
+
+def mean_and_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+  """Returns the mean and the sample standard deviation (divided by n - 1).
+
+  The deviation of a single value is given as 0.0.
+  """
+  std = np.std(values, ddof=1) if len(values) > 1 else 0.0
+  return float(np.mean(values)), float(std)
+
+
+def _same_answer(prediction: str, reference: str) -> float:
+  return float(normalize_answer(prediction) == normalize_answer(reference))
+
+
+def _word_f1(prediction: str, reference: str) -> float:
+  """2 P R / (P + R), which is 2 x shared words / (words + words)."""
+  predicted = normalize_answer(prediction).split()
+  wanted = normalize_answer(reference).split()
+  shared = collections.Counter(predicted) & collections.Counter(wanted)
+  return 2 * shared.total() / max(1, len(predicted) + len(wanted))
+
+
+def _coqa_word_f1(prediction: str, reference: str) -> float:
+  """CoQA's script normalises as SQuAD's; two empty answers score 1.0."""
+  if not normalize_answer(prediction) and not normalize_answer(reference):
+    return 1.0
+  return _word_f1(prediction, reference)
+
+
+def _leave_one_out(scores: list[float]) -> float:
+  """The mean over i of the maximum without scores[i]; one score is itself."""
+  if len(scores) == 1:
+    return scores[0]
+  best = [max(scores[:i] + scores[i + 1 :]) for i in range(len(scores))]
+  return sum(best) / len(best)
+
+
+def _same_number(found: str | None, references: Sequence[str]) -> float:
+  """1.0 if the number found, cleaned, is a reference's; 0.0 if none was."""
+  if found is None:
+    return 0.0
+  wanted = [_clean_number(ref.split("####")[-1]) for ref in references]
+  return float(_clean_number(found) in wanted)
+
+
+def _clean_number(text: str) -> str:
+  text = text.strip().replace(",", "").replace("$", "")
+  return text.removesuffix(".")
+
+
+def _require_references(references: Mapping[str, Sequence[str]]) -> None:
+  if not references:
+    raise errors.UserError("there are no references to score against")
+  for key, answers in references.items():
+    # A str is a sequence too, of letters.
+    if isinstance(answers, str) or not answers:
+      raise errors.UserError(
+        f"references of {key!r}: want a list of at least one answer, "
+        f"got {answers!r}"
+      )
