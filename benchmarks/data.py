@@ -77,7 +77,7 @@ def main() -> None:
 
   tokenizer = tokenizers.load(options.tokenizer)
   data = data_config(options, 0.1)
-  tasks.get(data.task).source(data)
+  tasks.pretraining(data.task).source(data)
   with tempfile.TemporaryDirectory() as folder:
     store = pathlib.Path(folder) / "segments"
     start = time.process_time()
@@ -93,7 +93,7 @@ def main() -> None:
         batch_size=16,
         seed=0,
       )
-      stream = batches.SegmentBatches(source)
+      stream = batches.StepBatches(source)
       speed = tokens_per_second(lambda s=stream: next(s), 16 * SEQ_LEN)
       report(f"segments, pause_fraction {fraction}", speed)
   from pausejax.data.seqio.stream import SeqioBatches
@@ -101,7 +101,7 @@ def main() -> None:
   for fraction in (0.0, 0.1):
     stream = SeqioBatches(
       data_config(options, fraction),
-      tasks.get(data.task),
+      tasks.pretraining(data.task),
       batch_size=16,
       seed=0,
     )

@@ -36,9 +36,13 @@ def get_config(arg: str = "") -> Any:
   c.stop_at_step = 0
   # Rows of the global batch, over all devices and hosts.
   c.batch_size = 256
+  # Workdir of a run (or one of its checkpoints/STEP) to take parameters from.
+  c.init_from = ""
+  # Python module that registers tasks of your own (docs/tasks.md).
+  c.tasks_module = ""
 
   c.data = ConfigDict()
-  # Pretraining task: c4, text or stdlib_docs.
+  # Task; `pausejax tasks list` shows all. Finetuning: also gsm8k=1,squad=3.
   c.data.task = "c4"
   # segments: prepared once, batch a function of the step; seqio: streamed.
   c.data.door = "segments"
@@ -64,10 +68,28 @@ def get_config(arg: str = "") -> Any:
   c.data.tfds_name = "c4/en:3.1.0"
   # Folder of prepared TFDS data; empty: TFDS's own default.
   c.data.tfds_data_dir = ""
+  # Downstream tasks: folder of the published files; empty: TFDS by name.
+  c.data.local_dir = ""
   # Segments in the shuffle buffer of the seqio door.
   c.data.shuffle_buffer = 1000
   # Batches made ahead of the step.
   c.data.prefetch = 4
+
+  c.finetune = ConfigDict()
+  # Pauses of every example, M; -1: the task's own number.
+  c.finetune.num_pauses = -1
+  # append: behind the prefix; prepend: before it.
+  c.finetune.pause_position = "append"
+  # Text of one token to repeat in place of <pause>, such as "."; empty: <pause>.
+  c.finetune.filler = ""
+  # Whether the pauses belong to a bidirectional prefix.
+  c.finetune.pauses_in_prefix = False
+  # <pause> row of a checkpoint that saw none: mean of all rows, normal, keep.
+  c.finetune.pause_init = "mean"
+  # Train also on the hints of tasks that have some: targets on the pauses.
+  c.finetune.hints = True
+  # Several examples a row, attention never crossing; False: one a row.
+  c.finetune.packing = True
 
   c.model = ConfigDict()
   # Blocks.
@@ -98,6 +120,8 @@ def get_config(arg: str = "") -> Any:
   c.model.tied_embeddings = False
   # Attend within equal segment_ids only (packed examples).
   c.model.segment_attention = False
+  # causal, or bidirectional: positions of the prefix see all of the prefix.
+  c.model.prefix_attention = "causal"
   # Compute dtype, float32 or bfloat16; parameters are always float32.
   c.model.dtype = "bfloat16"
   # What the backward pass recomputes: none, names (cheap parts), full.
@@ -148,12 +172,18 @@ def get_config(arg: str = "") -> Any:
   c.checkpoint.keep = 3
   # Also keep every step that this divides; 0: none.
   c.checkpoint.keep_period = 0
+  # Finetuning: best checkpoints to keep, by the task's first metric.
+  c.checkpoint.keep_best = 0
 
   c.eval = ConfigDict()
   # Steps between measurements of the held-out loss; 0: only at the end.
   c.eval.every = 1000
   # Batches of held-out text to measure on; 0: all.
   c.eval.num_batches = 50
+  # Finetuning: held-out examples to answer each time; 0: none.
+  c.eval.num_examples = 0
+  # Examples answered at a time.
+  c.eval.batch_size = 32
 
   c.log = ConfigDict()
   # Steps between lines of metrics.jsonl.
@@ -163,21 +193,32 @@ def get_config(arg: str = "") -> Any:
   return c.lock()
 
 
-def parse_arg(arg: str, **choices: tuple) -> types.SimpleNamespace:
+def parse_arg(arg: str, **choices: tuple | str | int) -> types.SimpleNamespace:
   """Parses the text behind the colon of --config=file.py:key=value,key=value.
 
   Args:
     arg: the text; a key that is left out takes its first choice.
-    **choices: key -> its allowed values, all strings or (True, False).
+    **choices: key -> its allowed values, all strings or (True, False); or a
+      default, where any text or whole number will do.
 
   Raises:
     UsageError: an unknown key or value; the message names the nearest.
   """
-  values = {key: allowed[0] for key, allowed in choices.items()}
+  values = {k: c[0] if isinstance(c, tuple) else c for k, c in choices.items()}
   for part in filter(None, arg.split(",")):
     key, _, text = part.partition("=")
     errors.require_one_of("config argument", key, choices)
-    words = {str(v).lower(): v for v in choices[key]}
-    errors.require_one_of(f"config argument {key}", text.lower(), words)
-    values[key] = words[text.lower()]
+    choice = choices[key]
+    if isinstance(choice, int):
+      errors.require(
+        text.removeprefix("-").isdigit(),
+        f"config argument {key}: expected a whole number, got {text!r}",
+      )
+      values[key] = int(text)
+    elif isinstance(choice, str):
+      values[key] = text
+    else:
+      words = {str(v).lower(): v for v in choice}
+      errors.require_one_of(f"config argument {key}", text.lower(), words)
+      values[key] = words[text.lower()]
   return types.SimpleNamespace(**values)

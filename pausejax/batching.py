@@ -6,10 +6,14 @@ One batch is a dict, every array [B, T]:
   targets      int32  what each position must predict
   loss_mask    bool   True where the target counts
   positions    int32  0 .. T-1 within a segment
-  segment_ids  int32  1 for text and pauses, 0 for padding
+  segment_ids  int32  1 for text and pauses, 0 for padding; packed rows number
+                      their examples
 
 Inputs are exactly T long, never T - 1: odd lengths shut out fused attention.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,3 +60,51 @@ def language_model_batch(
 def _is_text_ahead(is_text_BT: np.ndarray) -> np.ndarray:
   """Returns bool [B, T], True up to the last text token of each row."""
   return np.maximum.accumulate(is_text_BT[:, ::-1], axis=1)[:, ::-1]
+
+
+class Packed(NamedTuple):
+  """One example of a packed row; arrays [N] over the positions it takes."""
+
+  tokens_N: np.ndarray
+  targets_N: np.ndarray
+  loss_mask_N: np.ndarray
+  in_prefix_N: np.ndarray
+
+
+def packed_batch(
+  rows: Sequence[Sequence[Packed]], *, seq_len: int, pad_id: int
+) -> Batch:
+  """Builds the batch of rows that hold several examples each.
+
+  Args:
+    rows: B rows of examples, together at most `seq_len` positions a row.
+    seq_len: T.
+    pad_id: id of the positions behind the last example; they never count.
+
+  Returns:
+    The batch described at the top of this file; segment_ids number the
+    examples of a row from 1, positions start anew with each, and `in_prefix`
+    (bool) is True where a bidirectional prefix reaches.
+  """
+  shape = (len(rows), seq_len)
+  batch = {
+    "tokens": np.full(shape, pad_id, np.int32),
+    "targets": np.full(shape, pad_id, np.int32),
+    "loss_mask": np.zeros(shape, bool),
+    "positions": np.zeros(shape, np.int32),
+    "segment_ids": np.zeros(shape, np.int32),
+    "in_prefix": np.zeros(shape, bool),
+  }
+  for b, row in enumerate(rows):
+    start = 0
+    for number, example in enumerate(row, start=1):
+      n = len(example.tokens_N)
+      place = b, slice(start, start + n)
+      batch["tokens"][place] = example.tokens_N
+      batch["targets"][place] = example.targets_N
+      batch["loss_mask"][place] = example.loss_mask_N
+      batch["positions"][place] = np.arange(n)
+      batch["segment_ids"][place] = number
+      batch["in_prefix"][place] = example.in_prefix_N
+      start += n
+  return batch

@@ -13,10 +13,16 @@ import pausejax
 from pausejax import errors
 
 VERBS = {
-  "train": "pretrain; resumes by itself from the workdir",
+  "train": "pretrain or finetune; resumes by itself from the workdir",
   "segments": "tokenise a task and cut it into segments, once",
   "tokenizer": "train a SentencePiece vocabulary on a task",
+  "inspect": "show what a task's sequences look like, and check them",
+  "evaluate": "answer a task's examples, under each number of pauses",
+  "study": "four variants x pauses x seeds, into one table",
+  "report": "a study as one self-contained page",
   "generate": "continue a prompt, with pauses before the answer",
+  "score": "score anybody's file of predictions, by a task's metrics",
+  "tasks": "list the tasks, and count local data",
 }
 
 

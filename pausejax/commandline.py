@@ -10,15 +10,19 @@ JSON, and reading that runs nothing.
 
 import argparse
 import ast
+import importlib
 import importlib.util
 import json
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from pausejax import errors, settings
+
+TakeOver = Callable[[argparse.Namespace, ConfigDict], None]
 
 _FIELD = re.compile(r"^  c\.([\w.]+) = ")
 
@@ -26,13 +30,28 @@ _FIELD = re.compile(r"^  c\.([\w.]+) = ")
 class Parser(argparse.ArgumentParser):
   """argparse with one-line errors that name the nearest right word."""
 
-  def __init__(self, verb: str, description: str | None, *, config: bool):
+  def __init__(
+    self,
+    verb: str,
+    description: str | None,
+    *,
+    config: bool,
+    fields: str = "configs.base",
+  ):
+    """Makes the parser of a verb.
+
+    Args:
+      verb: its name.
+      description: what `--help` opens with.
+      config: whether it takes --config.
+      fields: module whose comments document the fields of that config.
+    """
     super().__init__(
       prog=f"pausejax {verb}",
       description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
-      epilog=_help_of_fields() if config else None,
+      epilog=_help_of_fields(fields) if config else None,
     )
     if config:
       self.add_argument(
@@ -43,8 +62,16 @@ class Parser(argparse.ArgumentParser):
     """Raises a UsageError in place of printing the usage."""
     raise errors.UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
-  def parse(self, argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
-    """Returns the options and, where the verb takes one, the config."""
+  def parse(
+    self, argv: list[str], take_over: TakeOver | None = None
+  ) -> tuple[argparse.Namespace, ConfigDict]:
+    """Returns the options and, where the verb takes one, the config.
+
+    Args:
+      argv: the words behind the verb.
+      take_over: changes the config by what options and config say; changes
+        from the command line win over it.
+    """
     overrides = [a for a in argv if a.startswith("--config.")]
     rest = [a for a in argv if not a.startswith("--config.")]
     options, unknown = self.parse_known_args(rest)
@@ -57,6 +84,10 @@ class Parser(argparse.ArgumentParser):
     config = load_config(options.config)
     for arg in overrides:
       apply_override(config, arg)
+    if take_over is not None:
+      take_over(options, config)
+      for arg in overrides:
+        apply_override(config, arg)
     return options, config
 
   def _refuse(self, arg: str) -> None:
@@ -211,11 +242,10 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
     ) from e
 
 
-def _help_of_fields() -> str:
-  """Returns every field of `configs/base.py`: name, default, meaning."""
-  from configs import base
-
-  source = pathlib.Path(base.__file__).read_text().splitlines()
+def _help_of_fields(module: str) -> str:
+  """Returns every field of a config module: name, default, meaning."""
+  base = importlib.import_module(module)
+  source = pathlib.Path(str(base.__file__)).read_text().splitlines()
   config = base.get_config()
   lines, comment = ["fields of the config, changed by --config.NAME=VALUE:"], []
   for line in source:

@@ -26,6 +26,26 @@ PARAMETER_AXES = (
   "norm",
 )
 
+# Fields of the model that decide its parameters, and what they compute.
+SHAPE_FIELDS = (
+  "max_seq_len",
+  "num_layers",
+  "d_model",
+  "num_heads",
+  "num_kv_heads",
+  "d_ff",
+  "position",
+  "rope_theta",
+  "norm",
+  "mlp",
+  "qk_norm",
+  "bias",
+  "tied_embeddings",
+)
+
+PAUSE_POSITIONS = ("append", "prepend")
+PAUSE_INITS = ("mean", "normal", "keep")
+
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -48,6 +68,7 @@ class ModelConfig:
   bias: bool
   tied_embeddings: bool
   segment_attention: bool
+  prefix_attention: str
   dtype: str
   remat: str
   scan_unroll: int
@@ -62,6 +83,7 @@ class ModelConfig:
       ("position", ("learned", "rope")),
       ("norm", ("layernorm", "rmsnorm")),
       ("mlp", ("gelu", "swiglu")),
+      ("prefix_attention", ("causal", "bidirectional")),
       ("dtype", _DTYPES),
       ("remat", ("none", "names", "full")),
     ):
@@ -108,6 +130,7 @@ class DataConfig:
   holdout_every: int
   tfds_name: str
   tfds_data_dir: str
+  local_dir: str
   shuffle_buffer: int
   prefetch: int
 
@@ -129,6 +152,26 @@ class DataConfig:
     return pause.num_text_tokens(
       self.seq_len, self.pause_fraction, self.pause_mode
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+  """How downstream examples become sequences (`data/prompts.py`)."""
+
+  num_pauses: int
+  pause_position: str
+  filler: str
+  pauses_in_prefix: bool
+  pause_init: str
+  hints: bool
+  packing: bool
+
+  def __post_init__(self):
+    errors.require_in_range("finetune.num_pauses", self.num_pauses, -1)
+    errors.require_one_of(
+      "finetune.pause_position", self.pause_position, PAUSE_POSITIONS
+    )
+    errors.require_one_of("finetune.pause_init", self.pause_init, PAUSE_INITS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,23 +248,29 @@ class CheckpointConfig:
   every: int
   keep: int
   keep_period: int
+  keep_best: int
 
   def __post_init__(self):
     errors.require_in_range("checkpoint.every", self.every, 1)
     errors.require_in_range("checkpoint.keep", self.keep, 1)
     errors.require_in_range("checkpoint.keep_period", self.keep_period, 0)
+    errors.require_in_range("checkpoint.keep_best", self.keep_best, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-  """When to measure the held-out loss, and on how much."""
+  """When to measure held-out loss and answers, and on how much."""
 
   every: int
   num_batches: int
+  num_examples: int
+  batch_size: int
 
   def __post_init__(self):
     errors.require_in_range("eval.every", self.every, 0)
     errors.require_in_range("eval.num_batches", self.num_batches, 0)
+    errors.require_in_range("eval.num_examples", self.num_examples, 0)
+    errors.require_in_range("eval.batch_size", self.batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,8 +292,11 @@ class TrainConfig:
   num_steps: int
   stop_at_step: int
   batch_size: int
+  init_from: str
+  tasks_module: str
   model: Mapping[str, Any]
   data: DataConfig
+  finetune: FinetuneConfig
   optim: OptimConfig
   loss: LossConfig
   mesh: MeshConfig
@@ -281,6 +333,7 @@ class TrainConfig:
 
 _ROOMS = {
   "data": DataConfig,
+  "finetune": FinetuneConfig,
   "optim": OptimConfig,
   "loss": LossConfig,
   "mesh": MeshConfig,

@@ -98,6 +98,15 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
   )
 
 
+def placed(shapes: Any, mesh: Mesh) -> Any:
+  """Returns the tree of ShapeDtypeStructs with a sharding in each."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    shardings(shapes, mesh),
+  )
+
+
 def logical_axes(param: nnx.Variable, ndim: int) -> tuple[str | None, ...]:
   """Returns one logical axis a dimension of a parameter or its moment."""
   axes = param.get_metadata("axes")

@@ -1,5 +1,7 @@
 """Small decoders and batches that several test files share."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,4 +106,27 @@ def apply(decoder_: decoder.Decoder, batch_: batching.Batch) -> jax.Array:
     batch_["tokens"],
     positions_BT=batch_["positions"],
     segment_ids_BT=batch_["segment_ids"],
+    in_prefix_BT=batch_.get("in_prefix"),
   )
+
+
+@jax.jit
+def logits(decoder_: decoder.Decoder, batch_: batching.Batch) -> jax.Array:
+  """The decoder's logits for a batch."""
+  return decoder_.logits(apply(decoder_, batch_))
+
+
+def rows(
+  rows_: Sequence[Sequence[int]], prefix_lengths: Sequence[int]
+) -> batching.Batch:
+  """A batch of 32 positions: the rows from the left, a prefix in each."""
+  tokens_BT = np.zeros((len(rows_), 32), np.int32)
+  for tokens_T, row in zip(tokens_BT, rows_, strict=True):
+    tokens_T[: len(row)] = row
+  places_BT = np.broadcast_to(np.arange(32), tokens_BT.shape)
+  return {
+    "tokens": tokens_BT,
+    "positions": places_BT,
+    "segment_ids": np.ones_like(tokens_BT),
+    "in_prefix": places_BT < np.array(prefix_lengths)[:, None],
+  }

@@ -18,6 +18,8 @@ SMOKE = str(CONFIGS / "smoke.py")
 ARGS = {
   "base": [""],
   "smoke": ["", "pause=true", "pause=false"],
+  "finetune": ["", "task=gsm8k", "task=squad,pauses=50", "pauses=0"],
+  "parity": ["", "arm=none", "arm=hints", "arm=pauses", "arm=both,bits=100"],
   "pretrain_c4": [
     "",
     "pause=false",
@@ -35,7 +37,7 @@ WRONG_VERBS = [
   (["Train"], "did you mean 'train'?"),
   (["segment"], "did you mean 'segments'?"),
   (["generte", "--prompt=x"], "did you mean 'generate'?"),
-  ([""], "known: generate, segments, tokenizer, train"),
+  ([""], "known: evaluate, generate, inspect, report"),
   (["--config=x", "train"], "verb: unknown value"),
   (["-v"], "verb: unknown value '-v'"),
   (["tokenizer", "trian", "--config=x"], "did you mean 'train'?"),
@@ -172,7 +174,7 @@ WRONG_ARGUMENTS = [
   ("--config.log.every=0", "log.every: must be"),
   # Words that are not among the choices.
   ("--config.data.task=c5", "did you mean 'c4'?"),
-  ("--config.data.task=", "known: c4, stdlib_docs, text"),
+  ("--config.data.task=", "known: c4, commonsense_qa, coqa"),
   ("--config.data.task=text", "--config.data.files="),
   ("--config.data.door=segment", "did you mean 'segments'?"),
   ("--config.data.pause_mode=trim", "did you mean 'insert_trim'?"),
@@ -478,7 +480,8 @@ def test_help_names_every_field_with_default_and_meaning(verb, capsys):
 
 
 def test_every_config_file_has_its_arguments_listed_here():
-  assert {p.stem for p in CONFIGS.glob("*.py")} - {"__init__"} == set(ARGS)
+  found = {p.stem for p in CONFIGS.glob("*.py")} - {"__init__"}
+  assert found == {*ARGS, "study", "study_smoke"}  # See test_study.py.
 
 
 @pytest.mark.parametrize(
@@ -491,7 +494,7 @@ def test_every_config_builds_settings(name, arg):
   assert built.model_config(vocab_size=259).num_vocab_rows == 384
   if "pause=false" in arg:
     assert built.data.pause_fraction == 0.0
-  else:
+  elif name in ("pretrain_c4", "smoke"):
     assert built.data.pause_fraction == 0.1
 
 

@@ -315,23 +315,23 @@ def test_c4_and_text_read_files(tmp_path, data_config):
       files=f"{tmp_path}/c4-train.*",
       validation_files=f"{tmp_path}/c4-validation.*",
     )
-    found = read(tasks.get(task).source(data))
+    found = read(tasks.pretraining(task).source(data))
     assert found == {"train": TEXTS[:40], "validation": TEXTS[40:]}
 
 
 def test_c4_without_files_is_tfds(data_config):
-  source = tasks.get("c4").source(
+  source = tasks.pretraining("c4").source(
     data_config(task="c4", tfds_name="c4/en:3.0.1", tfds_data_dir="/data")
   )
   assert isinstance(source, corpora.TfdsSource)
   assert source.name == "c4/en:3.0.1"
   with pytest.raises(errors.UsageError, match="needs a version"):
-    tasks.get("c4").source(data_config(task="c4", tfds_name="c4/en"))
+    tasks.pretraining("c4").source(data_config(task="c4", tfds_name="c4/en"))
 
 
 def test_text_without_files_is_an_error(data_config):
   with pytest.raises(errors.UsageError, match=r"--config\.data\.files="):
-    tasks.get("text").source(data_config(files=""))
+    tasks.pretraining("text").source(data_config(files=""))
 
 
 def test_an_unknown_task_names_the_nearest():
@@ -345,7 +345,7 @@ def test_a_task_cannot_be_registered_twice():
 
 
 def test_the_embedded_corpus_is_split_without_loss(data_config):
-  source = tasks.get("stdlib_docs").source(data_config(task="stdlib_docs"))
+  source = tasks.pretraining("stdlib_docs").source(data_config(task="stdlib_docs"))
   found = read(source)
   total = [*found["train"], *found["validation"]]
   assert not set(found["train"]) & set(found["validation"])
@@ -357,7 +357,7 @@ def test_the_embedded_corpus_is_split_without_loss(data_config):
 
 def test_a_description_names_what_decides_the_documents(tmp_path, data_config):
   described = {
-    tasks.get(task).source(data_config(task=task, **changes)).describe()
+    tasks.pretraining(task).source(data_config(task=task, **changes)).describe()
     for task, changes in (
       ("text", {"files": "a"}),
       ("text", {"files": "b"}),

@@ -1,4 +1,4 @@
-"""The decoder: shapes of the paper, causality, and decoding with a cache."""
+"""The decoder: shapes of the paper, and which token may see which."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,6 @@ import pytest
 
 from configs import base
 from pausejax import settings
-from pausejax.inference import decode
 from pausejax.model import decoder
 from tests import models
 
@@ -29,24 +28,64 @@ def test_sizes_have_the_papers_parameter_counts(size, papers, ours):
   assert ours == pytest.approx(papers, rel=2e-3)
 
 
+@jax.jit
+def _is_read(model, batch):
+  """Bool [T, B, T]: whether vector t of row 0 depends on a token."""
+
+  def gradient(t):
+    loss = lambda m: jnp.sum(models.apply(m, batch)[0, t] ** 2)
+    return jax.grad(loss)(model).embedding[...]
+
+  grad_TVD = jax.vmap(gradient)(jnp.arange(32))
+  return (grad_TVD != 0).any(axis=-1)[:, batch["tokens"]]
+
+
+def _all_different(**arrays):
+  """Two rows in which every token is another id, so that gradients tell."""
+  tokens_BT = np.arange(64, dtype=np.int32).reshape(2, 32)
+  return {**models.batch(batch_size=2), "tokens": tokens_BT, **arrays}
+
+
 @variants
 def test_no_vector_depends_on_later_tokens(changes):
-  model = models.model(**changes)
-  # Every token another id: a row's gradient tells which token was read.
-  tokens_BT = np.arange(64, dtype=np.int32).reshape(2, 32)
-  batch = {**models.batch(batch_size=2), "tokens": tokens_BT}
+  read_TBT = _is_read(models.model(**changes), _all_different())
+  np.testing.assert_array_equal(read_TBT[:, 0], np.tri(32, dtype=bool))
+  assert not read_TBT[:, 1].any()
 
-  @jax.jit
-  def rows_read(t):
-    loss = lambda m: jnp.sum(models.apply(m, batch)[0, t] ** 2)
-    grad_VD = jax.grad(loss)(model).embedding[...]
-    return (grad_VD != 0).any(axis=-1)[tokens_BT]
 
-  for t in (0, 7, 30):
-    read_BT = rows_read(t)
-    assert read_BT[0, : t + 1].all()
-    assert not read_BT[0, t + 1 :].any()
-    assert not read_BT[1].any()
+@pytest.mark.parametrize("position", ["learned", "rope"])
+def test_a_prefix_sees_all_of_itself_and_nothing_behind_it(position):
+  model = models.model(prefix_attention="bidirectional", position=position)
+  t = np.arange(32)
+  batch = _all_different(in_prefix=np.stack([t < 12, t < 3]))
+  expected_TT = np.tri(32, dtype=bool)
+  expected_TT[:12, :12] = True
+  read_TBT = _is_read(model, batch)
+  np.testing.assert_array_equal(read_TBT[:, 0], expected_TT)
+  assert not read_TBT[:, 1].any()
+
+
+def test_packed_prefixes_see_themselves_only():
+  model = models.model(prefix_attention="bidirectional", segment_attention=True)
+  t = np.arange(32)
+  segments_T = np.where(t < 14, 1, 2)
+  in_prefix_T = (t < 5) | ((t >= 14) & (t < 19))
+  expected_TT = np.tri(32, dtype=bool)
+  expected_TT[:5, :5] = True
+  expected_TT[14:19, 14:19] = True
+  expected_TT[14:, :14] = False
+  batch = _all_different(
+    segment_ids=np.stack([segments_T] * 2),
+    in_prefix=np.stack([in_prefix_T] * 2),
+  )
+  np.testing.assert_array_equal(_is_read(model, batch)[:, 0], expected_TT)
+
+
+def test_causal_prefix_attention_reads_no_prefix():
+  model, batch = models.model(), models.batch(batch_size=1)
+  with_prefix = {**batch, "in_prefix": np.ones((1, 32), bool)}
+  x_BTD, y_BTD = models.apply(model, batch), models.apply(model, with_prefix)
+  np.testing.assert_array_equal(x_BTD, y_BTD)
 
 
 def test_segments_do_not_see_each_other():
@@ -87,67 +126,3 @@ def test_initialisation_is_as_documented():
   assert (model.final_norm.scale[...] == 1).all()
   layers = model.blocks.query.kernel[...]
   assert (layers[0] != layers[1]).any()
-
-
-@variants
-def test_cached_decoding_equals_the_full_forward_token_for_token(changes):
-  model = models.model(**changes)
-  prompts = [[0, 5, 9, 11, 30], [0, 7], [0, 40, 41, 42, 8, 9, 10, 3]]
-  num_pauses, num_new = 3, 8
-  tokens_BT, is_real_BT = decode.left_pad(
-    prompts, num_pauses=num_pauses, pause_id=models.PAUSE_ID
-  )
-  ids_BN = decode.generate(
-    model,
-    tokens_BT,
-    is_real_BT,
-    jax.random.key(0),
-    num_new=num_new,
-    temperature=0.0,
-    eos_id=1,
-    pause_id=models.PAUSE_ID,
-  )
-  for prompt, ids in zip(prompts, ids_BN.tolist(), strict=True):
-    row = [*prompt, *[models.PAUSE_ID] * num_pauses]
-    for expected in _greedy(model, row, num_new):
-      assert ids.pop(0) == expected
-      if expected == 1:
-        break
-
-
-def _greedy(model, row, num_new):
-  """The most likely next ids, each by one whole pass without a cache."""
-  for _ in range(num_new):
-    tokens_BT = np.zeros((1, 32), np.int32)
-    tokens_BT[0, : len(row)] = row  # What follows cannot be seen.
-    batch = {**models.batch(batch_size=1), "tokens": tokens_BT}
-    logits_V = _logits(model, batch)[0, len(row) - 1]
-    row.append(int(jnp.argmax(logits_V.at[models.PAUSE_ID].set(-jnp.inf))))
-    yield row[-1]
-
-
-@jax.jit
-def _logits(model, batch):
-  return model.logits(models.apply(model, batch))
-
-
-def test_a_pause_is_never_emitted():
-  model = models.model()
-  # A head that loves the pause above all.
-  model.untied_head[...] = model.untied_head[...].at[:, models.PAUSE_ID].set(9)
-  tokens_BT, is_real_BT = decode.left_pad(
-    [[0, 5]] * 16, num_pauses=2, pause_id=models.PAUSE_ID
-  )
-  for temperature in (0.0, 5.0):
-    ids_BN = decode.generate(
-      model,
-      tokens_BT,
-      is_real_BT,
-      jax.random.key(1),
-      num_new=20,
-      temperature=temperature,
-      eos_id=1,
-      pause_id=models.PAUSE_ID,
-    )
-    assert (ids_BN != models.PAUSE_ID).all()
-    assert (ids_BN < models.VOCAB_SIZE).all()

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "pausejax"
 FLOORS = {
   "errors": 0,
   "pause": 0,
+  "metrics": 0,
   "batching": 0,
   "settings": 0,
   "model": 1,
@@ -27,6 +28,7 @@ FLOORS = {
   "inference": 2,
   "data": 3,
   "tasks": 3,
+  "evaluation": 3,
   "commandline": 4,
   "programs": 4,
   "cli": 4,

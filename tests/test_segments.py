@@ -332,13 +332,13 @@ def test_a_batch_that_hosts_cannot_share_is_an_error(open_source):
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_a_restored_iterator_goes_on_as_if_uninterrupted(open_source, taken):
-  whole = batches.SegmentBatches(open_source())
+  whole = batches.StepBatches(open_source())
   expected = [next(whole) for _ in range(taken + 6)][taken:]
-  first = batches.SegmentBatches(open_source())
+  first = batches.StepBatches(open_source())
   for _ in range(taken):
     next(first)
   state = first.state()
-  second = batches.SegmentBatches(open_source())
+  second = batches.StepBatches(open_source())
   next(second)  # Where it was before does not matter.
   second.restore(state)
   assert second.state() == state
@@ -348,14 +348,14 @@ def test_a_restored_iterator_goes_on_as_if_uninterrupted(open_source, taken):
 
 def test_the_iterator_makes_the_batches_of_the_steps(open_source):
   source = open_source()
-  iterator = batches.SegmentBatches(source)
+  iterator = batches.StepBatches(source)
   for step in range(4):
     assert_same(next(iterator), source.training_batch(step))
 
 
 def test_the_fingerprint_tells_apart_what_changes_batches(open_source):
   prints = [
-    batches.SegmentBatches(open_source(**changes)).fingerprint()
+    batches.StepBatches(open_source(**changes)).fingerprint()
     for changes in (
       {},
       {"seed": SEED + 1},
@@ -369,7 +369,7 @@ def test_the_fingerprint_tells_apart_what_changes_batches(open_source):
     assert json.loads(json.dumps(a)) == a
     assert all(a != b for b in prints[:i])
   # How many hosts share the work does not change a batch.
-  shared = batches.SegmentBatches(open_source(host=(1, 2)))
+  shared = batches.StepBatches(open_source(host=(1, 2)))
   assert shared.fingerprint() == prints[0]
 
 

@@ -23,13 +23,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from pausejax import errors
-from pausejax.checkpoints import leaves
+from pausejax.checkpoints import folders, leaves
 from pausejax.settings import CheckpointConfig
 from pausejax.training.state import TrainState
 
 FORMAT = 1
-_COMMITTED = "commit_success.txt"
-_META = "meta.json"
 _TRASH = "trash"
 
 
@@ -110,9 +108,11 @@ class Store:
       "digests": _as_lists(leaves.digests(named)),
     }
     process = f"process_{jax.process_index()}-"
-    content = {_META: json.dumps(meta, indent=1).encode()}
+    content = {folders.META: json.dumps(meta, indent=1).encode()}
+    answers = meta.get("answers", {})
     saved = self._open().save(
       step,
+      metrics={"score": answers["score"]} if answers else None,
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(leaves.nest(items["params"])),
         opt_state=ocp.args.StandardSave(leaves.nest(items["opt_state"])),
@@ -152,7 +152,7 @@ class Store:
     """
     if not self._folder.exists():
       return None
-    steps, odd = self._find()
+    steps, odd = folders.find(self._folder)
     found = ", ".join(map(str, steps)) or "none"
     notes = [self._set_aside(*entry) for entry in odd]
     for step in reversed(steps):
@@ -193,31 +193,11 @@ class Store:
     Raises:
       UserError: there is no checkpoint.
     """
-    steps, _ = self._find() if self._folder.exists() else ([], [])
-    if not steps:
-      raise errors.UserError(f"no checkpoint in {self._folder}")
-    return self.meta(steps[-1])
+    return self.meta(folders.newest(self._folder))
 
   def meta(self, step: int) -> dict[str, Any]:
     """Returns meta.json of a step."""
-    return json.loads((self._folder / str(step) / "meta" / _META).read_text())
-
-  def _find(self) -> tuple[list[int], list[tuple[str, str]]]:
-    """Returns (whole steps, oldest first; other numbered folders and why)."""
-    steps, odd = [], []
-    for path in sorted(self._folder.iterdir(), key=lambda p: p.name):
-      if not path.name.isdigit():
-        continue
-      missing = [
-        part
-        for part in (_COMMITTED, f"meta/{_META}", "params", "opt_state", "data")
-        if not (path / part).exists()
-      ]
-      if missing:
-        odd.append((path.name, f"it lacks {', '.join(missing)}"))
-      else:
-        steps.append(int(path.name))
-    return sorted(steps), odd
+    return folders.meta(self._folder, step)
 
   def _restore_step(self, step, abstract) -> tuple[Restored | None, str]:
     """Returns (what the step holds, "") or (None, why it is broken)."""
@@ -281,16 +261,29 @@ class Store:
 def _writing(config: CheckpointConfig) -> ocp.CheckpointManagerOptions:
   policies = ocp.checkpoint_managers
   keep: list[Any] = [policies.LatestN(n=config.keep)]
+  if config.keep_best:
+    keep.append(
+      policies.BestN(
+        get_metric_fn=_score,
+        n=config.keep_best,
+        keep_checkpoints_without_metrics=False,
+      )
+    )
   if config.keep_period:
     keep.append(policies.EveryNSteps(config.keep_period))
   return ocp.CheckpointManagerOptions(
     preservation_policy=policies.AnyPreservationPolicy(keep),
+    best_fn=_score if config.keep_best else None,
     save_decision_policy=policies.FixedIntervalPolicy(1),
     cleanup_tmp_directories=True,
     # Renamed before it is deleted: a deletion cut short must not leave
     # something that looks like a checkpoint.
     todelete_subdir=_TRASH,
   )
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+  return metrics["score"]
 
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:

@@ -40,6 +40,23 @@ class Batches(Protocol):
     ...
 
 
+class StepSource(Protocol):
+  """What makes the batch of any step: segments, or finetuning examples."""
+
+  @property
+  def data(self) -> DataConfig:
+    """The settings; `prefetch` is read here."""
+    ...
+
+  def training_batch(self, step: int) -> batching.Batch:
+    """Returns this host's rows of the batch of `step`, counted from 0."""
+    ...
+
+  def fingerprint(self) -> dict:
+    """Returns what decides the batches."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentSource:
   """Makes the batch of any step from a store of segments.
@@ -106,6 +123,20 @@ class SegmentSource:
       text_BT[~exists_B] = batching.PADDING
       yield self._batch(text_BT, positions_B, self.seed ^ EVALUATION_SEED)
 
+  def fingerprint(self) -> dict:
+    """Returns corpus, tokenizer, lengths, batch size, seed and pauses."""
+    return {
+      "door": "segments",
+      "task": self.data.task,
+      "documents_sha256": self.store.index[self.store.split]["documents_sha256"],
+      **self.tokenizer.fingerprint(),
+      "seq_len": self.data.seq_len,
+      "batch_size": self.batch_size,
+      "seed": self.seed,
+      "pause_mode": self.data.pause_mode,
+      "pause_fraction": self.data.pause_fraction,
+    }
+
   def _rows(self) -> np.ndarray:
     index, count = self.host
     rows = self.batch_size // count
@@ -129,10 +160,10 @@ class SegmentSource:
     )
 
 
-class SegmentBatches:
-  """The training batches of a `SegmentSource`, made ahead by a thread."""
+class StepBatches:
+  """The training batches of a source, made ahead by a thread."""
 
-  def __init__(self, source: SegmentSource):
+  def __init__(self, source: StepSource):
     self._source = source
     self._start(0)
 
@@ -142,19 +173,8 @@ class SegmentBatches:
     return batch
 
   def fingerprint(self) -> dict:
-    """Returns corpus, tokenizer, lengths, batch size, seed and pauses."""
-    s = self._source
-    return {
-      "door": "segments",
-      "task": s.data.task,
-      "documents_sha256": s.store.index[s.store.split]["documents_sha256"],
-      **s.tokenizer.fingerprint(),
-      "seq_len": s.data.seq_len,
-      "batch_size": s.batch_size,
-      "seed": s.seed,
-      "pause_mode": s.data.pause_mode,
-      "pause_fraction": s.data.pause_fraction,
-    }
+    """Returns the source's."""
+    return self._source.fingerprint()
 
   def state(self) -> dict[str, bytes]:
     """Returns the number of the next step, which is all there is."""

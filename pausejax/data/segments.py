@@ -49,7 +49,7 @@ def identity(data: DataConfig, tokenizer: tokenizers.PauseTokenizer) -> dict:
     **tokenizer.fingerprint(),
   }
   if not data.segments_dir:
-    expected["source"] = tasks.get(data.task).source(data).describe()
+    expected["source"] = tasks.pretraining(data.task).source(data).describe()
   return expected
 
 
@@ -75,7 +75,7 @@ def write(
     raise errors.UserError(
       f"{out} exists already; remove it or choose another --out"
     )
-  source = tasks.get(data.task).source(data)
+  source = tasks.pretraining(data.task).source(data)
   temporary = out.with_name(out.name + ".partial")
   shutil.rmtree(temporary, ignore_errors=True)
   try:

@@ -28,6 +28,7 @@ class Tokenizer(Protocol):
   bos_id: int
   eos_id: int
   pad_id: int
+  adds_space: bool  # Whether the first word of a text gets a space in front.
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each text, without BOS or EOS."""
@@ -52,6 +53,7 @@ class PauseTokenizer:
     self.bos_id = base.bos_id
     self.eos_id = base.eos_id
     self.pad_id = base.pad_id
+    self.adds_space = base.adds_space
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the base's ids of each text; a pause is never among them."""
@@ -72,6 +74,7 @@ class ByteTokenizer:
   vocab_size = 259
   pad_id = bos_id = 0
   eos_id = 1
+  adds_space = False
   _first_byte = 3
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -106,6 +109,8 @@ class SentencePieceTokenizer:
     self.eos_id = self._model.eos_id()
     self.pad_id = max(self._model.pad_id(), 0)
     self.bos_id = max(self._model.bos_id(), 0)
+    first = self._model.encode("a", out_type=str)[0]
+    self.adds_space = first.startswith("\u2581")
     if self.eos_id < 0:
       raise errors.UserError(
         f"data.tokenizer: {path} has no end-of-sequence piece; documents "
@@ -148,6 +153,8 @@ class HuggingFaceTokenizer:
     # Many files ask to cut documents short or to fill them up.
     self._model.no_truncation()
     self._model.no_padding()
+    first = self._model.encode("a", add_special_tokens=False).tokens[:1]
+    self.adds_space = "".join(first).startswith(("\u2581", "\u0120"))
     vocabulary = self._model.get_vocab(with_added_tokens=True)
     names = [n for n in self._EOS_NAMES if n in vocabulary]
     if not names:

@@ -1,10 +1,11 @@
-"""Pause inference: prefill prefix + M pauses at once, then read token by token.
+"""Pause inference: read prefix and pauses at once, then answer id by id.
 
 Output is read only after the last pause (Goyal et al., section 3.3). Rows are
 padded on the left, so that all of them end in the same slot of the cache, and
-`<pause>` is never emitted.
+`<pause>` is never emitted. A row's ids depend neither on the rows beside it nor
+on the amount of padding.
 
-B batch, T prompt tokens, S cache slots, V vocabulary rows.
+B batch, T prompt tokens, S cache slots, V vocabulary rows, N new ids.
 """
 
 import functools
@@ -14,33 +15,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pausejax import errors, pause
+from pausejax import errors
+from pausejax.inference import cached
 from pausejax.model.decoder import Decoder
 
 
+def bucket_length(length: int) -> int:
+  """Returns the next of 32, 48, 64, 96, 128, 192, ... that is not smaller.
+
+  Every width is compiled once: up to 2048 there are 13 of these, and above 32
+  less than a third of a row is padding.
+  """
+  width = 32
+  while width < length:
+    width = width * 3 // 2 if width & (width - 1) == 0 else width * 4 // 3
+  return width
+
+
 def left_pad(
-  prompts: Sequence[Sequence[int]], *, num_pauses: int, pause_id: int
+  rows: Sequence[Sequence[int]], *, width: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Appends the pauses and lines the rows up at their ends.
+  """Lines rows of ids up at their ends.
 
   Args:
-    prompts: ids of each prompt, at least one.
-    num_pauses: M, pauses behind every prompt.
-    pause_id: id of `<pause>`.
+    rows: ids of each prompt with its pauses.
+    width: T, at least the longest row; `bucket_length` bounds recompilation.
+    pad_id: any id, written in front of the shorter rows.
 
   Returns:
-    (tokens_BT int32, is_real_BT bool), T being the longest row.
+    (tokens_BT int32, is_real_BT bool).
+
+  Raises:
+    ValueError: a row is longer than `width`.
   """
-  rows = [
-    pause.append_pauses(np.asarray(p, np.int32), num_pauses, pause_id)
-    for p in prompts
-  ]
-  longest = max(len(row) for row in rows)
-  tokens_BT = np.zeros((len(rows), longest), np.int32)
-  is_real_BT = np.zeros((len(rows), longest), bool)
+  tokens_BT = np.full((len(rows), width), pad_id, np.int32)
+  is_real_BT = np.zeros((len(rows), width), bool)
   for i, row in enumerate(rows):
-    tokens_BT[i, longest - len(row) :] = row
-    is_real_BT[i, longest - len(row) :] = True
+    if len(row) > width:
+      raise ValueError(f"row {i} has {len(row)} ids, more than width {width}")
+    tokens_BT[i, width - len(row) :] = row
+    is_real_BT[i, width - len(row) :] = True
   return tokens_BT, is_real_BT
 
 
@@ -61,71 +75,110 @@ def generate(
   model: Decoder,
   tokens_BT: jax.Array,
   is_real_BT: jax.Array,
+  in_prefix_BT: jax.Array,
   key: jax.Array,
   *,
   num_new: int,
   temperature: jax.Array | float,
-  eos_id: int,
-  pause_id: int,
+  top_k: jax.Array | int,
+  top_p: jax.Array | float,
+  eos_id: jax.Array | int,
+  pause_id: jax.Array | int,
 ) -> jax.Array:
-  """Returns int32 [B, num_new] sampled ids; EOS fills a row after its end.
+  """Returns int32 [B, num_new] ids; EOS fills a row after its end.
 
   Args:
     model: the decoder.
-    tokens_BT: left-padded prompts with their pauses, from `left_pad`.
+    tokens_BT: int32 prompts with their pauses, from `left_pad`.
     is_real_BT: bool, False on the padding.
+    in_prefix_BT: bool, see `cached.prefill`.
     key: random key of the sampling.
     num_new: ids to make at most, at least 1.
     temperature: divides the logits; 0 takes the most likely id.
+    top_k: sample among so many of the most likely ids; 0 is off.
+    top_p: sample among the fewest of the most likely ids whose probabilities,
+      after temperature and `top_k`, sum to this at least; 1 is off.
     eos_id: ends a row.
     pause_id: an id that is never chosen.
   """
-  batch_size, prompt_len = tokens_BT.shape
-  num_slots = prompt_len + num_new
-  slots_S = jnp.arange(num_slots)
-  is_real_BS = jnp.pad(is_real_BT, ((0, 0), (0, num_new)), constant_values=True)
-  # A row's position 0 is its first real token.
-  padding_B = prompt_len - is_real_BT.sum(axis=1)
+  decoder = cached.unstack(model)
+  prompt_len = tokens_BT.shape[1]
+  prefix = cached.prefill(
+    decoder, tokens_BT, is_real_BT, in_prefix_BT, room=num_new - 1
+  )
+  later = ((0, 0), (0, num_new - 1))
+  is_real_BS = jnp.pad(is_real_BT, later, constant_values=True)
+  slots_S = jnp.arange(is_real_BS.shape[1])
 
-  def forward(tokens_BT, offset, cache):
-    slots_T = offset + jnp.arange(tokens_BT.shape[1])
-    seen_TS = slots_S <= slots_T[:, None]
-    mask_BTS = seen_TS & is_real_BS[:, None, :]
-    # Padding attends to itself, which keeps its softmax finite.
-    mask_BTS |= slots_S == slots_T[:, None]
-    x_BTD, cache = model.with_cache(
-      tokens_BT,
-      positions_BT=jnp.maximum(slots_T - padding_B[:, None], 0),
-      mask_BTS=mask_BTS,
-      cache=cache,
-      offset=offset,
+  def choose(x_BD, i):
+    logits_BV = decoder.model.logits(x_BD[:, None])[:, 0]
+    return choose_ids(
+      logits_BV.at[:, pause_id].set(-jnp.inf),
+      jax.random.fold_in(key, i),
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
     )
-    return model.logits(x_BTD[:, -1:])[:, 0], cache
-
-  def choose(logits_BV, key):
-    logits_BV = logits_BV.at[:, pause_id].set(-jnp.inf)
-    scaled_BV = logits_BV / jnp.maximum(temperature, 1e-6)
-    return jnp.where(
-      temperature > 0,
-      jax.random.categorical(key, scaled_BV),
-      jnp.argmax(logits_BV, axis=-1),
-    ).astype(jnp.int32)
 
   def is_going_on(carry):
-    i, _, _, ended_B, _ = carry
-    return (i < num_new) & ~jnp.all(ended_B)
+    i, _, is_done_B, _, _ = carry
+    return (i < num_new) & ~jnp.all(is_done_B)
 
-  def one_token(carry):
-    i, logits_BV, out_BN, ended_B, cache = carry
-    id_B = choose(logits_BV, jax.random.fold_in(key, i))
-    id_B = jnp.where(ended_B, eos_id, id_B)
+  def one_more(carry):
+    i, id_B, is_done_B, out_BN, cache = carry
+    slot = prompt_len + i - 1
+    x_BTD, cache = cached.extend(
+      decoder,
+      id_B[:, None],
+      positions_BT=prefix.length_B1() + i - 1,
+      mask_BTS=(is_real_BS & (slots_S <= slot))[:, None],
+      cache=cache,
+      offset=slot,
+    )
+    id_B = jnp.where(is_done_B, eos_id, choose(x_BTD[:, 0], i))
     out_BN = out_BN.at[:, i].set(id_B)
-    logits_BV, cache = forward(id_B[:, None], prompt_len + i, cache)
-    return i + 1, logits_BV, out_BN, ended_B | (id_B == eos_id), cache
+    return i + 1, id_B, is_done_B | (id_B == eos_id), out_BN, cache
 
-  cache = model.empty_cache(batch_size, num_slots)
-  logits_BV, cache = forward(tokens_BT, 0, cache)
-  out_BN = jnp.full((batch_size, num_new), eos_id, jnp.int32)
-  ended_B = jnp.zeros(batch_size, bool)
-  start = (0, logits_BV, out_BN, ended_B, cache)
-  return jax.lax.while_loop(is_going_on, one_token, start)[2]
+  id_B = choose(prefix.last_BD, 0)
+  out_BN = jnp.full((len(id_B), num_new), eos_id, jnp.int32)
+  out_BN = out_BN.at[:, 0].set(id_B)
+  start = (1, id_B, id_B == eos_id, out_BN, prefix.cache)
+  return jax.lax.while_loop(is_going_on, one_more, start)[3]
+
+
+def choose_ids(
+  logits_BV: jax.Array,
+  key: jax.Array,
+  *,
+  temperature: jax.Array | float,
+  top_k: jax.Array | int,
+  top_p: jax.Array | float,
+) -> jax.Array:
+  """Returns int32 [B], one id a row; see `generate` for the arguments.
+
+  Logits of -inf are never chosen. Row b's draw depends on key and b alone.
+  """
+
+  def most_likely():
+    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+  def sample():
+    order_BV = jnp.argsort(logits_BV, axis=-1, descending=True)
+    scaled_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1) / temperature
+    kept_BV = _truncate(scaled_BV, top_k, top_p)
+    rank_B1 = jax.random.categorical(key, kept_BV)[:, None]
+    return jnp.take_along_axis(order_BV, rank_B1, axis=-1)[:, 0]
+
+  # A real branch: the most likely id needs no sorted vocabulary.
+  return jax.lax.cond(temperature > 0, sample, most_likely)
+
+
+def _truncate(sorted_BV, top_k, top_p):
+  """Returns logits, sorted from high to low, with -inf outside the limits."""
+  rank_V = jnp.arange(sorted_BV.shape[1])
+  top_BV = jnp.where((top_k > 0) & (rank_V >= top_k), -jnp.inf, sorted_BV)
+  p_BV = jax.nn.softmax(top_BV, axis=-1)
+  before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
+  # The most likely id always stays.
+  is_over_BV = (top_p < 1) & (before_BV >= top_p) & (rank_V > 0)
+  return jnp.where(is_over_BV, -jnp.inf, top_BV)

@@ -20,7 +20,6 @@ heads, H head_dim, V vocabulary rows, L layers.
 """
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +41,6 @@ _REMAT_POLICIES = {
 }
 
 
-class Cache(NamedTuple):
-  """Keys and values of all layers, each [L, B, S, K, H]."""
-
-  k_LBSKH: jax.Array
-  v_LBSKH: jax.Array
-
-
 class Norm(nnx.Module):
   """Layer norm or RMS norm over the last axis."""
 
@@ -67,19 +59,22 @@ class Norm(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """A weight of any rank and an optional bias, applied as one einsum."""
+  """A weight of any rank and an optional bias.
+
+  The first `num_in` dimensions of the weight meet the last ones of the input.
+  """
 
   def __init__(
     self,
     key: jax.Array,
-    equation: str,
     shape: tuple[int, ...],
     axes: tuple[str, ...],
     *,
     bias_dims: int,
+    num_in: int = 1,
     stddev: float = INIT_STDDEV,
   ):
-    self.equation = equation
+    self.num_in = num_in
     kernel = stddev * jax.random.normal(key, shape, jnp.float32)
     self.kernel = nnx.Param(kernel, axes=axes)
     # A bias lies along the output dimensions, which come last.
@@ -93,7 +88,7 @@ class Linear(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns the product in the dtype of `x`."""
-    y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype))
+    y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), self.num_in)
     return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -110,39 +105,30 @@ class Block(nnx.Module):
     two, one = (2, 1) if c.bias else (0, 0)
 
     self.attention_norm = Norm(c.norm, c.d_model, c.bias)
-    self.query = Linear(
-      next(keys), "btd,dnh->btnh", q_shape, qkv[0], bias_dims=two
-    )
-    self.key = Linear(
-      next(keys), "btd,dkh->btkh", kv_shape, qkv[1], bias_dims=two
-    )
-    self.value = Linear(
-      next(keys), "btd,dkh->btkh", kv_shape, qkv[1], bias_dims=two
-    )
+    self.query = Linear(next(keys), q_shape, qkv[0], bias_dims=two)
+    self.key = Linear(next(keys), kv_shape, qkv[1], bias_dims=two)
+    self.value = Linear(next(keys), kv_shape, qkv[1], bias_dims=two)
     self.query_norm = Norm("rmsnorm", c.head_dim, False) if c.qk_norm else None
     self.key_norm = Norm("rmsnorm", c.head_dim, False) if c.qk_norm else None
     self.mix = Linear(
       next(keys),
-      "btnh,nhd->btd",
       (c.num_heads, c.head_dim, c.d_model),
       ("heads", "head_dim", "embed"),
       bias_dims=one,
+      num_in=2,
       stddev=to_stream,
     )
 
     self.mlp_norm = Norm(c.norm, c.d_model, c.bias)
     wide, wide_axes = (c.d_model, c.d_ff), ("embed", "mlp")
-    self.expand = Linear(
-      next(keys), "btd,df->btf", wide, wide_axes, bias_dims=one
-    )
+    self.expand = Linear(next(keys), wide, wide_axes, bias_dims=one)
     self.gate = (
-      Linear(next(keys), "btd,df->btf", wide, wide_axes, bias_dims=one)
+      Linear(next(keys), wide, wide_axes, bias_dims=one)
       if c.mlp == "swiglu"
       else None
     )
     self.contract = Linear(
       next(keys),
-      "btf,fd->btd",
       (c.d_ff, c.d_model),
       ("mlp", "embed"),
       bias_dims=one,
@@ -157,7 +143,15 @@ class Block(nnx.Module):
     cache: tuple[jax.Array, jax.Array] | None,
     offset: jax.Array | int,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-    """Returns the stream and this layer's cache, both after the block."""
+    """Returns the stream and this layer's cache, both after the block.
+
+    Args:
+      x_BTD: the stream.
+      positions_BT: int32 positions, for rotary ones.
+      mask_BTS: bool, True where token t may read slot s; None is causal.
+      cache: (k_BKSH, v_BKSH); None: the tokens read only one another.
+      offset: the tokens' keys and values go to slots offset .. offset + T - 1.
+    """
     x_BTD, cache = self._attend(x_BTD, positions_BT, mask_BTS, cache, offset)
     x_BTD = x_BTD + self._feed_forward(self.mlp_norm(x_BTD))
     return sharding.constrain(x_BTD, "batch", None, None), cache
@@ -173,9 +167,12 @@ class Block(nnx.Module):
       k = layers.rope(k, positions_BT, theta)
     q, k, v = checkpoint_name((q, k, v), "qkv")
     if cache is not None:
-      k = jax.lax.dynamic_update_slice(cache[0], k, (0, offset, 0, 0))
-      v = jax.lax.dynamic_update_slice(cache[1], v, (0, offset, 0, 0))
+      # Slots lie inside: a step reads each head's keys and values in one piece.
+      start = (0, 0, offset, 0)
+      k = jax.lax.dynamic_update_slice(cache[0], k.swapaxes(1, 2), start)
+      v = jax.lax.dynamic_update_slice(cache[1], v.swapaxes(1, 2), start)
       cache = (k, v)
+      k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     attended = layers.attention(q, k, v, mask_BTS)
     mixed = self.mix(checkpoint_name(attended, "attended"))
     return x_BTD + checkpoint_name(mixed, "mixed"), cache
@@ -222,46 +219,43 @@ class Decoder(nnx.Module):
     *,
     positions_BT: jax.Array,
     segment_ids_BT: jax.Array,
+    in_prefix_BT: jax.Array | None = None,
   ) -> jax.Array:
-    """Returns the final vectors [B, T, D] of a causal pass.
+    """Returns the final vectors [B, T, D] of one pass.
 
     Args:
       tokens_BT: int32 ids in [0, vocab_size).
       positions_BT: int32 in [0, max_seq_len).
       segment_ids_BT: int32; read only if `config.segment_attention`.
+      in_prefix_BT: bool, True on the positions that see one another in both
+        directions; read only if `config.prefix_attention` is "bidirectional".
     """
-    mask_BTS = None
-    if self.config.segment_attention:
-      mask_BTS = layers.causal_segment_mask(segment_ids_BT)
-    return self._run(tokens_BT, positions_BT, mask_BTS, None, 0)[0]
-
-  def with_cache(
-    self,
-    tokens_BT: jax.Array,
-    *,
-    positions_BT: jax.Array,
-    mask_BTS: jax.Array,
-    cache: Cache,
-    offset: jax.Array | int,
-  ) -> tuple[jax.Array, Cache]:
-    """Like a call, reading and writing keys and values in slots of a cache.
-
-    Args:
-      tokens_BT: int32 ids; their keys go to slots offset .. offset + T - 1.
-      positions_BT: int32 positions of the tokens.
-      mask_BTS: bool, True where token t may read slot s.
-      cache: from `empty_cache` or an earlier call.
-      offset: the first slot to write.
-    """
-    x_BTD, cache = self._run(tokens_BT, positions_BT, mask_BTS, cache, offset)
-    return x_BTD, Cache(*cache)
-
-  def empty_cache(self, batch_size: int, num_slots: int) -> Cache:
-    """Returns a cache of zeros with room for `num_slots` tokens a row."""
     c = self.config
-    kv_heads = (c.num_kv_heads, c.head_dim)
-    shape = (c.num_layers, batch_size, num_slots, *kv_heads)
-    return Cache(jnp.zeros(shape, c.dtype), jnp.zeros(shape, c.dtype))
+    mask_BTT = layers.attention_mask(
+      segment_ids_BT if c.segment_attention else None,
+      in_prefix_BT if c.prefix_attention == "bidirectional" else None,
+    )
+
+    def run_block(x_BTD, block):
+      return block(x_BTD, positions_BT, mask_BTT, None, 0)
+
+    if c.remat != "none":
+      policy = _REMAT_POLICIES[c.remat]
+      run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=False)
+    x_BTD, _ = jax.lax.scan(
+      run_block,
+      self.embed(tokens_BT, positions_BT),
+      self.blocks,
+      unroll=min(c.scan_unroll, c.num_layers),
+    )
+    return self.final_norm(x_BTD)
+
+  def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Returns the vectors [B, T, D] that the first block reads."""
+    x_BTD = self._rows(self.embedding, tokens_BT)
+    if self.position_embedding is not None:
+      x_BTD += self._rows(self.position_embedding, positions_BT)
+    return x_BTD
 
   def head_DV(self) -> jax.Array:
     """Returns the float32 matrix that turns vectors into logits."""
@@ -277,25 +271,6 @@ class Decoder(nnx.Module):
     )
     is_id_V = jnp.arange(w_DV.shape[1]) < self.config.vocab_size
     return jnp.where(is_id_V, logits_BTV, -jnp.inf)
-
-  def _run(self, tokens_BT, positions_BT, mask_BTS, cache, offset):
-    c = self.config
-    x_BTD = self._rows(self.embedding, tokens_BT)
-    if self.position_embedding is not None:
-      x_BTD += self._rows(self.position_embedding, positions_BT)
-
-    def run_block(x_BTD, block_and_cache):
-      block, layer_cache = block_and_cache
-      return block(x_BTD, positions_BT, mask_BTS, layer_cache, offset)
-
-    if c.remat != "none":
-      policy = _REMAT_POLICIES[c.remat]
-      run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=False)
-    unroll = min(c.scan_unroll, c.num_layers)
-    x_BTD, cache = jax.lax.scan(
-      run_block, x_BTD, (self.blocks, cache), unroll=unroll
-    )
-    return self.final_norm(x_BTD), cache
 
   def _rows(self, table: nnx.Param, ids_BT: jax.Array) -> jax.Array:
     # The table is brought together first: indexing a sharded one makes XLA

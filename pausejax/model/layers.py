@@ -62,8 +62,26 @@ def attention(
   )
 
 
-def causal_segment_mask(segment_ids_BT: jax.Array) -> jax.Array:
-  """Returns bool [B, T, T]: same segment, and not later."""
-  seq_len = segment_ids_BT.shape[1]
-  same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-  return same_BTT & jnp.tri(seq_len, dtype=bool)
+def attention_mask(
+  segment_ids_BT: jax.Array | None, in_prefix_BT: jax.Array | None
+) -> jax.Array | None:
+  """Returns bool [B, T, T], True where t may attend to s; None is causal.
+
+  Position t attends to itself and to what is before it. A position of the
+  prefix attends to the whole prefix (Goyal et al., figure 1).
+
+  Args:
+    segment_ids_BT: attention stays within equal ids; None: one segment.
+    in_prefix_BT: bool, True on the prefix; None: none is bidirectional.
+      Where several examples share a row, give segments too: prefixes of one
+      segment count as one.
+  """
+  given_BT = segment_ids_BT if in_prefix_BT is None else in_prefix_BT
+  if given_BT is None:
+    return None
+  may_BTT = jnp.tri(given_BT.shape[1], dtype=bool)[None]
+  if in_prefix_BT is not None:
+    may_BTT |= in_prefix_BT[:, :, None] & in_prefix_BT[:, None, :]
+  if segment_ids_BT is not None:
+    may_BTT &= segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+  return may_BTT

@@ -1,83 +1,104 @@
-"""Continues a prompt: the model reads it, waits M pauses, then answers.
+"""Continues prompts: the model reads them, waits M pauses, then answers.
 
   pausejax generate --checkpoint=run --pauses=10 --prompt="The assert statement"
+  pausejax generate --checkpoint=run --temperature=0.8 --top_p=0.95 \\
+    --prompt="The assert statement" --prompt="A module is"
 
-`--checkpoint` is the workdir of a run; model and tokenizer come from there.
-Temperature 0 takes the most likely token every time.
+`--checkpoint` is the workdir of a run, or WORKDIR/checkpoints/STEP; model and
+tokenizer come from there. Temperature 0 takes the most likely token every time.
 """
 
-import pathlib
+from collections.abc import Iterator
 
-from pausejax import commandline, errors
-from pausejax.data import tokenizers
+import numpy as np
+
+from pausejax import commandline, errors, pause, settings
+from pausejax.evaluation import trained
 
 
 def main(argv: list[str]) -> int:
-  """Prints the prompt and its continuation."""
+  """Prints each prompt and its continuation."""
   parser = commandline.Parser("generate", __doc__, config=False)
   add = parser.add_argument
-  add("--checkpoint", required=True, help="workdir of a training run")
-  add("--prompt", required=True, help="text to continue")
-  add("--pauses", type=int, default=0, help="pauses after the prompt (0)")
+  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
+  add("--prompt", required=True, action="append", help="text, repeatable")
+  add("--pauses", type=int, default=0, help="pauses with each prompt (0)")
+  add("--pause_position", default="append", help="append or prepend (append)")
   add("--max_new_tokens", type=int, default=64, help="at most so many (64)")
   add("--temperature", type=float, default=0.0, help="0 is greedy (0)")
+  add("--top_k", type=int, default=0, help="sample among k ids; 0: all (0)")
+  add("--top_p", type=float, default=1.0, help="or among this mass (1)")
   add("--seed", type=int, default=0, help="of the sampling (0)")
   options, _ = parser.parse(argv)
   errors.require_in_range("--pauses", options.pauses, 0)
+  errors.require_one_of(
+    "--pause_position", options.pause_position, settings.PAUSE_POSITIONS
+  )
   errors.require_in_range("--max_new_tokens", options.max_new_tokens, 1)
   errors.require_in_range("--seed", options.seed, 0, 2**63 - 1)
   errors.require_in_range("--temperature", options.temperature, 0.0)
-  print(options.prompt + _continue(options))
+  errors.require_in_range("--top_k", options.top_k, 0, 2**31 - 1)
+  errors.require_in_range("--top_p", options.top_p, 0.0, 1.0)
+  for prompt, text in zip(options.prompt, _continue(options), strict=True):
+    print(prompt + text)
   return 0
 
 
-def _continue(options) -> str:
-  """Returns the text that follows the prompt."""
-  import jax
-  from etils import epath
+def _continue(options) -> Iterator[str]:
+  """Yields the text that follows each prompt."""
+  run = trained.find(options.checkpoint)
+  prompts = run.tokenizer.encode(options.prompt)
+  ids_BN = _generate(options, run, [_row(ids, options, run) for ids in prompts])
+  eos_id, decode = run.tokenizer.eos_id, run.tokenizer.decode
+  for prompt, ids in zip(prompts, ids_BN.tolist(), strict=True):
+    end = ids.index(eos_id) if eos_id in ids else len(ids)
+    # Together with the prompt: SentencePiece drops a leading space.
+    yield decode([*prompt, *ids[:end]]).removeprefix(decode(prompt))
 
-  from pausejax.checkpoints.store import Store
-  from pausejax.inference import decode
-  from pausejax.model import decoder
-  from pausejax.settings import ModelConfig
 
-  workdir = pathlib.Path(options.checkpoint).resolve()
-  store = Store(epath.Path(workdir / "checkpoints"), None)
-  meta = store.newest_meta()
-  tokenizer = _tokenizer(workdir, meta)
-  config = ModelConfig(**meta["model"])
-  prompt = [tokenizer.bos_id, *tokenizer.encode([options.prompt])[0]]
-  decode.check_length(
-    len(prompt), options.pauses, options.max_new_tokens, config.max_seq_len
+def _row(ids: list[int], options, run: trained.Trained) -> list[int]:
+  """Returns the ids of one prompt, BOS and pauses in place."""
+  add = {"append": pause.append_pauses, "prepend": pause.prepend_pauses}
+  text_T = np.asarray(ids, np.int32)
+  body_T = add[options.pause_position](
+    text_T, options.pauses, run.tokenizer.pause_id
   )
-  model = store.restore_params(
-    jax.eval_shape(lambda: decoder.init(config, 0)), meta["step"]
+  return [run.tokenizer.bos_id, *body_T.tolist()]
+
+
+def _generate(
+  options, run: trained.Trained, rows: list[list[int]]
+) -> np.ndarray:
+  """Returns int32 [B, N], what the model answers to each row."""
+  import jax
+
+  from pausejax import sharding
+  from pausejax.inference import decode
+
+  longest = max(map(len, rows))
+  decode.check_length(
+    longest - options.pauses,
+    options.pauses,
+    options.max_new_tokens,
+    run.model.max_seq_len,
   )
   tokens_BT, is_real_BT = decode.left_pad(
-    [prompt], num_pauses=options.pauses, pause_id=tokenizer.pause_id
+    rows, width=decode.bucket_length(longest), pad_id=run.tokenizer.pad_id
   )
+  pauses_too = run.meta["config"]["finetune"]["pauses_in_prefix"]
+  is_pause_BT = tokens_BT == run.tokenizer.pause_id
+  mesh = sharding.make_mesh(settings.MeshConfig(data=-1, fsdp=1, tensor=1))
   ids_BN = decode.generate(
-    model,
+    run.load(mesh),
     tokens_BT,
     is_real_BT,
+    is_real_BT & (pauses_too | ~is_pause_BT),
     jax.random.key(options.seed),
     num_new=options.max_new_tokens,
     temperature=options.temperature,
-    eos_id=tokenizer.eos_id,
-    pause_id=tokenizer.pause_id,
+    top_k=options.top_k,
+    top_p=options.top_p,
+    eos_id=run.tokenizer.eos_id,
+    pause_id=run.tokenizer.pause_id,
   )
-  ids = ids_BN[0].tolist()
-  end = ids.index(tokenizer.eos_id) if tokenizer.eos_id in ids else len(ids)
-  # Together with the prompt: SentencePiece drops a leading space.
-  whole = tokenizer.decode([*prompt[1:], *ids[:end]])
-  return whole.removeprefix(tokenizer.decode(prompt[1:]))
-
-
-def _tokenizer(workdir: pathlib.Path, meta: dict) -> tokenizers.PauseTokenizer:
-  """Returns the tokenizer that the run kept, checked against the checkpoint."""
-  files = sorted(workdir.glob("tokenizer.*"))
-  tokenizer = tokenizers.load(str(files[0]) if files else "bytes")
-  errors.require_same(
-    f"the tokenizer in {workdir}", tokenizer.fingerprint(), meta["tokenizer"]
-  )
-  return tokenizer
+  return np.asarray(ids_BN)

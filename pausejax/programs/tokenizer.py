@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
   options, tree = parser.parse(argv)
   errors.require_in_range("--vocab_size", options.vocab_size, 260)
   config = settings.train_config(tree.to_dict())
-  source = tasks.get(config.data.task).source(config.data)
+  source = tasks.pretraining(config.data.task).source(config.data)
   documents = list(corpora.require_documents(source, "train"))
   model = tokenizers.train_sentencepiece(
     documents, vocab_size=options.vocab_size

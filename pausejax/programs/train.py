@@ -1,30 +1,33 @@
-"""Pretrains a decoder, with pauses or without, and resumes by itself.
+"""Pretrains or finetunes a decoder, and resumes by itself.
 
   pausejax train --config=configs/smoke.py --workdir=run
   pausejax train --config=configs/pretrain_c4.py:size=130m,pause=true \\
     --config.optim.learning_rate=3e-4 --config.batch_size=256 --workdir=run
+  pausejax train --config=configs/finetune.py:task=squad,pauses=50 \\
+    --init_from=run --config.data.local_dir=/data/squad --workdir=squad50
 
-The workdir gets config.json, the tokenizer, metrics.jsonl (a line a step) and
+With --init_from the model's shape and the tokenizer are those of the run named
+there. The workdir gets config.json, the tokenizer, metrics.jsonl (a line a step) and
 checkpoints/. Start the same command again, after a crash or a kill, and it
 goes on from the newest checkpoint as if nothing had happened: on the same
 devices the losses are the same to the last bit.
 """
 
+import argparse
 import contextlib
 import fcntl
 import functools
-import itertools
 import json
 import pathlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 
+from ml_collections import ConfigDict
+
 from pausejax import commandline, errors, settings, tasks
-from pausejax.data import tokenizers
+from pausejax.data import doors, prompts, tokenizers
 from pausejax.errors import require_same
+from pausejax.evaluation import trained
 from pausejax.runtime import signals
 from pausejax.settings import TrainConfig
 
@@ -33,20 +36,55 @@ def main(argv: list[str]) -> int:
   """Checks everything that needs no device, then trains."""
   parser = commandline.Parser("train", __doc__, config=True)
   parser.add_argument("--workdir", required=True, help="folder of the run")
-  options, tree = parser.parse(argv)
+  parser.add_argument(
+    "--init_from", default="", help="run to take parameters from"
+  )
+  options, tree = parser.parse(argv, _take_over)
   values = tree.to_dict()
   config = settings.train_config(values)
-  tasks.get(config.data.task).source(config.data)
+  tasks.import_module(config.tasks_module)
+  if not doors.is_finetuning(config.data.task):
+    tasks.pretraining(config.data.task).source(config.data)
   tokenizer = tokenizers.load(config.data.tokenizer)
+  initial = trained.find(config.init_from) if config.init_from else None
+  if initial is not None:
+    _check_tokenizer(tokenizer, initial)
   stop = signals.StopFlag()
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
   with _opened(pathlib.Path(options.workdir).resolve()) as workdir:
-    if config.data.door == "segments" and not config.data.segments_dir:
-      _prepare_segments(workdir, values)
-    return _train(config, values, tokenizer, workdir, stop)
+    doors.prepare(config, values, workdir)
+    return _train(config, values, tokenizer, initial, workdir, stop)
 
 
-def _train(config: TrainConfig, values, tokenizer, workdir, stop) -> int:
+def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Sets what a config takes over from the run it starts from."""
+  settings.check_fields(config.to_dict())
+  config.init_from = options.init_from or config.init_from
+  if not config.init_from or options.config.endswith(".json"):
+    return
+  initial = trained.find(config.init_from)
+  config.data.tokenizer = initial.tokenizer_spec
+  # Positions are learned up to there.
+  limit = initial.model.max_seq_len
+  config.data.seq_len = min(config.data.seq_len, limit)
+  for name in settings.SHAPE_FIELDS:
+    config.model[name] = getattr(initial.model, name)
+
+
+def _check_tokenizer(tokenizer, initial: trained.Trained) -> None:
+  """Raises unless both have the same ids, `<pause>` apart."""
+  names = ("tokenizer", "sha256")
+  found, wanted = tokenizer.fingerprint(), initial.tokenizer.fingerprint()
+  require_same(
+    f"data.tokenizer of this run and of {initial.workdir}",
+    {n: found[n] for n in names},
+    {n: wanted[n] for n in names},
+  )
+
+
+def _train(
+  config: TrainConfig, values, tokenizer, initial, workdir, stop
+) -> int:
   """Puts the run together, restores what there is, and runs the loop."""
   # Imported here: the command line is checked before JAX starts.
   import jax
@@ -65,7 +103,8 @@ def _train(config: TrainConfig, values, tokenizer, workdir, stop) -> int:
   mesh = sharding.make_mesh(config.mesh)
   _check_mesh(config, model_config, mesh)
   host = (jax.process_index(), jax.process_count())
-  batches, evaluation, entropy = _open_door(config, tokenizer, workdir, host)
+  door = doors.open_door(config, tokenizer, workdir, host)
+  batches = door.batches
   store = Store(epath.Path(workdir) / "checkpoints", config.checkpoint)
   with jax.set_mesh(mesh):
     abstract = state.abstract(model_config, optimizer, mesh)
@@ -73,8 +112,8 @@ def _train(config: TrainConfig, values, tokenizer, workdir, stop) -> int:
     if restored is None:
       print(f"starting at step 0: no checkpoint in {workdir / 'checkpoints'}")
       counters = meter.Counters()
-      train_state = state.init_on_mesh(
-        model_config, optimizer, config.seed, mesh
+      train_state = _first_state(
+        config, model_config, optimizer, mesh, initial
       )
     else:
       require_same(
@@ -88,6 +127,8 @@ def _train(config: TrainConfig, values, tokenizer, workdir, stop) -> int:
       print(f"resuming from step {train_state.step}: {restored.reason}")
     _keep_inputs(workdir, config, values)
     start = int(train_state.step)
+    for line in door.summary:
+      print(line)
     _print_size(train_state.model, mesh)
     writer = MetricWriter(workdir, start, config.log.tensorboard)
     with ProgressBar(start, config.num_steps) as progress:
@@ -114,17 +155,18 @@ def _train(config: TrainConfig, values, tokenizer, workdir, stop) -> int:
         ),
         put=functools.partial(sharding.put_batch, mesh=mesh),
         batches=batches,
-        evaluation=evaluation,
+        evaluation=door.evaluation,
+        answer=_answering(config, door, tokenizer, mesh),
         store=store,
-        meta=_identity(config, values, tokenizer, batches, mesh),
+        meta=_identity(config, values, tokenizer, batches, mesh, initial),
         counters=counters,
         meter=meter.Meter(
           writer,
           progress,
           counters,
           every=config.log.every,
-          trims=config.data.pause_mode == "insert_trim",
-          unigram_entropy=entropy,
+          trims=config.data.pause_mode == "insert_trim" and not door.held_out,
+          unigram_entropy=door.unigram_entropy,
           flops_per_token=flops.per_token(model_config, config.data.seq_len),
           peak_flops=flops.peak(),
         ),
@@ -135,7 +177,31 @@ def _train(config: TrainConfig, values, tokenizer, workdir, stop) -> int:
   return stop.exit_code
 
 
-def _identity(config: TrainConfig, values, tokenizer, batches, mesh) -> dict:
+def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
+  """Returns fresh parameters, or those of the run to start from."""
+  from etils import epath
+
+  from pausejax.checkpoints.store import Store
+  from pausejax.training import initial as initials
+  from pausejax.training import state
+
+  if initial is None:
+    return state.init_on_mesh(model_config, optimizer, config.seed, mesh)
+  print(f"parameters from step {initial.step} of {initial.workdir}")
+  return initials.from_checkpoint(
+    Store(epath.Path(initial.workdir / "checkpoints"), None),
+    initial.meta,
+    model_config,
+    optimizer,
+    mesh,
+    pause_init=config.finetune.pause_init,
+    seed=config.seed,
+  )
+
+
+def _identity(
+  config: TrainConfig, values, tokenizer, batches, mesh, initial
+) -> dict:
   """Returns what meta.json says of the run, enough to rebuild it."""
   packages = ("pausejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
   return {
@@ -143,10 +209,47 @@ def _identity(config: TrainConfig, values, tokenizer, batches, mesh) -> dict:
     "model": {"vocab_size": tokenizer.vocab_size, **config.model},
     "tokenizer": tokenizer.fingerprint(),
     "pause_id": tokenizer.pause_id,
+    "pauses_seen": _sees_pauses(config, initial),
     "data": batches.fingerprint(),
     "mesh": dict(mesh.shape),
     "versions": {name: metadata.version(name) for name in packages},
   }
+
+
+def _answering(config: TrainConfig, door: doors.Door, tokenizer, mesh):
+  """Returns model -> metrics of its answers to the held-out examples."""
+  if not (door.held_out and config.eval.num_examples):
+    return lambda model: {}
+  from pausejax.evaluation.answers import Answerer
+
+  def answer(model) -> dict[str, float]:
+    found, first = {}, []
+    for task in door.held_out:
+      answerer = Answerer(
+        format=task.format,
+        tokenizer=tokenizer,
+        batch_size=config.eval.batch_size,
+        pauses_in_prefix=config.finetune.pauses_in_prefix,
+        mesh=mesh,
+      )
+      rows = task.examples.rows[: config.eval.num_examples]
+      answers = answerer.answer(model, rows, lambda *_: None)
+      found |= {f"{task.name}_{n}": v for n, v in answers.metrics.items()}
+      first.append(next(iter(answers.metrics.values())))
+    return {"score": sum(first) / len(first), **found}
+
+  return answer
+
+
+def _sees_pauses(config: TrainConfig, initial) -> bool:
+  """Returns whether the model has read `<pause>` by the end of this run."""
+  if initial is not None and initial.meta["pauses_seen"]:
+    return True
+  if not doors.is_finetuning(config.data.task):
+    return config.data.pause_fraction > 0
+  found = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
+  waits = [prompts.waiting(config.finetune, task) for task in found]
+  return any(wait.num_pauses and not wait.filler for wait in waits)
 
 
 def _print_size(model, mesh) -> None:
@@ -180,25 +283,6 @@ def _opened(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     yield workdir
 
 
-def _prepare_segments(workdir: pathlib.Path, values: dict) -> None:
-  """Makes `<workdir>/segments` unless it is there, in a process of its own.
-
-  Reading TFDS takes TensorFlow, which must not enter the training process.
-  """
-  out = workdir / "segments"
-  if out.exists():
-    return
-  print(f"preparing segments in {out}", flush=True)
-  with tempfile.TemporaryDirectory() as folder:
-    config = pathlib.Path(folder) / "config.json"
-    config.write_text(json.dumps(values))
-    command = [sys.executable, "-m", "pausejax", "segments"]
-    command += [f"--config={config}", f"--out={out}"]
-    code = subprocess.run(command, check=False).returncode
-  if code:
-    raise errors.UserError(f"segments could not be prepared (exit {code})")
-
-
 def _keep_inputs(workdir: pathlib.Path, config: TrainConfig, values) -> None:
   """Puts the resolved config and the tokenizer into the workdir.
 
@@ -212,47 +296,6 @@ def _keep_inputs(workdir: pathlib.Path, config: TrainConfig, values) -> None:
     temporary = workdir / f"{name}.tmp"
     temporary.write_bytes(content)
     temporary.replace(workdir / name)
-
-
-def _open_door(config: TrainConfig, tokenizer, workdir, host):
-  """Returns (training batches, a function that makes the held-out ones, the
-  unigram entropy of the held-out text if it is known)."""
-  data = config.data
-  if data.door == "seqio":
-    from pausejax.data.seqio.stream import SeqioBatches
-
-    stream = functools.partial(
-      SeqioBatches,
-      data,
-      tasks.get(data.task),
-      batch_size=config.batch_size,
-      seed=config.seed,
-      shard=host,
-    )
-    num_batches = config.eval.num_batches or None
-    evaluation = lambda: itertools.islice(
-      stream(split="validation"), num_batches
-    )
-    return stream(), evaluation, None
-  from pausejax.data import batches, segments
-
-  folder = pathlib.Path(data.segments_dir or workdir / "segments")
-  train, held_out = (
-    batches.SegmentSource(
-      data=data,
-      store=segments.load(folder, split, data, tokenizer),
-      tokenizer=tokenizer,
-      batch_size=config.batch_size,
-      seed=config.seed,
-      host=host,
-    )
-    for split in ("train", "validation")
-  )
-  evaluation = functools.partial(
-    held_out.evaluation_batches, config.eval.num_batches
-  )
-  entropy = held_out.store.index["validation"]["unigram_entropy"]
-  return batches.SegmentBatches(train), evaluation, entropy
 
 
 def _check_mesh(config: TrainConfig, model, mesh) -> None:

@@ -49,3 +49,36 @@ class ProgressBar:
   def print(self, line: str) -> None:
     """Prints a line without tearing the bar."""
     self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class CountBar:
+  """How many of so many are done, and the time left."""
+
+  def __init__(self, what: str, total: int):
+    self._what = what
+    self._total = total
+    self._last_line = time.monotonic()
+    self._bar = Progress(
+      TextColumn(what + " {task.completed:.0f}/{task.total:.0f}"),
+      BarColumn(),
+      TimeRemainingColumn(),
+      console=Console(),
+      disable=not sys.stdout.isatty(),
+      transient=True,
+    )
+    self._task = self._bar.add_task("", total=total)
+
+  def __enter__(self) -> Self:
+    self._bar.start()
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._bar.stop()
+
+  def update(self, done: int, total: int) -> None:
+    """Shows how far it is."""
+    self._bar.update(self._task, completed=done, total=total)
+    now = time.monotonic()
+    if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+      self._last_line = now
+      print(f"  {self._what} {done:,}/{total:,}", flush=True)

@@ -27,15 +27,19 @@ def load() -> tuple[str, ...]:
   """Returns the documents, in an order that only the Python version decides."""
   from pydoc_data import topics
 
+  texts = [topics.topics[name] for name in sorted(topics.topics)]
+  texts += [_docstrings(path) for path in modules()]
+  return tuple(t for t in texts if len(t) >= _MIN_CHARS)
+
+
+def modules() -> list[pathlib.Path]:
+  """Returns the source files of the standard library, tests left out."""
   root = pathlib.Path(sysconfig.get_paths()["stdlib"])
-  modules = sorted(
+  return sorted(
     p
     for p in root.rglob("*.py")
     if not _NOT_LIBRARY & set(p.relative_to(root).parts)
   )
-  texts = [topics.topics[name] for name in sorted(topics.topics)]
-  texts += [_docstrings(path) for path in modules]
-  return tuple(t for t in texts if len(t) >= _MIN_CHARS)
 
 
 def source(data: DataConfig) -> corpora.Source:

@@ -31,6 +31,8 @@ class Loop:
     put: host batch -> device batch.
     batches: the training batches, `data.batches.Batches`.
     evaluation: makes the held-out batches anew.
+    answer: model -> metrics of its answers to held-out examples, in percent;
+      "score" chooses the best checkpoint. Empty where nothing is answered.
     store: where checkpoints go.
     meta: what every checkpoint's meta.json says of the run.
     counters: tokens seen so far.
@@ -44,6 +46,7 @@ class Loop:
   put: Callable[[batching.Batch], dict[str, jax.Array]]
   batches: Any
   evaluation: Callable[[], Iterator[batching.Batch]]
+  answer: Callable[[Any], dict[str, float]]
   store: Store
   meta: dict[str, Any]
   counters: Counters
@@ -65,15 +68,18 @@ class Loop:
       pending = (step, metrics, data_wait)
 
       leaves = step == end or bool(self.stop.exit_code)
-      saves = leaves or step % c.checkpoint.every == 0
       evaluates = step == c.num_steps or _divides(c.eval.every, step)
+      saves = leaves or step % c.checkpoint.every == 0
+      saves = saves or (evaluates and c.checkpoint.keep_best > 0)
+      answers = {}
       if saves or evaluates:
         self.meter.record(*pending)
         pending = None
       if evaluates:
-        self.meter.record_evaluation(step, self._evaluate(state))
+        answers = self.answer(state.model)
+        self.meter.record_evaluation(step, self._evaluate(state), answers)
       if saves:
-        self._save(state)
+        self._save(state, answers)
       if leaves:
         break
     self.store.close()
@@ -88,9 +94,9 @@ class Loop:
         total[name] += float(value)
     return dict(total)
 
-  def _save(self, state: TrainState) -> None:
+  def _save(self, state: TrainState, answers: dict[str, float]) -> None:
     counters = dataclasses.asdict(self.counters)
-    meta = {**self.meta, "counters": counters}
+    meta = {**self.meta, "counters": counters, "answers": answers}
     self.store.save(state, data=self.batches.state(), meta=meta)
     self.meter.restart_clock()
 

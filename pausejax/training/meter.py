@@ -104,19 +104,31 @@ class Meter:
       row["mfu"] = row["model_flops_per_second"] / self._peak_flops
     self._writer.write(step, row)
 
-  def record_evaluation(self, step: int, sums: Sums) -> None:
-    """Writes and shows the held-out loss from the sums over all batches."""
+  def record_evaluation(
+    self, step: int, sums: Sums, answers: dict[str, float]
+  ) -> None:
+    """Writes and shows the held-out loss and what the answers are worth.
+
+    Args:
+      step: number of the step.
+      sums: of `evaluate_batch`, over all held-out batches.
+      answers: metrics of the answers in percent, empty in pretraining.
+    """
     loss = sums["nll"] / max(sums["num_targets"], 1.0)
     row = {
       "loss": loss,
       **losses_by_class(sums),
       "num_targets": int(sums["num_targets"]),
+      **answers,
     }
     self._writer.write(step, {f"eval_{k}": v for k, v in row.items()})
     line = f"step {step}: held-out loss {loss:.3f} nats a token"
     if self._unigram_entropy is not None:
       line += f" (unigram entropy {self._unigram_entropy:.3f})"
     self._progress.print(f"{line}, over {row['num_targets']:,} real targets")
+    if answers:
+      found = "  ".join(f"{name} {v:.2f}" for name, v in answers.items())
+      self._progress.print(f"step {step}: {found}")
     self.restart_clock()
 
 

@@ -49,11 +49,7 @@ def abstract(
 ) -> TrainState:
   """Returns the state's shapes and shardings on the mesh, without arrays."""
   shapes = jax.eval_shape(lambda: init(config, optimizer, 0))
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    sharding.shardings(shapes, mesh),
-  )
+  return sharding.placed(shapes, mesh)
 
 
 def init_on_mesh(

@@ -41,7 +41,7 @@ def train_step(
 
   Args:
     state: the state before.
-    batch: arrays [B, T] of `batching.language_model_batch`.
+    batch: arrays [B, T] as in `batching.py`.
     optimizer: from `optimizer.make`.
     schedule: the learning rate of each step that was not skipped.
     loss: how the cross entropy is computed.
@@ -123,6 +123,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     batch["tokens"],
     positions_BT=batch["positions"],
     segment_ids_BT=batch["segment_ids"],
+    in_prefix_BT=batch.get("in_prefix"),
   )
   mask_BT = batch["loss_mask"]
   objective, nll_BT = losses.cross_entropy(

@@ -12,7 +12,9 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -96,14 +98,7 @@ class PreparedTfdsSource(seqio.TfdsDataSource):
 
   def __init__(self, source: corpora.TfdsSource):
     """Raises UserError unless the data lies prepared under its folder."""
-    folder = source.data_dir or tfds.core.constants.DATA_DIR
-    info = os.path.join(folder, source.name.replace(":", "/"))
-    info = os.path.join(info, tfds.core.constants.DATASET_INFO_FILENAME)
-    if not tf.io.gfile.exists(info):
-      raise errors.UserError(
-        f"data.tfds_name: {source.name} is not prepared under {folder} (no "
-        f"{info}); set data.tfds_data_dir, or name files in data.files"
-      )
+    folder = _prepared_under(source.name, source.data_dir, "data.files")
     super().__init__(source.name, tfds_data_dir=folder, read_only=True)
     self._source = source
 
@@ -246,3 +241,52 @@ def _call(function, inputs, dtypes):
   for output in tf.nest.flatten(outputs):
     output.set_shape([])
   return outputs
+
+
+def tfds_examples(name: str, data_dir: str, split: str) -> Iterator[dict]:
+  """Yields the examples of a prepared split as plain Python values.
+
+  Args:
+    name: builder with its version, as in "gsm8k:1.0.0".
+    data_dir: folder of prepared data, "" for TFDS's own.
+    split: one of the builder's splits.
+
+  Raises:
+    UserError: the data is not prepared; nothing is downloaded.
+  """
+  folder = _prepared_under(name, data_dir, "data.local_dir")
+  builder = tfds.builder(name, data_dir=folder)
+  errors.require_one_of("TFDS split", split, builder.info.splits)
+  config = tfds.ReadConfig(try_autocache=False)
+  dataset = builder.as_dataset(
+    split=split, shuffle_files=False, read_config=config
+  )
+  with one_line_errors():
+    for example in tfds.as_numpy(dataset):
+      yield _plain(example)
+
+
+def _prepared_under(name: str, data_dir: str, other: str) -> str:
+  """Returns the TFDS folder, or raises UserError unless `name` lies there."""
+  folder = data_dir or tfds.core.constants.DATA_DIR
+  info = os.path.join(folder, name.replace(":", "/"))
+  info = os.path.join(info, tfds.core.constants.DATASET_INFO_FILENAME)
+  if not tf.io.gfile.exists(info):
+    raise errors.UserError(
+      f"data.tfds_data_dir: {name} is not prepared under {folder} (no {info}); "
+      f"set data.tfds_data_dir, or name files in {other}"
+    )
+  return folder
+
+
+def _plain(value: Any) -> Any:
+  """Returns numpy and bytes as lists, numbers and text."""
+  if isinstance(value, dict):
+    return {k: _plain(v) for k, v in value.items()}
+  if isinstance(value, tf.RaggedTensor | tf.compat.v1.ragged.RaggedTensorValue):
+    return _plain(value.to_list())
+  if isinstance(value, np.ndarray | np.generic):
+    return _plain(value.tolist())
+  if isinstance(value, list):
+    return [_plain(v) for v in value]
+  return value.decode("utf-8") if isinstance(value, bytes) else value

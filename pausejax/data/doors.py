@@ -1,0 +1,194 @@
+"""Where the batches of a run come from: three doors behind one iterator.
+
+  segments   pretraining text, prepared once (`segments.py`)
+  seqio      pretraining text, streamed (`seqio/stream.py`)
+  finetuning examples of downstream tasks, packed (`finetune.py`)
+
+Which one, the name of the task and `data.door` say.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+from pausejax import batching, errors, tasks
+from pausejax.data import batches, examples, finetune, prompts, segments
+from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.settings import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Door:
+  """What a run reads.
+
+  Attributes:
+    batches: the endless training batches.
+    evaluation: makes the held-out batches anew.
+    unigram_entropy: of the held-out text in nats a token, if it is known.
+    held_out: the held-out examples by task; empty in pretraining.
+    summary: lines to show, every count and everything left out among them.
+  """
+
+  batches: batches.Batches
+  evaluation: Callable[[], Iterator[batching.Batch]]
+  unigram_entropy: float | None = None
+  held_out: Sequence[finetune.TaskSequences] = ()
+  summary: Sequence[str] = ()
+
+
+def is_finetuning(spec: str) -> bool:
+  """Returns whether `data.task` names downstream tasks.
+
+  Raises:
+    UsageError: an unknown task, or pretraining and downstream mixed.
+  """
+  found = [tasks.get(name) for name in tasks.mixture(spec)]
+  kinds = {isinstance(task, tasks.Task) for task in found}
+  errors.require(
+    kinds == {True} or len(found) == 1,
+    f"data.task: {spec!r} mixes in a pretraining task; only downstream tasks "
+    "can be mixed",
+  )
+  return kinds == {True}
+
+
+def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
+  """Makes `<workdir>/segments` where a run needs them, in another process.
+
+  Reading TFDS takes TensorFlow, which must not enter the training process.
+
+  Raises:
+    UserError: they could not be made.
+  """
+  out = workdir / "segments"
+  data = config.data
+  needed = data.door == "segments" and not data.segments_dir
+  if not needed or out.exists() or is_finetuning(data.task):
+    return
+  print(f"preparing segments in {out}", flush=True)
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / "config.json"
+    file.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "pausejax", "segments"]
+    command += [f"--config={file}", f"--out={out}"]
+    code = subprocess.run(command, check=False).returncode
+  if code:
+    raise errors.UserError(f"segments could not be prepared (exit {code})")
+
+
+def open_door(
+  config: TrainConfig,
+  tokenizer: PauseTokenizer,
+  workdir: pathlib.Path,
+  host: tuple[int, int],
+) -> Door:
+  """Opens the door that the config names.
+
+  Args:
+    config: the run.
+    tokenizer: its tokenizer.
+    workdir: where `prepare` put segments.
+    host: (index, count) of this process.
+
+  Raises:
+    UserError: the data is missing, malformed, or of another tokenizer.
+  """
+  if is_finetuning(config.data.task):
+    return _open_finetuning(config, tokenizer, host)
+  if config.data.door == "seqio":
+    return _open_seqio(config, host)
+  return _open_segments(config, tokenizer, workdir, host)
+
+
+def encode_split(
+  config: TrainConfig, tokenizer: PauseTokenizer, name: str, split: str
+) -> finetune.TaskSequences:
+  """Returns a split of a downstream task as sequences for finetuning."""
+  task = tasks.downstream(name)
+  format_ = prompts.Format(
+    task, tokenizer, prompts.waiting(config.finetune, task)
+  )
+  return finetune.TaskSequences(
+    examples.load(task, split, config.data),
+    format_,
+    config.finetune,
+    config.data.seq_len,
+  )
+
+
+def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
+  rates = tasks.mixture(config.data.task)
+  train, held_out = (
+    [encode_split(config, tokenizer, name, split) for name in rates]
+    for split in ("train", "validation")
+  )
+  source, held_out_source = (
+    finetune.FinetuneSource(
+      split,
+      list(rates.values()),
+      data=config.data,
+      packing=config.finetune.packing,
+      tokenizer=tokenizer,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      host=host,
+    )
+    for split in (train, held_out)
+  )
+  return Door(
+    batches=batches.StepBatches(source),
+    evaluation=functools.partial(
+      held_out_source.evaluation_batches, config.eval.num_batches
+    ),
+    held_out=held_out,
+    summary=[*(s.summary() for s in [*train, *held_out]), source.summary()],
+  )
+
+
+def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
+  data = config.data
+  folder = pathlib.Path(data.segments_dir or workdir / "segments")
+  train, held_out = (
+    batches.SegmentSource(
+      data=data,
+      store=segments.load(folder, split, data, tokenizer),
+      tokenizer=tokenizer,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      host=host,
+    )
+    for split in ("train", "validation")
+  )
+  return Door(
+    batches=batches.StepBatches(train),
+    evaluation=functools.partial(
+      held_out.evaluation_batches, config.eval.num_batches
+    ),
+    unigram_entropy=held_out.store.index["validation"]["unigram_entropy"],
+  )
+
+
+def _open_seqio(config: TrainConfig, host) -> Door:
+  from pausejax.data.seqio.stream import SeqioBatches
+
+  stream = functools.partial(
+    SeqioBatches,
+    config.data,
+    tasks.pretraining(config.data.task),
+    batch_size=config.batch_size,
+    seed=config.seed,
+    shard=host,
+  )
+  num_batches = config.eval.num_batches or None
+  return Door(
+    batches=stream(),
+    evaluation=lambda: itertools.islice(
+      stream(split="validation"), num_batches
+    ),
+  )

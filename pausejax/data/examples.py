@@ -1,0 +1,131 @@
+"""A split of a downstream task as a list of examples, with what was left out.
+
+A task that publishes no "validation" split gets one: every
+`data.holdout_every`-th example of "train", which training then leaves out.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from pausejax import errors, tasks
+from pausejax.settings import DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """The examples of one split.
+
+  Attributes:
+    split: its name.
+    rows: the examples, in the order of the source.
+    num_unusable: reason -> how many records the task left out for it.
+    sha256: digest of all that the examples say.
+  """
+
+  split: str
+  rows: list[tasks.Example]
+  num_unusable: dict[str, int]
+  sha256: str
+
+  def summary(self) -> str:
+    """Returns one line: the counts, with everything that was left out."""
+    left_out = "".join(
+      f"; {n:,} left out: {reason}" for reason, n in self.num_unusable.items()
+    )
+    return f"{self.split}: {len(self.rows):,} examples{left_out}"
+
+
+def load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
+  """Reads a split.
+
+  Raises:
+    UserError: files are missing, a record is malformed, or none is usable; it
+      names file and line.
+  """
+  holds_out = "validation" not in task.source.splits
+  if not holds_out or split not in ("train", "validation"):
+    return _load(task, split, data)
+  whole = _load(task, "train", data)
+  rows = [
+    row
+    for i, row in enumerate(whole.rows)
+    if (i % data.holdout_every == 0) == (split == "validation")
+  ]
+  return dataclasses.replace(whole, split=split, rows=rows)
+
+
+def splits(task: tasks.Task) -> list[str]:
+  """Returns the published splits of a task and the one that is held out."""
+  published = list(task.source.splits)
+  if "train" in published and "validation" not in published:
+    published.insert(1, "validation")
+  return published
+
+
+def scoring_split(task: tasks.Task) -> str:
+  """Returns the split on which results are reported: "test" if published."""
+  published = task.source.splits
+  return "test" if "test" in published else "validation"
+
+
+def _load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
+  rows: dict[str, tasks.Example] = {}
+  unusable: dict[str, int] = collections.Counter()
+  digest = hashlib.sha256()
+  for where, record in task.source.records(split, data):
+    try:
+      made = _make(task, where, record)
+    except tasks.Unusable as e:
+      unusable[str(e)] += 1
+      continue
+    for row in made:
+      row = row if row.id else dataclasses.replace(row, id=str(len(rows)))
+      if row.id in rows:
+        raise errors.UserError(
+          f"{where}: the id {row.id!r} was there before, in split {split!r}"
+        )
+      rows[row.id] = row
+      digest.update(json.dumps(dataclasses.astuple(row)).encode())
+  if not rows:
+    raise errors.UserError(
+      f"task {task.name!r}: no usable example in split {split!r} of "
+      f"{task.source.describe(data)}"
+    )
+  sha256 = digest.hexdigest()
+  return Examples(split, list(rows.values()), dict(unusable), sha256)
+
+
+def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:
+  """Returns the examples of a record, or an error that says where it is."""
+  try:
+    made = list(task.examples(record))
+    for row in made:
+      _require_whole(task, row)
+  except tasks.Unusable:
+    raise
+  except errors.UserError as e:
+    raise errors.UserError(f"{where}: {e.message}") from e
+  except Exception as e:
+    raise errors.UserError(
+      f"{where}: not a record of task {task.name!r}: {type(e).__name__}: {e}"
+    ) from e
+  return made
+
+
+def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
+  """Raises unless an example has what its kind of task needs."""
+  texts = [row.id, row.prefix, row.target, *row.references, *row.options]
+  for text in [*texts, *row.hints]:
+    if not isinstance(text, str):
+      raise errors.UserError(f"an example holds {text!r:.60}, want a text")
+  if task.kind == "decode" and not row.references:
+    raise errors.UserError("an example of kind 'decode' needs references")
+  if task.kind == "options" and not -1 <= row.label < len(row.options):
+    raise errors.UserError(
+      f"label {row.label} is none of {len(row.options)} options"
+    )
+  if row.options and row.label >= 0 and row.target != row.options[row.label]:
+    raise errors.UserError(f"the target is not option {row.label}")

@@ -1,0 +1,257 @@
+"""Where the records of downstream tasks come from.
+
+  Files      a published data set: local copies in the published format
+             (`data.local_dir`), or TensorFlow Datasets by name
+  Generated  a function that makes them
+
+Both yield (where, record): `where` names file and line for error messages, and
+`text` and `texts` take a record apart with messages to go behind it.
+Nothing is dropped: what cannot be read is an error that says where.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from pausejax import errors
+from pausejax.data import corpora
+from pausejax.settings import DataConfig
+
+Located = tuple[str, Any]
+
+
+class NotThere(errors.UserError):
+  """A folder that does not have the files of a split."""
+
+
+class Source(Protocol):
+  """Records by split, in an order that never changes."""
+
+  @property
+  def splits(self) -> Sequence[str]:
+    """Names of the splits; "train" comes first where there is one."""
+    ...
+
+  def describe(self, data: DataConfig) -> str:
+    """Returns where `records` will read, the same in every process."""
+    ...
+
+  def records(self, split: str, data: DataConfig) -> Iterator[Located]:
+    """Yields (where, record)."""
+    ...
+
+
+def json_lines(path: pathlib.Path) -> Iterator[Located]:
+  """Yields one JSON object a line, of .jsonl or .jsonl.gz; skips blank lines.
+
+  Raises:
+    UserError: not UTF-8, not JSON, or not an object; names file and line.
+  """
+  for number, line in enumerate(corpora.read_lines(str(path)), start=1):
+    if line.strip():
+      where = f"{path}:{number}"
+      record = _parse(line, where)
+      if not isinstance(record, dict):
+        raise errors.UserError(f"{where}: expected a JSON object on each line")
+      yield where, record
+
+
+def json_document(path: pathlib.Path) -> Iterator[Located]:
+  """Yields the records of one JSON document: a list, or "data" of an object.
+
+  Raises:
+    UserError: not UTF-8, not JSON, or neither of the two.
+  """
+  document = _parse(b"".join(corpora.read_lines(str(path))), str(path))
+  rows = document.get("data") if isinstance(document, dict) else document
+  if not isinstance(rows, list):
+    raise errors.UserError(
+      f"{path}: expected a JSON list, or an object whose 'data' is one"
+    )
+  for number, row in enumerate(rows):
+    yield f"{path} record {number}", row
+
+
+def json_value(path: pathlib.Path) -> Any:
+  """Returns the value that one JSON document spells.
+
+  Raises:
+    UserError: not UTF-8, not JSON, or an object has a key twice.
+  """
+  return _parse(b"".join(corpora.read_lines(str(path))), str(path), _once)
+
+
+def text(record: Any, field: str) -> str:
+  """Returns a field of a record, without white space around it.
+
+  Raises:
+    UserError: no such field, or not a text.
+  """
+  if not isinstance(record, dict):
+    raise errors.UserError(f"expected a JSON object, got {record!r:.60}")
+  if field not in record:
+    raise errors.UserError(f"no field {field!r}{errors.nearest(field, record)}")
+  return _text(record[field], field)
+
+
+def texts(record: Any, field: str) -> list[str]:
+  """Returns a field that is a list of texts, as `text` returns one.
+
+  Raises:
+    UserError: no such field, or not a list of texts.
+  """
+  if not isinstance(record, dict) or not isinstance(record.get(field), list):
+    raise errors.UserError(f"field {field!r}: expected a list of texts")
+  return [_text(value, field) for value in record[field]]
+
+
+def text_lines(path: pathlib.Path) -> Iterator[Located]:
+  """Yields {"text": line} for each line of a text file that is not blank."""
+  for number, line in enumerate(corpora.read_lines(str(path)), start=1):
+    where = f"{path}:{number}"
+    try:
+      text = line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as e:
+      raise errors.UserError(f"{where}: not UTF-8: {e.reason}") from e
+    if text.strip():
+      yield where, {"text": text}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Files:
+  """A published data set.
+
+  Attributes:
+    files: split -> pattern of its files below `data.local_dir`, or several
+      patterns of which the first that matches anything counts ("*" as in
+      glob; ".gz" may follow).
+    read: file -> its located records.
+    tfds: name with version in TensorFlow Datasets, "" if there is none.
+    tfds_splits: split -> its name in TFDS, where that differs.
+    from_tfds: TFDS example (bytes decoded, arrays as lists) -> the record that
+      `read` would have yielded.
+  """
+
+  files: Mapping[str, str | Sequence[str]]
+  read: Callable[[pathlib.Path], Iterator[Located]] = json_lines
+  tfds: str = ""
+  tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  from_tfds: Callable[[dict[str, Any]], Any] = dict
+
+  @property
+  def splits(self) -> Sequence[str]:
+    """Names of the splits."""
+    return tuple(self.files)
+
+  def describe(self, data: DataConfig) -> str:
+    """Returns the folder, or the name in TFDS."""
+    if data.local_dir:
+      return data.local_dir
+    return f"TFDS {self.tfds}" if self.tfds else "files in data.local_dir"
+
+  def records(self, split: str, data: DataConfig) -> Iterator[Located]:
+    """Yields the records of the split, local files before TFDS."""
+    errors.require_one_of("split", split, self.files)
+    if data.local_dir:
+      for path in self.find(split, pathlib.Path(data.local_dir)):
+        yield from self.read(path)
+      return
+    errors.require(
+      bool(self.tfds),
+      "data.local_dir: this data set is not in TensorFlow Datasets; name the "
+      "folder of its published files with --config.data.local_dir=",
+    )
+    from pausejax.data.seqio import sources
+
+    name = self.tfds_splits.get(split, split)
+    for number, example in enumerate(
+      sources.tfds_examples(self.tfds, data.tfds_data_dir, name)
+    ):
+      yield f"{self.tfds} {name} {number}", self.from_tfds(example)
+
+  def find(self, split: str, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a split in a folder, sorted.
+
+    Raises:
+      NotThere: no such folder, or no such file in it.
+    """
+    if not folder.is_dir():
+      raise NotThere(f"data.local_dir: no folder {str(folder)!r}")
+    patterns = self.files[split]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in patterns:
+      found = {*folder.glob(pattern), *folder.glob(pattern + ".gz")}
+      if found:
+        return sorted(found)
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise NotThere(
+      f"data.local_dir: no {' or '.join(patterns)} for split {split!r} in "
+      f"{folder} (found: {there})"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generated:
+  """Records that functions make: split -> a function that yields them all."""
+
+  name: str
+  make: Mapping[str, Callable[[], Iterator[Any]]]
+
+  @property
+  def splits(self) -> Sequence[str]:
+    """Names of the splits."""
+    return tuple(self.make)
+
+  def describe(self, data: DataConfig) -> str:
+    """Returns the name; the settings do not matter."""
+    del data
+    return self.name
+
+  def records(self, split: str, data: DataConfig) -> Iterator[Located]:
+    """Yields the records of the split."""
+    del data
+    errors.require_one_of("split", split, self.make)
+    for number, record in enumerate(self.make[split]()):
+      yield f"{self.name} {split} {number}", record
+
+
+def _text(value: Any, field: str) -> str:
+  if not isinstance(value, str):
+    raise errors.UserError(
+      f"field {field!r}: expected a text, got {value!r:.60}"
+    )
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError as e:
+    raise errors.UserError(
+      f"field {field!r}: holds half a surrogate pair, which is no character"
+    ) from e
+  return value.strip()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns the object; a key given twice would hide a value."""
+  counts = collections.Counter(key for key, _ in pairs)
+  for key, count in counts.items():
+    if count > 1:
+      raise ValueError(f"the key {key!r} is there {count} times")
+  return dict(pairs)
+
+
+def _parse(
+  data: bytes, where: str, make_object: Callable[[list], Any] | None = None
+) -> Any:
+  try:
+    return json.loads(data.decode("utf-8"), object_pairs_hook=make_object)
+  except UnicodeDecodeError as e:
+    raise errors.UserError(f"{where}: not UTF-8: {e.reason}") from e
+  except json.JSONDecodeError as e:
+    line = f" (line {e.lineno})" if e.lineno > 1 else ""
+    raise errors.UserError(
+      f"{where}: malformed JSON at column {e.colno}{line}: {e.msg}"
+    ) from e
+  except (ValueError, RecursionError) as e:
+    raise errors.UserError(f"{where}: malformed JSON: {e}") from e

@@ -1,0 +1,157 @@
+"""Downstream tasks as SeqIO tasks and mixtures.
+
+vocabulary = vocabulary.vocabulary(data.tokenizer)
+downstream.register(task, data, vocabulary, num_pauses=50)
+seqio.get_mixture_or_task("squad").get_dataset({"inputs": 512, "targets": 64})
+
+Elements, for SeqIO's feature converters and evaluators:
+
+  inputs      int32 [T]   ids of the prefix, then M pauses; no BOS
+  targets     int32 [T]   ids of the target, then EOS
+  id          string []   of the example
+  references  string [R]  the answers that the metrics accept
+
+Prefixes that are too long lose ids on the left, so that the pauses stay; SeqIO
+itself would cut on the right. Options are trained on here and ranked by
+`pausejax evaluate`; hints have no place in SeqIO's features.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from pausejax import metrics, tasks
+from pausejax.data import examples, tokenizers
+from pausejax.data.seqio import preprocessors
+from pausejax.data.seqio.vocabulary import PauseVocabulary
+from pausejax.settings import DataConfig
+
+
+def register(
+  task: tasks.Task,
+  data: DataConfig,
+  vocabulary: PauseVocabulary,
+  *,
+  num_pauses: int,
+) -> str:
+  """Puts a task into SeqIO's registry, in place of any of the same name.
+
+  Args:
+    task: its name is the name of the SeqIO task.
+    data: where the records are, and the tokenizer.
+    vocabulary: the ids, those of `data.tokenizer`.
+    num_pauses: M, pauses at the end of the inputs.
+
+  Returns:
+    The name.
+  """
+  delimiter = task.delimiter
+  if delimiter == " " and tokenizers.load(data.tokenizer).adds_space:
+    delimiter = ""
+  built = seqio.Task(
+    task.name,
+    source=seqio.FunctionDataSource(
+      functools.partial(_dataset, task, data, delimiter),
+      splits=examples.splits(task),
+    ),
+    output_features={
+      "inputs": seqio.Feature(vocabulary, add_eos=False),
+      "targets": seqio.Feature(vocabulary, add_eos=True),
+    },
+    preprocessors=[functools.partial(encode, num_pauses=num_pauses)],
+    postprocess_fn=functools.partial(postprocess, task.stop),
+    metric_fns=[_mean(name, fn) for name, fn in task.metrics.items()],
+  )
+  seqio.TaskRegistry.remove(task.name)
+  seqio.TaskRegistry.add_provider(task.name, built)
+  return task.name
+
+
+def register_mixture(name: str, rates: Mapping[str, float]) -> str:
+  """Puts a mixture of registered tasks into SeqIO's registry; returns its name.
+
+  Args:
+    name: of the mixture.
+    rates: task -> relative number of examples, as `tasks.mixture` reads them.
+  """
+  seqio.MixtureRegistry.remove(name)
+  seqio.MixtureRegistry.add(name, list(rates.items()))
+  return name
+
+
+def encode(
+  dataset: tf.data.Dataset,
+  output_features: preprocessors.Features,
+  sequence_length: Mapping[str, int] | None,
+  *,
+  num_pauses: int,
+) -> tf.data.Dataset:
+  """Replaces the texts "inputs" and "targets" by ids, the pauses among them."""
+  vocabulary = output_features["inputs"].vocabulary
+  room = sequence_length or {}
+  pauses_M = tf.fill([num_pauses], vocabulary.pause_id)
+
+  def to_ids(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    inputs_T = vocabulary.encode_tf(example["inputs"])
+    targets_T = vocabulary.encode_tf(example["targets"])
+    if room.get("inputs"):
+      kept = tf.maximum(room["inputs"] - num_pauses, 0)
+      inputs_T = inputs_T[tf.maximum(tf.size(inputs_T) - kept, 0) :]
+    if room.get("targets"):
+      targets_T = targets_T[: room["targets"] - 1]
+    return {
+      **example,
+      "inputs": tf.concat([inputs_T, pauses_M], axis=0),
+      "targets": tf.concat([targets_T, [vocabulary.eos_id]], axis=0),
+    }
+
+  return dataset.map(to_ids, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def postprocess(
+  stop: str, text: str, *, example: Mapping[str, Any], is_target: bool = False
+) -> str | list[str]:
+  """Returns the references for a target, the answer for a model's output."""
+  if is_target:
+    return [reference.decode() for reference in example["references"]]
+  return (text.partition(stop)[0] if stop else text).strip()
+
+
+def _mean(name: str, metric: tasks.Metric) -> Callable:
+  """Returns the metric as SeqIO calls it: over all examples, in percent."""
+
+  def mean(
+    targets: Sequence[Sequence[str]], predictions: Sequence[str]
+  ) -> dict[str, float]:
+    answers = {str(i): text for i, text in enumerate(predictions)}
+    references = {str(i): refs for i, refs in enumerate(targets)}
+    scores = metrics.score_predictions(answers, references, {name: metric})
+    return {name: scores[name]}
+
+  return mean
+
+
+def _dataset(
+  task: tasks.Task,
+  data: DataConfig,
+  delimiter: str,
+  split: str,
+  shuffle_files: bool,
+  seed: int | None = None,
+) -> tf.data.Dataset:
+  """Returns the examples as texts, all in memory; no files to shuffle."""
+  del shuffle_files, seed
+  rows = examples.load(task, split, data).rows
+  return tf.data.Dataset.from_tensor_slices(
+    {
+      "id": [row.id for row in rows],
+      "inputs": [row.prefix for row in rows],
+      "targets": [delimiter + row.target for row in rows],
+      "references": tf.ragged.constant(
+        [list(row.references) for row in rows], tf.string, ragged_rank=1
+      ),
+    }
+  )

@@ -1,0 +1,248 @@
+"""Answers of a model to the examples of a task, and what they are worth.
+
+Kind "decode": the prompt with its pauses is read at once, an answer is decoded
+greedily and judged by the task's metrics. Kind "options": every option is
+scored behind the same prompt, and the likeliest one is the answer.
+
+Prompts of similar length are answered together, so that few shapes are
+compiled. The last batch is filled up with rows that no metric ever sees, on
+one host as on many.
+
+B batch, T prompt positions, N new ids, O options, C ids of an option.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from pausejax import sharding
+from pausejax.data import prompts
+from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.inference import decode, score
+from pausejax.model.decoder import Decoder
+from pausejax.tasks import Example
+
+# Accuracies of kind "options" -> how log-likelihoods compete.
+_ACCURACIES = {
+  "accuracy": "sum",
+  "accuracy_per_token": "per_token",
+  "accuracy_per_character": "per_character",
+}
+
+Show = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """What a model said to each example.
+
+  Attributes:
+    metrics: name -> percent over all examples ("perplexity" is one itself).
+    rows: one dict an example, in their order: id, prediction, the `values` of
+      each metric in [0, 1], and what it was compared with.
+    num_cut: prompts that lost text on the left.
+    num_cut_tokens: tokens they lost in all.
+  """
+
+  metrics: dict[str, float]
+  rows: list[dict]
+  num_cut: int
+  num_cut_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answerer:
+  """Answers examples with one model after another.
+
+  Attributes:
+    format: task, tokenizer and pauses.
+    tokenizer: the ids of padding, EOS and `<pause>`.
+    batch_size: examples answered at a time, over all hosts.
+    pauses_in_prefix: whether a bidirectional prefix holds the pauses.
+    mesh: where the model lies.
+  """
+
+  format: prompts.Format
+  tokenizer: PauseTokenizer
+  batch_size: int
+  pauses_in_prefix: bool
+  mesh: Mesh
+
+  def answer(
+    self, model: Decoder, examples: Sequence[Example], show: Show
+  ) -> Answers:
+    """Answers all examples.
+
+    Args:
+      model: the decoder, laid out on the mesh.
+      examples: of the format's task.
+      show: called with (examples answered, examples in all).
+
+    Raises:
+      UsageError: pauses and answer do not fit the model's positions.
+    """
+    task = self.format.task
+    if task.kind == "decode":
+      longest = task.max_target_len
+      answer = self._decode
+    else:
+      longest = max(map(len, self._options(examples)))
+      answer = self._choose
+    limit = model.config.max_seq_len - longest
+    made = self.format.prompts(examples, [limit] * len(examples))
+    rows: list[dict] = [{} for _ in examples]
+    for places in self._batches(made.rows):
+      chosen = [examples[i] for i in places]
+      ids = [made.rows[i] for i in places]
+      for i, row in zip(places, answer(model, chosen, ids), strict=True):
+        rows[i] = row
+      show(sum(map(bool, rows)), len(rows))
+    return Answers(_means(rows), rows, made.num_cut, made.num_cut_tokens)
+
+  def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[list[int]]:
+    """Yields the places of rows of similar length, the longest first."""
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    for start in range(0, len(order), self.batch_size):
+      yield order[start : start + self.batch_size]
+
+  def _decode(self, model, examples, ids) -> list[dict]:
+    task, tokenizer = self.format.task, self.tokenizer
+    ids_BN = decode.generate(
+      model,
+      **self._prompt_arrays(ids),
+      key=jax.random.key(0),  # Greedy: never used.
+      num_new=task.max_target_len,
+      temperature=0.0,
+      top_k=0,
+      top_p=1.0,
+      eos_id=tokenizer.eos_id,
+      pause_id=tokenizer.pause_id,
+    )
+    answers = [self.format.answer(a) for a in self._fetch(ids_BN)[: len(ids)]]
+    rows = []
+    for example, answer in zip(examples, answers, strict=True):
+      values = {
+        name: float(metric(answer, example.references))
+        for name, metric in task.metrics.items()
+      }
+      references = list(example.references)
+      rows.append(
+        {
+          "id": example.id,
+          "prediction": answer,
+          "references": references,
+          "values": values,
+        }
+      )
+    if task.perplexity:
+      self._add_likelihoods(model, examples, ids, rows)
+    return rows
+
+  def _add_likelihoods(self, model, examples, ids, rows) -> None:
+    """Adds to each row the log-likelihood of its target, in nats."""
+    targets = self.format.continuations([e.target for e in examples])
+    log_prob_BO = self._score(model, ids, [[t] for t in targets])
+    for row, log_prob_O in zip(rows, log_prob_BO, strict=True):
+      row["log_likelihood"] = float(log_prob_O[0])
+
+  def _choose(self, model, examples, ids) -> list[dict]:
+    """Scores the options of each example under the three normalisations."""
+    flat = self._options(examples)
+    options = [[flat.pop(0) for _ in e.options] for e in examples]
+    rows = []
+    scores_BO = self._score(model, ids, options)
+    for example, ids_O, scores_O in zip(
+      examples, options, scores_BO, strict=True
+    ):
+      scores_O = scores_O[: len(ids_O)]
+      sizes = np.array([*map(len, ids_O)]), np.array([*map(len, example.options)])
+      chosen = {
+        name: int(np.argmax(score.normalize(how, scores_O, *sizes)))
+        for name, how in _ACCURACIES.items()
+      }
+      rows.append(
+        {
+          "id": example.id,
+          "prediction": example.options[chosen["accuracy"]],
+          "label": example.label,
+          "options": list(example.options),
+          "log_likelihoods": [float(s) for s in scores_O],
+          "values": {n: float(c == example.label) for n, c in chosen.items()},
+        }
+      )
+    return rows
+
+  def _options(self, examples: Sequence[Example]) -> list[list[int]]:
+    """Returns the ids of all options of all examples, one after another."""
+    return self.format.continuations([o for e in examples for o in e.options])
+
+  def _score(self, model, ids, options) -> np.ndarray:
+    """Returns the log-likelihood [B, O] of each option's ids, in nats."""
+    num_options = max(map(len, options))
+    longest = max(len(o) for row in options for o in row)
+    shape = (self.batch_size, num_options, -(-longest // 16) * 16)
+    options_BOC = np.zeros(shape, np.int32)
+    num_tokens_BO = np.zeros(shape[:2], np.int32)
+    for b, row in enumerate(options):
+      for o, option in enumerate(row):
+        options_BOC[b, o, : len(option)] = option
+        num_tokens_BO[b, o] = len(option)
+    arrays = {"options_BOC": options_BOC, "num_tokens_BO": num_tokens_BO}
+    log_prob_BO, _ = score.score_options(
+      model,
+      **self._prompt_arrays(ids),
+      **self._put(arrays),
+      pause_id=self.tokenizer.pause_id,
+    )
+    return self._fetch(log_prob_BO)[: len(ids)]
+
+  def _prompt_arrays(self, ids: Sequence[np.ndarray]) -> dict[str, jax.Array]:
+    """Returns the prompts of a batch, filled up to `batch_size` rows."""
+    # Copies end when their original does; other rows might go on for long.
+    rows = [*ids, *[ids[-1]] * (self.batch_size - len(ids))]
+    tokens_BT, is_real_BT = decode.left_pad(
+      rows,
+      width=decode.bucket_length(max(map(len, rows))),
+      pad_id=self.tokenizer.pad_id,
+    )
+    in_prefix_BT = np.zeros_like(is_real_BT)
+    for b, row in enumerate(rows):
+      inside = self.format.in_prefix(len(row), self.pauses_in_prefix)
+      in_prefix_BT[b, -len(row) :] = inside
+    return self._put(
+      {
+        "tokens_BT": tokens_BT,
+        "is_real_BT": is_real_BT,
+        "in_prefix_BT": in_prefix_BT,
+      }
+    )
+
+  def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Puts this host's rows of a batch on its devices."""
+    per_host = self.batch_size // jax.process_count()
+    start = jax.process_index() * per_host
+    mine = {n: x[start : start + per_host] for n, x in arrays.items()}
+    return sharding.put_batch(mine, self.mesh)
+
+  def _fetch(self, x: jax.Array) -> np.ndarray:
+    """Returns all rows of a batch on every host."""
+    if jax.process_count() == 1:
+      return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def _means(rows: Sequence[dict]) -> dict[str, float]:
+  """Returns percent over all rows, and the perplexity where it is known."""
+  names = rows[0]["values"]
+  means = {
+    n: 100.0 * float(np.mean([row["values"][n] for row in rows])) for n in names
+  }
+  if "log_likelihood" in rows[0]:
+    nll = -float(np.mean([row["log_likelihood"] for row in rows]))
+    means["perplexity"] = math.exp(min(nll, 700.0))
+  return means

@@ -1,0 +1,68 @@
+"""A trained run, found by its workdir: tokenizer, model shape, parameters."""
+
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from etils import epath
+
+from pausejax import errors
+from pausejax.checkpoints import folders
+from pausejax.data import tokenizers
+from pausejax.settings import ModelConfig
+
+if TYPE_CHECKING:
+  from jax.sharding import Mesh
+
+  from pausejax.model.decoder import Decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """One checkpoint of a run.
+
+  Attributes:
+    workdir: the run's folder.
+    step: of the checkpoint.
+    meta: its meta.json.
+    tokenizer: the one the run kept.
+    tokenizer_spec: what `data.tokenizer` must say to load the same.
+    model: the decoder's shape and choices.
+  """
+
+  workdir: pathlib.Path
+  step: int
+  meta: dict[str, Any]
+  tokenizer: tokenizers.PauseTokenizer
+  tokenizer_spec: str
+  model: ModelConfig
+
+  def load(self, mesh: "Mesh") -> "Decoder":
+    """Returns the decoder with its parameters on the mesh; imports JAX."""
+    import jax
+
+    from pausejax import sharding
+    from pausejax.checkpoints.store import Store
+    from pausejax.model import decoder
+
+    store = Store(epath.Path(self.workdir / "checkpoints"), None)
+    shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
+    return store.restore_params(sharding.placed(shapes, mesh), self.step)
+
+
+def find(spec: str) -> Trained:
+  """Returns the run at `WORKDIR` or `WORKDIR/checkpoints/STEP`, without JAX.
+
+  Raises:
+    UserError: no checkpoint there, or its tokenizer is gone or another one.
+  """
+  workdir, step = folders.locate(spec)
+  meta = folders.meta(epath.Path(workdir / "checkpoints"), step)
+  files = sorted(workdir.glob("tokenizer.*"))
+  tokenizer_spec = str(files[0]) if files else "bytes"
+  tokenizer = tokenizers.load(tokenizer_spec)
+  errors.require_same(
+    f"the tokenizer in {workdir}", tokenizer.fingerprint(), meta["tokenizer"]
+  )
+  model = ModelConfig(**meta["model"])
+  return Trained(workdir, step, meta, tokenizer, tokenizer_spec, model)

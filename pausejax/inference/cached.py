@@ -1,0 +1,135 @@
+"""Passes over a cache of keys and values: a prefix once, then what follows.
+
+Rows are padded on the left, so that all prefixes end in the same slot. The
+blocks are taken apart before the first pass: a scan over stacked layers would
+copy every weight and the whole cache for every token, where a step should
+read them once.
+
+B batch, T tokens, S cache slots, D d_model, K kv heads, H head_dim.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pausejax.model import layers
+from pausejax.model.decoder import Block, Decoder
+
+# Of each layer (k_BKSH, v_BKSH), in the compute dtype.
+Cache = tuple[tuple[jax.Array, jax.Array], ...]
+
+
+class Unstacked(NamedTuple):
+  """A decoder whose blocks are apart, its matrices in the compute dtype."""
+
+  model: Decoder
+  blocks: tuple[Block, ...]
+
+
+class Prefix(NamedTuple):
+  """What is kept of prefixes that were read.
+
+  Attributes:
+    last_BD: the final vector of each row's last token.
+    cache: keys and values in slots 0 .. T-1; the room behind holds zeros.
+    is_real_BT: bool, False on the padding of slots 0 .. T-1.
+  """
+
+  last_BD: jax.Array
+  cache: Cache
+  is_real_BT: jax.Array
+
+  def length_B1(self) -> jax.Array:
+    """Returns int32 [B, 1]: tokens of each row, the next one's position."""
+    return self.is_real_BT.sum(axis=1, dtype=jnp.int32, keepdims=True)
+
+
+def unstack(model: Decoder) -> Unstacked:
+  """Takes the blocks apart and casts, once, what every pass would cast."""
+
+  def cast(param: nnx.Variable) -> nnx.Variable:
+    # Norms compute in float32.
+    is_norm = param.get_metadata("axes") == ("norm",)
+    to = param[...].dtype if is_norm else model.config.dtype
+    return jax.tree.map(lambda x: x.astype(to), param)
+
+  is_param = lambda x: isinstance(x, nnx.Variable)
+  model = jax.tree.map(cast, model, is_leaf=is_param)
+  blocks = tuple(
+    jax.tree.map(lambda x, i=i: x[i], model.blocks)
+    for i in range(model.config.num_layers)
+  )
+  return Unstacked(model, blocks)
+
+
+def prefill(
+  decoder: Unstacked,
+  tokens_BT: jax.Array,
+  is_real_BT: jax.Array,
+  in_prefix_BT: jax.Array,
+  *,
+  room: int,
+) -> Prefix:
+  """Reads prefixes in one pass.
+
+  Args:
+    decoder: from `unstack`.
+    tokens_BT: int32 ids, padded on the left, pauses in place.
+    is_real_BT: bool, False on the padding.
+    in_prefix_BT: bool, True on the positions that see one another; read only
+      if the model's `prefix_attention` is "bidirectional".
+    room: slots for later tokens, behind the T of the prefix.
+  """
+  config = decoder.model.config
+  # Padding is a segment of its own, which keeps its softmax finite.
+  mask_BTT = layers.attention_mask(
+    is_real_BT,
+    in_prefix_BT if config.prefix_attention == "bidirectional" else None,
+  )
+  batch_size, prefix_len = tokens_BT.shape
+  x_BTD, cache = extend(
+    decoder,
+    tokens_BT,
+    positions_BT=jnp.maximum(jnp.cumsum(is_real_BT, axis=1) - 1, 0),
+    mask_BTS=jnp.pad(mask_BTT, ((0, 0), (0, 0), (0, room))),
+    cache=_empty_cache(config, batch_size, prefix_len + room),
+    offset=0,
+  )
+  return Prefix(x_BTD[:, -1], cache, is_real_BT)
+
+
+def extend(
+  decoder: Unstacked,
+  tokens_BT: jax.Array,
+  *,
+  positions_BT: jax.Array,
+  mask_BTS: jax.Array,
+  cache: Cache,
+  offset: jax.Array | int,
+) -> tuple[jax.Array, Cache]:
+  """Returns the tokens' final vectors [B, T, D] and the cache with them in it.
+
+  Args:
+    decoder: from `unstack`.
+    tokens_BT: int32 ids.
+    positions_BT: int32 positions of the tokens.
+    mask_BTS: bool, True where token t may read slot s.
+    cache: what was read so far.
+    offset: the tokens go to slots offset .. offset + T - 1.
+  """
+  x_BTD = decoder.model.embed(tokens_BT, positions_BT)
+  extended = []
+  for block, layer_cache in zip(decoder.blocks, cache, strict=True):
+    x_BTD, layer_cache = block(
+      x_BTD, positions_BT, mask_BTS, layer_cache, offset
+    )
+    extended.append(layer_cache)
+  return decoder.model.final_norm(x_BTD), tuple(extended)
+
+
+def _empty_cache(config, batch_size: int, num_slots: int) -> Cache:
+  shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
+  empty = lambda: jnp.zeros(shape, config.dtype)
+  return tuple((empty(), empty()) for _ in range(config.num_layers))

@@ -1,0 +1,182 @@
+"""Answers the examples of a task with a trained model, under each M asked for.
+
+  pausejax evaluate --checkpoint=runs/squad50 --task=squad --pauses=0,2,10,50
+  pausejax evaluate --checkpoint=runs/squad50 --task=squad --filler=. \\
+    --position=prepend --pauses=10
+  pausejax evaluate --checkpoint=runs/pause-1b --task=all --local_dir=/data
+
+`--checkpoint` is the workdir of a run (its newest checkpoint), or
+WORKDIR/checkpoints/STEP. Prints a line a condition; each result, with every
+condition in it, lands as JSON in WORKDIR/evaluations/ with its predictions.
+Several tasks at once read local copies from LOCAL_DIR/TASK.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+
+import pausejax
+from pausejax import commandline, errors, settings, tasks
+from pausejax.data import examples, prompts
+from pausejax.evaluation import results, trained
+from pausejax.settings import DataConfig, FinetuneConfig
+
+
+def main(argv: list[str]) -> int:
+  """Checks the command line, then evaluates every task and condition."""
+  parser = commandline.Parser("evaluate", __doc__, config=False)
+  add = parser.add_argument
+  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
+  add("--task", default="", help="TASK[,TASK...] or all (the run's task)")
+  add("--split", default="", help="split (test, else validation)")
+  add("--pauses", default="", help="M[,M...] at inference (as finetuned)")
+  add("--position", default="", help="append or prepend (as finetuned)")
+  add("--filler", default=None, help="text in place of <pause> (as finetuned)")
+  add("--local_dir", default="", help="published files (as in the run)")
+  add("--tasks_module", default="", help="registers tasks of your own")
+  add("--batch_size", type=int, default=32, help="examples at a time (32)")
+  add("--limit", type=int, default=0, help="only the first so many; 0: all")
+  add("--out", default="", help="folder of results (WORKDIR/evaluations)")
+  options, _ = parser.parse(argv)
+  errors.require_in_range("--batch_size", options.batch_size, 1)
+  errors.require_in_range("--limit", options.limit, 0)
+  run = trained.find(options.checkpoint)
+  config = run.meta["config"]
+  tasks.import_module(options.tasks_module or config["tasks_module"])
+  names = _task_names(options.task, config["data"]["task"])
+  plans = [
+    (tasks.downstream(name), list(_conditions(options, run, name)))
+    for name in names
+  ]
+  splits = {
+    task.name: examples.load(
+      task,
+      options.split or examples.scoring_split(task),
+      _data(options, config, task.name, len(names)),
+    )
+    for task, _ in plans
+  }
+  for task, conditions in plans:
+    for wait in conditions:  # Refused before any compilation.
+      prompts.Format(task, run.tokenizer, wait)
+  _evaluate(options, run, plans, splits)
+  return 0
+
+
+def _task_names(spec: str, own: str) -> list[str]:
+  """Returns the tasks that --task names; "" is what the run was trained on."""
+  if spec == "all":
+    return tasks.downstream_names()
+  names = list(tasks.mixture(own)) if not spec else spec.split(",")
+  for name in names:
+    errors.require_one_of("--task", name, tasks.downstream_names())
+  return names
+
+
+def _conditions(
+  options: argparse.Namespace, run: trained.Trained, name: str
+) -> Iterator[prompts.Waiting]:
+  """Yields each way to wait that the command line asks for."""
+  finetune = FinetuneConfig(**run.meta["config"]["finetune"])
+  wait = prompts.waiting(finetune, tasks.downstream(name))
+  if options.position:
+    wait = dataclasses.replace(wait, position=options.position)
+  if options.filler is not None:
+    wait = dataclasses.replace(wait, filler=options.filler)
+  counts = options.pauses or str(wait.num_pauses)
+  for text in counts.split(","):
+    errors.require(
+      text.strip().isdigit(),
+      f"--pauses: expected whole numbers such as 0,10,50, got {counts!r}",
+    )
+    yield dataclasses.replace(wait, num_pauses=int(text))
+
+
+def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
+  """Returns where the examples of a task are."""
+  data = DataConfig(**config["data"])
+  folder = options.local_dir or data.local_dir
+  if folder and num_tasks > 1:
+    folder = str(pathlib.Path(folder) / name)
+  return dataclasses.replace(data, local_dir=folder)
+
+
+def _evaluate(options, run: trained.Trained, plans, splits) -> None:
+  """Loads the model and writes one result a condition."""
+  import jax
+
+  from pausejax import sharding
+  from pausejax.evaluation.answers import Answerer
+  from pausejax.runtime.progress import CountBar
+
+  mesh = sharding.make_mesh(settings.MeshConfig(data=-1, fsdp=1, tensor=1))
+  sharding.check_divisible(mesh, {"--batch_size": (options.batch_size, "batch")})
+  folder = pathlib.Path(options.out or run.workdir / "evaluations")
+  finetune = FinetuneConfig(**run.meta["config"]["finetune"])
+  with jax.set_mesh(mesh):
+    model = run.load(mesh)
+    for task, conditions in plans:
+      found = splits[task.name]
+      rows = found.rows[: options.limit or None]
+      print(f"{task.name} {found.summary()}; {len(rows):,} answered", flush=True)
+      for wait in conditions:
+        began = time.perf_counter()
+        answerer = Answerer(
+          format=prompts.Format(task, run.tokenizer, wait),
+          tokenizer=run.tokenizer,
+          batch_size=options.batch_size,
+          pauses_in_prefix=finetune.pauses_in_prefix,
+          mesh=mesh,
+        )
+        with CountBar("examples", len(rows)) as bar:
+          answers = answerer.answer(model, rows, bar.update)
+        seconds = time.perf_counter() - began
+        stem = results.name(task.name, found.split, wait, run.step)
+        result = {
+          **_condition(run, task, found, wait),
+          "n": len(rows),
+          "metrics": answers.metrics,
+          "num_cut": answers.num_cut,
+          "num_cut_tokens": answers.num_cut_tokens,
+          "seconds": seconds,
+        }
+        if jax.process_index() == 0:
+          results.write(folder, stem, result, answers.rows)
+        print(_line(wait, result), flush=True)
+  print(f"results are in {folder}")
+
+
+def _condition(run: trained.Trained, task, found, wait) -> dict:
+  """Returns everything that a result was measured under."""
+  config = run.meta["config"]
+  trained_on = tasks.mixture(config["data"]["task"])
+  finetune = FinetuneConfig(**config["finetune"])
+  was = prompts.waiting(finetune, task) if task.name in trained_on else None
+  return {
+    "task": task.name,
+    "split": found.split,
+    "examples_sha256": found.sha256,
+    "num_unusable": found.num_unusable,
+    "num_pauses": wait.num_pauses,
+    "position": wait.position,
+    "filler": wait.filler or "<pause>",
+    "finetuned": was and dataclasses.asdict(was),
+    "seed": config["seed"],
+    "checkpoint": str(run.workdir),
+    "step": run.step,
+    "tokenizer": run.meta["tokenizer"],
+    "prefix_attention": run.model.prefix_attention,
+    "pausejax": pausejax.__version__,
+  }
+
+
+def _line(wait: prompts.Waiting, result: dict) -> str:
+  """Returns one line for a person: condition, metrics, n."""
+  metrics = "  ".join(f"{k} {v:.2f}" for k, v in result["metrics"].items())
+  cut = f", {result['num_cut']} prompts cut" if result["num_cut"] else ""
+  return (
+    f"  M={wait.num_pauses} {wait.position} {result['filler']}: {metrics}  "
+    f"(n={result['n']:,}{cut}, {result['seconds']:.1f} s)"
+  )

@@ -1,0 +1,90 @@
+"""Shows the tasks.
+
+  pausejax tasks list [--local_dir=DIR] [--tasks_module=my_tasks]
+
+A line a task: kind, source, splits, metrics and default number of pauses. With
+--local_dir, the folder of one task's files or of a folder for each task (whose
+name begins with the task's), the examples of each published split and of what
+is held out are counted; tasks that make their own data have no files.
+"""
+
+import pathlib
+import sys
+
+from pausejax import commandline, errors, tasks
+from pausejax.data import examples, records
+from pausejax.programs import score
+
+_HEADER = ("name", "kind", "source", "splits", "metrics", "pauses")
+
+
+def main(argv: list[str]) -> int:
+  """Runs the action that the first word names."""
+  actions = {"list": _list}
+  if not argv or argv[0].startswith("-"):
+    argv = ["list", *argv]
+  errors.require_one_of("tasks", argv[0], actions)
+  return actions[argv[0]](argv[1:])
+
+
+def _list(argv: list[str]) -> int:
+  parser = commandline.Parser("tasks list", __doc__, config=False)
+  parser.add_argument("--local_dir", default="", help="folder of data")
+  parser.add_argument("--tasks_module", default="", help="a module of tasks")
+  options, _ = parser.parse(argv)
+  tasks.import_module(options.tasks_module)
+  folder = pathlib.Path(options.local_dir) if options.local_dir else None
+  errors.require(
+    folder is None or folder.is_dir(),
+    f"--local_dir: no folder {options.local_dir!r}",
+  )
+  notes: list[str] = []
+  rows = [_row(tasks.get(n), folder, notes) for n in tasks.names()]
+  columns = zip(_HEADER, *rows, strict=True)
+  widths = [max(map(len, column)) for column in columns]
+  for row in (_HEADER, *rows):
+    cells = (c.ljust(w) for c, w in zip(row, widths, strict=True))
+    print("  ".join(cells).rstrip())
+  for line in notes:
+    print(line)
+  return 0
+
+
+def _row(
+  task: tasks.Task | tasks.PretrainingTask,
+  folder: pathlib.Path | None,
+  notes: list[str],
+) -> tuple[str, ...]:
+  """Returns the cells of a task; notes what was not counted."""
+  if isinstance(task, tasks.PretrainingTask):
+    about = sys.modules[task.source.__module__].__doc__ or ""
+    about = about.partition(":")[0]
+    return (task.name, "pretraining", about, "train, validation", "loss", "-")
+  splits = examples.splits(task)
+  if folder is not None and isinstance(task.source, records.Files):
+    splits = [f"{s} {_count(task, s, folder, notes)}" for s in splits]
+  return (
+    task.name,
+    task.kind,
+    task.source.describe(score.data_config("")),
+    ", ".join(splits),
+    ", ".join(task.metrics or ["accuracy"]),
+    str(task.num_pauses),
+  )
+
+
+def _count(
+  task: tasks.Task, split: str, folder: pathlib.Path, notes: list[str]
+) -> str:
+  own = [p for p in sorted(folder.glob(f"{task.name}*")) if p.is_dir()]
+  data = score.data_config(str((own or [folder])[0]))
+  try:
+    loaded = examples.load(task, split, data)
+  except records.NotThere:
+    return "not there"
+  except errors.UserError as e:
+    notes.append(f"{task.name} {split}: {e.message}")
+    return "unreadable"
+  if loaded.num_unusable:
+    notes.append(f"{task.name} {loaded.summary()}")
+  return f"{len(loaded.rows):,}"

@@ -1,0 +1,77 @@
+"""CommonsenseQA: five answers, one of them sensible (Talmor et al., 2019).
+
+  {"answerKey": "A", "id": "1afa02df02c908a558b4036e80242fac", "question":
+    {"question_concept": "revolving door",
+     "stem": "A revolving door is convenient for two direction travel, but ...",
+     "choices": [{"label": "A", "text": "bank"},
+                 {"label": "B", "text": "library"}, ...]}}
+
+Published files: train_rand_split.jsonl (9,741) and dev_rand_split.jsonl
+(1,221), from https://www.tau-nlp.org/commonsenseqa, licence MIT. TFDS has no
+builder of that name; cos_e:0.0.1 holds the same questions. The test file
+(1,140) has no answerKey, so there is no split "test".
+
+As in the paper the answer is written, and judged by exact match. The paper does
+not say whether the model sees the choices, or writes a letter or the text. Here
+the prompt is lm-evaluation-harness's, which lists them, and the target is the
+text of the right one.
+"""
+
+from collections.abc import Iterator
+
+from pausejax import errors, metrics, tasks
+from pausejax.data import records
+
+
+def from_tfds(example: dict) -> dict:
+  """Returns the record of an example of cos_e."""
+  choices = [
+    {"label": label, "text": text}
+    for label, text in zip("ABCDE", example["choices"], strict=True)
+  ]
+  right = [c["label"] for c in choices if c["text"] == example["answer"]]
+  return {
+    "id": example["id"],
+    "question": {"stem": example["question"], "choices": choices},
+    "answerKey": "".join(right[:1]),
+  }
+
+
+def examples(record: dict) -> Iterator[tasks.Example]:
+  """Yields the one example of a record."""
+  question = record["question"]
+  text = lambda choice: " ".join(records.text(choice, "text").split())
+  choices = {records.text(c, "label"): text(c) for c in question["choices"]}
+  key = records.text(record, "answerKey")
+  if key not in choices:
+    raise errors.UserError(
+      f"answerKey {key!r} is none of the choices {', '.join(choices)}"
+    )
+  lines = [f"Question: {records.text(question, 'stem')}"]
+  lines += [f"{label}. {text}" for label, text in choices.items()]
+  yield tasks.Example(
+    id=records.text(record, "id"),
+    prefix="\n".join([*lines, "Answer:"]),
+    target=choices[key],
+    references=(choices[key],),
+  )
+
+
+tasks.register(
+  tasks.Task(
+    name="commonsense_qa",
+    kind="decode",
+    source=records.Files(
+      files={
+        "train": "train_rand_split*.jsonl",
+        "validation": "dev_rand_split*.jsonl",
+      },
+      tfds="cos_e:0.0.1",
+      from_tfds=from_tfds,
+    ),
+    examples=examples,
+    metrics={"em": metrics.exact_match},
+    num_pauses=10,
+    max_target_len=16,
+  )
+)

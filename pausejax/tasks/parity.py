@@ -1,0 +1,74 @@
+"""Parity of a bit string: what pauses can compute that one position cannot.
+
+  prefix  "01101110010101101011"
+  target  "0"                       the sum of the bits modulo 2
+  hints   "++++++++++++-------"     is the sum at least 1, 2, 3, ...?
+
+London and Kanade (2025, arXiv 2505.21024) train two layers on uniformly random
+strings and give pauses thresholds of the sum as targets; without pauses the
+same model stays at chance. Their exact encoding is not public: here hint j is
+"+" if the sum is at least j, else "-". With as many pauses as bits the hints
+fall on all pauses but the last, which predicts the parity; without pauses they
+fall on the bits themselves. `finetune.hints=false` leaves them out.
+
+Strings are drawn by a seed; one in fifty, told by a checksum of the string, is
+held out of training for good.
+"""
+
+import functools
+import random
+import zlib
+from collections.abc import Iterator
+
+from pausejax import metrics, tasks
+from pausejax.data import records
+
+_LENGTHS = (20, 100, 300)
+_NUM_EXAMPLES = {"train": 400_000, "validation": 4_096}
+_HOLDOUT_EVERY = 50
+
+
+def bit_strings(num_bits: int, split: str) -> Iterator[str]:
+  """Yields the strings of a split, drawn by a seed of its own."""
+  rng = random.Random(f"{num_bits} {split}")
+  remaining = _NUM_EXAMPLES[split]
+  while remaining:
+    bits = f"{rng.getrandbits(num_bits):0{num_bits}b}"
+    held_out = zlib.crc32(bits.encode()) % _HOLDOUT_EVERY == 0
+    if held_out == (split == "validation"):
+      remaining -= 1
+      yield bits
+
+
+def examples(bits: str) -> Iterator[tasks.Example]:
+  """Yields the one example of a string."""
+  total = bits.count("1")
+  target = str(total % 2)
+  yield tasks.Example(
+    id="",
+    prefix=bits,
+    target=target,
+    references=(target,),
+    hints=["+" if total >= j else "-" for j in range(1, len(bits))],
+  )
+
+
+for _num_bits in _LENGTHS:
+  tasks.register(
+    tasks.Task(
+      name=f"parity{_num_bits}",
+      kind="decode",
+      source=records.Generated(
+        name=f"random strings of {_num_bits} bits",
+        make={
+          split: functools.partial(bit_strings, _num_bits, split)
+          for split in _NUM_EXAMPLES
+        },
+      ),
+      examples=examples,
+      metrics={"accuracy": metrics.exact_match},
+      num_pauses=_num_bits,
+      max_target_len=1,
+      delimiter="",
+    )
+  )

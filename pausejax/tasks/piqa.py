@@ -1,0 +1,75 @@
+"""PhysicalIQA: which of two ways to do a thing works (Bisk et al., 2020).
+
+  valid.jsonl       {"goal": "How do I ready a guinea pig cage for it's ...",
+                     "sol1": "Provide the guinea pig with a cage full of ...",
+                     "sol2": "Provide the guinea pig with a cage full of ..."}
+  valid-labels.lst  0
+
+Published files: train.jsonl (16,113) with train-labels.lst, and valid.jsonl
+(1,838) with valid-labels.lst, which physicaliqa-train-dev.zip calls dev.jsonl
+and dev-labels.lst; from https://yonatanbisk.com/piqa, licence AFL-3.0; TFDS
+piqa:1.0.0. The labels of tests.jsonl are not public.
+
+The paper calls it a scoring task. The prompt is lm-evaluation-harness's; the
+likelier solution is the answer.
+"""
+
+import pathlib
+from collections.abc import Iterator
+
+from pausejax import errors, tasks
+from pausejax.data import corpora, records
+
+
+def read(path: pathlib.Path) -> Iterator[records.Located]:
+  """Yields the records, each with the "label" that its line has.
+
+  Raises:
+    UserError: not as many labels as records, or one that is not 0 or 1.
+  """
+  located = list(records.json_lines(path))
+  gz = ".gz" if path.suffix == ".gz" else ""
+  stem = path.name.removesuffix(gz).removesuffix(".jsonl")
+  labels_path = path.with_name(f"{stem}-labels.lst{gz}")
+  labels = b"".join(corpora.read_lines(str(labels_path))).split()
+  if len(labels) != len(located):
+    raise errors.UserError(
+      f"{path} has {len(located)} records, but {labels_path} has "
+      f"{len(labels)} labels"
+    )
+  for number, ((where, record), label) in enumerate(
+    zip(located, labels, strict=True), start=1
+  ):
+    if label not in (b"0", b"1"):
+      raise errors.UserError(f"{labels_path}:{number}: {label!r} is not 0 or 1")
+    yield where, {**record, "label": int(label)}
+
+
+def examples(record: dict) -> Iterator[tasks.Example]:
+  """Yields the one example of a record."""
+  options = [records.text(record, name) for name in ("sol1", "sol2")]
+  yield tasks.Example(
+    id="",
+    prefix=f"Question: {records.text(record, 'goal')}\nAnswer:",
+    target=options[record["label"]],
+    options=options,
+    label=record["label"],
+  )
+
+
+tasks.register(
+  tasks.Task(
+    name="piqa",
+    kind="options",
+    source=records.Files(
+      files={
+        "train": "train.jsonl",
+        "validation": ("valid.jsonl", "dev.jsonl"),
+      },
+      read=read,
+      tfds="piqa:1.0.0",
+    ),
+    examples=examples,
+    num_pauses=10,
+  )
+)
