@@ -49,11 +49,15 @@ VARIANTS = {
 
 
 def model(seed: int = 0, **changes) -> decoder.Decoder:
+  """A random decoder of `model_config(**changes)`."""
+  return random_model(model_config(**changes), seed)
+
+
+def random_model(config: settings.ModelConfig, seed: int) -> decoder.Decoder:
   """A decoder whose every parameter is random, biases and scales too.
 
   Drawn by numpy: compiling `decoder.init` takes seconds.
   """
-  config = model_config(**changes)
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(lambda: decoder.init(config, 0))
 

@@ -67,5 +67,6 @@ tasks.register(
     metrics={"em": metrics.last_word_em},
     num_pauses=10,
     max_target_len=16,
+    perplexity=True,
   )
 )

@@ -1,0 +1,108 @@
+"""The paper's experiment: four variants, M in {10, 50}, five seeds, nine tasks.
+
+  pausejax study --config=configs/study.py:size=130m --workdir=/runs/study \\
+    --config.local_dir=/data
+  pausejax study --config=configs/study.py --workdir=/runs/study --dry_run
+
+Runs what is missing and may be killed and started again. `--dry_run` prints
+one command a cell for a cluster; `--shard=2/8` runs the second eighth. Every
+arm is the words of a `pausejax train` or `pausejax evaluate` command, {task}
+standing for the task; so an ablation is one more line here. `only=table` leaves
+the ablations out.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+NINE = (
+  "squad",
+  "commonsense_qa",
+  "natural_questions",
+  "lambada",
+  "web_questions",
+  "coqa",
+  "gsm8k",
+  "piqa",
+  "hellaswag",
+)
+
+# Rows of the table: name, pretraining, and the finetunings of which the best
+# counts. Differences are to the first row.
+FOUR_VARIANTS = (
+  ("StdPT_StdFT", "std", "m0"),
+  ("StdPT_PauseFT", "std", "m10", "m50"),
+  ("PausePT_StdFT", "pause", "m0"),
+  ("PausePT_PauseFT", "pause", "m10", "m50"),
+)
+
+
+def get_config(arg: str = ""):
+  """Returns the study; `arg` is size=1b|130m,only=all|table."""
+  choice = base.parse_arg(arg, size=("1b", "130m"), only=("all", "table"))
+  pretrain = f"configs/pretrain_c4.py:size={choice.size}"
+  finetune = "configs/finetune.py:task={task}"
+  c = ConfigDict()
+  # Stands above the table.
+  c.title = f"Pause training, {choice.size}"
+  # Folder of the published files, one folder a task; empty: TFDS.
+  c.local_dir = ""
+  # Made once, for all runs, in order: (name, words of a command); {workdir}
+  # stands for the study's folder, and {workdir}/prepare/NAME is its own.
+  c.prepare = ()
+  # Words for every pretraining, finetuning and evaluation, space-separated.
+  c.pretrain_words = ""
+  c.finetune_words = ""
+  c.evaluate_words = ""
+  # Pretrainings: a config and changes to it, or the folder of a run.
+  c.pretrainings = ConfigDict(
+    dict(
+      std=(f"{pretrain},pause=false",),
+      pause=(f"{pretrain},pause=true",),
+    )
+  )
+  c.tasks = NINE
+  # Changes for single tasks: task -> words.
+  c.task_words = ConfigDict()
+  c.finetunings = ConfigDict(
+    dict(
+      m0=(f"{finetune},pauses=0",),
+      m10=(f"{finetune},pauses=10",),
+      m50=(f"{finetune},pauses=50",),
+    )
+  )
+  # Evaluations beyond the one as finetuned: finetuning -> words of each.
+  c.evaluations = ConfigDict(dict(m10=("--pauses=0,2,5,25,50",)))
+  c.seeds = (0, 1, 2, 3, 4)
+  c.variants = FOUR_VARIANTS
+  c.tasks_module = ""
+  if choice.only == "all":
+    num_layers = base.SIZES[choice.size]["num_layers"]
+    _add_ablations(c, pretrain, finetune, num_layers)
+  return c.lock()
+
+
+def _add_ablations(c, pretrain: str, finetune: str, num_layers: int) -> None:
+  """Adds what the paper varies, each as one more arm."""
+  # Ten pauses cost about as much as two layers of the 1B model (section 4).
+  deeper = f"--config.model.num_layers={num_layers + 2}"
+  c.pretrainings.std_deeper = (f"{pretrain},pause=false", deeper)
+  # The other reading of "10%": no text displaced.
+  c.pretrainings.pause_exact = (
+    f"{pretrain},pause=true",
+    "--config.data.pause_mode=exact",
+  )
+  for m in (2, 5, 25, 100):
+    c.finetunings[f"m{m}"] = (f"{finetune},pauses={m}",)
+  prepend = "--config.finetune.pause_position=prepend"
+  c.finetunings.prepend10 = (f"{finetune},pauses=10", prepend)
+  c.finetunings.prepend50 = (f"{finetune},pauses=50", prepend)
+  # "." in place of <pause>, at inference only, on the standard model.
+  c.evaluations.m0 = ("--pauses=10,50 --filler=.",)
+  c.variants += (
+    ("StdPT_StdFT_dots", "std", "m0", "filler=."),
+    ("DeeperPT_StdFT", "std_deeper", "m0"),
+    ("ExactPT_PauseFT", "pause_exact", "m10", "m50"),
+    ("PausePT_PrependFT", "pause", "prepend10", "prepend50"),
+    *((f"PausePT_M{m}", "pause", f"m{m}") for m in (2, 5, 10, 25, 50, 100)),
+  )

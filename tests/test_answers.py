@@ -1,0 +1,167 @@
+"""Answers and scores: nobody is counted twice, whatever the batch or hosts."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from pausejax import errors, metrics, settings, sharding, tasks
+from pausejax.data import prompts, records, tokenizers
+from pausejax.evaluation import answers
+from tests import models, soak
+from tests.test_sharding import mesh_of_8, one_device_mesh
+
+TOKENIZER = tokenizers.load("bytes")
+NUM = 13  # Divides by no batch size or number of devices here.
+
+
+def task(kind: str) -> tasks.Task:
+  source = records.Generated(name="none", make={})
+  return tasks.Task(
+    name=kind,
+    kind=kind,
+    source=source,
+    examples=iter,
+    metrics={"em": metrics.exact_match} if kind == "decode" else {},
+    max_target_len=4,
+    perplexity=kind == "decode",
+  )
+
+
+def examples(kind: str) -> list[tasks.Example]:
+  """Prefixes of different lengths; options of different numbers, too."""
+  found = []
+  for i in range(NUM):
+    options = ("yes", "no", "perhaps")[: 2 + i % 2] if kind == "options" else ()
+    found.append(
+      tasks.Example(
+        id=str(i),
+        prefix="ab" * (1 + i % 5),
+        target=options[0] if options else "x",
+        references=("x",),
+        options=options,
+        label=0 if options else -1,
+      )
+    )
+  return found
+
+
+def small_model(prefix_attention="causal"):
+  """A random decoder over the bytes' vocabulary."""
+  fields = base.get_config().model.to_dict()
+  fields |= dict(num_layers=2, d_model=16, num_heads=4, num_kv_heads=4, d_ff=32)
+  fields |= dict(max_seq_len=64, dtype="float32", remat="none")
+  fields |= dict(prefix_attention=prefix_attention)
+  config = settings.ModelConfig(vocab_size=TOKENIZER.vocab_size, **fields)
+  return models.random_model(config, seed=0)
+
+
+def answer(kind, *, batch_size=4, mesh=None, num_pauses=3, **model):
+  mesh = mesh or one_device_mesh()
+  format_ = prompts.Format(
+    task(kind), TOKENIZER, prompts.Waiting(num_pauses=num_pauses)
+  )
+  answerer = answers.Answerer(
+    format=format_,
+    tokenizer=TOKENIZER,
+    batch_size=batch_size,
+    pauses_in_prefix=False,
+    mesh=mesh,
+  )
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(
+      small_model(**model), sharding.shardings(small_model(**model), mesh)
+    )
+    return answerer.answer(placed, examples(kind), lambda *_: None)
+
+
+def same(a: answers.Answers, b: answers.Answers) -> None:
+  assert [r["id"] for r in a.rows] == [r["id"] for r in b.rows]
+  assert [r["prediction"] for r in a.rows] == [r["prediction"] for r in b.rows]
+  for name in a.metrics:
+    # float32 in another order: 1e-5 of a log-likelihood of tens of nats.
+    assert a.metrics[name] == pytest.approx(b.metrics[name], rel=1e-3), name
+
+
+@pytest.mark.parametrize("kind", ["decode", "options"])
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_the_batch_size_changes_nothing(kind, attention):
+  whole = answer(kind, batch_size=16, prefix_attention=attention)
+  parts = answer(kind, batch_size=4, prefix_attention=attention)
+  assert len(whole.rows) == len(parts.rows) == NUM
+  same(whole, parts)
+
+
+@pytest.mark.parametrize("kind", ["decode", "options"])
+def test_eight_devices_answer_as_one(kind):
+  one = answer(kind, batch_size=8)
+  same(one, answer(kind, batch_size=8, mesh=mesh_of_8(2, 2, 2)))
+
+
+def test_metrics_are_means_over_examples_and_nobody_else():
+  found = answer("options", batch_size=8)
+  for name, percent in found.metrics.items():
+    values = [row["values"][name] for row in found.rows]
+    assert len(values) == NUM
+    assert percent == pytest.approx(100 * np.mean(values))
+
+
+def test_the_number_of_pauses_reaches_the_model():
+  none, three = (answer("options", num_pauses=m) for m in (0, 3))
+  for a, b in zip(none.rows, three.rows, strict=True):
+    assert a["log_likelihoods"] != b["log_likelihoods"]
+
+
+def test_what_does_not_fit_is_refused_before_any_work():
+  with pytest.raises(errors.UsageError, match="example '0' of task 'decode'"):
+    answer("decode", num_pauses=64)
+
+
+_PROCESS = """
+import json, sys
+import jax
+index, port = int(sys.argv[1]), sys.argv[2]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+from pausejax import settings, sharding
+from tests import test_answers
+mesh = sharding.make_mesh(settings.MeshConfig(data=-1, fsdp=1, tensor=1))
+found = {}
+for kind in ("decode", "options"):
+  answers = test_answers.answer(kind, batch_size=8, mesh=mesh)
+  found[kind] = [answers.metrics, [r["prediction"] for r in answers.rows]]
+print("FOUND", json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one(tmp_path):
+  port = str(20000 + os.getpid() % 20000)
+  flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", _PROCESS, str(index), port],
+      cwd=soak.ROOT,
+      env={**os.environ, **flags, "JAX_PLATFORMS": "cpu"},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  outputs = [p.communicate(timeout=300) for p in processes]
+  found = []
+  for process, (output, error) in zip(processes, outputs, strict=True):
+    assert process.returncode == 0, error
+    line = next(x for x in output.splitlines() if x.startswith("FOUND "))
+    found.append(json.loads(line.removeprefix("FOUND ")))
+  assert found[0] == found[1]  # Every host knows every answer,
+  for kind, (metrics_, predictions) in found[0].items():
+    one = answer(kind, batch_size=8)  # and they are those of one process.
+    assert predictions == [row["prediction"] for row in one.rows]
+    assert metrics_ == pytest.approx(one.metrics, rel=1e-3)

@@ -1,0 +1,170 @@
+"""Finetuning and evaluation as a user runs them: a task of one's own."""
+
+import json
+import sys
+
+import pytest
+
+from tests import soak
+
+pytestmark = pytest.mark.slow
+
+TASK = """
+from pausejax import metrics, tasks
+from pausejax.data import records
+
+
+def examples(record):
+  yield tasks.Example(
+    id="", prefix=record["question"], target=record["answer"],
+    references=(record["answer"],),
+  )
+
+
+tasks.register(tasks.Task(
+  name="sums", kind="decode", examples=examples,
+  source=records.Files(
+    files={"train": "train.jsonl", "validation": "dev.jsonl"}
+  ),
+  metrics={"em": metrics.exact_match}, num_pauses=3, max_target_len=4,
+))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A folder with a task module, its data, and a pretrained run."""
+  folder = tmp_path_factory.mktemp("finetune")
+  (folder / "sums.py").write_text(TASK)
+  for name, first in (("train", 0), ("dev", 40)):
+    lines = [
+      json.dumps({"question": f"{a} and {a} is", "answer": str(2 * a)})
+      for a in range(first, first + 40)
+    ]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines))
+  corpus = folder / "corpus"
+  soak.write_corpus(corpus)
+  soak.finish(
+    soak.command(corpus, folder / "pretrained", "--config.num_steps=2")
+  )
+  return folder
+
+
+def run(place, verb, *more, expect=0):
+  """Runs a verb with the task's module in reach; returns what it printed."""
+  code = (
+    f"import sys; sys.path.insert(0, {str(place)!r});"
+    "from pausejax import cli; sys.exit(cli.main(sys.argv[1:]))"
+  )
+  process = soak.start([sys.executable, "-c", code, verb, *more])
+  output, _ = process.communicate()
+  assert process.returncode == expect, output
+  return output
+
+
+def finetune(place, workdir, *more, expect=0):
+  return run(
+    place,
+    "train",
+    "--config=configs/finetune_smoke.py:task=sums,pauses=-1",
+    f"--init_from={place / 'pretrained'}",
+    f"--workdir={place / workdir}",
+    "--config.tasks_module=sums",
+    f"--config.data.local_dir={place}",
+    "--config.num_steps=6",
+    "--config.checkpoint.every=3",
+    *more,
+    expect=expect,
+  )
+
+
+def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place):
+  finetune(place, "whole")
+  output = finetune(place, "parts", "--config.stop_at_step=3")
+  assert "40 examples" in output and "% full" in output
+  assert "parameters from step 2" in output
+  assert "resuming from step 3" in finetune(place, "parts")
+  whole, parts = (soak.rows(place / name) for name in ("whole", "parts"))
+  assert [r["loss"] for r in whole] == [r["loss"] for r in parts]
+  digests = [soak.last_meta(place / n)["digests"] for n in ("whole", "parts")]
+  assert digests[0] == digests[1]
+
+  output = run(
+    place, "evaluate", f"--checkpoint={place / 'whole'}", "--pauses=0,3"
+  )
+  results = place / "whole" / "evaluations"
+  for m in (0, 3):
+    stem = results / f"sums-validation-append{m}-step6"
+    result = json.loads(stem.with_suffix(".json").read_text())
+    assert (result["n"], result["num_pauses"]) == (40, m)
+    assert result["finetuned"]["num_pauses"] == 3
+    assert f"M={m} append <pause>: em {result['metrics']['em']:.2f}" in output
+    lines = (results / f"{stem.name}.predictions.jsonl").read_text()
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert [row["id"] for row in rows] == [str(i) for i in range(40)]
+    mean = 100 * sum(row["values"]["em"] for row in rows) / 40
+    assert mean == pytest.approx(result["metrics"]["em"])
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(place):
+  finetune(
+    place,
+    "best",
+    "--config.eval.every=2",
+    "--config.eval.num_examples=8",
+    "--config.checkpoint.every=100",
+    "--config.checkpoint.keep=1",
+    "--config.checkpoint.keep_best=1",
+  )
+  lines = (place / "best" / "metrics.jsonl").read_text().splitlines()
+  scores = {
+    row["step"]: row["eval_score"]
+    for row in map(json.loads, lines)
+    if "eval_score" in row
+  }
+  assert set(scores) == {2, 4, 6}
+  folder = place / "best" / "checkpoints"
+  kept = {int(p.name) for p in folder.iterdir() if p.name.isdigit()}
+  # Of equally good ones Orbax keeps the newest.
+  best = max(scores, key=lambda step: (scores[step], step))
+  assert kept == {best, 6}
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ("--config.model.d_ff=48", "model/blocks/expand"),
+    ("--config.data.tokenizer=/nowhere.model", "no file '/nowhere.model'"),
+    ("--config.data.task=summs", "did you mean 'sums'?"),
+    ("--config.finetune.num_pauses=70", "example '0' of task 'sums'"),
+    ("--config.finetune.filler=..", "'..' is 2 tokens"),
+    ("--config.data.local_dir=/nowhere", "no folder '/nowhere'"),
+  ],
+)
+def test_what_cannot_be_is_one_line(place, change, words):
+  workdir = "wrong" + str(abs(hash(change)))
+  code = 1 if "d_ff" in change or "nowhere" in change else 2
+  output = finetune(place, workdir, change, expect=code)
+  assert words in output and "Traceback" not in output
+
+
+def test_finetuning_and_evaluation_need_no_tensorflow(place):
+  blocked = ("tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio")
+  argv = [
+    "train",
+    "--config=configs/finetune_smoke.py:task=sums,pauses=2",
+    f"--init_from={place / 'pretrained'}",
+    f"--workdir={place / 'blocked'}",
+    "--config.tasks_module=sums",
+    f"--config.data.local_dir={place}",
+    "--config.num_steps=1",
+  ]
+  evaluate = ["evaluate", f"--checkpoint={place / 'blocked'}", "--limit=4"]
+  code = (
+    f"import sys; sys.modules.update(dict.fromkeys({blocked!r}));"
+    f"sys.path.insert(0, {str(place)!r}); from pausejax import cli;"
+    f"sys.exit(cli.main({argv!r}) or cli.main({evaluate!r}))"
+  )
+  process = soak.start([sys.executable, "-c", code])
+  output, _ = process.communicate()
+  assert process.returncode == 0, output

@@ -1,0 +1,314 @@
+"""The study: its plan, what runs when, and the numbers of its table."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from configs import study as study_config
+from configs import study_smoke
+from pausejax import errors
+from pausejax.evaluation import results, study, table
+from pausejax.programs import study as program
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def fields(**changes) -> dict:
+  """A study of one task with two pretrainings and three finetunings."""
+  return {
+    "title": "test",
+    "local_dir": "",
+    "prepare": (("one", "segments --out={workdir}/prepare/one/store"),),
+    "pretrain_words": "--config.data.segments_dir={workdir}/prepare/one/store",
+    "finetune_words": "--config.num_steps=2",
+    "evaluate_words": "--limit=4",
+    "pretrainings": {"std": ("a.py:pause=false",), "pause": ("a.py",)},
+    "tasks": ("stdlib_cloze",),
+    "task_words": {},
+    "finetunings": {
+      "m0": ("b.py:task={task},pauses=0",),
+      "m2": ("b.py:task={task},pauses=2",),
+      "m4": ("b.py:task={task},pauses=4",),
+    },
+    "evaluations": {"m2": ("--pauses=0,1",)},
+    "seeds": (0, 1),
+    "variants": (
+      ("StdPT_StdFT", "std", "m0"),
+      ("PausePT_PauseFT", "pause", "m2", "m4"),
+    ),
+    "tasks_module": "",
+    **changes,
+  }
+
+
+def plan(workdir: pathlib.Path, **changes) -> study.Study:
+  return study.make(workdir, fields(**changes))
+
+
+class Recorder(program.Runner):
+  """A runner whose commands only leave their traces."""
+
+  def __init__(self, plan, index=1, count=1, fails=()):
+    super().__init__(plan, index, count)
+    self.commands = []
+    self.fails = fails
+
+  def _command(self, words, log):
+    self.commands.append(words)
+    log.touch()
+    if any(text in word for text in self.fails for word in words):
+      return 1
+    for word in words:
+      if word.startswith("--workdir="):
+        pathlib.Path(word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+    if words[0] == "segments":
+      pathlib.Path(words[1].partition("=")[2]).mkdir(parents=True)
+    return 0
+
+
+def test_every_combination_that_a_variant_names_is_a_cell(tmp_path):
+  cells = plan(tmp_path).finetuning_cells()
+  found = {(c.pretraining, c.finetuning, c.seed) for c in cells}
+  arms = [("std", "m0"), ("pause", "m2"), ("pause", "m4")]
+  assert found == {(*arm, seed) for arm in arms for seed in (0, 1)}
+  assert len({c.id for c in cells}) == len(cells) == 6
+
+
+def test_arms_differ_in_what_their_words_say_only(tmp_path):
+  by_id = {c.id.split("/")[1]: c for c in plan(tmp_path).finetuning_cells()}
+  one = by_id["pause-stdlib_cloze-m2-s0"].commands[0]
+  other = by_id["pause-stdlib_cloze-m2-s1"].commands[0]
+  differ = {a for a, b in zip(one, other, strict=True) if a != b}
+  assert differ == {
+    "--config.seed=0",
+    f"--workdir={tmp_path}/finetune/pause-stdlib_cloze-m2-s0",
+  }
+  assert f"--init_from={tmp_path}/pretrain/pause" in one
+
+
+def test_a_pretraining_may_be_a_run_that_is_there(tmp_path):
+  elsewhere = plan(
+    tmp_path, pretrainings={"std": ("/runs/std",), "pause": ("/runs/pause",)}
+  )
+  assert not elsewhere.pretraining_cells()
+  words = elsewhere.finetuning_cells()[0].commands[0]
+  assert "--init_from=/runs/std" in words
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"tasks": ("stdlib_clozes",)}, "did you mean 'stdlib_cloze'?"),
+    ({"variants": (("A", "stdd", "m0"),)}, "did you mean 'std'?"),
+    ({"variants": (("A", "std", "m00"),)}, "did you mean 'm0'?"),
+    ({"seeds": ()}, "at least one"),
+    ({"evaluations": {"m9": ()}}, "evaluations: unknown value 'm9'"),
+  ],
+)
+def test_a_wrong_name_is_refused_with_the_nearest(tmp_path, change, message):
+  with pytest.raises(errors.UsageError, match=message):
+    plan(tmp_path, **change)
+
+
+def test_a_plan_comes_back_from_disk(tmp_path):
+  before = plan(tmp_path)
+  before.save()
+  assert study.load(tmp_path) == before
+  plan(tmp_path, seeds=(0, 1, 2)).save()  # More cells are welcome,
+  with pytest.raises(errors.UserError, match="does not fit"):
+    plan(tmp_path, finetune_words="--config.num_steps=3").save()  # others not.
+
+
+@pytest.mark.parametrize("arg", ["", "size=130m", "only=table"])
+def test_the_paper_study_covers_the_paper(tmp_path, arg):
+  built = study.make(tmp_path, study_config.get_config(arg).to_dict())
+  assert len(built.tasks) == 9 and len(built.seeds) == 5
+  assert [v.name for v in built.variants[:4]] == [
+    "StdPT_StdFT",
+    "StdPT_PauseFT",
+    "PausePT_StdFT",
+    "PausePT_PauseFT",
+  ]
+  assert set(table.PAPER) == set(built.tasks)
+  ids = [cell.id for cell in built.cells()]
+  assert len(ids) == len(set(ids))
+
+
+def test_cells_run_once_and_after_what_they_need(tmp_path):
+  built = plan(tmp_path)
+  runner = Recorder(built)
+  assert runner.run() == 0
+  verbs = [words[0] for words in runner.commands]
+  assert verbs[:3] == ["segments", "train", "train"]
+  assert all(cell.is_done() for cell in built.cells())
+  again = Recorder(built)
+  assert again.run() == 0 and not again.commands
+
+
+def test_a_failed_cell_stops_those_that_need_it_only(tmp_path):
+  built = plan(tmp_path)
+  assert Recorder(built, fails=["pretrain/pause"]).run() == 1
+  done = {cell.id: cell.is_done() for cell in built.cells()}
+  for cell_id, is_done in done.items():
+    assert is_done == ("pause" not in cell_id), cell_id
+  # Mended, the rest runs and nothing else.
+  again = Recorder(built)
+  assert again.run() == 0
+  assert len(again.commands) == 1 + 2 * 3 + 2 * 2
+
+
+def test_shards_run_every_cell_once(tmp_path):
+  built = plan(tmp_path, pretrainings={"std": ("/s",), "pause": ("/p",)})
+  Recorder(built, 1, 1)._run(built.preparing_cells()[0], "")
+  ran = []
+  for index in (1, 2, 3):
+    runner = Recorder(built, index, 3)
+    assert runner.run() == 0
+    ran += [words for words in runner.commands if words[0] == "train"]
+  assert len(ran) == len(set(ran)) == len(built.finetuning_cells())
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
+def test_a_wrong_shard_is_refused(text):
+  with pytest.raises(errors.UsageError, match="--shard: expected i/n"):
+    program._shard(text)
+
+
+def write_result(cell, num_pauses, values, filler="<pause>", finetuned=None):
+  """Puts a result of metric "em" where an evaluation would."""
+  was = {"num_pauses": num_pauses, "position": "append", "filler": ""}
+  rows = [
+    {"id": str(i), "prediction": "", "values": {"em": v}}
+    for i, v in enumerate(values)
+  ]
+  result = {
+    "num_pauses": num_pauses,
+    "position": "append",
+    "filler": filler,
+    "finetuned": finetuned or was,
+    "n": len(values),
+    "metrics": {"em": 100 * float(np.mean(values))},
+  }
+  stem = f"x-{filler.strip('<>.')}{num_pauses}"
+  results.write(cell.workdir / "evaluations", stem, result, rows)
+
+
+def read_all(built) -> dict[str, list[dict]]:
+  return {
+    c.id: results.read(c.workdir / "evaluations")
+    for c in built.finetuning_cells()
+  }
+
+
+def test_the_table_says_what_the_results_say(tmp_path):
+  built = plan(tmp_path)
+  values = {  # By finetuning and seed; m4 is better than m2.
+    ("m0", 0): [1, 0, 0, 0],
+    ("m0", 1): [1, 1, 0, 0],
+    ("m2", 0): [1, 0, 0, 0],
+    ("m2", 1): [1, 0, 0, 0],
+    ("m4", 0): [1, 1, 1, 0],
+    ("m4", 1): [1, 1, 1, 1],
+  }
+  for cell in built.finetuning_cells():
+    m = int(cell.finetuning[1:])
+    write_result(cell, m, values[cell.finetuning, cell.seed])
+    if m:  # Other pauses at inference do not enter the table.
+      was = {"num_pauses": m, "position": "append", "filler": ""}
+      write_result(cell, m + 1, [1, 1, 1, 1], finetuned=was)
+  first, second = table.build(built, read_all(built))
+  assert (first.variant, first.mean, first.n) == ("StdPT_StdFT", 37.5, 4)
+  # 25 and 50: the sample deviation is 25 / sqrt(2).
+  assert first.std == pytest.approx(25 / np.sqrt(2))
+  assert first.difference is None
+  assert (second.finetuning, second.num_pauses) == ("m4", 4)
+  assert second.mean == pytest.approx(87.5)
+  assert second.difference == pytest.approx(50.0)
+  assert second.interval is not None
+  low, high = second.interval
+  # By example the differences are 0, 50, 100 and 50 percent.
+  assert 0 <= low < 50 < high <= 100
+
+
+def test_a_filler_variant_takes_its_own_results(tmp_path):
+  built = plan(
+    tmp_path,
+    variants=(("Std", "std", "m0"), ("Dots", "std", "m0", "filler=.")),
+  )
+  for cell in built.finetuning_cells():
+    write_result(cell, 0, [1, 0])
+    was = {"num_pauses": 0, "position": "append", "filler": ""}
+    write_result(cell, 10, [1, 1], filler=".", finetuned=was)
+  std, dots = table.build(built, read_all(built))
+  assert (std.mean, dots.mean, dots.num_pauses) == (50.0, 100.0, 10)
+
+
+def test_what_is_missing_is_a_row_without_a_number(tmp_path):
+  row, _ = table.build(plan(tmp_path), {})
+  assert np.isnan(row.mean) and row.seeds == () and row.num_seeds_planned == 2
+
+
+def smaller(config) -> dict:
+  """The smoke study with one task, two variants, one seed, two steps."""
+  tree = config.to_dict()
+  tree["pretrain_words"] += " --config.num_steps=2 --config.checkpoint.every=1"
+  tree["pretrain_words"] += " --config.eval.num_batches=1"
+  tree["finetune_words"] += " --config.num_steps=2 --config.eval.num_batches=1"
+  tree["evaluate_words"] = "--batch_size=8 --limit=8"
+  tree["tasks"] = ("stdlib_cloze",)
+  tree["evaluations"] = {}
+  tree["seeds"] = (0,)
+  tree["variants"] = tree["variants"][::3]
+  return tree
+
+
+@pytest.mark.slow
+def test_a_study_killed_twice_ends_with_every_cell_once(tmp_path):
+  config = tmp_path / "small.py"
+  tree = smaller(study_smoke.get_config())
+  config.write_text(
+    "import json\nfrom ml_collections import ConfigDict\n"
+    f"def get_config(arg):\n  return ConfigDict(json.loads({json.dumps(tree)!r}))\n"
+  )
+  workdir = tmp_path / "study"
+  command = [sys.executable, "-m", "pausejax", "study"]
+  command += [f"--config={config}", f"--workdir={workdir}"]
+
+  def start() -> subprocess.Popen:
+    return subprocess.Popen(
+      command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE
+    )
+
+  def wait_for(path: pathlib.Path) -> None:
+    until = time.monotonic() + 240
+    while not path.exists():
+      assert time.monotonic() < until, f"{path} did not appear"
+      time.sleep(0.05)
+
+  cell = workdir / "finetune" / "pause-stdlib_cloze-m10-s0"
+  for landmark in (
+    workdir / "pretrain" / "pause" / "metrics.jsonl",
+    cell / "metrics.jsonl",
+  ):
+    process = start()
+    wait_for(landmark)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+  stamps = {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/done")}
+  assert stamps  # Some cells were whole before the last kill,
+  process = start()
+  output = process.communicate()[0].decode()
+  assert process.returncode == 0, output
+  # and were not run again.
+  assert all(p.stat().st_mtime_ns == t for p, t in stamps.items())
+  assert len(list(workdir.glob("*/*/done"))) == 2 + 2 + 2
+  rows = json.loads((workdir / "table.json").read_text())
+  assert [row["n"] for row in rows] == [8, 8]
+  assert "StdPT_StdFT" in output
