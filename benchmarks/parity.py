@@ -33,6 +33,7 @@ Curve = list[tuple[int, float]]
 
 
 def main() -> None:
+  """Runs what is missing and draws what there is."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--workdir", type=pathlib.Path, required=True)
   parser.add_argument("--picture", type=pathlib.Path, required=True)
@@ -75,9 +76,7 @@ def picture(curves: dict[tuple[str, int], Curve]) -> str:
   y = lambda percent: _TOP + _PLOT_HEIGHT * (1 - (percent - 40) / 60)
   marks = [_grid(y(p), f"{p}%") for p in (40, 50, 60, 70, 80, 90, 100)]
   ends = range(0, last + 1, 500)
-  marks += [
-    _text(x(step), y(40) + 16, f"{step:,}", "middle") for step in ends
-  ]
+  marks += [_text(x(step), y(40) + 16, f"{step:,}", "middle") for step in ends]
   marks.append(_text(x(last / 2), y(40) + 32, "training steps", "middle"))
   for (arm, _), curve in curves.items():
     points = " ".join(f"{x(s):.1f},{y(p):.1f}" for s, p in curve)

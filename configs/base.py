@@ -80,7 +80,7 @@ def get_config(arg: str = "") -> Any:
   c.finetune.num_pauses = -1
   # append: behind the prefix; prepend: before it.
   c.finetune.pause_position = "append"
-  # Text of one token to repeat in place of <pause>, such as "."; empty: <pause>.
+  # Text of one token in place of <pause>, such as "."; empty: <pause>.
   c.finetune.filler = ""
   # Whether the pauses belong to a bidirectional prefix.
   c.finetune.pauses_in_prefix = False

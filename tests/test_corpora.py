@@ -345,7 +345,9 @@ def test_a_task_cannot_be_registered_twice():
 
 
 def test_the_embedded_corpus_is_split_without_loss(data_config):
-  source = tasks.pretraining("stdlib_docs").source(data_config(task="stdlib_docs"))
+  source = tasks.pretraining("stdlib_docs").source(
+    data_config(task="stdlib_docs")
+  )
   found = read(source)
   total = [*found["train"], *found["validation"]]
   assert not set(found["train"]) & set(found["validation"])

@@ -16,9 +16,7 @@ from pausejax.training import state
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
-KEEP = settings.CheckpointConfig(
-  every=1, keep=2, keep_period=10, keep_best=0
-)
+KEEP = settings.CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
 
 
 @pytest.fixture(scope="module")

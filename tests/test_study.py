@@ -181,7 +181,9 @@ def test_a_wrong_shard_is_refused(text):
     program._shard(text)
 
 
-def write_result(cell, num_pauses, values, filler="<pause>", finetuned=None):
+def write_result(
+  cell, num_pauses, values, filler="<pause>", finetuned=None, **other
+):
   """Puts a result of metric "em" where an evaluation would."""
   was = {"num_pauses": num_pauses, "position": "append", "filler": ""}
   rows = [
@@ -189,14 +191,20 @@ def write_result(cell, num_pauses, values, filler="<pause>", finetuned=None):
     for i, v in enumerate(values)
   ]
   result = {
+    "task": "stdlib_cloze",
+    "split": "validation",
+    "step": 900,
     "num_pauses": num_pauses,
     "position": "append",
     "filler": filler,
     "finetuned": finetuned or was,
     "n": len(values),
     "metrics": {"em": 100 * float(np.mean(values))},
+    **other,
   }
-  stem = f"x-{filler.strip('<>.')}{num_pauses}"
+  stem = (
+    f"x-{filler.strip('<>.')}{num_pauses}-{'-'.join(map(str, other.values()))}"
+  )
   results.write(cell.workdir / "evaluations", stem, result, rows)
 
 
@@ -223,6 +231,9 @@ def test_the_table_says_what_the_results_say(tmp_path):
     if m:  # Other pauses at inference do not enter the table.
       was = {"num_pauses": m, "position": "append", "filler": ""}
       write_result(cell, m + 1, [1, 1, 1, 1], finetuned=was)
+    # Nor do other tasks, other splits and earlier checkpoints.
+    for other in ({"task": "x"}, {"split": "test"}, {"step": 500}):
+      write_result(cell, m, [1, 1, 1, 1], **other)
   first, second = table.build(built, read_all(built))
   assert (first.variant, first.mean, first.n) == ("StdPT_StdFT", 37.5, 4)
   # 25 and 50: the sample deviation is 25 / sqrt(2).
@@ -275,7 +286,8 @@ def test_a_study_killed_twice_ends_with_every_cell_once(tmp_path):
   tree = smaller(study_smoke.get_config())
   config.write_text(
     "import json\nfrom ml_collections import ConfigDict\n"
-    f"def get_config(arg):\n  return ConfigDict(json.loads({json.dumps(tree)!r}))\n"
+    f"TREE = {json.dumps(tree)!r}\n"
+    "def get_config(arg):\n  return ConfigDict(json.loads(TREE))\n"
   )
   workdir = tmp_path / "study"
   command = [sys.executable, "-m", "pausejax", "study"]

@@ -128,7 +128,9 @@ class SegmentSource:
     return {
       "door": "segments",
       "task": self.data.task,
-      "documents_sha256": self.store.index[self.store.split]["documents_sha256"],
+      "documents_sha256": self.store.index[self.store.split][
+        "documents_sha256"
+      ],
       **self.tokenizer.fingerprint(),
       "seq_len": self.data.seq_len,
       "batch_size": self.batch_size,

@@ -8,6 +8,8 @@ import collections
 import dataclasses
 import hashlib
 import json
+import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from pausejax import errors, tasks
@@ -54,7 +56,24 @@ def load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
     for i, row in enumerate(whole.rows)
     if (i % data.holdout_every == 0) == (split == "validation")
   ]
-  return dataclasses.replace(whole, split=split, rows=rows)
+  if not rows:
+    raise errors.UserError(
+      f"task {task.name!r}: {len(whole.rows)} examples are too few to hold out "
+      f"one in {data.holdout_every}: none is left for split {split!r}"
+    )
+  return dataclasses.replace(
+    whole, split=split, rows=rows, sha256=_digest(rows)
+  )
+
+
+def folder_of(root: str, name: str) -> str:
+  """Returns the folder of a task's files below `root`.
+
+  It has the task's name, or a name that begins with it.
+  """
+  exact = pathlib.Path(root) / name
+  longer = [p for p in sorted(exact.parent.glob(f"{name}*")) if p.is_dir()]
+  return str(exact if exact.is_dir() or not longer else longer[0])
 
 
 def splits(task: tasks.Task) -> list[str]:
@@ -74,7 +93,6 @@ def scoring_split(task: tasks.Task) -> str:
 def _load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
   rows: dict[str, tasks.Example] = {}
   unusable: dict[str, int] = collections.Counter()
-  digest = hashlib.sha256()
   for where, record in task.source.records(split, data):
     try:
       made = _make(task, where, record)
@@ -88,14 +106,20 @@ def _load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
           f"{where}: the id {row.id!r} was there before, in split {split!r}"
         )
       rows[row.id] = row
-      digest.update(json.dumps(dataclasses.astuple(row)).encode())
   if not rows:
     raise errors.UserError(
       f"task {task.name!r}: no usable example in split {split!r} of "
       f"{task.source.describe(data)}"
     )
-  sha256 = digest.hexdigest()
-  return Examples(split, list(rows.values()), dict(unusable), sha256)
+  made = list(rows.values())
+  return Examples(split, made, dict(unusable), _digest(made))
+
+
+def _digest(rows: Iterable[tasks.Example]) -> str:
+  digest = hashlib.sha256()
+  for row in rows:
+    digest.update(json.dumps(dataclasses.astuple(row)).encode())
+  return digest.hexdigest()
 
 
 def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:

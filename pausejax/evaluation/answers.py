@@ -160,7 +160,10 @@ class Answerer:
       examples, options, scores_BO, strict=True
     ):
       scores_O = scores_O[: len(ids_O)]
-      sizes = np.array([*map(len, ids_O)]), np.array([*map(len, example.options)])
+      sizes = (
+        np.array([*map(len, ids_O)]),
+        np.array([*map(len, example.options)]),
+      )
       chosen = {
         name: int(np.argmax(score.normalize(how, scores_O, *sizes)))
         for name, how in _ACCURACIES.items()
@@ -185,7 +188,8 @@ class Answerer:
     """Returns the log-likelihood [B, O] of each option's ids, in nats."""
     num_options = max(map(len, options))
     longest = max(len(o) for row in options for o in row)
-    shape = (self.batch_size, num_options, -(-longest // 16) * 16)
+    width = 16 if longest <= 16 else decode.bucket_length(longest)
+    shape = (self.batch_size, num_options, width)
     options_BOC = np.zeros(shape, np.int32)
     num_tokens_BO = np.zeros(shape[:2], np.int32)
     for b, row in enumerate(options):

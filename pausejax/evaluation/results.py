@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from pausejax import errors
 from pausejax.data.prompts import Waiting
 
 PREDICTIONS = ".predictions.jsonl"
@@ -43,16 +44,29 @@ def write(
 
 
 def read(folder: pathlib.Path) -> list[dict]:
-  """Returns all results of a folder, sorted by name, each with its `path`."""
+  """Returns all results of a folder, sorted by name, each with its `path`.
+
+  Raises:
+    UserError: a file is not JSON.
+  """
   paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-  return [{**json.loads(p.read_text()), "path": str(p)} for p in paths]
+  return [{**_load(p, p.read_text()), "path": str(p)} for p in paths]
 
 
 def predictions(result: Mapping[str, Any]) -> list[dict]:
   """Returns the rows that belong to a result from `read`."""
   path = pathlib.Path(result["path"])
-  text = path.with_name(path.stem + PREDICTIONS).read_text()
-  return [json.loads(line) for line in text.splitlines()]
+  path = path.with_name(path.stem + PREDICTIONS)
+  if not path.is_file():
+    raise errors.UserError(f"no predictions {path}; evaluate again")
+  return [_load(path, line) for line in path.read_text().splitlines()]
+
+
+def _load(path: pathlib.Path, text: str) -> dict:
+  try:
+    return json.loads(text)
+  except ValueError as e:
+    raise errors.UserError(f"{path} is not JSON ({e}); evaluate again") from e
 
 
 def _replace(path: pathlib.Path, text: str) -> None:

@@ -15,11 +15,13 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pausejax import errors, tasks
+from pausejax.data import examples
 
 # Stand for the task, and for the study's folder, in its words.
 _TASK, _WORKDIR = "{task}", "{workdir}"
@@ -170,6 +172,11 @@ class Study:
     """Yields the finetuning cells of a task."""
     return (cell for cell in self.finetuning_cells() if cell.task == task)
 
+  def split_of(self, task: str) -> str:
+    """Returns the split that the table reports a task on."""
+    named = re.search(r"--split=(\w+)", self.evaluate_words)
+    return named[1] if named else examples.scoring_split(tasks.downstream(task))
+
   def pretrained(self, name: str) -> pathlib.Path:
     """Returns the workdir of a pretraining, here or elsewhere."""
     words = self.pretrainings[name]
@@ -236,7 +243,7 @@ class Study:
       " ".join(self.task_words.get(task, ())),
       task=task,
     )
-    data = pathlib.Path(self.local_dir) / task if self.local_dir else ""
+    data = examples.folder_of(self.local_dir, task) if self.local_dir else ""
     train = (
       "train",
       f"--config={spec.replace(_TASK, task)}",

@@ -117,13 +117,15 @@ def matches(result: Mapping[str, Any], variant: Variant) -> bool:
 def _best(study: Study, task: str, variant: Variant, found) -> _Found | None:
   """Returns the arm with the best mean; arms with more seeds come first."""
   arms = collections.defaultdict(dict)
+  split = study.split_of(task)
   for cell in study.finetunings_of(task):
     if not _belongs(cell, variant):
       continue
-    for result in found.get(cell.id, ()):
-      if matches(result, variant):
-        key = cell.finetuning, result["num_pauses"]
-        arms[key][cell.seed] = result
+    # Of several checkpoints the last one counts.
+    for result in sorted(found.get(cell.id, ()), key=lambda r: r["step"]):
+      same = (result["task"], result["split"]) == (task, split)
+      if same and matches(result, variant):
+        arms[cell.finetuning, result["num_pauses"]][cell.seed] = result
   candidates = [_Found(key[0], by_seed) for key, by_seed in arms.items()]
   return max(
     candidates,

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import pausejax
 from pausejax import commandline, errors, settings, tasks
-from pausejax.data import examples, prompts
+from pausejax.data import examples, prompts, records
 from pausejax.evaluation import results, trained
 from pausejax.settings import DataConfig, FinetuneConfig
 
@@ -66,13 +66,21 @@ def main(argv: list[str]) -> int:
 
 
 def _task_names(spec: str, own: str) -> list[str]:
-  """Returns the tasks that --task names; "" is what the run was trained on."""
+  """Returns the tasks that --task names; "" is what the run was trained on.
+
+  "all" are those with published data; what makes its own examples is not.
+  """
   if spec == "all":
-    return tasks.downstream_names()
+    names = tasks.downstream_names()
+    return [n for n in names if _is_published(tasks.downstream(n))]
   names = list(tasks.mixture(own)) if not spec else spec.split(",")
   for name in names:
     errors.require_one_of("--task", name, tasks.downstream_names())
   return names
+
+
+def _is_published(task: tasks.Task) -> bool:
+  return isinstance(task.source, records.Files)
 
 
 def _conditions(
@@ -99,7 +107,7 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
   data = DataConfig(**config["data"])
   folder = options.local_dir or data.local_dir
   if folder and num_tasks > 1:
-    folder = str(pathlib.Path(folder) / name)
+    folder = examples.folder_of(folder, name)
   return dataclasses.replace(data, local_dir=folder)
 
 
@@ -112,7 +120,9 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
   from pausejax.runtime.progress import CountBar
 
   mesh = sharding.make_mesh(settings.MeshConfig(data=-1, fsdp=1, tensor=1))
-  sharding.check_divisible(mesh, {"--batch_size": (options.batch_size, "batch")})
+  sharding.check_divisible(
+    mesh, {"--batch_size": (options.batch_size, "batch")}
+  )
   folder = pathlib.Path(options.out or run.workdir / "evaluations")
   finetune = FinetuneConfig(**run.meta["config"]["finetune"])
   with jax.set_mesh(mesh):
@@ -120,7 +130,9 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
     for task, conditions in plans:
       found = splits[task.name]
       rows = found.rows[: options.limit or None]
-      print(f"{task.name} {found.summary()}; {len(rows):,} answered", flush=True)
+      print(
+        f"{task.name} {found.summary()}; {len(rows):,} answered", flush=True
+      )
       for wait in conditions:
         began = time.perf_counter()
         answerer = Answerer(

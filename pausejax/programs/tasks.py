@@ -1,6 +1,7 @@
-"""Shows the tasks.
+"""Shows the tasks, and takes one through everything (`check_task.py`).
 
   pausejax tasks list [--local_dir=DIR] [--tasks_module=my_tasks]
+  pausejax tasks check NAME [--local_dir=DIR] [--tasks_module=my_tasks]
 
 A line a task: kind, source, splits, metrics and default number of pauses. With
 --local_dir, the folder of one task's files or of a folder for each task (whose
@@ -13,14 +14,14 @@ import sys
 
 from pausejax import commandline, errors, tasks
 from pausejax.data import examples, records
-from pausejax.programs import score
+from pausejax.programs import check_task, score
 
 _HEADER = ("name", "kind", "source", "splits", "metrics", "pauses")
 
 
 def main(argv: list[str]) -> int:
   """Runs the action that the first word names."""
-  actions = {"list": _list}
+  actions = {"list": _list, "check": check_task.main}
   if not argv or argv[0].startswith("-"):
     argv = ["list", *argv]
   errors.require_one_of("tasks", argv[0], actions)
@@ -76,8 +77,8 @@ def _row(
 def _count(
   task: tasks.Task, split: str, folder: pathlib.Path, notes: list[str]
 ) -> str:
-  own = [p for p in sorted(folder.glob(f"{task.name}*")) if p.is_dir()]
-  data = score.data_config(str((own or [folder])[0]))
+  own = examples.folder_of(str(folder), task.name)
+  data = score.data_config(own if pathlib.Path(own).is_dir() else str(folder))
   try:
     loaded = examples.load(task, split, data)
   except records.NotThere:

@@ -7,10 +7,10 @@
     --init_from=run --config.data.local_dir=/data/squad --workdir=squad50
 
 With --init_from the model's shape and the tokenizer are those of the run named
-there. The workdir gets config.json, the tokenizer, metrics.jsonl (a line a step) and
-checkpoints/. Start the same command again, after a crash or a kill, and it
-goes on from the newest checkpoint as if nothing had happened: on the same
-devices the losses are the same to the last bit.
+there. The workdir gets config.json, the tokenizer, metrics.jsonl (a line a
+step) and checkpoints/. Start the same command again, after a crash or a kill,
+and it goes on from the newest checkpoint as if nothing had happened: on the
+same devices the losses are the same to the last bit.
 """
 
 import argparse
@@ -112,9 +112,7 @@ def _train(
     if restored is None:
       print(f"starting at step 0: no checkpoint in {workdir / 'checkpoints'}")
       counters = meter.Counters()
-      train_state = _first_state(
-        config, model_config, optimizer, mesh, initial
-      )
+      train_state = _first_state(config, model_config, optimizer, mesh, initial)
     else:
       require_same(
         "the data of the checkpoint",

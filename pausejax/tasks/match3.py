@@ -107,8 +107,8 @@ def _work(rng: random.Random, vectors: Vectors) -> str:
   work = []
   for i, j in itertools.combinations(range(len(vectors)), 2):
     rest = _negative_sum(vectors[i], vectors[j])
-    third = places.get(rest)
-    found = third is not None and third not in (i, j)
+    third = places.get(rest, i)
+    found = third not in (i, j)
     said = _LETTERS[third] if found else str(-rest[rng.randrange(3)] % 10)
     work.append(_LETTERS[rng.choice((i, j))] + said)
   return "".join(work)

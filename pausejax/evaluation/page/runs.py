@@ -1,0 +1,87 @@
+"""The runs of a folder: config, losses and results of each."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+from pausejax.evaluation import results
+from pausejax.evaluation.study import Cell, Study
+
+_SEED = re.compile(r"[-_.]?s(eed)?[-_=]?\d+$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A training run with the results of its evaluations.
+
+  Attributes:
+    id: its folder, as seen from the folder that is reported on.
+    arm: the name without task and seed; runs of an arm share it.
+    workdir: its folder.
+    config: its config.json.
+    results: of `pausejax evaluate`, each a condition.
+  """
+
+  id: str
+  arm: str
+  workdir: pathlib.Path
+  config: dict[str, Any]
+  results: list[dict]
+
+  @property
+  def task(self) -> str:
+    """What it was trained on."""
+    return self.config["data"]["task"]
+
+  @property
+  def seed(self) -> int:
+    """The seed of its config."""
+    return self.config["seed"]
+
+  def metrics(self) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl; a run may be writing the last."""
+    lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def of_study(plan: Study) -> list[Run]:
+  """Returns the runs of a study that have begun."""
+  pretrainings = [
+    _read(plan.pretrained(name), f"pretrain/{name}", name)
+    for name in plan.pretrainings
+  ]
+  finetunings = [
+    _read(cell.workdir, cell.id, _arm(cell)) for cell in plan.finetuning_cells()
+  ]
+  return [run for run in [*pretrainings, *finetunings] if run]
+
+
+def below(folder: pathlib.Path) -> list[Run]:
+  """Returns every run in a folder, at any depth, sorted."""
+  workdirs = sorted(path.parent for path in folder.rglob("metrics.jsonl"))
+  runs = []
+  for workdir in workdirs:
+    inside = workdir.relative_to(folder).as_posix()
+    name = folder.name if inside == "." else inside
+    runs.append(_read(workdir, name, _SEED.sub("", name) or name))
+  return [run for run in runs if run]
+
+
+def _arm(cell: Cell) -> str:
+  return f"{cell.pretraining} {cell.finetuning}"
+
+
+def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
+  """Returns the run in a folder, None if none has begun there."""
+  config, metrics = workdir / "config.json", workdir / "metrics.jsonl"
+  if not (config.is_file() and metrics.is_file()):
+    return None
+  return Run(
+    id=name,
+    arm=arm,
+    workdir=workdir,
+    config=json.loads(config.read_text()),
+    results=results.read(workdir / "evaluations"),
+  )

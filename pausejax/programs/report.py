@@ -1,0 +1,63 @@
+"""Shows a study, or any folder of runs, on one self-contained page.
+
+  pausejax report --workdir=runs/study --paper
+  pausejax report runs/study --out=study.html
+
+Works while the study runs, and on folders of `pausejax train` without any
+study. Beside the page the same is written as Markdown, CSV, LaTeX and JSON,
+under the same name. The page asks the network for nothing.
+"""
+
+import json
+import pathlib
+
+from pausejax import commandline, errors
+from pausejax.evaluation import render
+from pausejax.evaluation.page import document, report
+
+
+def main(argv: list[str]) -> int:
+  """Collects what there is and writes it in every format."""
+  parser = commandline.Parser("report", __doc__, config=False)
+  add = parser.add_argument
+  add("folder", nargs="?", default="", help="the same as --workdir")
+  add("--workdir", default="", help="folder of a study, or of runs")
+  add("--out", default="", help="page to write (WORKDIR/report.html)")
+  add("--paper", action="store_true", help="show the paper's numbers, too")
+  options, _ = parser.parse(argv)
+  errors.require(
+    bool(options.workdir) != bool(options.folder),
+    "report: name one folder, as in pausejax report --workdir=runs/study",
+  )
+  workdir = pathlib.Path(options.workdir or options.folder).resolve()
+  found = report.collect(workdir)
+  out = pathlib.Path(options.out or workdir / "report.html")
+  errors.require(
+    out.suffix == ".html",
+    f"--out: expected a name that ends in .html, got {str(out)!r}",
+  )
+  out.parent.mkdir(parents=True, exist_ok=True)
+  texts = _texts(found, paper=options.paper)
+  for suffix, text in texts.items():
+    _replace(out.with_suffix(suffix), text)
+  others = ", ".join(suffix for suffix in texts if suffix != out.suffix)
+  print(f"{out}, and beside it the same as {others}")
+  return 0
+
+
+def _texts(found: report.Report, *, paper: bool) -> dict[str, str]:
+  """Returns file suffix -> content."""
+  return {
+    ".html": document.page(found, paper=paper),
+    ".md": document.markdown(found, paper=paper),
+    ".csv": render.csv(found.rows),
+    ".tex": render.latex(found.rows, paper=paper),
+    ".json": json.dumps(found.as_json(), indent=2, allow_nan=False) + "\n",
+  }
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  """Writes a file that appears at once."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(text, encoding="utf-8")
+  temporary.replace(path)

@@ -1,0 +1,114 @@
+"""The table as text: every format says the same numbers."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+
+from pausejax.evaluation import render
+from pausejax.evaluation.table import Row
+
+
+def row(**changes) -> Row:
+  known = {
+    "task": "squad",
+    "metric": "em",
+    "variant": "Std",
+    "finetuning": "m10",
+    "num_pauses": 10,
+    "mean": 55.94,
+    "std": 1.06,
+    "seeds": (0, 1, 2),
+    "num_seeds_planned": 5,
+    "n": 10570,
+    "difference": 19.5,
+    "interval": (17.25, 21.75),
+    "paper": (55.9, 1.0),
+  }
+  return Row(**{**known, **changes})
+
+
+MISSING = row(
+  variant="Pause",
+  finetuning="",
+  num_pauses=0,
+  mean=math.nan,
+  std=math.nan,
+  seeds=(),
+  n=0,
+  difference=None,
+  interval=None,
+  paper=None,
+)
+
+
+def test_markdown_says_score_difference_n_seeds_and_the_paper():
+  lines = render.markdown([row(), MISSING], paper=True).splitlines()
+  cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+  assert cells[0][-1] == "paper, 1B"
+  assert cells[2] == [
+    *("squad", "em", "Std", "55.9 ± 1.1 (M=10)", "+19.5 \\[+17.2, +21.8]"),
+    *("10,570", "3 of 5 seeds", "55.9 ± 1.0"),
+  ]
+  assert cells[3][3:7] == ["missing", "", "", "0 of 5 seeds"]
+
+
+@pytest.mark.parametrize("make", [render.markdown, render.latex])
+def test_the_papers_column_is_there_if_asked_and_known(make):
+  assert "paper" in make([row(), MISSING], paper=True)
+  assert "paper" not in make([row()], paper=False)
+  assert "paper" not in make([row(paper=None)], paper=True)
+
+
+def test_one_seed_has_no_deviation():
+  one = row(seeds=(0,), num_seeds_planned=1, std=0.0)
+  assert render.score(one) == "55.9 (M=10)"
+  assert render.seeds(one) == "1 seed"
+  assert render.difference(row(interval=None)) == "+19.5 (other examples)"
+
+
+def test_csv_is_read_back_with_every_bit():
+  found, missing = csv.DictReader(
+    io.StringIO(render.csv([row(mean=1 / 3, variant='a "b", c'), MISSING]))
+  )
+  assert float(found["mean"]) == 1 / 3
+  assert found["variant"] == 'a "b", c'
+  assert (found["low"], found["high"]) == ("17.25", "21.75")
+  assert (found["paper_mean"], found["paper_std"]) == ("55.9", "1.0")
+  assert found["seeds"] == "0 1 2"
+  assert (missing["mean"], missing["low"], missing["paper_mean"]) == ("",) * 3
+
+
+def test_json_has_null_for_what_is_no_number():
+  found, missing = render.as_json([row(), MISSING])
+  json.dumps([found, missing], allow_nan=False)
+  assert missing["mean"] is None and missing["std"] is None
+  assert found["interval"] == [17.25, 21.75]
+
+
+def test_latex_is_a_tabular_with_a_rule_between_tasks():
+  text = render.latex([row(), row(task="piqa"), row(task="piqa")], paper=True)
+  assert text.startswith("\\begin{tabular}{lllllrll}\n\\toprule\n")
+  assert text.count("\\midrule") == 2
+  assert text.endswith("\\bottomrule\n\\end{tabular}\n")
+  body = [line for line in text.splitlines() if line.endswith("\\\\")]
+  assert {line.count(" & ") for line in body} == {7}
+  assert "55.9 $\\pm$ 1.1 (M=10)" in text
+
+
+def test_names_cannot_break_out_of_a_format():
+  name = "a_b|c\\d & <img>\n{e}% $ # ~ ^"
+  line = render.markdown([row(variant=name)], paper=False).splitlines()[2]
+  assert "a\\_b\\|c\\\\d & &lt;img>" in line
+  text = render.latex([row(variant=name)], paper=False)
+  assert "a\\_b\\textbar{}c\\textbackslash{}d \\& \\textless{}img" in text
+  assert "\\{e\\}\\% \\$ \\# \\textasciitilde{} \\textasciicircum{}" in text
+
+
+def test_terminal_columns_stand_below_each_other():
+  head, *lines = render.terminal([row(), MISSING]).splitlines()
+  for line in lines:
+    assert line[head.index("seeds") :].endswith("of 5 seeds")
+    assert line[head.index("task") :].startswith("squad")
