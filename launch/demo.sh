@@ -1,7 +1,7 @@
 #!/bin/sh
-# Pause pretraining from nothing, end to end: `make demo`, or paste it line by
-# line. Everything lands in ./demo; after the install it takes about four
-# minutes on two CPU cores.
+# From nothing to a report, end to end: `make demo`, or paste it line by line.
+# Everything lands in ./demo; after the install it takes about six minutes on two
+# CPU cores.
 set -eu
 BIN=${BIN:-.venv/bin}
 DEMO=${DEMO:-demo}
@@ -32,14 +32,29 @@ echo "== 5. A continuation, after 10 pauses"
 "$BIN/pausejax" generate --checkpoint="$DEMO/pause" --pauses=10 \
   --prompt="The assert statement is" --max_new_tokens=40 --temperature=0.7
 
+echo "== 6. Finetuning on the last words of passages, 10 pauses behind each"
+"$BIN/pausejax" inspect --config=configs/finetune_smoke.py -n 1 \
+  --tokenizer="$DEMO/tokenizer.model" --task=stdlib_cloze --pauses=10
+"$BIN/pausejax" train --config=configs/finetune_smoke.py \
+  --init_from="$DEMO/pause" --workdir="$DEMO/cloze"
+
+echo "== 7. Held-out passages, answered after 0, 2 and 10 pauses"
+"$BIN/pausejax" evaluate --checkpoint="$DEMO/cloze" --pauses=0,2,10
+
+echo "== 8. All of it on one page"
+"$BIN/pausejax" report --workdir="$DEMO"
+
 cat <<END
 
 Everything lies in $DEMO:
+  $DEMO/report.html             losses, answers against pauses, configs: open it
   $DEMO/pause/metrics.jsonl     a line a step: losses by class, tokens, speed
   $DEMO/pause/checkpoints       the newest three, each one atomic
   $DEMO/pause/config.json       all that was set, to run it again
   $DEMO/segments/index.json     what the text was made into
+  $DEMO/cloze/evaluations       one JSON a condition, the predictions beside it
 Next:
   $BIN/pausejax train --config=configs/smoke.py:pause=false ...  the paired standard run
+  $BIN/pausejax study --config=configs/study_smoke.py --workdir=study   four variants, one table
   $BIN/pausejax train --help                                     every field, its default, its meaning
 END

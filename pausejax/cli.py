@@ -22,7 +22,7 @@ VERBS = {
   "report": "a study as one self-contained page",
   "generate": "continue a prompt, with pauses before the answer",
   "score": "score anybody's file of predictions, by a task's metrics",
-  "tasks": "list the tasks, and count local data",
+  "tasks": "list the tasks, or take one through everything",
 }
 
 

@@ -161,7 +161,9 @@ class FinetuneSource:
       num_batches: at most so many; 0 for all of them.
     """
     order = [
-      (t, i) for t, task in enumerate(self._tasks) for i in range(len(task.rows))
+      (t, i)
+      for t, task in enumerate(self._tasks)
+      for i in range(len(task.rows))
     ]
     rows = self._pack(order)
     available = -(-len(rows) // self._batch_size)
@@ -228,7 +230,9 @@ class FinetuneSource:
     for t, before in enumerate(self._drawn[block]):
       is_t_N = drawn_N == t
       places_N[is_t_N] = self._examples_of(t, int(before), int(is_t_N.sum()))
-    rows = self._pack(list(zip(drawn_N.tolist(), places_N.tolist(), strict=True)))
+    rows = self._pack(
+      list(zip(drawn_N.tolist(), places_N.tolist(), strict=True))
+    )
     if len(self._ends) == block + 1:
       counts = np.bincount(drawn_N, minlength=len(self._tasks))
       self._ends.append(self._ends[-1] + len(rows))

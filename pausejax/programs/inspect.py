@@ -1,0 +1,273 @@
+"""Shows what a model will see of a task, and checks it, before any training.
+
+  pausejax inspect --task=gsm8k --local_dir=/data/gsm8k --pauses=10 -n 3
+  pausejax inspect --task=stdlib_docs --html=batch.html --json=batch.json
+  pausejax inspect --task=squad --config=runs/squad50/config.json
+
+Prints the first -n rows of the first batch, its numbers, and a line a check,
+`ok` or `BAD`. Exit code 1 if anything is BAD. Without --config a downstream
+task is read as configs/finetune.py says, a pretraining task as configs/smoke.py
+does; its segments are prepared anew unless --config.data.segments_dir names
+some. Neither JAX nor TensorFlow is needed (but TFDS is read by TensorFlow).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+from ml_collections import ConfigDict
+
+from configs import base
+from pausejax import batching, commandline, errors, settings, tasks
+from pausejax.data import (
+  batches,
+  corpora,
+  doors,
+  examples,
+  finetune,
+  segments,
+  tokenizers,
+)
+from pausejax.evaluation import checks, sequences
+from pausejax.programs import inspect_page
+from pausejax.settings import TrainConfig
+
+_LEGEND = (
+  "[pause]  the pause token    ~  in the prefix (in_prefix)\n"
+  "^  the target of this position counts: the token that follows it\n"
+  "^x its target is x, which is not read; no ^: its target does not count"
+)
+_REVERSE, _GREEN, _RED = "7", "32", "31"
+
+
+def main(argv: list[str]) -> int:
+  """Shows and checks one batch; returns 1 if a check fails."""
+  options, tree = _parse(argv)
+  values = tree.to_dict()
+  config = settings.train_config(values)
+  tasks.import_module(config.tasks_module)
+  names = list(tasks.mixture(config.data.task))
+  errors.require(
+    len(names) == 1, f"--task: one task at a time, as in --task={names[0]}"
+  )
+  tokenizer = tokenizers.load(config.data.tokenizer)
+  if doors.is_finetuning(config.data.task):
+    batch, rules, about = _finetuning(config, tokenizer, options.split)
+  else:
+    errors.require(
+      options.pauses is None,
+      "--pauses: a pretraining task has --config.data.pause_fraction",
+    )
+    batch, rules, about = _pretraining(config, values, tokenizer, options.split)
+  report = _report(batch, rules, about, options.n)
+  _show(report)
+  if options.json:
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    _write("--json", options.json, text + "\n")
+  if options.html:
+    _write("--html", options.html, inspect_page.page(report))
+  return 0 if all(c["is_ok"] for c in report["checks"]) else 1
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
+  """Returns the options and the config, given or fitting the task."""
+  parser = commandline.Parser("inspect", __doc__, config=False)
+  add = parser.add_argument
+  add("--task", default=None, help="name of a task (the config's)")
+  add("--config", metavar="FILE[:ARG]", help="config file")
+  add("-n", type=int, default=3, help="rows to show (3)")
+  add("--split", default="train", help="split (train)")
+  add("--pauses", type=int, default=None, help="M (the task's own)")
+  add("--local_dir", default=None, help="folder of published files")
+  add("--tokenizer", default=None, help="as data.tokenizer (bytes)")
+  add("--tasks_module", default=None, help="registers tasks of your own")
+  add("--seed", type=int, default=None, help="seed of the order (0)")
+  add("--html", default="", help="page to write")
+  add("--json", default="", help="file to write the same to, as data")
+  first, _ = parser.parse_known_args(argv)
+  if first.config is None:
+    parser.set_defaults(config=_config_for(first))
+  options, tree = parser.parse(argv, _take_over)
+  errors.require_in_range("-n", options.n, 0)
+  return options, tree
+
+
+def _config_for(options: argparse.Namespace) -> str:
+  """Returns the config file for the kind of task that is asked for."""
+  errors.require(bool(options.task), "--task: name a task, or give --config")
+  tasks.import_module(options.tasks_module or "")
+  kind = "finetune" if doors.is_finetuning(options.task) else "smoke"
+  return str(pathlib.Path(base.__file__).with_name(f"{kind}.py"))
+
+
+def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
+  """Sets what has an option of its own."""
+  for name, value in (
+    ("data.task", options.task),
+    ("data.local_dir", options.local_dir),
+    ("data.tokenizer", options.tokenizer),
+    ("finetune.num_pauses", options.pauses),
+    ("tasks_module", options.tasks_module),
+    ("seed", options.seed),
+  ):
+    if value is not None:
+      commandline.apply_override(config, f"--config.{name}={value}")
+
+
+def _finetuning(
+  config: TrainConfig, tokenizer: tokenizers.PauseTokenizer, split: str
+) -> tuple[batching.Batch, sequences.Rules, dict]:
+  """Returns the first batch of a downstream task and what it must obey."""
+  (name,) = tasks.mixture(config.data.task)
+  task = tasks.downstream(name)
+  errors.require_one_of("--split", split, examples.splits(task))
+  made = doors.encode_split(config, tokenizer, name, split)
+  source = finetune.FinetuneSource(
+    [made],
+    [1.0],
+    data=config.data,
+    packing=config.finetune.packing,
+    tokenizer=tokenizer,
+    batch_size=config.batch_size,
+    seed=config.seed,
+  )
+  rules = sequences.FinetuningRules(
+    seq_len=config.data.seq_len, tokenizer=tokenizer, sequences=made
+  )
+  wait = made.format.wait
+  about = {
+    "what": made.summary(),
+    "pauses": f"{wait.position} {wait.num_pauses} x {wait.filler or '<pause>'}",
+    "lengths": sequences.lengths(made),
+    "num_cut": made.prompts.num_cut,
+    "num_cut_tokens": made.prompts.num_cut_tokens,
+  }
+  if split == "train":
+    return source.training_batch(0), rules, about | {"all": source.summary()}
+  return next(source.evaluation_batches(1)), rules, about
+
+
+def _pretraining(
+  config: TrainConfig,
+  values: dict,
+  tokenizer: tokenizers.PauseTokenizer,
+  split: str,
+) -> tuple[batching.Batch, sequences.Rules, dict]:
+  """Returns the first batch of a pretraining task and what it must obey."""
+  errors.require_one_of("--split", split, corpora.SPLITS)
+  with tempfile.TemporaryDirectory() as folder:
+    store = _segments(config, values, tokenizer, split, pathlib.Path(folder))
+    source = batches.SegmentSource(
+      data=config.data,
+      store=store,
+      tokenizer=tokenizer,
+      batch_size=config.batch_size,
+      seed=config.seed,
+    )
+    if split == "train":
+      batch = source.training_batch(0)
+      places = [source.record(p) for p in range(config.batch_size)]
+    else:
+      batch = next(source.evaluation_batches(1))
+      places = range(min(config.batch_size, len(store)))
+    text_BT = store.read(places, batching.PADDING)
+  rules = sequences.PretrainingRules(
+    seq_len=config.data.seq_len,
+    tokenizer=tokenizer,
+    text_BT=text_BT,
+    max_short=(config.batch_size - 1) // len(store) + 1,
+    pause_fraction=config.data.pause_fraction,
+    pause_mode=config.data.pause_mode,
+  )
+  what = f"{config.data.task} {split}: {len(store):,} segments"
+  pauses = f"{config.data.pause_fraction:.0%} of positions"
+  return batch, rules, {"what": what, "pauses": pauses}
+
+
+def _segments(
+  config: TrainConfig, values: dict, tokenizer, split: str, folder: pathlib.Path
+) -> segments.Segments:
+  """Opens the prepared segments, or prepares them in a folder."""
+  data = config.data
+  source = tasks.pretraining(data.task).source(data)
+  errors.require(
+    bool(data.segments_dir) or not isinstance(source, corpora.TfdsSource),
+    f"task {data.task!r} is too large to prepare for a look; name prepared "
+    "segments with --config.data.segments_dir=",
+  )
+  doors.prepare(config, values, folder)
+  return segments.load(
+    pathlib.Path(data.segments_dir or folder / "segments"),
+    split,
+    data,
+    tokenizer,
+  )
+
+
+def _report(
+  batch: batching.Batch, rules: sequences.Rules, about: dict, count: int
+) -> dict:
+  """Returns all there is to say, as plain data."""
+  found = checks.check(batch, rules)
+  return {
+    **about,
+    "statistics": sequences.statistics(batch, rules),
+    "checks": [vars(c) for c in found],
+    "rows": sequences.rows(batch, rules, count),
+  }
+
+
+def _write(option: str, name: str, text: str) -> None:
+  try:
+    pathlib.Path(name).write_text(text, encoding="utf-8")
+  except OSError as e:
+    raise errors.UserError(f"{option}: cannot write {name}: {e}") from e
+
+
+def _show(report: dict) -> None:
+  """Prints the report, in colour only where a person looks."""
+  colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+  width = shutil.get_terminal_size().columns
+  print(f"{report['what']}; pauses: {report['pauses']}")
+  if report["rows"]:
+    print(_LEGEND)
+  for row in report["rows"]:
+    print(f"row {row['row']}: {len(row['examples'])} example(s)")
+    for number, example in enumerate(row["examples"], start=1):
+      end = example["start"] + len(example["text"]) - 1
+      print(
+        f" example {number}, positions {example['start']} to {end} of the row"
+      )
+      for line in _lines(example, width, colour):
+        print(line)
+    if row["padding"]:
+      print(f" padding, {row['padding']} positions")
+  for line in sequences.describe(report):
+    print(line)
+  for check in report["checks"]:
+    code = _GREEN if check["is_ok"] else _RED
+    mark = _paint("ok " if check["is_ok"] else "BAD", code, colour)
+    print(f"{mark}  {check['name']}: {check['numbers']}")
+
+
+def _lines(example: dict, width: int, colour: bool) -> list[str]:
+  """Returns the tokens of an example and their marks, two lines at a time."""
+  lines, tokens, marks, used = [], "", "", width
+  for position, text, mark in sequences.cells(example):
+    size = max(len(text), len(mark))
+    if used + 1 + size > width:
+      lines += [tokens, marks]
+      tokens, marks, used = f"{position:7}", " " * 7, 7
+    shown = _paint(text, _REVERSE, colour and text == "[pause]")
+    tokens += " " + shown + " " * (size - len(text))
+    marks += " " + mark.ljust(size)
+    used += 1 + size
+  return [line.rstrip() for line in [*lines[2:], tokens, marks]]
+
+
+def _paint(text: str, code: str, colour: bool) -> str:
+  return f"\x1b[{code}m{text}\x1b[0m" if colour else text

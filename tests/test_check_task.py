@@ -1,0 +1,139 @@
+"""`pausejax tasks check`: whole tasks pass, and each fault names its stage."""
+
+import sys
+
+import pytest
+
+from pausejax import cli, tasks
+from pausejax.evaluation import soundness
+
+TASK = """
+from pausejax import errors, metrics, tasks
+from pausejax.data import records
+
+def examples(record):
+  yield tasks.Example(
+    id="", prefix=record["q"], target=record["a"], references=(record["a"],)
+  )
+
+def made():
+  for i in range(40):
+    yield {"q": f"What is {i} + 1?", "a": str(i + 1)}
+
+CHANGES
+tasks.register(tasks.Task(**({
+  "name": "NAME",
+  "kind": "decode",
+  "source": records.Generated(name="sums", make={"train": made}),
+  "examples": examples,
+  "metrics": {"em": metrics.exact_match},
+  "num_pauses": 2,
+  "max_target_len": 4,
+} | changes)))
+"""
+
+# What is wrong with the task -> (its fields, stage that fails, words).
+FAULTS = {
+  "pauses": ("{'num_pauses': -1}", "1 registered", "num_pauses"),
+  "length": ("{'max_target_len': 0}", "1 registered", "max_target_len"),
+  "no_train": (
+    "{'source': records.Generated(name='x', make={'test': made})}",
+    "1 registered",
+    "'train'",
+  ),
+  "files": (
+    "{'source': records.Files(files={'train': 'train.jsonl'})}",
+    "2 source",
+    "data.local_dir",
+  ),
+  "record": (
+    "{'examples': lambda record: record['x']}",
+    "2 source",
+    "KeyError",
+  ),
+  "metric": (
+    "{'metrics': {'bad': lambda a, refs: 1 / 0}}",
+    "3 examples",
+    "ZeroDivisionError",
+  ),
+  "severe": (
+    "{'metrics': {'severe': lambda a, refs: 0.5}}",
+    "3 examples",
+    "against itself is 0.5",
+  ),
+  "generous": (
+    "{'metrics': {'generous': lambda a, refs: 1.0}}",
+    "3 examples",
+    "not below 1.0",
+  ),
+  "stop": ("{'delimiter': '#', 'stop': '#'}", "4 lengths", "stop text"),
+  "too_many": ("{'num_pauses': 2048}", "5 sequences", "ask for fewer pauses"),
+}
+
+
+@pytest.fixture
+def write_task(tmp_path, monkeypatch):
+  """Writes a module with a task of its own, which is forgotten again."""
+  tasks.names()  # Imports those of the package.
+  before = dict(tasks._TASKS)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [*sys.path])
+
+  def write(name: str, changes: str = "{}") -> list[str]:
+    text = TASK.replace("NAME", name)
+    text = text.replace("CHANGES", f"changes = {changes}")
+    (tmp_path / f"module_{name}.py").write_text(text)
+    return ["tasks", "check", name, f"--tasks_module=module_{name}"]
+
+  yield write
+  tasks._TASKS.clear()
+  tasks._TASKS.update(before)
+  for name in [n for n in sys.modules if n.startswith("module_")]:
+    del sys.modules[name]
+
+
+def test_a_task_of_your_own_passes_every_stage(write_task, capsys):
+  assert cli.main(write_task("sums")) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [line[:6] for line in lines] == [f"ok   {n}" for n in range(1, 9)]
+  # One in twenty is held out, since the source has "train" alone.
+  assert "train: 38 examples" in lines[1] and "validation: 2" in lines[1]
+  assert "after 2 pauses" in lines[6]
+  assert "em" in lines[7] and "(n=2" in lines[7]
+
+
+@pytest.mark.slow
+def test_options_are_scored_behind_the_pauses_asked_for(capsys):
+  assert cli.main(["tasks", "check", "stdlib_choice", "--pauses=0"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 8 and all(line.startswith("ok ") for line in lines)
+  assert "options scored after 0 pauses" in lines[6]
+  assert "accuracy_per_token" in lines[7]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_one_line_that_names_its_stage(write_task, name, capsys):
+  changes, stage, words = FAULTS[name]
+  assert cli.main(write_task(name, changes)) == 1
+  *passed, last = capsys.readouterr().out.splitlines()
+  assert all(line.startswith("ok ") for line in passed)
+  assert last.startswith(f"BAD  {stage}: ") and words in last
+
+
+def test_a_task_that_is_not_there_is_a_wrong_command_line(capsys):
+  assert cli.main(["tasks", "check", "stdlib_choise"]) == 2
+  assert "stdlib_choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["prefix", "target"])
+def test_an_example_that_says_nothing_is_named(field):
+  texts = {"prefix": "q", "target": "a", field: " "}
+  rows = [tasks.Example(id="seven", **texts)]
+  with pytest.raises(ValueError, match=f"example 'seven': empty {field}"):
+    soundness.require_texts(rows)
+
+
+def test_an_unpublished_label_has_no_target_and_that_is_no_fault():
+  row = tasks.Example(id="0", prefix="q", target="", options=("a", "b"))
+  soundness.require_texts([row])
+  assert "1 without a published label" in soundness.options([row])

@@ -1,0 +1,407 @@
+"""Examples to prompts to packed batches: nothing lost, nothing crosses."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from pausejax import batching, errors, settings, tasks
+from pausejax.data import examples, finetune, prompts, records, tokenizers
+from pausejax.training import step
+from tests import models
+
+BYTES = tokenizers.load("bytes")
+BOS, EOS, PAUSE = BYTES.bos_id, BYTES.eos_id, BYTES.pause_id
+
+
+class Letters(tokenizers.ByteTokenizer):
+  """Printable ASCII as ids 3 to 97: the vocabulary of `models`."""
+
+  vocab_size = models.PAUSE_ID
+  _first_byte = 3 - 32
+
+
+LETTERS = tokenizers.PauseTokenizer(Letters())
+
+
+def task(name="fake", **changes) -> tasks.Task:
+  fields = dict(
+    name=name,
+    kind="decode",
+    source=records.Generated(name=name, make={}),
+    examples=lambda record: [record],
+    metrics={"em": lambda answer, references: 1.0},
+    num_pauses=3,
+  )
+  return tasks.Task(**(fields | changes))
+
+
+def questions(count: int, seed: int = 0, name: str = "q") -> list:
+  """Examples of random lengths, each with a text of its own."""
+  rng = np.random.default_rng(seed)
+  return [
+    tasks.Example(
+      id=str(i),
+      prefix=f"{name}{i} " + "x" * int(rng.integers(0, 8)),
+      target="y" * int(rng.integers(1, 5)),
+      references=("y",),
+    )
+    for i in range(count)
+  ]
+
+
+def config(**changes) -> settings.FinetuneConfig:
+  fields = base.get_config().finetune.to_dict()
+  return settings.FinetuneConfig(**{**fields, **changes})
+
+
+def encoded(
+  rows, *, seq_len=32, tokenizer=BYTES, task_=None, **changes
+) -> finetune.TaskSequences:
+  """Sequences of the examples, as the finetuning settings say."""
+  task_, config_ = task_ or task(), config(**changes)
+  return finetune.TaskSequences(
+    examples.Examples("train", list(rows), {}, "digest"),
+    prompts.Format(task_, tokenizer, prompts.waiting(config_, task_)),
+    config_,
+    seq_len,
+  )
+
+
+@pytest.fixture
+def make_source(data_config):
+  """Makes a FinetuneSource of some sequences."""
+
+  def make(*sequences, rates=None, seq_len=32, tokenizer=BYTES, **changes):
+    fields = dict(packing=True, batch_size=4, seed=0)
+    return finetune.FinetuneSource(
+      sequences,
+      rates or [1.0] * len(sequences),
+      data=data_config(seq_len=seq_len),
+      tokenizer=tokenizer,
+      **(fields | changes),
+    )
+
+  return make
+
+
+def unpacked(batch: batching.Batch) -> list[tuple]:
+  """The examples of a batch, row by row: (tokens, targets, counts)."""
+  found = []
+  for b in range(len(batch["tokens"])):
+    for number in range(1, batch["segment_ids"][b].max() + 1):
+      here = batch["segment_ids"][b] == number
+      names = ("tokens", "targets", "loss_mask")
+      found.append(tuple(tuple(batch[n][b, here].tolist()) for n in names))
+  return found
+
+
+def as_examples(sequences: finetune.TaskSequences) -> list[tuple]:
+  """What `unpacked` finds, straight from the sequences."""
+  found = []
+  for row in sequences.rows:
+    counts = np.arange(1, len(row.ids_T)) >= row.num_prompt
+    ids = row.ids_T.tolist()
+    found.append((tuple(ids[:-1]), tuple(ids[1:]), tuple(counts.tolist())))
+  return found
+
+
+@pytest.mark.parametrize("filler", ["", "."])
+@pytest.mark.parametrize("position", ["append", "prepend"])
+@pytest.mark.parametrize("m", [0, 1, 7])
+def test_a_sequence_is_bos_prefix_and_pauses_then_the_target(
+  m, position, filler
+):
+  example = questions(1)[0]
+  row = encoded(
+    [example], num_pauses=m, pause_position=position, filler=filler
+  ).rows[0]
+  prefix, target = BYTES.encode([example.prefix, " " + example.target])
+  pauses = [PAUSE if not filler else BYTES.encode(["."])[0][0]] * m
+  body = prefix + pauses if position == "append" else pauses + prefix
+  assert row.ids_T.tolist() == [BOS, *body, *target, EOS]
+  assert row.num_prompt == 1 + len(body)
+
+
+@pytest.mark.parametrize("position", ["append", "prepend"])
+def test_without_its_pauses_a_sequence_is_the_standard_one(position):
+  rows = questions(20)
+  standard = encoded(rows, num_pauses=0).rows
+  paused = encoded(rows, num_pauses=5, pause_position=position).rows
+  for a, b in zip(standard, paused, strict=True):
+    np.testing.assert_array_equal(a.ids_T, b.ids_T[b.ids_T != PAUSE])
+    assert b.num_prompt - a.num_prompt == 5
+
+
+def test_the_number_of_pauses_is_the_tasks_own_unless_given():
+  own, given = task(num_pauses=4), config(num_pauses=2)
+  assert prompts.waiting(config(), own).num_pauses == 4
+  assert prompts.waiting(given, own).num_pauses == 2
+
+
+def test_the_loss_is_on_target_and_eos_and_the_last_pause_predicts_first(
+  make_source,
+):
+  example = questions(1)[0]
+  sequences = encoded([example], num_pauses=3)
+  batch = make_source(sequences, batch_size=1).training_batch(0)
+  counted = np.flatnonzero(batch["loss_mask"][0])
+  target = BYTES.encode([" " + example.target])[0]
+  assert batch["targets"][0, counted].tolist() == [*target, EOS]
+  assert batch["tokens"][0, counted[0] - 2 : counted[0] + 1].tolist() == (
+    [PAUSE] * 3
+  )
+  np.testing.assert_array_equal(counted, counted[0] + np.arange(len(counted)))
+
+
+def test_hints_are_the_targets_of_the_positions_before_the_last(make_source):
+  example = dataclasses.replace(questions(1)[0], hints=("a", "b"))
+  make = functools.partial(encoded, [example], num_pauses=3)
+  hinted = make_source(make(hints=True), batch_size=1).training_batch(0)
+  plain = make_source(make(hints=False), batch_size=1).training_batch(0)
+  first = np.flatnonzero(plain["loss_mask"][0])[0]
+  ids = [i for (i,) in BYTES.encode(example.hints)]
+  assert hinted["targets"][0, first - 2 : first].tolist() == ids
+  assert hinted["loss_mask"].sum() == plain["loss_mask"].sum() + 2
+  for name in ("tokens", "positions", "segment_ids", "in_prefix"):
+    np.testing.assert_array_equal(hinted[name], plain[name])
+  changed = hinted["targets"] != plain["targets"]
+  assert np.flatnonzero(changed[0]).tolist() == [first - 2, first - 1]
+
+
+@pytest.mark.parametrize(
+  ("hints", "message"),
+  [(("ab",), "every hint must be one"), (("a",) * 9, "9 hints, but only")],
+)
+def test_hints_that_cannot_be_targets_are_refused(hints, message):
+  example = dataclasses.replace(questions(1)[0], prefix="q", hints=hints)
+  with pytest.raises(errors.UserError, match=message):
+    encoded([example], num_pauses=3)
+
+
+@pytest.mark.parametrize("position", ["append", "prepend"])
+def test_a_long_prefix_loses_its_beginning_and_nothing_else(position):
+  long = tasks.Example(
+    id="long", prefix="".join(map(chr, range(40, 90))), target="yes"
+  )
+  made = encoded([long, questions(1)[0]], num_pauses=3, pause_position=position)
+  cut = made.rows[0]
+  assert cut.num_positions == 32
+  target = [*BYTES.encode([" yes"])[0], EOS]
+  # 33 ids, EOS among them: 24 are left for the prefix.
+  kept = BYTES.encode([long.prefix])[0][-24:]
+  body = kept + [PAUSE] * 3 if position == "append" else [PAUSE] * 3 + kept
+  assert cut.ids_T.tolist() == [BOS, *body, *target]
+  assert (made.prompts.num_cut, made.prompts.num_cut_tokens) == (1, 26)
+  assert "1 prefixes lost 26 tokens" in made.summary()
+
+
+def test_an_example_that_just_fits_is_not_cut_and_one_pause_more_is():
+  example = tasks.Example(id="e", prefix="", target="y" * 20)
+  assert encoded([example], num_pauses=10).rows[0].num_positions == 32
+  with pytest.raises(errors.UsageError, match=r"example 'e' .*1 too many"):
+    encoded([example], num_pauses=11)
+
+
+def test_a_filler_of_several_tokens_is_refused():
+  with pytest.raises(errors.UsageError, match="filler 'ab' is 2 tokens"):
+    encoded(questions(1), filler="ab")
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_every_epoch_holds_every_example_once(make_source, packing):
+  sequences = encoded(questions(50))
+  source = make_source(sequences, packing=packing, batch_size=1)
+  shown, row = [], 0
+  while len(shown) < 3 * 50:
+    found = unpacked(source.training_batch(row))
+    assert packing or len(found) == 1
+    shown += found
+    row += 1
+  epochs = [shown[start : start + 50] for start in (0, 50, 100)]
+  for epoch in epochs:
+    assert sorted(epoch) == sorted(as_examples(sequences))
+  assert epochs[0] != epochs[1] != epochs[2]
+  assert packing is (row < 150)
+
+
+def test_rows_number_their_examples_and_positions_start_anew(make_source):
+  batch = make_source(encoded(questions(50)), batch_size=8).training_batch(0)
+  for ids_T, positions_T, mask_T, prefix_T in zip(
+    *(batch[n] for n in ("segment_ids", "positions", "loss_mask", "in_prefix")),
+    strict=True,
+  ):
+    num_real = int((ids_T > 0).sum())
+    starts = np.flatnonzero(np.diff(ids_T[:num_real], prepend=0))
+    assert ids_T[starts].tolist() == list(range(1, len(starts) + 1))
+    assert (ids_T[num_real:] == 0).all()
+    lengths = np.diff([*starts, num_real])
+    expected = np.concatenate([np.arange(n) for n in lengths])
+    np.testing.assert_array_equal(positions_T[:num_real], expected)
+    assert not (mask_T | prefix_T)[num_real:].any()
+  assert batch["segment_ids"].max() > 1
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_evaluation_shows_every_example_once_and_then_padding(
+  make_source, packing
+):
+  sequences = encoded(questions(13))
+  source = make_source(sequences, packing=packing, batch_size=5)
+  batches = list(source.evaluation_batches(0))
+  shown = [e for batch in batches for e in unpacked(batch)]
+  assert sorted(shown) == sorted(as_examples(sequences))
+  assert {b["tokens"].shape for b in batches} == {(5, 32)}
+  assert len(list(source.evaluation_batches(1))) == 1
+
+
+def test_evaluation_on_two_hosts_is_that_on_one(make_source):
+  sequences = encoded(questions(13))
+  make = functools.partial(make_source, sequences, packing=False, batch_size=4)
+  hosts = [make(host=(i, 2)).evaluation_batches(0) for i in range(2)]
+  for whole, a, b in zip(make().evaluation_batches(0), *hosts, strict=True):
+    for name in whole:
+      np.testing.assert_array_equal(
+        whole[name], np.concatenate([a[name], b[name]])
+      )
+
+
+def test_a_batch_is_a_function_of_seed_step_and_host(make_source):
+  tasks_ = encoded(questions(9)), encoded(questions(7, 1, "r"))
+  make = functools.partial(make_source, *tasks_, rates=[1.0, 3.0])
+  source = make()
+  in_order = [source.training_batch(s) for s in range(12)]
+  for s in (11, 3, 11):
+    anew = make().training_batch(s)
+    hosts = [make(host=(i, 2)).training_batch(s) for i in range(2)]
+    for name, rows in in_order[s].items():
+      np.testing.assert_array_equal(rows, anew[name])
+      np.testing.assert_array_equal(rows, source.training_batch(s)[name])
+      both = np.concatenate([host[name] for host in hosts])
+      np.testing.assert_array_equal(rows, both)
+  other = make(seed=1).training_batch(0)["tokens"]
+  assert (other != in_order[0]["tokens"]).any()
+
+
+def test_a_batch_that_hosts_cannot_share_is_refused(make_source):
+  with pytest.raises(errors.UsageError, match="not divisible by 3 hosts"):
+    make_source(encoded(questions(2)), host=(0, 3))
+
+
+def test_a_mixture_keeps_its_rates_and_each_task_its_epochs(make_source):
+  sizes, rates = (40, 10), (1.0, 3.0)
+  parts = [
+    encoded(questions(n, name=name))
+    for n, name in zip(sizes, "qr", strict=True)
+  ]
+  source = make_source(*parts, rates=rates, packing=False, batch_size=50)
+  places = {
+    e: (t, i)
+    for t, part in enumerate(parts)
+    for i, e in enumerate(as_examples(part))
+  }
+  drawn = [
+    places[e] for s in range(20) for e in unpacked(source.training_batch(s))
+  ]
+  num_second = sum(t == 1 for t, _ in drawn)
+  # Five standard deviations of a binomial.
+  assert abs(num_second - 750) < 5 * np.sqrt(1000 * 0.75 * 0.25)
+  for t, size in enumerate(sizes):
+    shown = [i for which, i in drawn if which == t]
+    for start in range(0, len(shown) - size + 1, size):
+      assert sorted(shown[start : start + size]) == list(range(size))
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_packing_changes_neither_the_loss_nor_the_gradients(
+  make_source, attention
+):
+  model = models.model(segment_attention=True, prefix_attention=attention)
+  sequences = encoded(questions(8), tokenizer=LETTERS)
+  objective = functools.partial(
+    step._summed_objective,
+    loss=settings.LossConfig(num_chunks=4, z_loss=0.0),
+    pause_id=models.PAUSE_ID,
+  )
+  grads = jax.jit(jax.grad(objective, has_aux=True))
+  outcomes = []
+  for packing in (True, False):
+    # As many rows either way: one shape to compile.
+    source = make_source(
+      sequences, packing=packing, batch_size=8, tokenizer=LETTERS
+    )
+    (batch,) = source.evaluation_batches(0)
+    num_rows = int(batch["segment_ids"].any(axis=1).sum())
+    assert num_rows < 8 if packing else num_rows == 8
+    outcomes.append(grads(model, batch))
+  (packed, packed_sums), (plain, plain_sums) = outcomes
+  assert packed_sums["num_targets"] == plain_sums["num_targets"] > 0
+  # Sums of float32 in another order.
+  np.testing.assert_allclose(packed_sums["nll"], plain_sums["nll"], rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(packed), jax.tree.leaves(plain), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["append", "prepend"])
+@pytest.mark.parametrize("pauses_too", [True, False])
+def test_a_bidirectional_prefix_is_the_prompt_with_or_without_its_pauses(
+  make_source, position, pauses_too
+):
+  sequences = encoded(
+    questions(1), pause_position=position, pauses_in_prefix=pauses_too
+  )
+  batch = make_source(sequences, batch_size=1).training_batch(0)
+  n = sequences.rows[0].num_prompt
+  inside = batch["tokens"][0, :n] != PAUSE
+  expected = np.ones(n, bool) if pauses_too else inside
+  np.testing.assert_array_equal(batch["in_prefix"][0, :n], expected)
+  assert not batch["in_prefix"][0, n:].any()
+
+
+def test_an_answer_ends_at_eos_or_at_the_stop_text():
+  wait = prompts.Waiting(num_pauses=0)
+  format_ = prompts.Format(task(stop="\n"), BYTES, wait)
+  ids = BYTES.encode([" a b\nc"])[0]
+  assert format_.answer(ids) == "a b"
+  assert format_.answer([*ids[:2], EOS, *ids[2:]]) == "a"
+
+
+def test_what_is_held_out_is_left_out_of_training(data_config):
+  source = records.Generated(
+    name="made", make={"train": lambda: iter(questions(50))}
+  )
+  made = task(source=source)
+  for every in (2, 7):
+    data = data_config(holdout_every=every)
+    train, held_out = (
+      examples.load(made, split, data) for split in ("train", "validation")
+    )
+    assert held_out.rows == questions(50)[::every]
+    assert len(train.rows) + len(held_out.rows) == 50
+    assert not {r.id for r in train.rows} & {r.id for r in held_out.rows}
+    assert train.sha256 != held_out.sha256
+
+
+def test_the_digest_of_a_split_tells_which_examples_were_held_out(data_config):
+  source = records.Generated(
+    name="made", make={"train": lambda: iter(questions(10))}
+  )
+  # Two of ten either way: example 6, or example 7.
+  digests = {
+    examples.load(
+      task(source=source), "train", data_config(holdout_every=n)
+    ).sha256
+    for n in (6, 7)
+  }
+  assert len(digests) == 2
+
+
+def test_a_split_that_holding_out_leaves_empty_is_refused(data_config):
+  source = records.Generated(
+    name="made", make={"train": lambda: iter(questions(1))}
+  )
+  with pytest.raises(errors.UserError, match="1 examples are too few"):
+    examples.load(task(source=source), "train", data_config())
