@@ -28,7 +28,7 @@ from pausejax.model.decoder import Decoder
 from pausejax.tasks import Example
 
 # Accuracies of kind "options" -> how log-likelihoods compete.
-_ACCURACIES = {
+ACCURACIES = {
   "accuracy": "sum",
   "accuracy_per_token": "per_token",
   "accuracy_per_character": "per_character",
@@ -166,7 +166,7 @@ class Answerer:
       )
       chosen = {
         name: int(np.argmax(score.normalize(how, scores_O, *sizes)))
-        for name, how in _ACCURACIES.items()
+        for name, how in ACCURACIES.items()
       }
       rows.append(
         {
