@@ -1,12 +1,13 @@
 """The command `pausejax VERB ...`: finds the verb, and says what went wrong.
 
 Exit codes: 0 done; 1 something only the user can mend (a file, a checkpoint);
-2 a wrong command line or config, before any work; 130 interrupted; 143 asked
-to stop, saved, run again.
+2 a wrong command line or config, before any work; 130 interrupted; 141 the
+reader of the output went away; 143 asked to stop, saved, run again.
 """
 
 import importlib
 import logging
+import os
 import sys
 
 import pausejax
@@ -40,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     print("pausejax: interrupted", file=sys.stderr)
     return 130
+  except BrokenPipeError:
+    # Whoever read the output, such as `head`, has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _run(argv: list[str]) -> int:

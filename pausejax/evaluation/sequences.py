@@ -126,19 +126,31 @@ def percentiles(lengths: Sequence[int]) -> dict[str, int]:
 
 
 def rows(batch: batching.Batch, rules: Rules, count: int) -> list[dict]:
-  """Returns the first rows as plain data: examples, positions, padding."""
+  """Returns the first examples as plain data, row by row.
+
+  Args:
+    batch: plain arrays.
+    rules: what the batch must obey.
+    count: examples to return; the last row may hold more than are shown.
+  """
   spell = Speller(rules.tokenizer)
   found = []
-  for row in range(min(count, len(batch["tokens"]))):
+  for row in range(len(batch["tokens"])):
     here = examples(batch, rules, row)
+    shown, count = here[:count], count - len(here)
+    if not shown:
+      break
     used = sum(len(e.arrays["tokens"]) for e in here)
     found.append(
       {
         "row": row,
-        "examples": [_as_data(example, spell) for example in here],
+        "num_examples": len(here),
+        "examples": [_as_data(example, spell) for example in shown],
         "padding": rules.seq_len - used,
       }
     )
+    if count <= 0:
+      break
   return found
 
 

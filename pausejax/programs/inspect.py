@@ -4,8 +4,8 @@
   pausejax inspect --task=stdlib_docs --html=batch.html --json=batch.json
   pausejax inspect --task=squad --config=runs/squad50/config.json
 
-Prints the first -n rows of the first batch, its numbers, and a line a check,
-`ok` or `BAD`. Exit code 1 if anything is BAD. Without --config a downstream
+Prints the first -n examples of the first batch, its numbers, and a line a
+check, `ok` or `BAD`. Exit code 1 if anything is BAD. Without --config a downstream
 task is read as configs/finetune.py says, a pretraining task as configs/smoke.py
 does; its segments are prepared anew unless --config.data.segments_dir names
 some. Neither JAX nor TensorFlow is needed (but TFDS is read by TensorFlow).
@@ -79,7 +79,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   add = parser.add_argument
   add("--task", default=None, help="name of a task (the config's)")
   add("--config", metavar="FILE[:ARG]", help="config file")
-  add("-n", type=int, default=3, help="rows to show (3)")
+  add("-n", type=int, default=3, help="examples to show (3)")
   add("--split", default="train", help="split (train)")
   add("--pauses", type=int, default=None, help="M (the task's own)")
   add("--local_dir", default=None, help="folder of published files")
@@ -236,7 +236,7 @@ def _show(report: dict) -> None:
   if report["rows"]:
     print(_LEGEND)
   for row in report["rows"]:
-    print(f"row {row['row']}: {len(row['examples'])} example(s)")
+    print(f"row {row['row']}: {row['num_examples']} example(s)")
     for number, example in enumerate(row["examples"], start=1):
       end = example["start"] + len(example["text"]) - 1
       print(
