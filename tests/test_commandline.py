@@ -639,3 +639,17 @@ def test_a_message_of_several_lines_becomes_one(monkeypatch, capsys):
   monkeypatch.setattr(program, "main", fail)
   assert cli.main(["train"]) == 1
   assert capsys.readouterr().err == "pausejax: a file named in two lines\n"
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+  code = "import sys; from pausejax import cli; sys.exit(cli.main(['tasks']))"
+  process = subprocess.Popen(
+    [sys.executable, "-u", "-c", code],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  assert process.stdout and process.stderr
+  process.stdout.readline()
+  process.stdout.close()
+  error = process.stderr.read()
+  assert (process.wait(), error) == (141, b"")

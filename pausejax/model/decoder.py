@@ -1,10 +1,11 @@
 """The decoder: embeddings, a stack of blocks under one scan, a head.
 
 Pre-norm blocks of attention and a feed-forward; `ModelConfig` chooses learned
-or rotary positions, layer or RMS norm, GELU or SwiGLU, biases, grouped kv
-heads, qk norm, and a tied or separate head. The paper names only the shapes
-(its table 5), and those fit its parameter counts with learned positions,
-biases and a separate head, which are therefore the defaults.
+or rotary positions, layer norm (epsilon 1e-5) or RMS norm (1e-6), GELU (GPT-2's
+tanh form) or SwiGLU, biases, grouped kv heads, qk norm, and a tied or separate
+head. The paper names only the shapes (its table 5), and those fit its parameter
+counts with learned positions, biases and a separate head, which are therefore
+the defaults. `tests/test_reference.py` says the same in numpy.
 
 Initialisation is GPT-2's (Radford et al., 2019): every matrix is normal with
 standard deviation 0.02, the two that write into the residual stream
