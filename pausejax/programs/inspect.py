@@ -5,10 +5,11 @@
   pausejax inspect --task=squad --config=runs/squad50/config.json
 
 Prints the first -n examples of the first batch, its numbers, and a line a
-check, `ok` or `BAD`. Exit code 1 if anything is BAD. Without --config a downstream
-task is read as configs/finetune.py says, a pretraining task as configs/smoke.py
-does; its segments are prepared anew unless --config.data.segments_dir names
-some. Neither JAX nor TensorFlow is needed (but TFDS is read by TensorFlow).
+check, `ok` or `BAD`. Exit code 1 if anything is BAD. Without --config a
+downstream task is read as configs/finetune.py says, a pretraining task as
+configs/smoke.py does; its segments are prepared anew unless
+--config.data.segments_dir names some. Neither JAX nor TensorFlow is needed (but
+TFDS is read by TensorFlow).
 """
 
 import argparse
