@@ -8,6 +8,7 @@ reader of the output went away; 143 asked to stop, saved, run again.
 import importlib
 import logging
 import os
+import signal
 import sys
 
 import pausejax
@@ -30,6 +31,7 @@ VERBS = {
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb and returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
+  signal.signal(signal.SIGINT, _interrupted)
   try:
     return _run(argv)
   except errors.UserError as e:
@@ -38,13 +40,23 @@ def main(argv: list[str] | None = None) -> int:
       f"pausejax: {line}", *filter(None, [e.details]), sep="\n", file=sys.stderr
     )
     return e.exit_code
-  except KeyboardInterrupt:
-    print("pausejax: interrupted", file=sys.stderr)
-    return 130
   except BrokenPipeError:
     # Whoever read the output, such as `head`, has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+  except OSError as e:
+    print(f"pausejax: {e}", file=sys.stderr)
+    return 1
+
+
+def _interrupted(*_) -> None:
+  """Leaves at once; what is on disk is whole, since files appear by a rename.
+
+  An exception would be lost where XLA calls back into Python, and on the way
+  out XLA's threads may crash.
+  """
+  print("pausejax: interrupted", file=sys.stderr, flush=True)
+  os._exit(130)
 
 
 def _run(argv: list[str]) -> int:

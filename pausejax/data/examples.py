@@ -147,6 +147,8 @@ def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
       raise errors.UserError(f"an example holds {text!r:.60}, want a text")
   if task.kind == "decode" and not row.references:
     raise errors.UserError("an example of kind 'decode' needs references")
+  if task.kind == "options" and len(row.options) < 2:
+    raise errors.UserError(f"{len(row.options)} options, want at least two")
   if task.kind == "options" and not -1 <= row.label < len(row.options):
     raise errors.UserError(
       f"label {row.label} is none of {len(row.options)} options"

@@ -93,9 +93,9 @@ class Format:
       errors.require(
         room >= 0,
         f"example {example.id!r} of task {self.task.name!r}: BOS, "
-        f"{self.wait.num_pauses} pauses and the answer need more than the "
-        f"model's positions ({-room} too many); ask for fewer pauses, or raise "
-        "data.seq_len and model.max_seq_len",
+        f"{self.wait.num_pauses} pauses and the answer are {-room} positions "
+        "more than there are; ask for fewer pauses, or train with a larger "
+        "data.seq_len",
       )
       excess = max(len(text) - room, 0)
       num_cut += excess > 0

@@ -53,7 +53,7 @@ def json_lines(path: pathlib.Path) -> Iterator[Located]:
   for number, line in enumerate(corpora.read_lines(str(path)), start=1):
     if line.strip():
       where = f"{path}:{number}"
-      record = _parse(line, where)
+      record = _parse(line.rstrip(b"\r\n"), where)
       if not isinstance(record, dict):
         raise errors.UserError(f"{where}: expected a JSON object on each line")
       yield where, record
@@ -162,7 +162,7 @@ class Files:
     errors.require(
       bool(self.tfds),
       "data.local_dir: this data set is not in TensorFlow Datasets; name the "
-      "folder of its published files with --config.data.local_dir=",
+      "folder of its files with --local_dir=, in a config data.local_dir",
     )
     from pausejax.data.seqio import sources
 

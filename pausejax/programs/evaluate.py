@@ -14,6 +14,7 @@ Several tasks at once read local copies from LOCAL_DIR/TASK.
 import argparse
 import dataclasses
 import pathlib
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -50,6 +51,10 @@ def main(argv: list[str]) -> int:
     (tasks.downstream(name), list(_conditions(options, run, name)))
     for name in names
   ]
+  for task, _ in plans:
+    known = examples.splits(task)
+    errors.require_one_of("--split", options.split or known[-1], known)
+  _require_writable(_folder(options, run))
   splits = {
     task.name: examples.load(
       task,
@@ -94,7 +99,7 @@ def _conditions(
   if options.filler is not None:
     wait = dataclasses.replace(wait, filler=options.filler)
   counts = options.pauses or str(wait.num_pauses)
-  for text in counts.split(","):
+  for text in dict.fromkeys(counts.split(",")):
     errors.require(
       text.strip().isdigit(),
       f"--pauses: expected whole numbers such as 0,10,50, got {counts!r}",
@@ -111,6 +116,21 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
   return dataclasses.replace(data, local_dir=folder)
 
 
+def _folder(options, run: trained.Trained) -> pathlib.Path:
+  """Returns where results go."""
+  return pathlib.Path(options.out or run.workdir / "evaluations")
+
+
+def _require_writable(folder: pathlib.Path) -> None:
+  """Raises UserError unless files can be made there."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as e:
+    raise errors.UserError(f"--out: cannot write {folder}: {e}") from e
+
+
 def _evaluate(options, run: trained.Trained, plans, splits) -> None:
   """Loads the model and writes one result a condition."""
   import jax
@@ -123,7 +143,7 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
   sharding.check_divisible(
     mesh, {"--batch_size": (options.batch_size, "batch")}
   )
-  folder = pathlib.Path(options.out or run.workdir / "evaluations")
+  folder = _folder(options, run)
   finetune = FinetuneConfig(**run.meta["config"]["finetune"])
   with jax.set_mesh(mesh):
     model = run.load(mesh)
@@ -131,7 +151,7 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
       found = splits[task.name]
       rows = found.rows[: options.limit or None]
       print(
-        f"{task.name} {found.summary()}; {len(rows):,} answered", flush=True
+        f"{task.name} {found.summary()}; {len(rows):,} to answer", flush=True
       )
       for wait in conditions:
         began = time.perf_counter()

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
   add("--checkpoint", required=True, help="workdir of a run, or a step in it")
   add("--prompt", required=True, action="append", help="text, repeatable")
   add("--pauses", type=int, default=0, help="pauses with each prompt (0)")
-  add("--pause_position", default="append", help="append or prepend (append)")
+  add("--position", default="append", help="append or prepend (append)")
   add("--max_new_tokens", type=int, default=64, help="at most so many (64)")
   add("--temperature", type=float, default=0.0, help="0 is greedy (0)")
   add("--top_k", type=int, default=0, help="sample among k ids; 0: all (0)")
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
   options, _ = parser.parse(argv)
   errors.require_in_range("--pauses", options.pauses, 0)
   errors.require_one_of(
-    "--pause_position", options.pause_position, settings.PAUSE_POSITIONS
+    "--position", options.position, settings.PAUSE_POSITIONS
   )
   errors.require_in_range("--max_new_tokens", options.max_new_tokens, 1)
   errors.require_in_range("--seed", options.seed, 0, 2**63 - 1)
@@ -60,9 +60,7 @@ def _row(ids: list[int], options, run: trained.Trained) -> list[int]:
   """Returns the ids of one prompt, BOS and pauses in place."""
   add = {"append": pause.append_pauses, "prepend": pause.prepend_pauses}
   text_T = np.asarray(ids, np.int32)
-  body_T = add[options.pause_position](
-    text_T, options.pauses, run.tokenizer.pause_id
-  )
+  body_T = add[options.position](text_T, options.pauses, run.tokenizer.pause_id)
   return [run.tokenizer.bos_id, *body_T.tolist()]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from configs import base
 from pausejax import commandline, errors, metrics, settings, tasks
 from pausejax.data import examples, records
+from pausejax.evaluation import results
 
 
 def main(argv: list[str]) -> int:
@@ -59,10 +60,13 @@ def read_predictions(
   Raises:
     UserError: the file is malformed, or answers none of the examples.
   """
-  document = records.json_value(path)
+  is_ours = path.name.endswith(results.PREDICTIONS)
+  document = None if is_ours else records.json_value(path)
   rows = {row.id: row for row in loaded.rows}
   try:
-    found = task.read_predictions(document)
+    found = (
+      _of_an_evaluation(path) if is_ours else task.read_predictions(document)
+    )
     answers = {key: _answer(key, a, rows.get(key)) for key, a in found.items()}
   except errors.UserError as e:
     raise errors.UserError(f"{path}: {e.message}") from e
@@ -72,6 +76,12 @@ def read_predictions(
       f"such as {next(iter(rows))!r}"
     )
   return answers
+
+
+def _of_an_evaluation(path: pathlib.Path) -> dict[str, str]:
+  """Returns id -> prediction of a file that `pausejax evaluate` wrote."""
+  rows = [row for _, row in records.json_lines(path)]
+  return {records.text(r, "id"): r.get("prediction", "") for r in rows}
 
 
 def score(

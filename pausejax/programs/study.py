@@ -11,7 +11,8 @@ CSV and LaTeX; `pausejax report --workdir=WORKDIR` makes the page.
 
 --shard=i/n runs every n-th cell, for n machines that share the folder; it waits
 for cells of other shards that its own need. --dry_run prints one shell line a
-cell, in an order that respects what needs what.
+cell, in an order that respects what needs what; config files are named as the
+study names them, so run the lines from the same folder.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
   index, count = _shard(options.shard)
   plan = study.make(workdir, config.to_dict())
   if options.dry_run:
-    for cell in plan.cells():
+    for cell in plan.cells()[index - 1 :: count]:
       print(cell.shell())
     return 0
   plan.save()

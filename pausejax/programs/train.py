@@ -40,6 +40,9 @@ def main(argv: list[str]) -> int:
     "--init_from", default="", help="run to take parameters from"
   )
   options, tree = parser.parse(argv, _take_over)
+  # As the run is read from other folders, too.
+  folder = tree.data.local_dir
+  tree.data.local_dir = str(pathlib.Path(folder).resolve()) if folder else ""
   values = tree.to_dict()
   config = settings.train_config(values)
   tasks.import_module(config.tasks_module)
@@ -115,6 +118,7 @@ def _train(
       train_state = _first_state(config, model_config, optimizer, mesh, initial)
     else:
       require_same(
+        f"the run in {workdir} (choose another --workdir, or its settings): "
         "the data of the checkpoint",
         restored.meta["data"],
         batches.fingerprint(),
@@ -184,6 +188,7 @@ def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
   from pausejax.training import state
 
   if initial is None:
+    print("fresh parameters: no --init_from")
     return state.init_on_mesh(model_config, optimizer, config.seed, mesh)
   print(f"parameters from step {initial.step} of {initial.workdir}")
   return initials.from_checkpoint(

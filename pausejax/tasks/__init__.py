@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import pathlib
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -111,7 +112,20 @@ class Task:
   read_predictions: Callable[[Any], Mapping[str, str]] = predictions_by_id
 
   def __post_init__(self):
+    errors.require(
+      re.fullmatch(r"[\w.-]+", self.name) is not None,
+      f"task {self.name!r}: a name is letters, digits and _ . - only",
+    )
     errors.require_one_of(f"task {self.name}: kind", self.kind, KINDS)
+    errors.require(
+      hasattr(self.source, "records"),
+      f"task {self.name}: source must be records.Files or records.Generated, "
+      f"got {self.source!r:.60}",
+    )
+    errors.require(
+      self.kind == "decode" or not self.metrics,
+      f"task {self.name}: kind 'options' reports accuracies, leave out metrics",
+    )
     errors.require(
       self.kind == "options" or bool(self.metrics),
       f"task {self.name}: kind 'decode' needs at least one metric",
@@ -134,8 +148,7 @@ def register(task: PretrainingTask | Task) -> None:
 
 def get(name: str) -> PretrainingTask | Task:
   """Returns the task called `name`; raises UsageError, naming the nearest."""
-  _import_all()
-  errors.require_one_of("data.task", name, _TASKS)
+  _require_known("data.task", name, names())
   return _TASKS[name]
 
 
@@ -151,8 +164,7 @@ def pretraining(name: str) -> PretrainingTask:
 
 def downstream(name: str) -> Task:
   """Returns the downstream task called `name`."""
-  _import_all()
-  errors.require_one_of("task", name, downstream_names())
+  _require_known("task", name, downstream_names())
   task = _TASKS[name]
   assert isinstance(task, Task)
   return task
@@ -201,6 +213,7 @@ def import_module(name: str) -> None:
   """
   if not name:
     return
+  _import_all()  # So that a name taken twice is the module's fault.
   here = str(pathlib.Path.cwd())
   if here not in sys.path:
     sys.path.insert(0, here)
@@ -213,6 +226,15 @@ def import_module(name: str) -> None:
       f"tasks_module: importing {name!r} failed: {type(e).__name__}: {e} (give "
       "a module's name, as in my_tasks for ./my_tasks.py)"
     ) from e
+
+
+def _require_known(what: str, name: str, known: Sequence[str]) -> None:
+  errors.require(
+    name in known,
+    f"{what}: unknown value {name!r}{errors.nearest(name, known)}; name the "
+    "module of a task of your own with --tasks_module, in a config "
+    "--config.tasks_module",
+  )
 
 
 def _import_all() -> None:
