@@ -73,17 +73,17 @@ def picture(curves: dict[tuple[str, int], Curve]) -> str:
   """Returns an SVG: accuracy against steps, a line for each arm and seed."""
   last = max(step for curve in curves.values() for step, _ in curve)
   x = lambda step: _LEFT + _PLOT_WIDTH * step / last
-  y = lambda percent: _TOP + _PLOT_HEIGHT * (1 - (percent - 40) / 60)
-  marks = [_grid(y(p), f"{p}%") for p in (40, 50, 60, 70, 80, 90, 100)]
+  y = lambda percent: _TOP + _PLOT_HEIGHT * (1 - percent / 100)
+  marks = [_grid(y(p), f"{p}%") for p in (0, 25, 50, 75, 100)]
   ends = range(0, last + 1, 500)
-  marks += [_text(x(step), y(40) + 16, f"{step:,}", "middle") for step in ends]
-  marks.append(_text(x(last / 2), y(40) + 32, "training steps", "middle"))
+  marks += [_text(x(step), y(0) + 16, f"{step:,}", "middle") for step in ends]
+  marks.append(_text(x(last / 2), y(0) + 32, "training steps", "middle"))
   for (arm, _), curve in curves.items():
     points = " ".join(f"{x(s):.1f},{y(p):.1f}" for s, p in curve)
     marks.append(f'<polyline points="{points}" fill="none" {_stroke(arm)}/>')
   for number, (arm, label) in enumerate(ARMS.items()):
     left = _LEFT + _PLOT_WIDTH / 2 * (number % 2)
-    line_y = y(40) + 48 + 18 * (number // 2)
+    line_y = y(0) + 48 + 18 * (number // 2)
     marks.append(
       f'<line x1="{left}" x2="{left + 28}" y1="{line_y - 4}" '
       f'y2="{line_y - 4}" {_stroke(arm)}/>'
