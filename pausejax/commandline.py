@@ -111,10 +111,11 @@ def load_config(spec: str) -> ConfigDict:
   name, _, arg = spec.partition(":")
   path = pathlib.Path(name)
   if not path.is_file():
-    siblings = [str(p) for p in path.parent.glob("*.py")] or ["configs/*.py"]
-    raise errors.UsageError(
-      f"--config: no file {name!r}{errors.nearest(name, siblings)}"
-    )
+    siblings = [str(p) for p in path.parent.glob("*.py")]
+    hint = f"; nor is there any config in {path.parent.resolve()}"
+    if siblings:
+      hint = errors.nearest(name, siblings)
+    raise errors.UsageError(f"--config: no file {name!r}{hint}")
   if path.suffix == ".json":
     return _from_json(path)
   module_spec = importlib.util.spec_from_file_location(path.stem, path)

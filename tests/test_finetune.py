@@ -202,7 +202,9 @@ def test_a_long_prefix_loses_its_beginning_and_nothing_else(position):
 def test_an_example_that_just_fits_is_not_cut_and_one_pause_more_is():
   example = tasks.Example(id="e", prefix="", target="y" * 20)
   assert encoded([example], num_pauses=10).rows[0].num_positions == 32
-  with pytest.raises(errors.UsageError, match=r"example 'e' .* 1 positions more"):
+  with pytest.raises(
+    errors.UsageError, match=r"example 'e' .* 1 positions more"
+  ):
     encoded([example], num_pauses=11)
 
 

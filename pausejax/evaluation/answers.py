@@ -25,14 +25,7 @@ from pausejax.data import prompts
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import decode, score
 from pausejax.model.decoder import Decoder
-from pausejax.tasks import Example
-
-# Accuracies of kind "options" -> how log-likelihoods compete.
-ACCURACIES = {
-  "accuracy": "sum",
-  "accuracy_per_token": "per_token",
-  "accuracy_per_character": "per_character",
-}
+from pausejax.tasks import ACCURACIES, Example
 
 Show = Callable[[int, int], None]
 

@@ -69,7 +69,7 @@ def _row(
     task.kind,
     task.source.describe(score.data_config("")),
     ", ".join(splits),
-    ", ".join(task.metrics or ["accuracy"]),
+    ", ".join(task.metric_names),
     str(task.num_pauses),
   )
 

@@ -25,6 +25,12 @@ from pausejax.data import corpora, records
 from pausejax.settings import DataConfig
 
 KINDS = ("decode", "options")
+# Metrics of kind "options" -> how log-likelihoods compete there.
+ACCURACIES = {
+  "accuracy": "sum",
+  "accuracy_per_token": "per_token",
+  "accuracy_per_character": "per_character",
+}
 
 Metric = Callable[[str, Sequence[str]], float]
 
@@ -110,6 +116,12 @@ class Task:
   stop: str = ""
   perplexity: bool = False
   read_predictions: Callable[[Any], Mapping[str, str]] = predictions_by_id
+
+  @property
+  def metric_names(self) -> list[str]:
+    """Returns the names of all that an evaluation reports, the first first."""
+    names = list(self.metrics or ACCURACIES)
+    return [*names, "perplexity"] if self.perplexity else names
 
   def __post_init__(self):
     errors.require(
