@@ -1,7 +1,9 @@
 """The paper's experiment: four variants, M in {10, 50}, five seeds, nine tasks.
 
   pausejax study --config=configs/study.py:size=130m --workdir=/runs/study \\
-    --config.local_dir=/data
+    --config.local_dir=/data --config.pretrain_words="\\
+    --config.data.segments_dir=/data/c4-segments \\
+    --config.data.tokenizer=/data/cc_all.32000.model"
   pausejax study --config=configs/study.py --workdir=/runs/study --dry_run
 
 Runs what is missing and may be killed and started again. `--dry_run` prints

@@ -387,6 +387,14 @@ def test_what_is_held_out_is_left_out_of_training(data_config):
     assert train.sha256 != held_out.sha256
 
 
+def test_the_turns_of_a_conversation_stay_together(data_config):
+  talks = [questions(12)[i : i + 3] for i in range(0, 12, 3)]
+  source = records.Generated(name="made", make={"train": lambda: iter(talks)})
+  made = task(source=source, examples=iter)
+  held_out = examples.load(made, "validation", data_config(holdout_every=2))
+  assert held_out.rows == [*talks[0], *talks[2]]
+
+
 def test_the_digest_of_a_split_tells_which_examples_were_held_out(data_config):
   source = records.Generated(
     name="made", make={"train": lambda: iter(questions(10))}
@@ -405,5 +413,5 @@ def test_a_split_that_holding_out_leaves_empty_is_refused(data_config):
   source = records.Generated(
     name="made", make={"train": lambda: iter(questions(1))}
   )
-  with pytest.raises(errors.UserError, match="1 examples are too few"):
+  with pytest.raises(errors.UserError, match="1 records are too few"):
     examples.load(task(source=source), "train", data_config())

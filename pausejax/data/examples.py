@@ -1,7 +1,8 @@
 """A split of a downstream task as a list of examples, with what was left out.
 
-A task that publishes no "validation" split gets one: every
-`data.holdout_every`-th example of "train", which training then leaves out.
+A task that publishes no "validation" split gets one: the examples of every
+`data.holdout_every`-th record of "train", which training then leaves out. By
+record, so that the turns of one conversation stay together.
 """
 
 import collections
@@ -48,22 +49,21 @@ def load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
       names file and line.
   """
   holds_out = "validation" not in task.source.splits
-  if not holds_out or split not in ("train", "validation"):
-    return _load(task, split, data)
-  whole = _load(task, "train", data)
+  is_part = holds_out and split in ("train", "validation")
+  read, unusable = _read(task, "train" if is_part else split, data)
   rows = [
     row
-    for i, row in enumerate(whole.rows)
-    if (i % data.holdout_every == 0) == (split == "validation")
+    for number, made in enumerate(read)
+    for row in made
+    if not is_part
+    or (number % data.holdout_every == 0) == (split == "validation")
   ]
   if not rows:
     raise errors.UserError(
-      f"task {task.name!r}: {len(whole.rows)} examples are too few to hold out "
-      f"one in {data.holdout_every}: none is left for split {split!r}"
+      f"task {task.name!r}: {len(read)} records are too few to hold out one in "
+      f"{data.holdout_every}: none is left for split {split!r}"
     )
-  return dataclasses.replace(
-    whole, split=split, rows=rows, sha256=_digest(rows)
-  )
+  return Examples(split, rows, unusable, _digest(rows))
 
 
 def folder_of(root: str, name: str) -> str:
@@ -90,8 +90,12 @@ def scoring_split(task: tasks.Task) -> str:
   return "test" if "test" in published else "validation"
 
 
-def _load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
-  rows: dict[str, tasks.Example] = {}
+def _read(
+  task: tasks.Task, split: str, data: DataConfig
+) -> tuple[list[list[tasks.Example]], dict[str, int]]:
+  """Returns (the examples of each usable record, the unusable by reason)."""
+  read: list[list[tasks.Example]] = []
+  ids: set[str] = set()
   unusable: dict[str, int] = collections.Counter()
   for where, record in task.source.records(split, data):
     try:
@@ -99,20 +103,21 @@ def _load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
     except tasks.Unusable as e:
       unusable[str(e)] += 1
       continue
-    for row in made:
-      row = row if row.id else dataclasses.replace(row, id=str(len(rows)))
-      if row.id in rows:
+    for place, row in enumerate(made):
+      if not row.id:
+        row = made[place] = dataclasses.replace(row, id=str(len(ids)))
+      if row.id in ids:
         raise errors.UserError(
           f"{where}: the id {row.id!r} was there before, in split {split!r}"
         )
-      rows[row.id] = row
-  if not rows:
+      ids.add(row.id)
+    read.append(made)
+  if not ids:
     raise errors.UserError(
       f"task {task.name!r}: no usable example in split {split!r} of "
       f"{task.source.describe(data)}"
     )
-  made = list(rows.values())
-  return Examples(split, made, dict(unusable), _digest(made))
+  return read, dict(unusable)
 
 
 def _digest(rows: Iterable[tasks.Example]) -> str:
