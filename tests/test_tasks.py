@@ -199,7 +199,9 @@ def write(folder: pathlib.Path, files: dict) -> None:
 def load(data_config, task: str, split: str, folder) -> examples.Examples:
   """The published split, without holding anything out."""
   data = data_config(local_dir=str(folder))
-  return examples._load(tasks.downstream(task), split, data)
+  read, unusable = examples._read(tasks.downstream(task), split, data)
+  rows = [row for made in read for row in made]
+  return examples.Examples(split, rows, unusable, sha256="")
 
 
 def message(data_config, task, split, folder) -> str:
