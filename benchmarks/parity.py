@@ -3,8 +3,8 @@
   python -m benchmarks.parity --workdir=runs/parity --picture=docs/parity.svg
 
 Each run is a `pausejax train` of its own, so the whole may be stopped and
-started again; runs that are complete take no time. About 40 minutes on two CPU
-cores. Prints accuracy on held-out strings at the end of each run.
+started again; runs that are complete take no time. Prints accuracy on
+held-out strings at the end of each run.
 """
 
 import argparse

@@ -9,7 +9,7 @@ alone; mixed: the same, but every second example shows 90 characters of work in
 place of the pauses. They report (for 12 vectors) 66%, about 71% and 100% on
 examples with fillers; compare eval_match3_accuracy. Shape and optimizer are
 theirs: four layers of width 384, AdamW with a linear decay, batch 256. It was
-not run to the end here: on two CPU cores a step takes seconds.
+not trained here.
 """
 
 from configs import base

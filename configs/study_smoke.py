@@ -3,7 +3,7 @@
   pausejax study --config=configs/study_smoke.py --workdir=runs/smoke_study
   pausejax report --workdir=runs/smoke_study
 
-Under ten minutes on two CPU cores: a decoder of 0.3 million parameters is
+Under ten minutes on two CPU cores: a decoder of 250,000 parameters is
 pretrained on the English inside CPython, with pauses and without, and finetuned
 on two tasks made from the same corpus. It shows that every part works, and the
 shape of the table. Its numbers say nothing about pauses: the model is far too

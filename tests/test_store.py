@@ -10,7 +10,7 @@ from etils import epath
 
 from configs import base
 from pausejax import errors, optimizer, settings
-from pausejax.checkpoints import leaves
+from pausejax.checkpoints import folders, leaves
 from pausejax.checkpoints.store import Store
 from pausejax.training import state
 from tests import models
@@ -206,6 +206,7 @@ def test_reading_alone_leaves_a_save_in_flight_in_peace(
   in_flight = tmp_path / "c" / "2.orbax-checkpoint-tmp"
   in_flight.mkdir()
   store = Store(epath.Path(tmp_path / "c"), None)
-  model = store.restore_params(abstract.model, store.newest_meta()["step"])
+  newest = folders.newest(epath.Path(tmp_path / "c"))
+  model = store.restore_params(abstract.model, newest)
   assert_equal(model, fresh.model)
   assert in_flight.exists()

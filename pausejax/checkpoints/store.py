@@ -187,14 +187,6 @@ class Store:
       abstract_model, leaves.flatten(found["params"]["model"])
     )
 
-  def newest_meta(self) -> dict[str, Any]:
-    """Returns meta.json of the newest checkpoint.
-
-    Raises:
-      UserError: there is no checkpoint.
-    """
-    return self.meta(folders.newest(self._folder))
-
   def meta(self, step: int) -> dict[str, Any]:
     """Returns meta.json of a step."""
     return folders.meta(self._folder, step)
