@@ -1,0 +1,240 @@
+"""What devices send each other in a compiled step, read from its HLO text.
+
+  text = jax.jit(step).lower(*shapes).compile().as_text()
+  for found in collectives(text): print(found.kind, found.count, found.arrays)
+
+The text names a loop's body once, so every count is multiplied by the lengths
+of the loops around it. It is read as the CPU, GPU and TPU compilers of jax
+0.10 to 0.12 write it. The TPU's spells one asynchronous collective out in each
+of the fusions that it overlaps (all with one channel), and a reduce-scatter as
+a fusion around an all-reduce; here each of them counts once, by its own name.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+KINDS = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(
+  r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$"
+)
+_CALLED = re.compile(
+  r"(?:calls|to_apply|branch_computations|true_computation|"
+  r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d\w*)\[([\d,]*)\]")
+_TRIPS = re.compile(r'known_trip_count[^\d}]*?"?n"?\W+(\d+)')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+  """One collective of a compiled program.
+
+  Attributes:
+    kind: one of `KINDS`.
+    arrays: (dtype, shape) of what is whole: what an all-gather makes, what an
+      all-reduce, reduce-scatter or all-to-all takes, per device; dtypes as HLO
+      names them ("bf16", "f32", "s32").
+    groups: the devices that talk to each other, by their place in the mesh;
+      for a collective-permute (from, to) pairs. Empty: all devices.
+    count: how often it runs in one call of the program. A loop whose length
+      the text does not give counts as one turn.
+  """
+
+  kind: str
+  arrays: tuple[tuple[str, tuple[int, ...]], ...]
+  groups: tuple[tuple[int, ...], ...]
+  count: int
+
+  @property
+  def num_bytes(self) -> int:
+    """Bytes of its arrays, in all the times it runs in a call."""
+    sizes = (
+      math.prod(shape) * _itemsize(dtype) for dtype, shape in self.arrays
+    )
+    return self.count * sum(sizes)
+
+
+def collectives(hlo_text: str) -> list[Collective]:
+  """Returns the collectives of an optimized HLO module, in program order."""
+  return list(_Module(hlo_text).walk())
+
+
+def totals(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
+  """Returns kind -> (how often it runs, bytes of its arrays), of one call."""
+  sums = dict.fromkeys(KINDS, (0, 0))
+  for one in found:
+    count, num_bytes = sums[one.kind]
+    sums[one.kind] = (count + one.count, num_bytes + one.num_bytes)
+  return {kind: sizes for kind, sizes in sums.items() if sizes[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+  name: str
+  type: str  # As written: arrays with layouts, in parentheses where several.
+  op: str
+  rest: str  # Operands and attributes.
+
+  def attribute(self, pattern: str) -> str | None:
+    match = re.search(pattern, self.rest)
+    return match[1] if match else None
+
+  @property
+  def operands(self) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", self.rest.partition(")")[0])
+
+
+class _Module:
+  """The computations of a module by name, and walks through them."""
+
+  def __init__(self, hlo_text: str):
+    self.computations: dict[str, dict[str, _Instruction]] = {}
+    name = ""
+    for line in hlo_text.splitlines():
+      if header := _COMPUTATION.match(line):
+        name = header[2]
+        self.computations[name] = {}
+        if header[1]:
+          self.entry = name
+      elif name and (match := _INSTRUCTION.match(line)):
+        self.computations[name][match[1]] = _Instruction(*match.groups())
+
+  def walk(self) -> Iterator[Collective]:
+    return self._walk(self.entry, 1, set())
+
+  def _walk(self, name: str, count: int, met: set[str]) -> Iterator[Collective]:
+    """Yields what the computation and those that it calls hold.
+
+    Args:
+      name: the computation.
+      count: how often it runs.
+      met: channels met in this turn of the loop around it; added to.
+    """
+    for one in self.computations[name].values():
+      kind = one.op.removesuffix("-start")
+      if kind in KINDS:
+        channel = one.attribute(r"channel_id=(\d+)") or one.name
+        if channel not in met:
+          yield self._collective(name, one, kind, count)
+        met.add(channel)
+      elif one.op == "while":
+        body = one.attribute(r"body=%?([\w.\-]+)")
+        yield from self._walk(body, count * self._num_turns(one), set())
+      else:
+        for called in _called(one.rest):
+          yield from self._walk(called, count, met)
+
+  def _collective(
+    self, computation: str, one: _Instruction, kind: str, count: int
+  ) -> Collective:
+    types = [one.type]
+    if kind == "reduce-scatter":
+      scope = self.computations[computation]
+      types = [scope[name].type for name in one.operands]
+    elif one.op.endswith("-start") and kind != "all-reduce":
+      types = _elements(one.type)[1:2]  # Behind what it was made from.
+    if computation.startswith("all-reduce-scatter"):
+      kind = "reduce-scatter"
+    return Collective(
+      kind=kind,
+      arrays=tuple(
+        (dtype, tuple(map(int, filter(None, dims.split(",")))))
+        for dtype, dims in _ARRAY.findall(" ".join(types))
+      ),
+      groups=_groups(one.rest),
+      count=count,
+    )
+
+  def _num_turns(self, loop: _Instruction) -> int:
+    """Returns the turns of a while, 1 where they cannot be read.
+
+    Where the compiler does not note them (TPU), they are the constant that
+    the loop's counter, which starts at 0, is compared with.
+    """
+    if trips := _TRIPS.search(loop.rest):
+      return int(trips[1])
+    name = loop.attribute(r"condition=%?([\w.\-]+)")
+    for one in self.computations.get(name or "", {}).values():
+      if one.op == "constant" and one.type.startswith("s32[]"):
+        return int(one.rest.partition(")")[0])
+    return 1
+
+
+def _called(rest: str) -> list[str]:
+  """Returns the computations that an instruction calls."""
+  return [
+    name
+    for match in _CALLED.findall(rest)
+    for name in re.findall(r"[\w.\-]+", match)
+  ]
+
+
+def _elements(type_: str) -> list[str]:
+  """Returns the elements of a tuple type, themselves perhaps tuples."""
+  elements, depth = [""], 0
+  for letter in type_[1:-1]:
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == "," and depth == 0:
+      elements.append("")
+    else:
+      elements[-1] += letter
+  return elements
+
+
+def _itemsize(dtype: str) -> int:
+  """Returns bytes per element of an HLO dtype; 4-bit ones count as a byte."""
+  bits = re.search(r"\d+", dtype)
+  return max(1, int(bits[0]) // 8) if bits else 1
+
+
+def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
+  """Returns the groups of devices, in any of the three ways of writing them."""
+  listed = re.search(
+    r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)+)\}", rest
+  )
+  if listed:
+    return tuple(
+      tuple(map(int, ids.split(",")))
+      for ids in re.findall(r"\{([\d,]+)\}", listed[1])
+    )
+  # [groups,size]<=[dims]T(order): device numbers in dims, transposed.
+  iota = re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
+  )
+  if iota:
+    shape, dims, order = (_ints(part) for part in iota.groups(default=""))
+    ids = np.arange(math.prod(dims)).reshape(dims)
+    return _rows((ids.transpose(order) if order else ids).reshape(shape))
+  # mesh['x'=4,'y'=2] {'x'}: groups along the axes in braces.
+  named = re.search(r"replica_groups=mesh\[([^\]]+)\] ?\{([^}]*)\}", rest)
+  if named:
+    sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", named[1])}
+    within = re.findall(r"'(\w+)'", named[2])
+    order = [list(sizes).index(a) for a in sizes if a not in within]
+    order += [list(sizes).index(a) for a in within]
+    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    width = math.prod(sizes[a] for a in within)
+    return _rows(ids.transpose(order).reshape(-1, width))
+  return ()
+
+
+def _ints(text: str) -> list[int]:
+  return [int(part) for part in text.split(",") if part]
+
+
+def _rows(ids: np.ndarray) -> tuple[tuple[int, ...], ...]:
+  return tuple(tuple(row) for row in ids.tolist())

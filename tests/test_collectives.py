@@ -1,0 +1,146 @@
+"""Collectives of compiled programs: found, named, weighed by their loops."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from pausejax.runtime import collectives
+
+
+def compiled(body, *args):
+  """Returns the HLO of `body` on shards over x (4) and y (2)."""
+  axes = (AxisType.Auto,) * 2
+  mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=axes)
+  mapped = jax.shard_map(
+    body,
+    mesh=mesh,
+    in_specs=P("x", "y"),
+    out_specs=P("x", "y"),
+    check_vma=False,
+  )
+  return jax.jit(mapped).lower(*args).compile().as_text()
+
+
+@pytest.mark.parametrize(
+  "kind,collective,shape,group",
+  [
+    (
+      "all-reduce",
+      lambda a: jax.lax.psum(a, "x"),
+      (16, 6),
+      (0, 2, 4, 6),
+    ),
+    (
+      "all-gather",
+      lambda a: jax.lax.all_gather(a, "y", axis=1, tiled=True)[:, :6],
+      (16, 12),
+      (0, 1),
+    ),
+    (
+      "reduce-scatter",
+      lambda a: jnp.tile(
+        jax.lax.psum_scatter(a, "x", scatter_dimension=0, tiled=True), (4, 1)
+      ),
+      (16, 6),
+      (0, 2, 4, 6),
+    ),
+    (
+      "collective-permute",
+      lambda a: jax.lax.ppermute(a, "y", [(0, 1), (1, 0)]),
+      (16, 6),
+      (0, 1),
+    ),
+  ],
+)
+def test_each_kind_is_found_with_what_is_whole_and_its_devices(
+  kind, collective, shape, group
+):
+  text = compiled(collective, jnp.ones((64, 12)))
+  (found,) = collectives.collectives(text)
+  assert (found.kind, found.count) == (kind, 1)
+  assert found.arrays == (("f32", shape),)
+  assert found.groups[0] == group
+  assert found.num_bytes == 4 * shape[0] * shape[1]
+
+
+def test_loops_are_multiplied_out():
+  def body(a):
+    turn = lambda a, _: (jnp.tanh(jax.lax.psum(a, "x") + a), None)
+    outer = lambda a, _: (jax.lax.scan(turn, a, length=3)[0], None)
+    return jax.lax.scan(outer, a, length=5)[0] + jax.lax.psum(a, "y")
+
+  found = collectives.totals(
+    collectives.collectives(compiled(body, jnp.ones((64, 12))))
+  )
+  assert found == {"all-reduce": (16, 16 * 16 * 6 * 4)}
+
+
+# A TPU's text, cut down: one all-gather spelled out in the fusions that start
+# and end it, in a loop whose length only its condition tells; gradients reduced
+# and scattered in one fusion; a permute that starts and ends apart.
+TPU = """HloModule jit_step, is_scheduled=true
+
+%start (p.1: bf16[1,64]) -> (bf16[1,64], bf16[1,256], u32[]) {
+  %p.1 = bf16[1,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-gather.1 = bf16[1,256]{1,0:T(8,128)(2,1)} all-gather(%p.1), \
+channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+  ROOT %c = (bf16[1,64]{1,0:S(1)}, bf16[1,256]{1,0}, u32[]{:S(2)}) \
+custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%done (p.2: bf16[1,64]) -> bf16[1,256] {
+  %p.2 = bf16[1,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-gather.2 = bf16[1,256]{1,0:T(8,128)(2,1)} all-gather(%p.2), \
+channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+  ROOT %d = bf16[1,256]{1,0} custom-call(%all-gather.2)
+}
+
+%body (b: (s32[], bf16[1,64])) -> (s32[], bf16[1,64]) {
+  %b = (s32[]{:T(128)}, bf16[1,64]{1,0}) parameter(0)
+  %f.1 = (bf16[1,64]{1,0}, bf16[1,256]{1,0}, u32[]) fusion(%b), calls=%start
+  ROOT %f.2 = (s32[], bf16[1,64]) fusion(%f.1), kind=kCustom, calls=%done
+}
+
+%condition (q: (s32[], bf16[1,64])) -> pred[] {
+  %n = s32[]{:T(128)} constant(24)
+  %q = (s32[]{:T(128)}, bf16[1,64]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%all-reduce-scatter.3 (input.3: bf16[256,256]) -> bf16[64,256] {
+  %input.3 = bf16[256,256]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-reduce.32 = bf16[256,256]{1,0} all-reduce(%input.3), channel_id=9, \
+replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
+  ROOT %s = bf16[64,256]{1,0} dynamic-slice(%all-reduce.32)
+}
+
+ENTRY %main (x: bf16[1,64]) -> bf16[64,256] {
+  %x = bf16[1,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = (s32[]{:T(128)}, bf16[1,64]{1,0}) while(%x), condition=%condition, \
+body=%body
+  %g = f32[8]{0} all-reduce(%w), channel_id=11, \
+replica_groups=mesh['a'=4,'b'=2] {'a'}, to_apply=%add
+  %cp = (bf16[4,64]{1,0}, bf16[4,64]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) \
+collective-permute-start(%x), channel_id=12, source_target_pairs={{0,1},{1,0}}
+  %cpd = bf16[4,64]{1,0} collective-permute-done(%cp)
+  ROOT %r = bf16[64,256]{1,0} fusion(%w), calls=%all-reduce-scatter.3
+}
+"""
+
+
+def test_the_forms_of_the_tpu_compiler_count_once_each():
+  by_kind = {one.kind: one for one in collectives.collectives(TPU)}
+  found = {k: (c.count, c.arrays) for k, c in by_kind.items()}
+  assert found == {
+    "all-gather": (24, (("bf16", (1, 256)),)),
+    "all-reduce": (1, (("f32", (8,)),)),
+    "collective-permute": (1, (("bf16", (4, 64)),)),
+    "reduce-scatter": (1, (("bf16", (256, 256)),)),
+  }
+  every_other = ((0, 2, 4, 6), (1, 3, 5, 7))
+  for kind in ("all-gather", "all-reduce", "reduce-scatter"):
+    assert by_kind[kind].groups == every_other
+  assert len(collectives.collectives(TPU)) == len(by_kind)
