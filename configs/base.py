@@ -162,6 +162,8 @@ def get_config(arg: str = "") -> Any:
   c.mesh.data = -1
   # Devices over which parameters and batch are split.
   c.mesh.fsdp = 1
+  # Devices over which parameters and positions are split: long sequences.
+  c.mesh.sequence = 1
   # Devices over which heads, feed-forward and vocabulary are split.
   c.mesh.tensor = 1
 

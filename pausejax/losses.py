@@ -56,20 +56,20 @@ def cross_entropy(
   )
   if jax.sharding.get_abstract_mesh().empty:
     return loss(x_BTD, head_DV, targets_BT, loss_mask_BT)
-  batch = sharding.spec("batch")
+  tokens = sharding.spec("batch", "sequence")
   return jax.shard_map(
     functools.partial(_shard_loss, loss),
-    in_specs=(batch, jax.P(), batch, batch),
-    out_specs=(jax.P(), batch),
-    axis_names=set(sharding.BATCH_AXES),
+    in_specs=(tokens, jax.P(), tokens, tokens),
+    out_specs=(jax.P(), tokens),
+    axis_names=set(sharding.TOKEN_AXES),
   )(x_BTD, head_DV, targets_BT, loss_mask_BT)
 
 
 def _shard_loss(loss, x_BTD, head_DV, targets_BT, loss_mask_BT):
   # Cast outside the chunks: its transpose is the one reduction over shards.
-  head_DV = jax.lax.pcast(head_DV, sharding.BATCH_AXES, to="varying")
+  head_DV = jax.lax.pcast(head_DV, sharding.TOKEN_AXES, to="varying")
   objective, nll_BT = loss(x_BTD, head_DV, targets_BT, loss_mask_BT)
-  return jax.lax.psum(objective, sharding.BATCH_AXES), nll_BT
+  return jax.lax.psum(objective, sharding.TOKEN_AXES), nll_BT
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

@@ -226,18 +226,20 @@ class MeshConfig:
 
   data: int
   fsdp: int
+  sequence: int
   tensor: int
 
   def __post_init__(self):
-    sizes = (self.data, self.fsdp, self.tensor)
-    for name, size in zip(("data", "fsdp", "tensor"), sizes, strict=True):
+    sizes = dataclasses.asdict(self)
+    for name, size in sizes.items():
       errors.require(
         size == -1 or size >= 1,
         f"mesh.{name}: must be at least 1, or -1 for what is left, got {size}",
       )
     errors.require(
-      sizes.count(-1) <= 1,
-      f"mesh: only one of data, fsdp, tensor may be -1, got {sizes}",
+      list(sizes.values()).count(-1) <= 1,
+      f"mesh: only one of {', '.join(sizes)} may be -1, got "
+      f"{tuple(sizes.values())}",
     )
 
 

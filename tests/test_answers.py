@@ -128,9 +128,9 @@ import jax
 index, port = int(sys.argv[1]), sys.argv[2]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
-from pausejax import settings, sharding
+from pausejax import sharding
 from tests import test_answers
-mesh = sharding.make_mesh(settings.MeshConfig(data=-1, fsdp=1, tensor=1))
+mesh = sharding.data_mesh()
 found = {}
 for kind in ("decode", "options"):
   answers = test_answers.answer(kind, batch_size=8, mesh=mesh)

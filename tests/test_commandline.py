@@ -169,7 +169,7 @@ WRONG_ARGUMENTS = [
   ("--config.model.rope_theta=0", "model.rope_theta: must be"),
   ("--config.mesh.data=0", "mesh.data: must be at least 1, or -1"),
   ("--config.mesh.fsdp=-2", "mesh.fsdp: must be at least 1, or -1"),
-  ("--config.mesh.tensor=-1", "only one of data, fsdp, tensor may be -1"),
+  ("--config.mesh.tensor=-1", "only one of data, fsdp, sequence, tensor may"),
   ("--config.checkpoint.every=0", "checkpoint.every: must be"),
   ("--config.checkpoint.keep=0", "checkpoint.keep: must be"),
   ("--config.eval.every=-1", "eval.every: must be"),
@@ -624,7 +624,7 @@ def test_a_saved_config_takes_overrides(tmp_path):
 def test_the_axes_of_weight_decay_are_those_of_the_parameters():
   from pausejax import sharding
 
-  not_of_parameters = {"batch", "layers"}
+  not_of_parameters = {"batch", "sequence", "layers"}
   assert (
     set(settings.PARAMETER_AXES)
     == set(sharding.LOGICAL_RULES) - not_of_parameters

@@ -64,7 +64,9 @@ def test_neighbours_and_padding_change_nothing(temperature):
 def test_eight_devices_equal_one():
   model = models.model(prefix_attention="bidirectional", num_kv_heads=2)
   rows = [PROMPTS[i % 3] for i in range(8)]
-  mesh = sharding.make_mesh(settings.MeshConfig(data=2, fsdp=2, tensor=2))
+  mesh = sharding.make_mesh(
+    settings.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
+  )
   placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):
     ids_BN = _generate(placed, rows, width=16)

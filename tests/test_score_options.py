@@ -111,7 +111,9 @@ def test_eight_devices_equal_one():
   model, rows = models.model(prefix_attention="bidirectional"), range(8)
   prefixes, options = [PREFIXES[i % 3] for i in rows], [[[3], [4, 5, 6]]] * 8
   alone_BO, _ = _score(model, prefixes, options, width=9, option_len=3)
-  mesh = sharding.make_mesh(settings.MeshConfig(data=2, fsdp=2, tensor=2))
+  mesh = sharding.make_mesh(
+    settings.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
+  )
   placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):
     log_prob_BO, _ = _score(placed, prefixes, options, width=9, option_len=3)

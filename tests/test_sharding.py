@@ -1,12 +1,12 @@
 """Every mesh of 8 virtual devices trains alike, and nothing large is copied."""
 
+import dataclasses
 import functools
 import math
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from configs import base
 from pausejax import errors, optimizer, settings, sharding
@@ -17,17 +17,12 @@ LOSS = settings.LossConfig(num_chunks=4, z_loss=1e-4)
 
 
 def one_device_mesh():
-  return jax.make_mesh(
-    (1, 1, 1),
-    sharding.MESH_AXES,
-    axis_types=(AxisType.Auto,) * 3,
-    devices=jax.devices()[:1],
-  )
+  return sharding.data_mesh(jax.devices()[:1])
 
 
-def mesh_of_8(data, fsdp, tensor):
+def mesh_of_8(data, fsdp, tensor, sequence=1):
   return sharding.make_mesh(
-    settings.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+    settings.MeshConfig(data=data, fsdp=fsdp, sequence=sequence, tensor=tensor)
   )
 
 
@@ -65,7 +60,19 @@ def losses(mesh):
 
 
 @pytest.mark.parametrize(
-  "axes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (4, 1, 2)]
+  "axes",
+  [
+    (8, 1, 1),
+    (1, 8, 1),
+    (2, 2, 2),
+    (1, 4, 2),
+    (4, 1, 2),
+    (1, 1, 1, 8),
+    (1, 2, 2, 2),
+    (2, 1, 2, 2),
+    (2, 2, 1, 2),
+    (1, 4, 1, 2),
+  ],
 )
 def test_every_mesh_gives_the_losses_of_one_device(axes, capfd):
   # float32 sums in another order; 1e-6 to 2e-6 was seen.
@@ -113,9 +120,7 @@ def test_nothing_large_of_the_1b_state_is_replicated():
   assert len(large) > 20
   for x in large:
     shard = x.sharding.shard_shape(x.shape)
-    # Positions have no tensor axis; every other large leaf is cut 8 ways.
-    parts = 4 if x.shape == (2048, 2048) else 8
-    assert math.prod(shard) * parts == math.prod(x.shape), x
+    assert math.prod(shard) * 8 == math.prod(x.shape), x
 
 
 def test_moments_lie_where_their_parameters_lie():
@@ -131,6 +136,70 @@ def test_moments_lie_where_their_parameters_lie():
       assert a.sharding == b.sharding
 
 
+@dataclasses.dataclass(frozen=True)
+class StubDevice:
+  id: int
+  slice_index: int
+  process_index: int
+  platform: str = "cpu"
+  device_kind: str = "cpu"
+
+
+def stub_mesh(num_slices, per_process=4, **axes):
+  """A mesh of 16 devices that exist in no machine, shuffled."""
+  found = [
+    StubDevice(i, i * num_slices // 16, i // per_process) for i in range(16)
+  ]
+  sizes = dict(data=1, fsdp=1, sequence=1, tensor=1) | axes
+  return sharding.make_mesh(settings.MeshConfig(**sizes), found)
+
+
+@pytest.mark.parametrize(
+  "axes, reach",
+  [
+    (dict(data=2, fsdp=8), {"data"}),
+    (dict(data=4, fsdp=4), {"data"}),
+    (dict(data=-1, fsdp=2, tensor=4), {"data"}),
+    (dict(fsdp=8, tensor=2), {"fsdp"}),
+    (dict(data=2, fsdp=2, sequence=2, tensor=2), {"data"}),
+  ],
+)
+def test_only_the_outermost_axis_reaches_over_slices(axes, reach):
+  mesh = stub_mesh(2, **axes)
+  slices = np.vectorize(lambda d: d.slice_index)(mesh.devices)
+  assert {d.id for d in mesh.devices.flat} == set(range(16))
+  for dim, name in enumerate(sharding.MESH_AXES):
+    crosses = (slices != slices.take([0], axis=dim)).any()
+    assert crosses == (name in reach), name
+  # Each slice is one run of the axis, so that a ring crosses over twice.
+  assert (np.diff(slices, axis=0) >= 0).all()
+
+
+def test_four_slices_go_over_data_then_fsdp():
+  mesh = stub_mesh(4, data=2, fsdp=8)
+  slices = np.vectorize(lambda d: d.slice_index)(mesh.devices)[:, :, 0, 0]
+  assert slices.tolist() == [[0] * 4 + [1] * 4, [2] * 4 + [3] * 4]
+
+
+def test_slices_that_do_not_divide_are_one_line():
+  with pytest.raises(errors.UsageError, match="multiple of 4"):
+    stub_mesh(4, data=2, tensor=8)
+
+
+def test_processes_that_hold_the_same_rows_read_the_same_part():
+  parts = lambda mesh: [sharding.host_part(mesh, i) for i in range(4)]
+  assert parts(stub_mesh(1, data=16)) == [(i, 4) for i in range(4)]
+  assert parts(stub_mesh(1, fsdp=2, tensor=8)) == [
+    (0, 2),
+    (0, 2),
+    (1, 2),
+    (1, 2),
+  ]
+  assert parts(stub_mesh(1, tensor=16)) == [(0, 1)] * 4
+  with pytest.raises(errors.UsageError, match="evenly"):
+    sharding.host_part(stub_mesh(1, per_process=3, fsdp=8, tensor=2), 0)
+
+
 @pytest.mark.parametrize("axes", [(3, 1, 1), (-1, 3, 1), (2, 2, 1)])
 def test_a_mesh_that_does_not_fit_the_devices_is_one_line(axes):
   with pytest.raises(errors.UsageError, match="8 devices") as caught:
@@ -141,3 +210,15 @@ def test_a_mesh_that_does_not_fit_the_devices_is_one_line(axes):
 def test_sizes_that_do_not_divide_name_the_axis():
   with pytest.raises(errors.UsageError, match="use a multiple of 4"):
     sharding.check_divisible(mesh_of_8(2, 2, 2), {"batch_size": (6, "batch")})
+
+
+def test_chunks_must_divide_over_the_sequence():
+  tree = base.get_config().to_dict()
+  tree["data"]["seq_len"] = tree["model"]["max_seq_len"] = 2040
+  config = settings.train_config(tree)
+  with pytest.raises(
+    errors.UsageError, match=r"num_chunks 255 .*multiple of 2"
+  ):
+    sharding.check_run(
+      mesh_of_8(2, 2, 1, 2), config, config.model_config(vocab_size=100)
+    )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pausejax import sharding
 from pausejax.model import layers
 from pausejax.model.decoder import Block, Decoder
 
@@ -122,6 +123,7 @@ def extend(
   x_BTD = decoder.model.embed(tokens_BT, positions_BT)
   extended = []
   for block, layer_cache in zip(decoder.blocks, cache, strict=True):
+    x_BTD = sharding.constrain(x_BTD, "batch", None, None)
     x_BTD, layer_cache = block(
       x_BTD, positions_BT, mask_BTS, layer_cache, offset
     )

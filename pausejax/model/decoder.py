@@ -155,7 +155,7 @@ class Block(nnx.Module):
     """
     x_BTD, cache = self._attend(x_BTD, positions_BT, mask_BTS, cache, offset)
     x_BTD = x_BTD + self._feed_forward(self.mlp_norm(x_BTD))
-    return sharding.constrain(x_BTD, "batch", None, None), cache
+    return x_BTD, cache
 
   def _attend(self, x_BTD, positions_BT, mask_BTS, cache, offset):
     y_BTD = self.attention_norm(x_BTD)
@@ -167,6 +167,9 @@ class Block(nnx.Module):
       q = layers.rope(q, positions_BT, theta)
       k = layers.rope(k, positions_BT, theta)
     q, k, v = checkpoint_name((q, k, v), "qkv")
+    # Every query reads all keys: over a split sequence they come together here.
+    k = sharding.constrain(k, "batch", None, "kv_heads", None)
+    v = sharding.constrain(v, "batch", None, "kv_heads", None)
     if cache is not None:
       # Slots lie inside: a step reads each head's keys and values in one piece.
       start = (0, 0, offset, 0)
@@ -238,14 +241,16 @@ class Decoder(nnx.Module):
     )
 
     def run_block(x_BTD, block):
-      return block(x_BTD, positions_BT, mask_BTT, None, 0)
+      x_BTD, _ = block(x_BTD, positions_BT, mask_BTT, None, 0)
+      return sharding.constrain(x_BTD, "batch", "sequence", None), None
 
     if c.remat != "none":
       policy = _REMAT_POLICIES[c.remat]
       run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=False)
+    x_BTD = self.embed(tokens_BT, positions_BT)
     x_BTD, _ = jax.lax.scan(
       run_block,
-      self.embed(tokens_BT, positions_BT),
+      sharding.constrain(x_BTD, "batch", "sequence", None),
       self.blocks,
       unroll=min(c.scan_unroll, c.num_layers),
     )
@@ -277,7 +282,7 @@ class Decoder(nnx.Module):
     # The table is brought together first: indexing a sharded one makes XLA
     # move the result through every layout.
     whole = sharding.constrain(table[...].astype(self.config.dtype), None, None)
-    return sharding.constrain(whole[ids_BT], "batch", None, None)
+    return whole[ids_BT]
 
 
 def init(config: ModelConfig, seed: int) -> Decoder:

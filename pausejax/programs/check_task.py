@@ -290,16 +290,10 @@ def _percentiles(name: str, found: list[int]) -> str:
 def _mesh():
   """Returns a mesh of one device, however many there are."""
   import jax
-  from jax.sharding import AxisType
 
   from pausejax import sharding
 
-  return jax.make_mesh(
-    (1,) * len(sharding.MESH_AXES),
-    sharding.MESH_AXES,
-    axis_types=(AxisType.Auto,) * len(sharding.MESH_AXES),
-    devices=jax.devices()[:1],
-  )
+  return sharding.data_mesh(jax.devices()[:1])
 
 
 def _tiny_model(vocab_size: int, seq_len: int, mesh):

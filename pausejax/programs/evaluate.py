@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 
 import pausejax
-from pausejax import commandline, errors, settings, tasks
+from pausejax import commandline, errors, tasks
 from pausejax.data import examples, prompts, records
 from pausejax.evaluation import results, trained
 from pausejax.settings import DataConfig, FinetuneConfig
@@ -139,7 +139,7 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
   from pausejax.evaluation.answers import Answerer
   from pausejax.runtime.progress import CountBar
 
-  mesh = sharding.make_mesh(settings.MeshConfig(data=-1, fsdp=1, tensor=1))
+  mesh = sharding.data_mesh()
   sharding.check_divisible(
     mesh, {"--batch_size": (options.batch_size, "batch")}
   )

@@ -85,7 +85,7 @@ def _generate(
   )
   pauses_too = run.meta["config"]["finetune"]["pauses_in_prefix"]
   is_pause_BT = tokens_BT == run.tokenizer.pause_id
-  mesh = sharding.make_mesh(settings.MeshConfig(data=-1, fsdp=1, tensor=1))
+  mesh = sharding.data_mesh()
   ids_BN = decode.generate(
     run.load(mesh),
     tokens_BT,

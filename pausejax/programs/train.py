@@ -104,8 +104,8 @@ def _train(
   model_config = config.model_config(tokenizer.vocab_size)
   optimizer, schedule = optimizers.make(config.optim, config.num_steps)
   mesh = sharding.make_mesh(config.mesh)
-  _check_mesh(config, model_config, mesh)
-  host = (jax.process_index(), jax.process_count())
+  sharding.check_run(mesh, config, model_config)
+  host = sharding.host_part(mesh, jax.process_index())
   door = doors.open_door(config, tokenizer, workdir, host)
   batches = door.batches
   store = Store(epath.Path(workdir) / "checkpoints", config.checkpoint)
@@ -299,22 +299,3 @@ def _keep_inputs(workdir: pathlib.Path, config: TrainConfig, values) -> None:
     temporary = workdir / f"{name}.tmp"
     temporary.write_bytes(content)
     temporary.replace(workdir / name)
-
-
-def _check_mesh(config: TrainConfig, model, mesh) -> None:
-  from pausejax import sharding
-
-  sharding.check_divisible(
-    mesh,
-    {
-      "batch_size": (
-        config.batch_size // config.optim.num_microbatches,
-        "batch",
-      ),
-      "model.num_heads": (model.num_heads, "heads"),
-      "model.num_kv_heads": (model.num_kv_heads, "kv_heads"),
-      "model.d_ff": (model.d_ff, "mlp"),
-      "model.d_model": (model.d_model, "embed"),
-      "vocabulary rows": (model.num_vocab_rows, "vocab"),
-    },
-  )
