@@ -1,0 +1,1 @@
+"""What is compared: the same model, shape and optimizer in several hands."""

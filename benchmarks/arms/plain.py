@@ -1,0 +1,121 @@
+"""The simplest JAX trainer: a GPT of functions and dicts, made to be fast.
+
+What a person writes who has no scan, mesh, chunked loss or pauses to keep:
+layers in a Python loop, one product for queries, keys and values, the full
+logits, optax's cross entropy and AdamW, one jit that gives up the old state.
+
+B batch, T tokens, D d_model, N heads, H head size, V vocabulary rows.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from pausejax import batching, settings
+
+
+class Trainer:
+  """Parameters and moments, and the jitted step that moves them."""
+
+  def __init__(
+    self,
+    config: settings.TrainConfig,
+    weights: dict[str, Any],
+    *,
+    attention: str = "xla",
+  ):
+    """Starts from `weights`, as `ours.weights` returns them."""
+    self._num_heads = config.model["num_heads"]
+    self._dtype = config.model["dtype"]
+    self._attention = attention
+    optim = config.optim
+    self._optimizer = optax.chain(
+      optax.clip_by_global_norm(optim.clip_norm),
+      optax.adamw(optim.learning_rate, mask=_is_decayed, **optim.kwargs),
+    )
+    self._params = jax.tree.map(jnp.array, joined(weights))
+    self._opt_state = jax.jit(self._optimizer.init)(self._params)
+    self._step = jax.jit(self._one_step, donate_argnums=(0, 1))
+
+  def dispatch(self, batch: batching.Batch) -> jax.Array:
+    """Starts a step and returns its loss, which may be awaited."""
+    self._params, self._opt_state, loss = self._step(
+      self._params, self._opt_state, batch["tokens"], batch["targets"]
+    )
+    return loss
+
+  def step(self, batch: batching.Batch) -> float:
+    """Takes a step and returns its loss, in nats per target."""
+    return float(self.dispatch(batch))
+
+  def _one_step(self, params, opt_state, tokens_BT, targets_BT):
+    loss, grads = jax.value_and_grad(self._loss)(params, tokens_BT, targets_BT)
+    updates, opt_state = self._optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+  def _loss(self, params, tokens_BT, targets_BT):
+    p = jax.tree.map(lambda x: x.astype(self._dtype), params)
+    x_BTD = p["embedding"][tokens_BT] + p["position"][: tokens_BT.shape[1]]
+    for layer in p["layers"]:
+      y_BTD = _norm(layer["attention_norm"], x_BTD)
+      x_BTD += _linear(layer["mix"], self._attend(layer["qkv"], y_BTD))
+      y_BTD = _norm(layer["mlp_norm"], x_BTD)
+      y_BTF = jax.nn.gelu(_linear(layer["expand"], y_BTD))
+      x_BTD += _linear(layer["contract"], y_BTF)
+    head_DV = p["head"] if "head" in p else p["embedding"].T
+    logits_BTV = jnp.matmul(
+      _norm(p["norm"], x_BTD), head_DV, preferred_element_type=jnp.float32
+    )
+    nll_BT = optax.softmax_cross_entropy_with_integer_labels(
+      logits_BTV, targets_BT
+    )
+    return nll_BT.mean()
+
+  def _attend(self, qkv, x_BTD):
+    heads = (*x_BTD.shape[:2], self._num_heads, -1)
+    q, k, v = jnp.split(_linear(qkv, x_BTD), 3, axis=-1)
+    mixed_BTNH = jax.nn.dot_product_attention(
+      q.reshape(heads),
+      k.reshape(heads),
+      v.reshape(heads),
+      is_causal=True,
+      implementation=self._attention,
+    )
+    return mixed_BTNH.reshape(x_BTD.shape)
+
+
+_JOINED = ("query", "key", "value")
+
+
+def joined(weights: dict[str, Any]) -> dict[str, Any]:
+  """Returns the weights with one "qkv" in place of three products a layer."""
+
+  def join(layer: dict[str, Any]) -> dict[str, Any]:
+    parts = [layer[name] for name in _JOINED]
+    whole = {
+      name: np.concatenate([part[name] for part in parts], axis=-1)
+      for name in parts[0]
+    }
+    rest = {
+      k: x for k, x in layer.items() if k not in ("query", "key", "value")
+    }
+    return {**rest, "qkv": whole}
+
+  return {**weights, "layers": [join(layer) for layer in weights["layers"]]}
+
+
+def _linear(layer, x):
+  return x @ layer["kernel"] + layer["bias"]
+
+
+def _norm(layer, x):
+  y = jax.nn.standardize(x.astype(jnp.float32), epsilon=1e-5)
+  return (y * layer["scale"] + layer["bias"]).astype(x.dtype)
+
+
+def _is_decayed(params):
+  tree = jax.tree.map(lambda x: x.ndim == 2, params)
+  return {**tree, "position": False}

@@ -1,0 +1,167 @@
+"""How every benchmark measures and reports: turns, medians, ratios, JSON.
+
+The arms of a comparison run in one process and take turns, so that a busy
+machine slows all of them; who begins moves on by one each round. A ratio is the
+median over the rounds of an arm's time divided by the base's time in the same
+round, never a quotient of two medians.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
+
+
+def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+  """Returns a parser with the options that every benchmark has."""
+  parser = argparse.ArgumentParser(
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--rounds", type=int, default=rounds, help="turns of each arm")
+  add("--json", type=pathlib.Path, help="file for the result; else printed")
+  return parser
+
+
+def cores() -> list[int]:
+  """Returns the cores that this process may use."""
+  return sorted(os.sched_getaffinity(0))
+
+
+def limit_threads(count: int) -> None:
+  """Keeps this process on `count` cores; before JAX and PyTorch start."""
+  os.sched_setaffinity(0, cores()[:count])
+  os.environ["OMP_NUM_THREADS"] = str(count)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+  """Returns the wall-clock seconds of one call."""
+  start = time.perf_counter()
+  run()
+  return time.perf_counter() - start
+
+
+def take_turns(
+  arms: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1
+) -> dict[str, list[float]]:
+  """Returns the seconds of each arm's turns, one a round.
+
+  Args:
+    arms: name -> a call that returns when its work is done.
+    rounds: turns of each arm that count.
+    warmup: turns of each arm before, which compile and do not count.
+  """
+  for run in arms.values():
+    for _ in range(warmup):
+      run()
+  taken: dict[str, list[float]] = {name: [] for name in arms}
+  names = list(arms)
+  for i in range(rounds):
+    first = i % len(names)
+    for name in names[first:] + names[:first]:
+      taken[name].append(seconds(arms[name]))
+  return taken
+
+
+def compare(taken: Mapping[str, list[float]], base: str) -> list[Row]:
+  """Returns a row an arm: its times, their median and its ratio to `base`."""
+  return [
+    {
+      "name": name,
+      "median_s": statistics.median(times),
+      "best_s": min(times),
+      "ratio": statistics.median(
+        t / b for t, b in zip(times, taken[base], strict=True)
+      ),
+      "seconds": times,
+    }
+    for name, times in taken.items()
+  ]
+
+
+def build(
+  makers: Mapping[str, Callable[[], Any]],
+) -> tuple[dict[str, Any], list[Row]]:
+  """Makes the arms; one whose package is not installed becomes a row."""
+  arms, missing = {}, []
+  for name, make in makers.items():
+    try:
+      arms[name] = make()
+    except ModuleNotFoundError as e:
+      missing.append({"name": name, "missing": f"{e.name} is not installed"})
+  return arms, missing
+
+
+def conditions() -> Row:
+  """Returns what a figure depends on: load average, machine, versions."""
+  return {
+    "load_average": os.getloadavg(),
+    "cores": len(cores()),
+    "machine": platform.machine(),
+    "python": platform.python_version(),
+    "versions": {name: _version(name) for name in _PACKAGES},
+  }
+
+
+def print_table(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+  """Prints rows under the names of `columns`: key -> format of its values.
+
+  A row without a value shows a dash, and one that is "missing" says why.
+  """
+  width = max(len(str(row["name"])) for row in rows)
+  print(" " * width + "".join(f" {_title(key):>14}" for key in columns))
+  for row in rows:
+    cells = (
+      f"{row[key]:>14{form}}" if key in row else f"{'-':>14}"
+      for key, form in columns.items()
+    )
+    text = row.get("missing") or " ".join(cells)
+    print(f"{row['name']:{width}} {text}", flush=True)
+
+
+def publish(
+  name: str, options: argparse.Namespace, rows: Sequence[Row], **more: Any
+) -> None:
+  """Writes the result as JSON to --json, or prints it as one line.
+
+  Args:
+    name: of the benchmark.
+    options: what it was told.
+    rows: what was measured.
+    **more: beside the rows, such as `start`, the `conditions` before the
+      first turn; those at the end are added here.
+  """
+  record = {
+    "benchmark": name,
+    "options": {k: str(v) for k, v in vars(options).items()},
+    **more,
+    "end": conditions(),
+    "rows": rows,
+  }
+  if options.json:
+    options.json.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"the result is {options.json}")
+  else:
+    print(json.dumps(record))
+
+
+def _title(key: str) -> str:
+  return key.replace("_", " ")
+
+
+def _version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return "not installed"
