@@ -136,17 +136,13 @@ def _train(
     with ProgressBar(start, config.num_steps) as progress:
       final = loop.Loop(
         config=config,
-        train_step=step.jit_train_step(
-          functools.partial(
-            step.train_step,
-            optimizer=optimizer,
-            schedule=schedule,
-            loss=config.loss,
-            num_microbatches=config.optim.num_microbatches,
-            pause_id=tokenizer.pause_id,
-          ),
-          jax.tree.map(lambda x: x.sharding, abstract),
-          mesh,
+        train_step=step.of_run(
+          config,
+          optimizer,
+          schedule,
+          pause_id=tokenizer.pause_id,
+          layout=jax.tree.map(lambda x: x.sharding, abstract),
+          mesh=mesh,
         ),
         evaluate_batch=jax.jit(
           functools.partial(

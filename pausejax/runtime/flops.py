@@ -12,20 +12,8 @@ of the attention and so 12 in place of 6.
 
 import jax
 
+from pausejax.runtime import chips
 from pausejax.settings import ModelConfig
-
-# Dense bfloat16 peak of one device in FLOP/s, from the vendors' data sheets.
-_PEAKS = {
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5": 459e12,
-  "TPU v5p": 459e12,
-  "TPU v6 lite": 918e12,
-  "NVIDIA A100": 312e12,
-  "NVIDIA H100": 989e12,
-  "NVIDIA H200": 989e12,
-  "NVIDIA B200": 2250e12,
-}
 
 
 def per_token(config: ModelConfig, seq_len: int) -> float:
@@ -42,8 +30,5 @@ def per_token(config: ModelConfig, seq_len: int) -> float:
 
 def peak() -> float | None:
   """Returns the peak FLOP/s of all devices; None where it is not known."""
-  kind = jax.devices()[0].device_kind
-  matches = [name for name in _PEAKS if kind.startswith(name)]
-  if not matches:
-    return None
-  return _PEAKS[max(matches, key=len)] * jax.device_count()
+  chip = chips.of_kind(jax.devices()[0].device_kind)
+  return chip and chip.peak_flops * jax.device_count()

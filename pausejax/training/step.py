@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pausejax import losses, sharding
 from pausejax.model.decoder import Decoder
-from pausejax.settings import LossConfig
+from pausejax.settings import LossConfig, TrainConfig
 from pausejax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -96,6 +96,36 @@ def evaluate_batch(
     rows without padding) and `num_real` (positions that hold text or a pause).
   """
   return _summed_objective(model, batch, loss=loss, pause_id=pause_id)[1]
+
+
+def of_run(
+  config: TrainConfig,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  *,
+  pause_id: int,
+  layout: TrainState,
+  mesh: Mesh,
+) -> Callable[..., Any]:
+  """Returns the jitted train step of a run: (state, batch) -> (state, metrics).
+
+  Args:
+    config: the run.
+    optimizer: from `optimizer.make`, with its `schedule`.
+    schedule: the learning rate.
+    pause_id: id of `<pause>`.
+    layout: shardings of the state.
+    mesh: the mesh.
+  """
+  step = functools.partial(
+    train_step,
+    optimizer=optimizer,
+    schedule=schedule,
+    loss=config.loss,
+    num_microbatches=config.optim.num_microbatches,
+    pause_id=pause_id,
+  )
+  return jit_train_step(step, layout, mesh)
 
 
 def jit_train_step(

@@ -1,0 +1,42 @@
+"""What one device can do and hold: a row an accelerator, read everywhere."""
+
+import dataclasses
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """An accelerator as JAX sees it: one device.
+
+  Attributes:
+    kind: how its `device_kind` begins.
+    peak_flops: dense bfloat16 FLOP/s of a device, from the vendors' data
+      sheets. A TPU v4 or v5p device is a chip of two cores, a TPU7x device is
+      half a chip.
+    memory_bytes: of a device. TPU: what its compiler says a program may use;
+      GPU: what the card has, of which JAX takes a part.
+  """
+
+  kind: str
+  peak_flops: float
+  memory_bytes: int
+
+
+CHIPS = {
+  "v4": Chip("TPU v4", 275e12, int(30.75 * _GIB)),
+  "v5e": Chip("TPU v5 lite", 197e12, int(15.75 * _GIB)),
+  "v5p": Chip("TPU v5", 459e12, int(95.74 * _GIB)),
+  "v6e": Chip("TPU v6 lite", 918e12, int(31.25 * _GIB)),
+  "tpu7x": Chip("TPU7x", 1153.5e12, int(94.75 * _GIB)),
+  "a100": Chip("NVIDIA A100", 312e12, 85_100_068_864),
+  "h100": Chip("NVIDIA H100", 989e12, 84_942_979_072),
+  "h200": Chip("NVIDIA H200", 989e12, 151_397_597_184),
+  "b200": Chip("NVIDIA B200", 2250e12, 191_514_411_008),
+}
+
+
+def of_kind(device_kind: str) -> Chip | None:
+  """Returns the chip of `jax.Device.device_kind`; None if it is not known."""
+  matches = [c for c in CHIPS.values() if device_kind.startswith(c.kind)]
+  return max(matches, key=lambda c: len(c.kind), default=None)
