@@ -5,7 +5,7 @@
 set -eu
 BIN=${BIN:-.venv/bin}
 DEMO=${DEMO:-demo}
-export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} PYTHONUNBUFFERED=1
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" PYTHONUNBUFFERED=1
 rm -rf "$DEMO"
 
 echo "== 1. A vocabulary of 2,048 pieces, and <pause>, from the docs in CPython"

@@ -1,0 +1,1 @@
+"""Starts `pausejax train` on many machines; README.md here tells how."""

@@ -1,0 +1,117 @@
+"""Trains with several processes on this machine, as a pod would.
+
+  python -m launch.local --processes=2 -- --config=configs/smoke.py \\
+    --workdir=run
+
+Meant for trying what runs on many machines: one process drives all devices of
+a machine by itself. The processes find each other by the JAX_* variables that
+`--dry_run` prints. SIGTERM and Ctrl-C are handed on to all of them. When one
+has ended, for whatever reason, the others get a minute. The exit code is the
+largest of all, 128 + n for a process that signal n ended: 143 is "saved, run me
+again".
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from launch import words
+
+WAIT_S = 60
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the processes, or prints them as a shell would start them."""
+  parser = argparse.ArgumentParser(
+    prog="launch.local",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--processes", type=int, required=True, metavar="N")
+  options, train = words.parse(parser, argv)
+  if options.processes < 1:
+    parser.error(f"--processes={options.processes}: at least 1")
+  command = [sys.executable, "-m", "pausejax", "train", *train]
+  places = _places(options.processes)
+  if options.dry_run:
+    for place in places:
+      variables = [f"{name}={value}" for name, value in place.items()]
+      print(shlex.join(["env", *variables, *command]), "&")
+    print("wait")
+    return 0
+  return _run(command, places)
+
+
+def _places(count: int) -> list[dict[str, str]]:
+  """Returns the variables that tell each process which one it is."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  return [
+    {
+      "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+      "JAX_NUM_PROCESSES": str(count),
+      "JAX_PROCESS_ID": str(rank),
+    }
+    for rank in range(count)
+  ]
+
+
+def _run(command: list[str], places: list[dict[str, str]]) -> int:
+  """Runs all processes to their end and returns the largest exit code."""
+  asked: list[int] = []
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda n, _: asked.append(n))
+  processes = [_start(command, place, r) for r, place in enumerate(places)]
+  deadline = float("inf")
+  while any(p.poll() is None for p in processes):
+    if asked:
+      _send(processes, asked.pop(0))
+    if deadline == float("inf") and any(
+      p.poll() is not None for p in processes
+    ):
+      deadline = time.monotonic() + WAIT_S
+    if time.monotonic() > deadline:
+      _send(processes, signal.SIGKILL)
+    time.sleep(0.05)
+  codes = [p.returncode for p in processes]
+  return max(128 - code if code < 0 else code for code in codes)
+
+
+def _start(command, place: dict[str, str], rank: int) -> subprocess.Popen:
+  """Starts one process; all but the first have their lines marked."""
+  pipe = subprocess.PIPE if rank else None
+  process = subprocess.Popen(
+    command,
+    env={**os.environ, **place},
+    stdout=pipe,
+    stderr=subprocess.STDOUT if rank else None,
+    text=True,
+    # Ctrl-C reaches the launcher only, which hands it on once.
+    start_new_session=True,
+  )
+  if process.stdout:
+    threading.Thread(target=_mark, args=(process.stdout, rank)).start()
+  return process
+
+
+def _mark(lines, rank: int) -> None:
+  for line in lines:
+    sys.stdout.write(f"[{rank}] {line}")
+    sys.stdout.flush()
+
+
+def _send(processes: list[subprocess.Popen], number: int) -> None:
+  for process in processes:
+    # The terminal went away: save, as before any other end.
+    process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,122 @@
+"""Trains on a slice of Cloud TPU VMs, by a queued resource.
+
+  python -m launch.tpu_vm --name=pause-1b --zone=us-central2-b \\
+    --accelerator_type=v4-128 --runtime_version=tpu-ubuntu2204-base --spot \\
+    --setup='sudo mount 10.0.0.2:/vol1 /mnt && cd /mnt/pausejax &&
+      . .venv/bin/activate' \\
+    -- --config=configs/pretrain_c4.py:size=1b --workdir=/mnt/pause-1b
+
+Asks for the slice, waits until it is there, runs --setup and the training on
+all its machines, and deletes it at the end. A slice that was taken away is
+deleted and asked for again, and the run resumes from its workdir, which
+therefore lies on a file system that --setup mounts. The command must go on
+running: start it in tmux. Ctrl-C leaves the slice as it is; the same command
+takes it up again.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+
+from launch import words
+
+POLL_S = 30
+MAX_TRIES = 3  # Ends on one slice that is still there, one after the other.
+GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Trains to the end, or prints the commands in their order."""
+  parser = argparse.ArgumentParser(
+    prog="launch.tpu_vm",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--name", required=True)
+  parser.add_argument("--zone", required=True)
+  parser.add_argument("--accelerator_type", required=True)
+  parser.add_argument("--runtime_version", required=True)
+  parser.add_argument("--setup", required=True, help="shell text, run first")
+  parser.add_argument("--spot", action="store_true")
+  options, train = words.parse(parser, argv)
+  commands = _commands(options, train)
+  if options.dry_run:
+    for command in commands.values():
+      print(shlex.join(command))
+    return 0
+  return _train(commands)
+
+
+def _commands(options, train: list[str]) -> dict[str, list[str]]:
+  """Returns the commands of gcloud by what they do."""
+  queued = ["gcloud", "compute", "tpus", "queued-resources"]
+  where = [options.name, f"--zone={options.zone}"]
+  # The remote shell reads this text, and so each word is quoted for it.
+  remote = f"{options.setup} && {shlex.join(['pausejax', 'train', *train])}"
+  return {
+    "create": [
+      *(*queued, "create", *where, f"--node-id={options.name}"),
+      f"--accelerator-type={options.accelerator_type}",
+      f"--runtime-version={options.runtime_version}",
+      *(["--spot"] if options.spot else []),
+    ],
+    "describe": [*queued, "describe", *where, "--format=value(state.state)"],
+    "train": [
+      *("gcloud", "compute", "tpus", "tpu-vm", "ssh", *where),
+      *("--worker=all", f"--command={remote}"),
+    ],
+    "delete": [*queued, "delete", *where, "--force", "--quiet"],
+  }
+
+
+def _train(commands: dict[str, list[str]]) -> int:
+  """Goes on until the training has ended, whatever happens to the slice."""
+  tries = 0
+  while True:
+    state = _state(commands)
+    if state == "ACTIVE":
+      code = _call(commands["train"])
+      tries += 1
+      if code == 0:
+        return _call(commands["delete"])
+      if code in (1, 2) or tries == MAX_TRIES:
+        print(f"exit code {code}; the slice is still there, to delete it:")
+        print(shlex.join(commands["delete"]))
+        return code
+      time.sleep(POLL_S)  # A slice that is taken away says so a little later.
+    elif state in GONE:
+      print(f"the slice is {state}: asking for another", flush=True)
+      _require(_call(commands["delete"]))
+      tries = 0
+    elif not state:
+      _require(_call(commands["create"]))
+    else:
+      print(f"{state} ...", flush=True)
+      time.sleep(POLL_S)
+
+
+def _state(commands: dict[str, list[str]]) -> str:
+  """Returns the state of the queued resource, "" if there is none."""
+  done = subprocess.run(
+    commands["describe"],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  )
+  return done.stdout.strip()
+
+
+def _call(command: list[str]) -> int:
+  print(shlex.join(command), flush=True)
+  return subprocess.run(command).returncode
+
+
+def _require(code: int) -> None:
+  if code:
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

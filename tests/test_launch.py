@@ -1,0 +1,381 @@
+"""The launchers: words arrive as they are, and every end has its answer.
+
+`pausejax`, `gcloud` and `srun` are stand-ins here that record their words; the
+real SLURM is in test_launch_slurm.py.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from launch import gke, skypilot, tpu_vm
+
+ROOT = pathlib.Path(__file__).parent.parent
+# What a shell, YAML or Kubernetes would make something else of.
+HOSTILE = [
+  "--config.a='a b'",
+  '--config.b="$(touch pwned)" `touch pwned`',
+  "--config.c=two\nlines\\\n\ttab ",
+  "--config.d=$HOME ${PATH} $$ $(HOSTNAME) $$(HOSTNAME)",
+  "--config.e=a;b&c|d>e<f*?[g]~!# {x,y} \\ %s %d",
+  "--config.f={a: [1]} é",
+  "--",
+  "",
+]
+RECORDER = f"""#!{sys.executable}
+import json, os, sys
+with open(os.environ["RECORD"], "a") as f:
+  f.write(json.dumps(sys.argv[1:]) + "\\n")
+"""
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+  """Puts stand-ins for pausejax in place; returns the calls of them."""
+  record = tmp_path / "record"
+  for path in ("bin/pausejax", ".venv/bin/pausejax", "pausejax/__main__.py"):
+    write_program(tmp_path / path, RECORDER)
+  write_program(tmp_path / "pausejax/__init__.py", "")
+  monkeypatch.setenv("RECORD", str(record))
+  monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  monkeypatch.chdir(tmp_path)
+  yield lambda: [json.loads(line) for line in record.read_text().splitlines()]
+  assert not (tmp_path / "pwned").exists()
+
+
+def write_program(path: pathlib.Path, text: str) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text)
+  path.chmod(0o755)
+
+
+def output(main, *args, capsys) -> str:
+  """Returns what the launcher prints with --dry_run."""
+  assert main([*args]) == 0
+  return capsys.readouterr().out
+
+
+def stories() -> dict[str, str]:
+  """The commands of each story in the README that trains something."""
+  found = {}
+  text = (ROOT / "launch/README.md").read_text()
+  for title, story in re.findall(r"(?ms)^## (.*?)\n(.*?)(?=^## |\Z)", text):
+    for commands in re.findall(r"(?ms)^```sh\n(.*?)^```", story):
+      if "preflight" in commands:
+        found[title] = commands
+  return found
+
+
+@pytest.mark.parametrize("title", stories())
+def test_a_story_can_be_pasted(title, recorded, tmp_path):
+  commands = stories()[title]
+  for name in ("docker", "gcloud", "kubectl", "sbatch", "sky", "squeue"):
+    write_program(tmp_path / "bin" / name, "#!/bin/sh\necho ACTIVE\n")
+  for name in ("launch", "configs"):
+    (tmp_path / name).symlink_to(ROOT / name)
+  write_program(
+    tmp_path / "bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'
+  )
+  subprocess.run(["bash", "-ec", commands], check=True)
+  # Preflight comes first, for what is then trained; and it can be looked at.
+  words = recorded()[0]
+  assert words[0] == "preflight" and words[-1].startswith("--topology=")
+  assert all(word in commands for word in words) and "--dry_run" in commands
+
+
+def test_local_hands_words_on(recorded):
+  train = ["--workdir=run", *HOSTILE]
+  command = [sys.executable, "-m", "launch.local", "--processes=2", "--"]
+  subprocess.run([*command, *train], check=True)
+  assert recorded() == [["train", *train]] * 2
+
+
+def test_local_dry_run_is_a_script(recorded):
+  train = ["--workdir=run", *HOSTILE]
+  command = [sys.executable, "-m", "launch.local", "--processes=2"]
+  printed = subprocess.check_output([*command, "--dry_run", "--", *train])
+  assert not pathlib.Path("record").exists()
+  subprocess.run(["bash", "-c", printed], check=True)
+  assert recorded() == [["train", *train]] * 2
+  assert b"JAX_PROCESS_ID=1" in printed and b"JAX_NUM_PROCESSES=2" in printed
+
+
+def test_local_ends_with_its_processes(tmp_path):
+  """A signal reaches all; what stays is killed; the largest code is told."""
+  write_program(tmp_path / "pausejax/__init__.py", "")
+  write_program(
+    tmp_path / "pausejax/__main__.py",
+    "import os, signal, sys, time\n"
+    "rank = int(os.environ['JAX_PROCESS_ID'])\n"
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+    "print('ready', flush=True)\n"
+    "if 'die' in sys.argv and rank == 1: os.kill(os.getpid(), 9)\n"
+    "if 'die' in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "time.sleep(60)\n",
+  )
+
+  def start(*train):
+    code = (
+      "import sys; from launch import local; local.WAIT_S = 1;"
+      "sys.exit(local.main(sys.argv[1:]))"
+    )
+    return subprocess.Popen(
+      [sys.executable, "-c", code, "--processes=2", "--", *train],
+      cwd=tmp_path,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  process = start("--workdir=r")
+  assert process.stdout is not None
+  lines = {process.stdout.readline(), process.stdout.readline()}
+  assert lines == {"ready\n", "[1] ready\n"}
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=20) == 143
+  began = time.monotonic()
+  assert start("--workdir=r", "die").wait(timeout=20) == 128 + signal.SIGKILL
+  assert time.monotonic() - began < 15
+
+
+def test_the_sbatch_script_prints_what_it_would_run():
+  train = ["--workdir", "run", *HOSTILE]
+  script = ["bash", str(ROOT / "launch/slurm.sbatch")]
+  line = subprocess.check_output([*script, "--dry_run", *train], text=True)
+  srun = f"srun() {{ printf '%s\\0' \"$@\"; }}; {line}"
+  called = subprocess.check_output(["bash", "-c", srun], text=True)
+  called = called.split("\0")[:-1]
+  assert called[called.index("train") + 1 :] == train
+  done = subprocess.run([*script, "--config=x"], capture_output=True, text=True)
+  assert done.returncode == 2 and "no --workdir" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck here")
+def test_shell_scripts_pass_shellcheck():
+  scripts = [ROOT / "launch/slurm.sbatch", ROOT / "launch/demo.sh"]
+  subprocess.run(["shellcheck", *scripts, ROOT / ".ci/run"], check=True)
+
+
+GKE = ["--name=a-run", "--image=registry/i:1", "--topology=4x4x8"]
+GKE += ["--accelerator=tpu-v5p-slice", "--slices=2", "--spot", "--dry_run"]
+
+
+def jobset(capsys, *train) -> dict:
+  args = [*GKE, "--", "--workdir=/workdir/run", *train]
+  return yaml.safe_load(output(gke.main, *args, capsys=capsys))
+
+
+def expanded_by_kubernetes(text: str, variables: dict[str, str]) -> str:
+  """Replaces $(NAME) and $$ as Kubernetes does in a command."""
+
+  def value(found):
+    if found[0] == "$$":
+      return "$"
+    return variables.get(found[1], found[0])
+
+  return re.sub(r"\$\$|\$\(([^)]*)\)", value, text)
+
+
+def test_a_jobset_hands_words_on(capsys):
+  pod = jobset(capsys, *HOSTILE)["spec"]["replicatedJobs"][0]["template"]
+  command = pod["spec"]["template"]["spec"]["containers"][0]["command"]
+  seen = [expanded_by_kubernetes(w, {"HOSTNAME": "pod"}) for w in command]
+  assert seen == ["pausejax", "train", "--workdir=/workdir/run", *HOSTILE]
+
+
+def text_schema(**fields):
+  return {
+    "type": "object",
+    "properties": fields,
+    "required": list(fields),
+    "additionalProperties": False,
+  }
+
+
+STRING, COUNT = {"type": "string", "minLength": 1}, {"minimum": 1}
+JOBSET = text_schema(
+  apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
+  kind={"const": "JobSet"},
+  metadata=text_schema(
+    name={"pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"},
+    annotations={"additionalProperties": STRING},
+  ),
+  spec=text_schema(
+    failurePolicy=text_schema(
+      maxRestarts={"type": "integer", "minimum": 0},
+      rules={
+        "items": text_schema(
+          name={"pattern": "^[A-Za-z][A-Za-z0-9_,:]*$"},
+          action={"const": "RestartJobSetAndIgnoreMaxRestarts"},
+          onJobFailureReasons={"const": ["PodFailurePolicy"]},
+        )
+      },
+    ),
+    replicatedJobs={
+      "minItems": 1,
+      "items": text_schema(
+        name=STRING,
+        replicas={"type": "integer", **COUNT},
+        template=text_schema(spec={"type": "object"}),
+      ),
+    },
+  ),
+)
+
+
+def test_the_jobset_and_its_job_are_valid(capsys):
+  """The Job by Kubernetes' own schema, the envelope by the one above."""
+  kubernetes = pytest.importorskip("kubernetes_validate")
+  jsonschema = pytest.importorskip("jsonschema")
+  template = yaml.safe_load(gke.TEMPLATE.read_text())
+  for found in (template, jobset(capsys, *HOSTILE)):
+    jsonschema.validate(found, JOBSET)
+    for replicated in found["spec"]["replicatedJobs"]:
+      job = {"apiVersion": "batch/v1", "kind": "Job", **replicated["template"]}
+      job["metadata"] = {"name": found["metadata"]["name"]}
+      kubernetes.validate(job, kubernetes.latest_version(), strict=True)
+
+
+def test_a_jobset_has_the_machines_of_its_slices(capsys):
+  slices = jobset(capsys)["spec"]["replicatedJobs"][0]
+  job = slices["template"]["spec"]
+  assert slices["replicas"] == 2
+  assert job["parallelism"] == job["completions"] == 4 * 4 * 8 // 4
+  pod = job["template"]["spec"]
+  assert pod["nodeSelector"] == {
+    "cloud.google.com/gke-tpu-accelerator": "tpu-v5p-slice",
+    "cloud.google.com/gke-tpu-topology": "4x4x8",
+    "cloud.google.com/gke-spot": "true",
+  }
+  assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
+
+
+def test_a_workdir_that_is_not_shared_is_refused(capsys):
+  for main, args in ((gke.main, GKE), (skypilot.main, [])):
+    with pytest.raises(SystemExit) as e:
+      main([*args, "--", "--workdir=runs/a"])
+    assert e.value.code == 2
+    assert "not below /workdir" in capsys.readouterr().err
+
+
+GCLOUD = f"""#!{sys.executable}
+# Plays the states of a queued resource: each line of the file `plan` is one
+# life, the states that `describe` tells one after the other. An ssh runs its
+# command as the remote shell would, unless the life goes on behind ACTIVE.
+import json, pathlib, subprocess, sys
+home = pathlib.Path(__file__).parent
+with (home / "calls").open("a") as f:
+  f.write(json.dumps(sys.argv[1:]) + "\\n")
+plan, life = home / "plan", home / "life"
+verb = sys.argv[4]
+if verb == "create":
+  first, *rest = plan.read_text().splitlines()
+  plan.write_text("\\n".join(rest))
+  life.write_text(first)
+elif verb == "delete":
+  life.unlink()
+elif not life.exists():
+  sys.exit("NOT_FOUND")
+elif verb == "describe":
+  state, *rest = life.read_text().split()
+  if rest and state != "ACTIVE":
+    life.write_text(" ".join(rest))
+  print(state)
+elif verb == "ssh":
+  state, *rest = life.read_text().split()
+  if rest:
+    life.write_text(" ".join(rest))
+    sys.exit(255)
+  command = sys.argv[-1].removeprefix("--command=")
+  sys.exit(subprocess.run(["bash", "-c", command]).returncode)
+"""
+TPU_VM = ["--name=n", "--zone=z", "--accelerator_type=v4-8"]
+TPU_VM += ["--runtime_version=r", "--spot"]
+
+
+@pytest.fixture
+def gcloud(recorded, tmp_path, monkeypatch):
+  """Puts a gcloud in place that plays the given lives; returns its calls."""
+  write_program(tmp_path / "bin/gcloud", GCLOUD)
+  monkeypatch.setattr(tpu_vm, "POLL_S", 0)
+  calls = tmp_path / "bin/calls"
+
+  def play(lives, setup="true"):
+    (tmp_path / "bin/plan").write_text("\n".join(lives))
+    train = ["--workdir=/mnt/run", *HOSTILE]
+    code = tpu_vm.main([*TPU_VM, f"--setup={setup}", "--", *train])
+    return code, [json.loads(line) for line in calls.read_text().splitlines()]
+
+  return play
+
+
+def test_a_slice_that_is_taken_away_is_asked_for_again(gcloud, recorded):
+  code, calls = gcloud(
+    [
+      "CREATING WAITING_FOR_RESOURCES PROVISIONING ACTIVE SUSPENDING SUSPENDED",
+      "WAITING_FOR_RESOURCES SUSPENDED",
+      "WAITING_FOR_RESOURCES ACTIVE",
+    ],
+    setup="cd . && export X='a b'",
+  )
+  assert code == 0
+  verbs = [call[3] for call in calls if call[3] != "describe"]
+  assert verbs == [
+    *("create", "ssh", "delete"),
+    *("create", "delete"),
+    *("create", "ssh", "delete"),
+  ]
+  assert recorded() == [["train", "--workdir=/mnt/run", *HOSTILE]]
+  create = next(call for call in calls if call[3] == "create")
+  assert "--spot" in create and "--node-id=n" in create
+
+
+def test_an_error_leaves_the_slice_and_says_how_to_delete_it(gcloud, capfd):
+  code, calls = gcloud(["ACTIVE"], setup="exit 2")
+  assert code == 2 and [c[3] for c in calls].count("ssh") == 1
+  assert calls[-1][3] == "ssh"
+  assert "queued-resources delete n --zone=z" in capfd.readouterr().out
+
+
+def test_a_crash_on_a_slice_that_stays_is_tried_three_times(gcloud):
+  code, calls = gcloud(["ACTIVE"], setup="exit 134")
+  assert code == 134 and [c[3] for c in calls].count("ssh") == 3
+
+
+def test_a_dry_run_touches_nothing(recorded, tmp_path, capsys):
+  write_program(tmp_path / "bin/gcloud", GCLOUD)
+  args = [*TPU_VM, "--setup=true", "--dry_run", "--", "--workdir=/mnt/run"]
+  lines = output(tpu_vm.main, *args, *HOSTILE, capsys=capsys)
+  assert not (tmp_path / "bin/calls").exists()
+  # Each is a command that a shell reads as it is meant.
+  (tmp_path / "bin/plan").write_text("ACTIVE")
+  subprocess.run(["bash", "-ec", lines], check=True)
+  assert recorded() == [["train", "--workdir=/mnt/run", *HOSTILE]]
+
+
+def test_skypilot_hands_words_on(recorded, capsys):
+  train = ["--workdir=/workdir/run", *HOSTILE]
+  printed = output(skypilot.main, "--dry_run", "--", *train, capsys=capsys)
+  task = yaml.safe_load(printed)
+  places = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"}
+  places |= {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
+  subprocess.run(
+    ["bash", "-c", task["run"]], env={**os.environ, **places}, check=True
+  )
+  assert recorded() == [["train", *train]]
+
+
+def test_skypilot_reads_its_task():
+  sky = pytest.importorskip("sky", reason="SkyPilot is not installed")
+  task = sky.Task.from_yaml(str(skypilot.TEMPLATE))
+  assert task.num_nodes == 2
