@@ -17,7 +17,7 @@ import numpy as np
 
 from configs import base
 from pausejax import pause, settings, tasks
-from pausejax.data import batches, segments, tokenizers
+from pausejax.data import batches, segment_writer, segments, tokenizers
 
 SEQ_LEN = 2048
 
@@ -81,7 +81,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     store = pathlib.Path(folder) / "segments"
     start = time.process_time()
-    index = segments.write(data, tokenizer, store, lambda *_: None)
+    index = segment_writer.write(data, tokenizer, store)
     seconds = time.process_time() - start
     report("write segments", index["train"]["num_tokens"] / seconds)
     for fraction in (0.0, 0.1):

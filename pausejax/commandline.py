@@ -102,6 +102,17 @@ class Parser(argparse.ArgumentParser):
     raise errors.UsageError(f"unexpected argument {arg!r}{hint}")
 
 
+def shard(text: str) -> tuple[int, int]:
+  """Returns (i, n) of "i/n", 1 <= i <= n."""
+  found = re.fullmatch(r"(\d+)/(\d+)", text)
+  errors.require(
+    bool(found) and 1 <= int(found[1]) <= int(found[2]),
+    f"--shard: expected i/n with 1 <= i <= n, as in 2/8, got {text!r}",
+  )
+  assert found
+  return int(found[1]), int(found[2])
+
+
 def load_config(spec: str) -> ConfigDict:
   """Returns the locked config that `file.py[:arg]` or `file.json` makes.
 

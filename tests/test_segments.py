@@ -3,12 +3,13 @@ import dataclasses
 import hashlib
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 
-from pausejax import batching, errors, pause
-from pausejax.data import batches, segments, tokenizers
+from pausejax import batching, cli, errors, pause
+from pausejax.data import batches, segment_writer, segments, tokenizers
 
 BYTES = tokenizers.load("bytes")
 SEED = 17
@@ -38,7 +39,7 @@ def data(files, data_config):
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
   out = tmp_path_factory.mktemp("store") / "segments"
-  segments.write(data, BYTES, out, lambda *_: None)
+  segment_writer.write(data, BYTES, out)
   return out
 
 
@@ -46,7 +47,7 @@ def folder(data, tmp_path_factory):
 def exact_folder(data, tmp_path_factory):
   out = tmp_path_factory.mktemp("store") / "exact"
   exact = dataclasses.replace(data, pause_mode="exact")
-  segments.write(exact, BYTES, out, lambda *_: None)
+  segment_writer.write(exact, BYTES, out)
   return out
 
 
@@ -111,28 +112,22 @@ def test_writing_loses_nothing(open_source, split, mode):
 def test_how_many_documents_are_taken_at_once_does_not_matter(
   data, folder, tmp_path, monkeypatch, at_once
 ):
-  monkeypatch.setattr(segments, "_DOCUMENTS_AT_ONCE", at_once)
-  segments.write(data, BYTES, tmp_path / "again", lambda *_: None)
+  monkeypatch.setattr(segment_writer, "_DOCUMENTS_AT_ONCE", at_once)
+  segment_writer.write(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
 
 
 def contents(folder):
-  return {p.name: p.read_bytes() for p in folder.iterdir()}
+  return {
+    str(p.relative_to(folder)): p.read_bytes()
+    for p in folder.rglob("*")
+    if p.is_file() and not p.name.startswith("lock-")
+  }
 
 
 def test_made_again_gives_the_same_bytes(data, folder, tmp_path):
-  segments.write(data, BYTES, tmp_path / "again", lambda *_: None)
+  segment_writer.write(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
-
-
-def test_many_shards_hold_what_one_does(data, folder, tmp_path, monkeypatch):
-  monkeypatch.setattr(segments, "_RECORDS_PER_SHARD", 10)
-  out = tmp_path / "many"
-  index = segments.write(data, BYTES, out, lambda *_: None)
-  assert len(index["train"]["shards"]) > 3
-  for split in ("train", "validation"):
-    one, many = (segments.load(f, split, data, BYTES) for f in (folder, out))
-    np.testing.assert_array_equal(read_all(one)[0], read_all(many)[0])
 
 
 def test_the_index_tells_what_is_there(folder):
@@ -158,24 +153,11 @@ def test_the_digest_tells_where_documents_end(tmp_path, data_config):
     path = tmp_path / f"{i}.jsonl"
     lines = [json.dumps({"text": t}) + "\n" for t in ["held", *texts]]
     path.write_text("".join(lines))
-    index = segments.write(
-      data_config(files=str(path)), BYTES, tmp_path / str(i), lambda *_: None
+    index = segment_writer.write(
+      data_config(files=str(path)), BYTES, tmp_path / str(i)
     )
     digests.add(index["train"]["documents_sha256"])
   assert len(digests) == 2
-
-
-def test_progress_is_reported(data, tmp_path):
-  calls = []
-  index = segments.write(
-    data, BYTES, tmp_path / "out", lambda *call: calls.append(call)
-  )
-  for split in ("train", "validation"):
-    last = [c for c in calls if c[0] == split][-1]
-    assert last[1:] == (
-      index[split]["num_documents"],
-      index[split]["num_tokens"],
-    )
 
 
 def test_a_vocabulary_beyond_16_bits_keeps_its_ids(data, tmp_path):
@@ -186,7 +168,7 @@ def test_a_vocabulary_beyond_16_bits_keeps_its_ids(data, tmp_path):
       return [[i + 69_000 for i in ids] for ids in super().encode(texts)]
 
   wide = tokenizers.PauseTokenizer(Wide())
-  segments.write(data, wide, tmp_path / "wide", lambda *_: None)
+  segment_writer.write(data, wide, tmp_path / "wide")
   store = segments.load(tmp_path / "wide", "train", data, wide)
   expected = [
     i if i == BYTES.eos_id else i + 69_000 for i in expected_ids("train")
@@ -256,47 +238,67 @@ def test_a_damaged_index_is_an_error(data, tmp_path, content):
   assert_one_line(raised, str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "empty", "swapped"])
-def test_a_damaged_shard_is_an_error(data, tmp_path, damage):
+# What happens to a file -> what the message says of it.
+DAMAGE = {
+  "missing": (lambda mine, other: None, "is missing"),
+  "cut": (lambda mine, other: mine[:-1000], "bytes, the index says"),
+  "empty": (lambda mine, other: b"", "has 0 bytes"),
+  "foreign": (lambda mine, other: other, "the index says"),
+  "zeros": (lambda mine, other: bytes(len(mine)), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_named_and_made_again(
+  data, folder, tmp_path, damage, capsys
+):
   out = tmp_path / "out"
-  segments.write(data, BYTES, out, lambda *_: None)
-  shard = out / "train-00000.array_record"
-  if damage == "missing":
-    shard.unlink()
-  elif damage == "cut":
-    shard.write_bytes(shard.read_bytes()[:-1000])
-  elif damage == "empty":
-    shard.write_bytes(b"")
-  else:
-    shard.write_bytes((out / "validation-00000.array_record").read_bytes())
+  shutil.copytree(folder, out)
+  file = out / "train-00000.array_record"
+  other = (out / "validation-00000.array_record").read_bytes()
+  change, fragment = DAMAGE[damage]
+  content = change(file.read_bytes(), other)
+  file.unlink() if content is None else file.write_bytes(content)
   with pytest.raises(errors.UserError) as raised:
     segments.load(out, "train", data, BYTES)
-  assert_one_line(raised, str(out), "train", "make them again")
+  assert_one_line(raised, str(file), fragment, "start")
+  assert cli.main(["segments", f"--verify={out}"]) == 1
+  assert f"BAD  {file}" in capsys.readouterr().out
+  file.unlink(missing_ok=True)
+  segment_writer.write(data, BYTES, out)
+  assert contents(out) == contents(folder)
 
 
-def test_an_existing_folder_is_never_written_over(data, tmp_path):
-  (tmp_path / "out").mkdir()
-  with pytest.raises(errors.UserError, match="exists already"):
-    segments.write(data, BYTES, tmp_path / "out", lambda *_: None)
-  (tmp_path / "file").write_text("keep me")
-  with pytest.raises(errors.UserError, match="cannot be made"):
-    segments.write(data, BYTES, tmp_path / "file" / "out", lambda *_: None)
-  assert (tmp_path / "file").read_text() == "keep me"
-
-
-def test_a_store_that_failed_is_not_there_and_can_be_made_again(
-  data_config, tmp_path
+def test_verifying_finds_a_changed_bit_and_reading_does_not_hide_it(
+  data, folder, tmp_path, capsys
 ):
-  corpus = tmp_path / "corpus.jsonl"
-  good = '{"text": "a"}\n' * 40
-  corpus.write_text(good + '{"text": \n')
-  data, out = data_config(files=str(corpus)), tmp_path / "out"
-  with pytest.raises(errors.UserError, match=r"corpus\.jsonl:41"):
-    segments.write(data, BYTES, out, lambda *_: None)
-  assert not out.exists()
-  corpus.write_text(good)
-  segments.write(data, BYTES, out, lambda *_: None)
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.jsonl", "out"]
+  assert cli.main(["segments", f"--verify={folder}"]) == 0
+  assert "4 files, 0 of them" in capsys.readouterr().out
+  out = tmp_path / "out"
+  shutil.copytree(folder, out)
+  file = out / "train-00000.array_record"
+  store = segments.load(out, "train", data, BYTES)
+  content = bytearray(file.read_bytes())
+  place = content.index(store.read([3], 0).astype("<u2").tobytes())
+  content[place] ^= 1
+  file.write_bytes(content)
+  assert cli.main(["segments", f"--verify={out}"]) == 1
+  assert "the sha256 is not that" in capsys.readouterr().out
+  with pytest.raises(errors.UserError) as raised:
+    segments.load(out, "train", data, BYTES).read([3], 0)
+  assert_one_line(raised, "record 3", "--verify=")
+
+
+def test_a_store_of_an_older_format_says_how_to_make_it_again(
+  data, folder, tmp_path
+):
+  out = tmp_path / "out"
+  shutil.copytree(folder, out)
+  index = json.loads((out / "index.json").read_text())
+  (out / "index.json").write_text(json.dumps({**index, "format": 1}))
+  with pytest.raises(errors.UserError) as raised:
+    segments.load(out, "train", data, BYTES)
+  assert_one_line(raised, "format 1", "make it again")
 
 
 @pytest.mark.parametrize("mode", pause.MODES)
@@ -400,7 +402,7 @@ def test_a_store_of_one_segment_is_shown_again_and_again(tmp_path, data_config):
   for i in range(2):
     (tmp_path / f"{i}.txt").write_text("short")
   data = data_config(files=str(tmp_path), pause_fraction=0.0, holdout_every=2)
-  segments.write(data, BYTES, tmp_path / "out", lambda *_: None)
+  segment_writer.write(data, BYTES, tmp_path / "out")
   source = batches.SegmentSource(
     data=data,
     store=segments.load(tmp_path / "out", "train", data, BYTES),

@@ -316,7 +316,8 @@ def test_documents_made_in_python_are_those_of_the_source(split):
 def test_documents_of_tfds_are_those_of_the_source(tfds_dir, split):
   documents = list(tfds_source(tfds_dir).documents(split))
   assert sorted(documents) == sorted(TEXTS if split == "train" else TEXTS[:5])
-  assert read(tfds_source(tfds_dir), split) == documents
+  # The stream goes through several files in turns.
+  assert sorted(read(tfds_source(tfds_dir), split)) == sorted(documents)
 
 
 def test_identity_follows_the_text_and_not_its_place(folder, tmp_path):
@@ -780,7 +781,8 @@ def test_c4_with_the_t5_vocabulary():
   )
   source = c4.source(data)
   assert len(list(source.documents("train"))) == 1000
-  assert read(source, "validation") == list(source.documents("validation"))
+  expected = sorted(source.documents("validation"))
+  assert sorted(read(source, "validation")) == expected
   batches = open_stream(data, task=PretrainingTask("seqio_c4", c4.source))
   for _ in range(10):
     next(batches)

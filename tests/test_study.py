@@ -13,7 +13,7 @@ import pytest
 
 from configs import study as study_config
 from configs import study_smoke
-from pausejax import errors
+from pausejax import commandline, errors
 from pausejax.evaluation import results, study, table
 from pausejax.programs import study as program
 
@@ -178,7 +178,7 @@ def test_shards_run_every_cell_once(tmp_path):
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
 def test_a_wrong_shard_is_refused(text):
   with pytest.raises(errors.UsageError, match="--shard: expected i/n"):
-    program._shard(text)
+    commandline.shard(text)
 
 
 def write_result(

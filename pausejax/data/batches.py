@@ -8,6 +8,7 @@ number of hosts and workers, and a resumed run needs only its step number.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from typing import Protocol
@@ -97,11 +98,10 @@ class SegmentSource:
 
     num_segments = len(self.store)
     epoch, place = divmod(position, num_segments)
-    epoch_seed = np.random.SeedSequence([self.seed % 2**64, epoch])
     return grain.experimental.index_shuffle(
       place,
       max_index=num_segments - 1,
-      seed=int(epoch_seed.generate_state(1)[0]),
+      seed=_epoch_seed(self.seed, epoch),
       rounds=4,
     )
 
@@ -197,3 +197,10 @@ class StepBatches:
     )
     batches = steps.map(self._source.training_batch)
     self._iterator = iter(batches.to_iter_dataset(options))
+
+
+@functools.lru_cache(maxsize=64)
+def _epoch_seed(seed: int, epoch: int) -> int:
+  """Returns 32 bits that decide the order of an epoch."""
+  sequence = np.random.SeedSequence([seed % 2**64, epoch])
+  return int(sequence.generate_state(1)[0])

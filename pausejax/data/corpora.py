@@ -1,8 +1,10 @@
 """Where documents come from, in plain Python.
 
-A source answers one question, `documents(split)`, and never drops anything:
-what cannot be read is an error that names file and line. `TfdsSource` alone
-needs TensorFlow, and only says so when it is read.
+A source answers one question, `units(split)`: the documents, in parts that can
+be read apart. Nothing is dropped: what cannot be read is an error that names
+file and line. How a corpus falls into units, the corpus alone decides, never
+the number of workers. `TfdsSource` alone needs TensorFlow, and only says so
+when it is read.
 
 Files come as a folder, a glob or one path, comma-separated:
 
@@ -12,34 +14,57 @@ Files come as a folder, a glob or one path, comma-separated:
 """
 
 import dataclasses
+import functools
 import glob
 import gzip
+import hashlib
 import json
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pausejax import errors
 
 SPLITS = ("train", "validation")
+# Small files are read together up to so many bytes, as one unit of work.
+_UNIT_BYTES = 2**24
+_UNIT_DOCUMENTS = 8192  # The same where the corpus is no files.
 _SUFFIXES = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz")
 
 
-class Source(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """A part of a split that is read by itself.
+
+  Attributes:
+    key: tells these documents from others without reading large files: an edit
+      that keeps the size of a file goes unnoticed.
+    documents: yields the text of each document.
+  """
+
+  key: str
+  documents: Callable[[], Iterator[str]]
+
+
+class Source:
   """A corpus, read split by split in an order that never changes."""
 
   def describe(self) -> str:
     """Returns what the source is, the same in every process."""
-    ...
+    return repr(self)
+
+  def units(self, split: str) -> list[Unit]:
+    """Returns the parts of a split, in order."""
+    raise NotImplementedError
 
   def documents(self, split: str) -> Iterator[str]:
-    """Yields the text of each document."""
-    ...
+    """Yields the text of each document of a split."""
+    for unit in self.units(split):
+      yield from unit.documents()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FileSource:
+class FileSource(Source):
   """Text files; without `validation`, every n-th document is held out.
 
   Of .txt files every `holdout_every`-th file is held out, of JSON lines every
@@ -50,10 +75,6 @@ class FileSource:
   validation: str
   field: str
   holdout_every: int
-
-  def describe(self) -> str:
-    """Returns the fields, as they were given."""
-    return repr(self)
 
   def files(self, split: str) -> list[str]:
     """Returns the files that hold the split, sorted by name."""
@@ -77,9 +98,18 @@ class FileSource:
       self._is_held_out(line) == (split == "validation")
     )
 
-  def documents(self, split: str) -> Iterator[str]:
-    """Yields the documents file by file."""
-    for path in self.files(split):
+  def units(self, split: str) -> list[Unit]:
+    """Returns the files; small ones that follow each other share a unit."""
+    return [
+      Unit(
+        digest([f"{pathlib.Path(f).name} {size}" for f, size in group]),
+        functools.partial(self._read, [f for f, _ in group], split),
+      )
+      for group in _together(self.files(split))
+    ]
+
+  def _read(self, files: Sequence[str], split: str) -> Iterator[str]:
+    for path in files:
       if not is_json(path):
         yield read_text(path)
         continue
@@ -92,7 +122,7 @@ class FileSource:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PythonSource:
+class PythonSource(Source):
   """Documents that a function makes; every n-th is held out."""
 
   name: str
@@ -103,30 +133,33 @@ class PythonSource:
     """Returns the name and how much is held out."""
     return f"{self.name}, one in {self.holdout_every} held out"
 
-  def documents(self, split: str) -> Iterator[str]:
-    """Yields the documents in the function's order."""
-    for i, text in enumerate(self.load()):
-      if (i % self.holdout_every == 0) == (split == "validation"):
-        yield text
+  def units(self, split: str) -> list[Unit]:
+    """Returns runs of documents, in the function's order."""
+    texts = [
+      text
+      for i, text in enumerate(self.load())
+      if (i % self.holdout_every == 0) == (split == "validation")
+    ]
+    return [
+      Unit(digest(part), functools.partial(iter, part))
+      for start in range(0, len(texts), _UNIT_DOCUMENTS)
+      for part in [texts[start : start + _UNIT_DOCUMENTS]]
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsSource:
+class TfdsSource(Source):
   """A TensorFlow Datasets builder by name and version, text in `field`."""
 
   name: str
   data_dir: str
   field: str
 
-  def describe(self) -> str:
-    """Returns the fields, as they were given."""
-    return repr(self)
-
-  def documents(self, split: str) -> Iterator[str]:
-    """Yields the documents as TFDS prepared them; imports TensorFlow."""
+  def units(self, split: str) -> list[Unit]:
+    """Returns the files that TFDS prepared; imports TensorFlow."""
     from pausejax.data.seqio import sources
 
-    return sources.tfds_documents(self, split)
+    return sources.tfds_units(self, split)
 
 
 def expand(spec: str) -> list[str]:
@@ -214,10 +247,15 @@ def require_documents(source: Source, split: str) -> Iterator[str]:
     count += 1
     yield text
   if not count:
-    raise errors.UserError(
-      f"no document in split {split!r} of {source.describe()}; is the source "
-      "empty, or smaller than data.holdout_every?"
-    )
+    raise no_documents(source, split)
+
+
+def no_documents(source: Source, split: str) -> errors.UserError:
+  """Returns the error of a split without any document."""
+  return errors.UserError(
+    f"no document in split {split!r} of {source.describe()}; is the source "
+    "empty, or smaller than data.holdout_every?"
+  )
 
 
 def read_lines(path: str) -> Iterator[bytes]:
@@ -231,6 +269,28 @@ def read_lines(path: str) -> Iterator[bytes]:
       yield from f
   except (OSError, EOFError, zlib.error) as e:
     raise errors.UserError(f"{path}: cannot be read: {e}") from e
+
+
+def _together(files: Sequence[str]) -> list[list[tuple[str, int]]]:
+  """Returns (file, bytes) pairs in groups of `_UNIT_BYTES` and little more."""
+  groups, room = [], 0
+  for path in files:
+    size = pathlib.Path(path).stat().st_size
+    if room <= 0:
+      groups.append([])
+      room = _UNIT_BYTES
+    groups[-1].append((path, size))
+    room -= size
+  return groups
+
+
+def digest(texts: Iterable[str]) -> str:
+  """Returns the sha256 of texts; where each of them ends matters."""
+  total = hashlib.sha256()
+  for text in texts:
+    data = text.encode("utf-8")
+    total.update(len(data).to_bytes(8, "little") + data)
+  return total.hexdigest()
 
 
 def _start(value: object) -> str:

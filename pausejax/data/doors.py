@@ -18,7 +18,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from pausejax import batching, errors, tasks
-from pausejax.data import batches, examples, finetune, prompts, segments
+from pausejax.data import (
+  batches,
+  examples,
+  finetune,
+  prompts,
+  record_files,
+  segments,
+)
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.settings import TrainConfig
 
@@ -69,7 +76,8 @@ def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
   out = workdir / "segments"
   data = config.data
   needed = data.door == "segments" and not data.segments_dir
-  if not needed or out.exists() or is_finetuning(data.task):
+  made = (out / record_files.INDEX).exists()
+  if not needed or made or is_finetuning(data.task):
     return
   print(f"preparing segments in {out}", flush=True)
   with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +161,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
 
 def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
   data = config.data
-  folder = pathlib.Path(data.segments_dir or workdir / "segments")
+  folder = data.segments_dir or workdir / "segments"
   train, held_out = (
     batches.SegmentSource(
       data=data,

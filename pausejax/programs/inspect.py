@@ -202,7 +202,7 @@ def _segments(
   )
   doors.prepare(config, values, folder)
   return segments.load(
-    pathlib.Path(data.segments_dir or folder / "segments"),
+    data.segments_dir or folder / "segments",
     split,
     data,
     tokenizer,

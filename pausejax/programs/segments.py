@@ -1,41 +1,66 @@
 """Tokenises a task and cuts it into segments, once, for any number of runs.
 
   pausejax segments --config=configs/smoke.py --out=/data/segments
+  pausejax segments --config=configs/pretrain_c4.py --out=/data/c4-segments \\
+    --config.data.files='/data/c4/en/*.json.gz' --num_workers=16
+  pausejax segments --verify=/data/c4-segments
 
-Prints documents, tokens and segments of both splits. Training then takes
---config.data.segments_dir=/data/segments. No pauses are stored: a standard and
-a pause run read the same segments.
+Training then takes --config.data.segments_dir=/data/segments. No pauses are
+stored: a standard and a pause run read the same segments.
+
+--num_workers=N works in N processes. --shard=i/n makes every n-th unit of the
+corpus only, for n machines that share the folder; whichever comes last writes
+the index. Start the same command again, after a crash or a kill, and only what
+is missing is made; the bytes are the same whoever made them. --verify reads a
+store through and names every file that is not what the index says.
 """
 
 import pathlib
 import time
 
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from etils import epath
 
-from pausejax import commandline, settings
-from pausejax.data import segments, tokenizers
+from pausejax import commandline, errors, settings, tasks
+from pausejax.data import corpora, record_files, segment_writer, tokenizers
+from pausejax.runtime.progress import CountBar
 
 
 def main(argv: list[str]) -> int:
-  """Writes the segments and prints what is in them."""
+  """Makes a store and prints what is in it, or verifies one."""
+  if any(arg.partition("=")[0] == "--verify" for arg in argv):
+    return _verify(argv)
   parser = commandline.Parser("segments", __doc__, config=True)
-  parser.add_argument("--out", required=True, help="folder to make")
+  add = parser.add_argument
+  add("--out", required=True, help="folder to make")
+  add("--num_workers", type=int, default=1, help="processes (1)")
+  add("--shard", default="1/1", help="i/n: make every n-th unit (1/1)")
+  add("--verify", metavar="DIR", help="check a store, alone on the line")
   options, tree = parser.parse(argv)
+  errors.require_in_range("--num_workers", options.num_workers, 1)
+  shard = commandline.shard(options.shard)
   config = settings.train_config(tree.to_dict())
+  tasks.import_module(config.tasks_module)
+  out = pathlib.Path(options.out)
+  errors.require(
+    "://" not in options.out,
+    f"--out: {options.out!r} is no local folder; make the store on a disk and "
+    "copy it there",
+  )
   tokenizer = tokenizers.load(config.data.tokenizer)
-  columns = TextColumn("{task.description}"), TimeElapsedColumn()
-  with Progress(*columns) as progress:
-    task = progress.add_task("segments")
-    start = time.perf_counter()
-
-    def report(split: str, documents: int, tokens: int) -> None:
-      speed = tokens / (time.perf_counter() - start)
-      text = f"{split}: {documents:,} documents, {tokens:,} tokens"
-      progress.update(task, description=f"{text}, {speed:,.0f} tokens/s")
-
-    out = pathlib.Path(options.out)
-    index = segments.write(config.data, tokenizer, out, report)
-  for split in ("train", "validation"):
+  with CountBar("units", 0) as bar:
+    index = segment_writer.write(
+      config.data,
+      tokenizer,
+      out,
+      _showing(bar),
+      shard=shard,
+      num_workers=options.num_workers,
+      tasks_module=config.tasks_module,
+    )
+  if index is None:
+    print(f"shard {options.shard} is made; others are not, so no index yet")
+    return 0
+  for split in corpora.SPLITS:
     part = index[split]
     print(
       f"{split}: {part['num_documents']:,} documents, "
@@ -44,3 +69,33 @@ def main(argv: list[str]) -> int:
     )
   print(f"segments are in {out}")
   return 0
+
+
+def _showing(bar: CountBar) -> segment_writer.Report:
+  """Returns what shows the progress of this call on a bar."""
+  began = time.monotonic()
+
+  def show(progress: segment_writer.Progress) -> None:
+    speed = progress.num_tokens / max(time.monotonic() - began, 1e-3)
+    bar.update(
+      progress.num_done,
+      progress.num_units,
+      f"{progress.num_documents:,} documents, {progress.num_tokens:,} tokens, "
+      f"{speed:,.0f} tokens/s",
+    )
+
+  return show
+
+
+def _verify(argv: list[str]) -> int:
+  """Reads a store through; returns 1 if a file is not what the index says."""
+  parser = commandline.Parser("segments", __doc__, config=False)
+  parser.add_argument("--verify", required=True, metavar="DIR")
+  options, _ = parser.parse(argv)
+  num_files = num_wrong = 0
+  for file, problem in record_files.verify(epath.Path(options.verify)):
+    num_files += 1
+    num_wrong += bool(problem)
+    print(f"BAD  {problem}" if problem else f"ok   {file}", flush=True)
+  print(f"{num_files:,} files, {num_wrong:,} of them not what the index says")
+  return 1 if num_wrong else 0

@@ -15,20 +15,17 @@ cell, in an order that respects what needs what; config files are named as the
 study names them, so run the lines from the same folder.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from pausejax import commandline, errors
+from pausejax import commandline, errors, locks
 from pausejax.evaluation import render, results, study, table
 from pausejax.runtime import signals
 
@@ -48,7 +45,7 @@ def main(argv: list[str]) -> int:
   options, config = parser.parse(argv)
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
   workdir = pathlib.Path(options.workdir).resolve()
-  index, count = _shard(options.shard)
+  index, count = commandline.shard(options.shard)
   plan = study.make(workdir, config.to_dict())
   if options.dry_run:
     for cell in plan.cells()[index - 1 :: count]:
@@ -57,7 +54,10 @@ def main(argv: list[str]) -> int:
   plan.save()
   code = 0
   if not options.table:
-    with _alone(workdir / f"lock-{index}-of-{count}"):
+    lock = workdir / f"lock-{index}-of-{count}"
+    with locks.alone(
+      lock, f"--workdir: this shard of the study is running already ({lock})"
+    ):
       code = Runner(plan, index, count).run()
   print(render.terminal(write_table(plan)))
   return code
@@ -179,30 +179,6 @@ def _needs(cell: study.Cell, other: study.Cell) -> bool:
     return True  # It prepares for all that come behind it.
   is_own = other.pretraining == cell.pretraining
   return bool(cell.task) and not other.task and is_own
-
-
-def _shard(text: str) -> tuple[int, int]:
-  """Returns (i, n) of "i/n", 1 <= i <= n."""
-  found = re.fullmatch(r"(\d+)/(\d+)", text)
-  errors.require(
-    bool(found) and 1 <= int(found[1]) <= int(found[2]),
-    f"--shard: expected i/n with 1 <= i <= n, as in 2/8, got {text!r}",
-  )
-  assert found
-  return int(found[1]), int(found[2])
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
-  """Keeps the same shard from running twice at a time."""
-  with path.open("w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise errors.UserError(
-        f"--workdir: this shard of the study is running already ({path})"
-      ) from None
-    yield
 
 
 def _last_line(log: pathlib.Path) -> str:

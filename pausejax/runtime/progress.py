@@ -61,6 +61,7 @@ class CountBar:
     self._bar = Progress(
       TextColumn(what + " {task.completed:.0f}/{task.total:.0f}"),
       BarColumn(),
+      TextColumn("{task.description}"),
       TimeRemainingColumn(),
       console=Console(),
       disable=not sys.stdout.isatty(),
@@ -75,10 +76,10 @@ class CountBar:
   def __exit__(self, *error) -> None:
     self._bar.stop()
 
-  def update(self, done: int, total: int) -> None:
-    """Shows how far it is."""
-    self._bar.update(self._task, completed=done, total=total)
+  def update(self, done: int, total: int, text: str = "") -> None:
+    """Shows how far it is, and a text about it."""
+    self._bar.update(self._task, completed=done, total=total, description=text)
     now = time.monotonic()
     if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
       self._last_line = now
-      print(f"  {self._what} {done:,}/{total:,}", flush=True)
+      print(f"  {self._what} {done:,}/{total:,}  {text}".rstrip(), flush=True)

@@ -41,16 +41,35 @@ def data_source(source: corpora.Source) -> seqio.DataSource:
   )
 
 
-def tfds_documents(source: corpora.TfdsSource, split: str) -> Iterator[str]:
-  """Yields the text of each document as TFDS prepared them."""
-  dataset = data_source(source).get_dataset(split, shuffle=False)
+def tfds_units(source: corpora.TfdsSource, split: str) -> list[corpora.Unit]:
+  """Returns a unit for each file that TFDS prepared."""
+  files = PreparedTfdsSource(source).list_shards(split)
+  return [
+    corpora.Unit(
+      key=corpora.digest([part.decode()]),
+      documents=functools.partial(
+        _tfds_documents, source, split, seqio.ShardInfo(number, len(files))
+      ),
+    )
+    for number, part in enumerate(_names_and_sizes(files))
+  ]
+
+
+def _tfds_documents(
+  source: corpora.TfdsSource, split: str, shard: seqio.ShardInfo
+) -> Iterator[str]:
+  """Yields the text of each document of one file."""
+  dataset = PreparedTfdsSource(source).get_dataset(
+    split, shuffle=False, shard_info=shard
+  )
   with one_line_errors():
     for number, example in enumerate(dataset.as_numpy_iterator()):
       try:
         yield example["text"].decode("utf-8")
       except UnicodeDecodeError as e:
         raise errors.UserError(
-          f"{source.name}, split {split!r}, document {number} is not UTF-8"
+          f"{source.name}, split {split!r}, file {shard.index}, document "
+          f"{number} is not UTF-8"
         ) from e
 
 

@@ -1,0 +1,174 @@
+"""Records on disk: ArrayRecord files, and the index that says what they hold.
+
+  NAME.array_record ...   raw records, one a group, uncompressed
+  index.json              {..., SPLIT: {..., "shards": [row, ...]}, ...}
+
+A row is {"file", "num_records", "num_bytes", "sha256"}. Every file appears by
+one rename, and the index is the last, so that a folder with an index is whole.
+Sizes and numbers of records are compared whenever a split is opened; `verify`
+compares the digests, too. A file without records is never written.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+from etils import epath
+
+from pausejax import errors
+
+INDEX = "index.json"
+_MEND = (
+  "remove it and start the `pausejax segments` that made it again: only what "
+  "is missing is made anew"
+)
+_OPEN_AT_ONCE = 32
+
+
+class Writer:
+  """Writes one file of records; it appears by a rename when all is in it."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._temporary = _temporary(path)
+    self._writer: Any = None
+    self._num_records = 0
+
+  def write(self, record: bytes) -> None:
+    """Adds a record.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    # The package has no type information.
+    from array_record.python import array_record_module  # pyright: ignore
+
+    with _cannot_write(self._path):
+      if self._writer is None:
+        # One record a group: a seeded order reads them one by one.
+        self._writer = array_record_module.ArrayRecordWriter(
+          str(self._temporary), "group_size:1,uncompressed"
+        )
+      self._writer.write(record)
+    self._num_records += 1
+
+  def close(self) -> list[dict]:
+    """Puts the file in its place; returns its row, none if it has no record."""
+    if self._writer is None:
+      return []
+    with _cannot_write(self._path):
+      self._writer.close()
+      row = {
+        "file": self._path.name,
+        "num_records": self._num_records,
+        "num_bytes": self._temporary.stat().st_size,
+        "sha256": _sha256(self._temporary),
+      }
+      self._temporary.replace(self._path)
+    return [row]
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file that appears by a rename."""
+  temporary = _temporary(path)
+  with _cannot_write(path):
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_index(folder: epath.Path) -> dict:
+  """Returns the index of a folder; raises UserError if there is none."""
+  path = folder / INDEX
+  if not path.is_file():
+    raise errors.UserError(
+      f"data.segments_dir: no segments at {str(folder)!r}; make them with "
+      "`pausejax segments --config=... --out=...`"
+    )
+  try:
+    return dict(json.loads(path.read_text()))
+  except (ValueError, TypeError) as e:
+    raise errors.UserError(
+      f"{path} is not the index of a store of segments: {e}; {_MEND}"
+    ) from e
+
+
+def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
+  """Returns an `ArrayRecordDataSource` over the files of some rows.
+
+  Raises:
+    UserError: a file is missing or is not what its row says.
+  """
+  import grain
+
+  with futures.ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
+    problems = list(pool.map(lambda row: _problem(folder, row), rows))
+  for problem in filter(None, problems):
+    raise errors.UserError(problem)
+  files = [f"{folder / r['file']}[0:{r['num_records']}]" for r in rows]
+  return grain.sources.ArrayRecordDataSource(files)
+
+
+def verify(folder: epath.Path) -> Iterator[tuple[str, str]]:
+  """Yields (file, what is wrong with it or "") for every file, digests too."""
+  for part in read_index(folder).values():
+    for row in part["shards"] if isinstance(part, dict) else ():
+      path = folder / row["file"]
+      problem = _problem(folder, row)
+      if not problem and _sha256(path) != row["sha256"]:
+        problem = f"{path}: the sha256 is not that of the index; {_MEND}"
+      yield row["file"], problem
+
+
+def has_size(folder: pathlib.Path, row: dict) -> bool:
+  """Returns whether the file of a row is there and as long as it should be."""
+  path = folder / row["file"]
+  return path.is_file() and path.stat().st_size == row["num_bytes"]
+
+
+def _problem(folder: epath.Path, row: dict) -> str:
+  """Returns what is wrong with a file, as far as a look at it tells."""
+  from array_record.python import array_record_module  # pyright: ignore
+
+  path, wanted = folder / row["file"], row["num_records"]
+  if not path.is_file():
+    return f"{path} is missing; start `pausejax segments` again to make it anew"
+  num_bytes = path.stat().length
+  if num_bytes != row["num_bytes"]:
+    return (
+      f"{path} has {num_bytes:,} bytes, the index says {row['num_bytes']:,}: "
+      f"cut short, or of another store; {_MEND}"
+    )
+  try:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    found = reader.num_records()
+    reader.close()
+  except RuntimeError as e:
+    return f"{path} is damaged: {e}; {_MEND}"
+  if found != wanted:
+    return f"{path} has {found:,} records, the index says {wanted:,}; {_MEND}"
+  return ""
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  """Returns a name of its own, should two processes write the same file."""
+  return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _sha256(path: os.PathLike) -> str:
+  with epath.Path(path).open("rb") as f:
+    return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _cannot_write(path: pathlib.Path) -> Iterator[None]:
+  """Turns what the disk may say into one line."""
+  try:
+    yield
+  except (OSError, RuntimeError) as e:
+    raise errors.UserError(f"{path}: cannot be written: {e}") from e

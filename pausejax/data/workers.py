@@ -1,0 +1,96 @@
+"""Spawned processes that work off a list of jobs.
+
+A worker asks for a job whenever it has none. Its pipe is all it knows of the
+process that started it: when that one dies, so does the worker.
+"""
+
+import collections
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable
+from multiprocessing import connection
+from typing import Any
+
+from pausejax import errors
+
+Report = Callable[..., None]
+Work = Callable[[Any, Report], None]
+
+
+def run(
+  setup: Callable[[], Work],
+  jobs: Iterable[Any],
+  num_workers: int,
+  report: Report,
+) -> None:
+  """Does all jobs, in no particular order.
+
+  Args:
+    setup: called once in each worker; returns what does a job there. It, jobs
+      and reports go through a pipe.
+    jobs: what there is to do.
+    num_workers: processes.
+    report: called here with what the work reports, and without arguments when
+      a job is done.
+
+  Raises:
+    UserError: the first that a worker raised, or a worker died.
+  """
+  context = multiprocessing.get_context("spawn")
+  waiting = collections.deque(jobs)
+  workers: dict[Any, Any] = {}  # Pipe -> process.
+  try:
+    for _ in range(num_workers):
+      ours, theirs = context.Pipe()
+      workers[ours] = context.Process(
+        target=_worker, args=(setup, theirs), daemon=True
+      )
+      workers[ours].start()
+      theirs.close()
+    busy = dict.fromkeys(workers, 0)  # Jobs that each has taken.
+    while busy:
+      ready: list[Any] = connection.wait(list(busy))
+      for pipe in ready:
+        message = _receive(pipe, workers[pipe])
+        if isinstance(message, errors.UserError):
+          raise message
+        if message is not None:
+          report(*message)
+          continue
+        if busy[pipe]:
+          report()
+        if waiting:
+          pipe.send(waiting.popleft())
+          busy[pipe] += 1
+        else:
+          del busy[pipe]
+  finally:
+    for process in workers.values():
+      process.terminate()
+      process.join()
+
+
+def _receive(pipe: Any, process: Any) -> Any:
+  try:
+    return pipe.recv()
+  except (EOFError, ConnectionResetError):
+    process.join()
+    raise errors.UserError(
+      f"a worker process died with exit code {process.exitcode} (-9: out of "
+      "memory?); start the same command again, perhaps with fewer --num_workers"
+    ) from None
+
+
+def _worker(setup: Callable[[], Work], pipe: Any) -> None:
+  """Asks for jobs with None, and sends reports in between."""
+  # Ctrl-C reaches every process of the terminal; the first one decides.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    work = setup()
+    while True:
+      pipe.send(None)
+      work(pipe.recv(), lambda *values: pipe.send(values))
+  except errors.UserError as e:
+    pipe.send(e)
+  except (EOFError, BrokenPipeError):
+    pass

@@ -1,0 +1,23 @@
+"""A file lock that keeps two processes from doing the same work."""
+
+import contextlib
+import fcntl
+import pathlib
+from collections.abc import Iterator
+
+from pausejax import errors
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path, message: str) -> Iterator[None]:
+  """Holds the lock `path`; it goes with the process, however that ends.
+
+  Raises:
+    UserError: `message`; another process holds it.
+  """
+  with path.open("w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(message) from None
+    yield
