@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import sys
+import traceback
 
 import pausejax
 from pausejax import errors
+from pausejax.runtime import distributed, signals
 
 VERBS = {
   "train": "pretrain or finetune; resumes by itself from the workdir",
@@ -26,37 +28,58 @@ VERBS = {
   "score": "score anybody's file of predictions, by a task's metrics",
   "tasks": "list the tasks, or take one through everything",
 }
+# Verbs that several processes run together.
+TOGETHER = ("train", "evaluate")
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb and returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
-  signal.signal(signal.SIGINT, _interrupted)
+  signal.signal(signal.SIGINT, _stopped)
   try:
-    return _run(argv)
-  except errors.UserError as e:
-    line = " ".join(e.message.splitlines())
-    print(
-      f"pausejax: {line}", *filter(None, [e.details]), sep="\n", file=sys.stderr
-    )
-    return e.exit_code
-  except BrokenPipeError:
-    # Whoever read the output, such as `head`, has seen enough.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
-  except OSError as e:
-    print(f"pausejax: {e}", file=sys.stderr)
-    return 1
+    exit_code = _run(argv)
+    distributed.finish()
+    return exit_code
+  except BaseException as e:
+    exit_code = _explain(e)
+    if not distributed.is_alone():
+      if exit_code is None:
+        traceback.print_exc()
+      distributed.leave(1 if exit_code is None else exit_code)
+    if exit_code is None:
+      raise
+    return exit_code
 
 
-def _interrupted(*_) -> None:
+def _explain(error: BaseException) -> int | None:
+  """Says what went wrong; returns the exit code, None if it is for Python."""
+  match error:
+    case errors.UserError():
+      line = " ".join(error.message.splitlines())
+      details = f"\n{error.details}" if error.details else ""
+      print(f"pausejax: {line}{details}", file=sys.stderr)
+      return error.exit_code
+    case BrokenPipeError():
+      # Whoever read the output, such as `head`, has seen enough.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      return 141
+    case OSError():
+      print(f"pausejax: {error}", file=sys.stderr)
+      return 1
+    case signals.Stopped():
+      _stopped(error.exit_code - 128)
+  return None
+
+
+def _stopped(number: int, *_) -> None:
   """Leaves at once; what is on disk is whole, since files appear by a rename.
 
   An exception would be lost where XLA calls back into Python, and on the way
   out XLA's threads may crash.
   """
-  print("pausejax: interrupted", file=sys.stderr, flush=True)
-  os._exit(130)
+  what = "interrupted" if number == signal.SIGINT else "asked to stop"
+  print(f"pausejax: {what}", file=sys.stderr, flush=True)
+  distributed.leave(128 + number)
 
 
 def _run(argv: list[str]) -> int:
@@ -70,6 +93,9 @@ def _run(argv: list[str]) -> int:
   logging.getLogger("absl").setLevel(logging.ERROR)
   verb, *rest = argv
   errors.require_one_of("verb", verb, VERBS)
+  if verb in TOGETHER and not {"-h", "--help"} & set(rest):
+    signal.signal(signal.SIGTERM, _stopped)
+    distributed.start()
   program = importlib.import_module(f"pausejax.programs.{verb}")
   return program.main(rest)
 

@@ -24,6 +24,7 @@ from etils import epath
 
 from pausejax import errors
 from pausejax.checkpoints import folders, leaves
+from pausejax.runtime import distributed
 from pausejax.settings import CheckpointConfig
 from pausejax.training.state import TrainState
 
@@ -150,11 +151,10 @@ class Store:
       UserError: checkpoints are there but none is whole, or the newest has
         other leaves than `abstract` (the message is a table of them).
     """
-    if not self._folder.exists():
-      return None
-    steps, odd = folders.find(self._folder)
+    # What process 0 sees: the others may see its changes late, or half done.
+    there = self._find() if jax.process_index() == 0 else None
+    steps, notes = distributed.everyone(there)[0]
     found = ", ".join(map(str, steps)) or "none"
-    notes = [self._set_aside(*entry) for entry in odd]
     for step in reversed(steps):
       restored, broken = self._restore_step(step, abstract)
       if restored is not None:
@@ -182,7 +182,8 @@ class Store:
       leaves.describe(named),
     )
     params = ocp.args.StandardRestore(leaves.nest(named))
-    found = self._open().restore(step, args=ocp.args.Composite(params=params))
+    with ocp.CheckpointManager(self._folder, options=_reading()) as manager:
+      found = manager.restore(step, args=ocp.args.Composite(params=params))
     return leaves.unflatten(
       abstract_model, leaves.flatten(found["params"]["model"])
     )
@@ -191,63 +192,105 @@ class Store:
     """Returns meta.json of a step."""
     return folders.meta(self._folder, step)
 
+  def _find(self) -> tuple[list[int], list[str]]:
+    """Returns the whole steps, and notes of what had to be set aside."""
+    if not self._folder.exists():
+      return [], []
+    steps, odd = folders.find(self._folder)
+    return steps, [self._set_aside(*entry) for entry in odd]
+
   def _restore_step(self, step, abstract) -> tuple[Restored | None, str]:
     """Returns (what the step holds, "") or (None, why it is broken)."""
     meta = self.meta(step)
     items = _items(abstract)
     named = {**items["params"], **items["opt_state"]}
     leaves.require_same(meta["leaves"], leaves.describe(named))
-    try:
-      found = self._open().restore(
-        step,
-        args=ocp.args.Composite(
-          params=ocp.args.StandardRestore(leaves.nest(items["params"])),
-          opt_state=ocp.args.StandardRestore(leaves.nest(items["opt_state"])),
-          data=_RestoreFiles(),
-        ),
-      )
-    except Exception as e:
-      return None, f"it cannot be read: {str(e).strip().splitlines()[0][:200]}"
+    found, broken = self._read(step, items)
+    if found is None:
+      return None, broken
     arrays = leaves.flatten({**found["params"], **found["opt_state"]})
     digests = _as_lists(leaves.digests(arrays))
     wrong = [n for n in digests if digests[n] != meta["digests"][n]]
     if wrong:
       return None, f"digest of {wrong[0]} ({len(wrong)} in all) does not match"
-    process = f"process_{jax.process_index()}-"
-    data = {
-      n.removeprefix(process): content
-      for n, content in found["data"].items()
-      if n.startswith(process)
-    }
+    data = _files_of_process(found["data"])
     return Restored(leaves.unflatten(abstract, arrays), data, meta, ""), ""
+
+  def _read(self, step: int, items) -> tuple[Any, str]:
+    """Returns (the items of a step, "") or (None, why some process cannot).
+
+    Each process reads for itself, so that none waits in a barrier for one that
+    failed; then all hear of it.
+    """
+    found, broken = None, ""
+    try:
+      with ocp.CheckpointManager(self._folder, options=_reading()) as manager:
+        found = manager.restore(
+          step,
+          args=ocp.args.Composite(
+            params=ocp.args.StandardRestore(leaves.nest(items["params"])),
+            opt_state=ocp.args.StandardRestore(leaves.nest(items["opt_state"])),
+            data=_RestoreFiles(),
+          ),
+        )
+    except Exception as e:
+      broken = f"it cannot be read: {str(e).strip().splitlines()[0][:200]}"
+    broken = next(filter(None, distributed.everyone(broken)), "")
+    return (None, broken) if broken else (found, "")
 
   def _set_aside(self, name: str, why: str) -> str:
     """Moves a folder out of Orbax's sight; returns a note of it."""
-    if self._manager is not None:
-      self._manager.close()
-      self._manager = None
-    aside = self._folder.parent / "set_aside"
-    aside.mkdir(exist_ok=True)
-    count = sum(1 for p in aside.iterdir() if p.name.startswith(f"{name}-"))
-    (self._folder / name).rename(aside / f"{name}-{count}")
+    if jax.process_index() == 0:
+      aside = self._folder.parent / "set_aside"
+      aside.mkdir(exist_ok=True)
+      count = sum(1 for p in aside.iterdir() if p.name.startswith(f"{name}-"))
+      (self._folder / name).rename(aside / f"{name}-{count}")
     return f"{name} was set aside: {why}"
 
   def _open(self) -> ocp.CheckpointManager:
-    """Returns the Orbax manager, made when first needed."""
+    """Returns the Orbax manager that writes, made when first needed."""
     if self._manager is None:
-      if self._config is None:
-        options = ocp.CheckpointManagerOptions(read_only=True)
-      else:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._empty_trash()
-        options = _writing(self._config)
-      self._manager = ocp.CheckpointManager(self._folder, options=options)
+      self._folder.mkdir(parents=True, exist_ok=True)
+      self._empty_trash()
+      self._manager = ocp.CheckpointManager(
+        self._folder, options=_writing(self._config)
+      )
     return self._manager
 
   def _empty_trash(self) -> None:
     trash = self._folder / _TRASH
     if jax.process_index() == 0 and trash.exists():
       trash.rmtree()
+
+
+def _reading() -> ocp.CheckpointManagerOptions:
+  """Returns options under which this process reads without the others."""
+  index = jax.process_index()
+  return ocp.CheckpointManagerOptions(
+    read_only=True,
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=index,
+      active_processes={index},
+      barrier_sync_key_prefix=f"process_{index}",
+    ),
+  )
+
+
+def _files_of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
+  """Returns the files that this process saved.
+
+  One that was not there then takes those of process 0. Where the place in the
+  data depends on the process, its fingerprint refuses another number of them.
+  """
+  names = [f"process_{i}-" for i in (jax.process_index(), 0)]
+  own = next(
+    (p for p in names if any(n.startswith(p) for n in files)), names[1]
+  )
+  return {
+    n.removeprefix(own): content
+    for n, content in files.items()
+    if n.startswith(own)
+  }
 
 
 def _writing(config: CheckpointConfig) -> ocp.CheckpointManagerOptions:

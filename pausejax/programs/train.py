@@ -10,7 +10,9 @@ With --init_from the model's shape and the tokenizer are those of the run named
 there. The workdir gets config.json, the tokenizer, metrics.jsonl (a line a
 step) and checkpoints/. Start the same command again, after a crash or a kill,
 and it goes on from the newest checkpoint as if nothing had happened: on the
-same devices the losses are the same to the last bit.
+same devices the losses are the same to the last bit. Several processes run
+together where SLURM, a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID say so (`runtime/distributed.py`).
 """
 
 import argparse
@@ -28,12 +30,13 @@ from pausejax import commandline, errors, settings, tasks
 from pausejax.data import doors, prompts, tokenizers
 from pausejax.errors import require_same
 from pausejax.evaluation import trained
-from pausejax.runtime import signals
+from pausejax.runtime import distributed, signals
 from pausejax.settings import TrainConfig
 
 
 def main(argv: list[str]) -> int:
   """Checks everything that needs no device, then trains."""
+  stop = signals.StopFlag(at_once=True)
   parser = commandline.Parser("train", __doc__, config=True)
   parser.add_argument("--workdir", required=True, help="folder of the run")
   parser.add_argument(
@@ -52,10 +55,22 @@ def main(argv: list[str]) -> int:
   initial = trained.find(config.init_from) if config.init_from else None
   if initial is not None:
     _check_tokenizer(tokenizer, initial)
-  stop = signals.StopFlag()
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
-  with _opened(pathlib.Path(options.workdir).resolve()) as workdir:
-    doors.prepare(config, values, workdir)
+  workdir = pathlib.Path(options.workdir).resolve()
+  distributed.require_agreement(
+    {
+      "JAX_NUM_PROCESSES": distributed.num_processes(),
+      "config": values,
+      "--workdir": str(workdir),
+      "--init_from": initial and f"step {initial.step} of {initial.workdir}",
+      "tokenizer": tokenizer.fingerprint(),
+      "versions": _versions(),
+    }
+  )
+  with _opened(workdir):
+    if distributed.process_index() == 0:
+      doors.prepare(config, values, workdir)
+    distributed.everyone("prepared")
     return _train(config, values, tokenizer, initial, workdir, stop)
 
 
@@ -96,8 +111,8 @@ def _train(
   from pausejax import optimizer as optimizers
   from pausejax import sharding
   from pausejax.checkpoints.store import Store
-  from pausejax.runtime import flops
-  from pausejax.runtime.metric_writer import MetricWriter
+  from pausejax.runtime import flops, metric_writer
+  from pausejax.runtime.agreement import Agreement
   from pausejax.runtime.progress import ProgressBar
   from pausejax.training import loop, meter, state, step
 
@@ -108,13 +123,17 @@ def _train(
   host = sharding.host_part(mesh, jax.process_index())
   door = doors.open_door(config, tokenizer, workdir, host)
   batches = door.batches
+  distributed.require_agreement(
+    {"devices": jax.local_device_count(), "data": batches.fingerprint()}
+  )
+  agreement = Agreement(stop, mesh)
   store = Store(epath.Path(workdir) / "checkpoints", config.checkpoint)
   with jax.set_mesh(mesh):
     abstract = state.abstract(model_config, optimizer, mesh)
     restored = store.restore(abstract)
     if restored is None:
       print(f"starting at step 0: no checkpoint in {workdir / 'checkpoints'}")
-      counters = meter.Counters()
+      counters, owed = meter.Counters(), False
       train_state = _first_state(config, model_config, optimizer, mesh, initial)
     else:
       require_same(
@@ -125,14 +144,16 @@ def _train(
       )
       batches.restore(restored.data)
       counters = meter.Counters(**restored.meta["counters"])
+      owed = restored.meta.get("owed", False)
       train_state = restored.state
       print(f"resuming from step {train_state.step}: {restored.reason}")
-    _keep_inputs(workdir, config, values)
+    if jax.process_index() == 0:
+      _keep_inputs(workdir, config, values)
     start = int(train_state.step)
     for line in door.summary:
       print(line)
     _print_size(train_state.model, mesh)
-    writer = MetricWriter(workdir, start, config.log.tensorboard)
+    writer = metric_writer.open_writer(workdir, start, config.log.tensorboard)
     with ProgressBar(start, config.num_steps) as progress:
       final = loop.Loop(
         config=config,
@@ -168,11 +189,12 @@ def _train(
           flops_per_token=flops.per_token(model_config, config.data.seq_len),
           peak_flops=flops.peak(),
         ),
-        stop=stop,
+        stop=agreement,
+        owed=owed,
       ).run(train_state)
     writer.close()
   print(f"step {final.step} is saved in {workdir / 'checkpoints'}")
-  return stop.exit_code
+  return agreement.exit_code
 
 
 def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
@@ -202,7 +224,6 @@ def _identity(
   config: TrainConfig, values, tokenizer, batches, mesh, initial
 ) -> dict:
   """Returns what meta.json says of the run, enough to rebuild it."""
-  packages = ("pausejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
   return {
     "config": values,
     "model": {"vocab_size": tokenizer.vocab_size, **config.model},
@@ -211,17 +232,22 @@ def _identity(
     "pauses_seen": _sees_pauses(config, initial),
     "data": batches.fingerprint(),
     "mesh": dict(mesh.shape),
-    "versions": {name: metadata.version(name) for name in packages},
+    "versions": _versions(),
   }
 
 
+def _versions() -> dict[str, str]:
+  packages = ("pausejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+  return {name: metadata.version(name) for name in packages}
+
+
 def _answering(config: TrainConfig, door: doors.Door, tokenizer, mesh):
-  """Returns model -> metrics of its answers to the held-out examples."""
+  """Returns (model, show) -> metrics of its answers to held-out examples."""
   if not (door.held_out and config.eval.num_examples):
-    return lambda model: {}
+    return lambda model, show: {}
   from pausejax.evaluation.answers import Answerer
 
-  def answer(model) -> dict[str, float]:
+  def answer(model, show) -> dict[str, float]:
     found, first = {}, []
     for task in door.held_out:
       answerer = Answerer(
@@ -232,7 +258,7 @@ def _answering(config: TrainConfig, door: doors.Door, tokenizer, mesh):
         mesh=mesh,
       )
       rows = task.examples.rows[: config.eval.num_examples]
-      answers = answerer.answer(model, rows, lambda *_: None)
+      answers = answerer.answer(model, rows, show)
       found |= {f"{task.name}_{n}": v for n, v in answers.metrics.items()}
       first.append(next(iter(answers.metrics.values())))
     return {"score": sum(first) / len(first), **found}
@@ -264,8 +290,11 @@ def _print_size(model, mesh) -> None:
 
 
 @contextlib.contextmanager
-def _opened(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+def _opened(workdir: pathlib.Path) -> Iterator[None]:
   """Makes the folder and keeps a second run out of it."""
+  if distributed.process_index() > 0:
+    yield  # Process 0 does it for all.
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = (workdir / "lock").open("w")
@@ -279,7 +308,7 @@ def _opened(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
         f"--workdir: another run is using {workdir}; wait for it or choose "
         "another folder"
       ) from None
-    yield workdir
+    yield
 
 
 def _keep_inputs(workdir: pathlib.Path, config: TrainConfig, values) -> None:

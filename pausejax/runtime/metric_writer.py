@@ -12,8 +12,28 @@ import pathlib
 from collections.abc import Mapping
 
 from pausejax import errors
+from pausejax.runtime import distributed
 
 Number = int | float
+
+
+class Silent:
+  """Writes nothing: what a process other than 0 has in its place."""
+
+  def write(self, step: int, metrics: Mapping[str, Number]) -> None:
+    """Does nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+def open_writer(
+  workdir: pathlib.Path, step: int, tensorboard: bool
+) -> "MetricWriter | Silent":
+  """Returns the `MetricWriter` of the run, in process 0 alone."""
+  if distributed.process_index() > 0:
+    return Silent()
+  return MetricWriter(workdir, step, tensorboard)
 
 
 class MetricWriter:

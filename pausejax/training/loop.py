@@ -14,7 +14,7 @@ import jax
 
 from pausejax import batching
 from pausejax.checkpoints.store import Store
-from pausejax.runtime.signals import StopFlag
+from pausejax.runtime.agreement import Agreement
 from pausejax.settings import TrainConfig
 from pausejax.training.meter import Counters, Meter
 from pausejax.training.state import TrainState
@@ -31,13 +31,15 @@ class Loop:
     put: host batch -> device batch.
     batches: the training batches, `data.batches.Batches`.
     evaluation: makes the held-out batches anew.
-    answer: model -> metrics of its answers to held-out examples, in percent;
-      "score" chooses the best checkpoint. Empty where nothing is answered.
+    answer: (model, called between batches) -> metrics of its answers to
+      held-out examples, in percent; "score" chooses the best checkpoint. Empty
+      where nothing is answered.
     store: where checkpoints go.
     meta: what every checkpoint's meta.json says of the run.
     counters: tokens seen so far.
     meter: writes metrics and counts tokens.
-    stop: set by SIGTERM and Ctrl-C.
+    stop: what all processes make of SIGTERM and Ctrl-C.
+    owed: a held-out measurement that was cut short at the state's step.
   """
 
   config: TrainConfig
@@ -46,18 +48,22 @@ class Loop:
   put: Callable[[batching.Batch], dict[str, jax.Array]]
   batches: Any
   evaluation: Callable[[], Iterator[batching.Batch]]
-  answer: Callable[[Any], dict[str, float]]
+  answer: Callable[[Any, Callable[..., None]], dict[str, float]]
   store: Store
   meta: dict[str, Any]
   counters: Counters
   meter: Meter
-  stop: StopFlag
+  stop: Agreement
+  owed: bool
 
   def run(self, state: TrainState) -> TrainState:
     """Trains from the state's step to the end and returns the last state."""
     c = self.config
     end = min(c.num_steps, c.stop_at_step or c.num_steps)
     pending = None
+    self.stop.flag.defer()
+    if self.owed and self._measure(state) is None:
+      end = 0
     for step in range(int(state.step) + 1, end + 1):
       began = time.perf_counter()
       batch = next(self.batches)
@@ -67,7 +73,7 @@ class Loop:
         self.meter.record(*pending)
       pending = (step, metrics, data_wait)
 
-      leaves = step == end or bool(self.stop.exit_code)
+      leaves = bool(self.stop.ask()) or step == end
       evaluates = step == c.num_steps or _divides(c.eval.every, step)
       saves = leaves or step % c.checkpoint.every == 0
       saves = saves or (evaluates and c.checkpoint.keep_best > 0)
@@ -76,14 +82,25 @@ class Loop:
         self.meter.record(*pending)
         pending = None
       if evaluates:
-        answers = self.answer(state.model)
-        self.meter.record_evaluation(step, self._evaluate(state), answers)
-      if saves:
+        answers = self._measure(state)
+      leaves = leaves or answers is None
+      if saves or leaves:
         self._save(state, answers)
       if leaves:
         break
     self.store.close()
     return state
+
+  def _measure(self, state: TrainState) -> dict[str, float] | None:
+    """Records the held-out loss and answers; None if it was cut short."""
+    try:
+      self._check()
+      answers = self.answer(state.model, self._check)
+      sums = self._evaluate(state)
+    except _CutShort:
+      return None
+    self.meter.record_evaluation(int(state.step), sums, answers)
+    return answers
 
   def _evaluate(self, state: TrainState) -> dict[str, float]:
     """Returns the sums over all held-out batches."""
@@ -92,13 +109,28 @@ class Loop:
       sums = self.evaluate_batch(state.model, self.put(batch))
       for name, value in jax.device_get(sums).items():
         total[name] += float(value)
+      self._check()
     return dict(total)
 
-  def _save(self, state: TrainState, answers: dict[str, float]) -> None:
-    counters = dataclasses.asdict(self.counters)
-    meta = {**self.meta, "counters": counters, "answers": answers}
+  def _check(self, *_) -> None:
+    """Cuts a measurement short, in all processes behind the same batch."""
+    if self.stop.ask():
+      raise _CutShort
+
+  def _save(self, state: TrainState, answers: dict[str, float] | None) -> None:
+    """Saves; what was not measured is owed by whoever goes on from here."""
+    found = {
+      "counters": dataclasses.asdict(self.counters),
+      "answers": answers or {},
+      "owed": answers is None,
+    }
+    meta = {**self.meta, **found}
     self.store.save(state, data=self.batches.state(), meta=meta)
     self.meter.restart_clock()
+
+
+class _CutShort(Exception):
+  """The run is to stop in the middle of a measurement."""
 
 
 def _divides(every: int, step: int) -> bool:

@@ -6,7 +6,7 @@ import time
 
 import jax
 
-from pausejax.runtime.metric_writer import MetricWriter
+from pausejax.runtime.metric_writer import MetricWriter, Silent
 from pausejax.runtime.progress import ProgressBar
 
 Sums = dict[str, float]
@@ -26,7 +26,7 @@ class Meter:
 
   def __init__(
     self,
-    writer: MetricWriter,
+    writer: MetricWriter | Silent,
     progress: ProgressBar,
     counters: Counters,
     *,

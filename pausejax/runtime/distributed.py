@@ -1,0 +1,351 @@
+"""Several processes as one run: they start, agree and end together.
+
+Which processes make up a run, the first of these says:
+
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID   plain variables
+  SLURM    srun starts one process a task; JAX reads SLURM's variables
+  TPU      JAX asks the machine (TPU VM) or reads GKE's variables
+  GKE      an indexed Job or JobSet; JAX asks the API server (`jax[k8s]`)
+
+None of them, or one process: it runs alone and opens no port. Only the plain
+variables and SLURM are tested; TPU and GKE are left to JAX's own detection.
+
+JAX alone ends badly: a process that fails leaves the others in a barrier for
+300 s, a missing one ends them in a C++ abort, and processes that were told
+different numbers train together without a word. So a process that leaves
+early says so in the coordinator's key-value store, where a thread of every
+other one waits for it, and all processes compare what they were given.
+"""
+
+import concurrent.futures
+import importlib.util
+import itertools
+import json
+import os
+import re
+import sys
+import threading
+import time
+from typing import Any
+
+from pausejax import errors
+from pausejax.runtime.signals import StopFlag, Stopped
+
+INITIALIZATION_SECONDS = 600  # Until all processes are there.
+HEARTBEAT_SECONDS = 30  # Without one, a process counts as dead.
+SHUTDOWN_SECONDS = 60  # Until all have ended.
+
+# A process that is to stop while it waits for the others tells them if they
+# come within this time. Schedulers give 30 seconds or more in all.
+_MEETING_SECONDS = 10
+_GRACE_SECONDS = 1.0  # For the others to say themselves what went wrong.
+_POLL_MILLISECONDS = 1000  # Python handles signals between two polls.
+_LEFT = "pausejax/left"
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+_rounds = itertools.count()
+_is_joining = False
+
+
+def start() -> None:
+  """Joins the other processes of the run, if there are any.
+
+  To be called before anything touches a device. Where several processes meet,
+  all but the first are silent from then on: their standard output is closed.
+
+  Raises:
+    UserError: the others did not come.
+    UsageError: the environment names some of the variables only, or SLURM was
+      asked for several tasks and none of them started this process.
+  """
+  global _is_joining
+  arguments = _find()
+  if arguments is None:
+    return
+  _is_joining = True
+  _join(arguments)
+  _is_joining = False
+  threading.Thread(target=_watch, daemon=True).start()
+  if process_index() > 0:
+    # The file descriptor, too: Gloo writes from C++.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def is_alone() -> bool:
+  """Returns whether this process is all of the run."""
+  return _client() is None and not _is_joining
+
+
+def process_index() -> int:
+  """Returns the number of this process, 0 if it is alone."""
+  return _state().process_id if _client() else 0
+
+
+def num_processes() -> int:
+  """Returns how many processes this one was told of, 1 if it is alone."""
+  return _state().num_processes if _client() else 1
+
+
+def everyone(value: Any) -> list[Any]:
+  """Returns what each process gave, in their order; waits for all of them.
+
+  Every process must call it equally often, in the same order.
+
+  Args:
+    value: anything that JSON holds.
+  """
+  client = _client()
+  if client is None:
+    return [value]
+  key, index = f"pausejax/{next(_rounds)}", process_index()
+  client.key_value_set(f"{key}/{index}", json.dumps(value))
+  if index == 0:
+    keys = [f"{key}/{i}" for i in range(num_processes())]
+    values = [json.loads(_get(k)) for k in keys]
+    client.key_value_set(f"{key}/all", json.dumps(values))
+  return json.loads(_get(f"{key}/all"))
+
+
+def require_agreement(facts: dict[str, Any]) -> None:
+  """Raises the same UsageError everywhere unless all gave the same facts.
+
+  Args:
+    facts: name -> anything that JSON holds; dicts are compared by field.
+  """
+  mine = _flat(json.loads(json.dumps(facts)))
+  first = everyone(mine if process_index() == 0 else None)[0]
+  names = [n for n in sorted(first | mine) if first.get(n) != mine.get(n)]
+  found = [(n, mine.get(n), first.get(n)) for n in names[:1]]
+  for index, differences in enumerate(everyone(found)):
+    for name, theirs, firsts in differences:
+      raise errors.UsageError(
+        f"the processes of this run differ: {name} is {theirs!r} in process "
+        f"{index} and {firsts!r} in process 0; start all of them with the "
+        "same command, variables and files"
+      )
+
+
+def finish() -> None:
+  """Waits until all processes are done and parts from them."""
+  client = _client()
+  if client is None:
+    return
+  import jax
+
+  everyone(None)
+  if process_index() == 0:
+    client.key_value_set(_LEFT, "done")
+  _get(_LEFT)
+  jax.distributed.shutdown()
+
+
+def leave(exit_code: int) -> None:
+  """Ends this process now, without a barrier, and all others after it."""
+  client = _client()
+  if client is not None:
+    exit_code = _tell(client, exit_code)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(exit_code)
+
+
+def _tell(client, exit_code: int) -> int:
+  """Tells the others; returns the exit code of the one that left first."""
+  try:
+    client.key_value_set(_LEFT, f"{process_index()} {exit_code}")
+  except Exception:  # Somebody left before, or the coordinator is gone.
+    exit_code = _first_to_leave(client) or exit_code
+  if process_index() == 0:
+    # Without the coordinator the others would abort and not hear the rest.
+    time.sleep(2 * _GRACE_SECONDS)
+  return exit_code
+
+
+def _first_to_leave(client) -> int:
+  try:
+    return int(client.blocking_key_value_get(_LEFT, 1).split()[1])
+  except Exception:
+    return 0
+
+
+def _watch() -> None:
+  """Ends this process soon after any other has left early."""
+  try:
+    news = _get(_LEFT)
+  except Exception:  # The coordinator is gone: JAX ends this process itself.
+    return
+  if news == "done":
+    return
+  time.sleep(_GRACE_SECONDS)
+  index, exit_code = map(int, news.split())
+  print(
+    f"pausejax: process {index} ended with exit code {exit_code}, so process "
+    f"{process_index()} does, too",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(exit_code)
+
+
+def _join(arguments: dict[str, Any]) -> None:
+  """Meets the other processes, in a thread, so that signals are heard."""
+  global _is_joining
+  import jax
+
+  # Its handler would take the place of ours (`signals.py`).
+  jax.config.update("jax_enable_preemption_service", False)
+  met: concurrent.futures.Future = concurrent.futures.Future()
+
+  def initialize():
+    try:
+      jax.distributed.initialize(
+        **arguments,
+        # JAX would end the process by an abort; `_meet` is first.
+        initialization_timeout=INITIALIZATION_SECONDS + 60,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+      )
+      met.set_result(None)
+    except Exception as e:
+      met.set_exception(e)
+
+  threading.Thread(target=initialize, daemon=True).start()
+  StopFlag(at_once=True)
+  try:
+    _meet(met)
+  except Stopped:
+    concurrent.futures.wait([met], _MEETING_SECONDS)
+    _is_joining = not met.done()
+    raise
+
+
+def _meet(met: concurrent.futures.Future) -> None:
+  """Says what is waited for, and waits."""
+  deadline = time.monotonic() + INITIALIZATION_SECONDS
+  told = False
+  while not met.done() and time.monotonic() < deadline:
+    if not told and _state().client is not None:
+      told = True
+      print(f"pausejax: {_waiting()}", file=sys.stderr, flush=True)
+    concurrent.futures.wait([met], 0.05)
+  if not met.done():
+    raise errors.UserError(
+      f"{_waiting()}: not all came in {INITIALIZATION_SECONDS} s; is each "
+      "process started, with this address and number of processes?"
+    )
+  if error := met.exception():
+    reason = str(error).strip().splitlines()[0]
+    raise errors.UserError(f"jax.distributed did not start: {reason}")
+
+
+def _waiting() -> str:
+  s = _state()
+  return (
+    f"process {s.process_id} of {s.num_processes} waits for the coordinator "
+    f"at {s.coordinator_address}"
+  )
+
+
+def _find() -> dict[str, Any] | None:
+  """Returns what JAX must be told to find the others; None: nobody else."""
+  given = {n: os.environ[n] for n in _VARIABLES if os.environ.get(n)}
+  if "JAX_NUM_PROCESSES" in given or "JAX_PROCESS_ID" in given:
+    return _plain(given)
+  if "SLURM_JOB_ID" in os.environ:
+    return _slurm()
+  if _is_on_tpu():
+    return {}
+  indexed = "JOB_COMPLETION_INDEX" in os.environ
+  if indexed and importlib.util.find_spec("kubernetes"):
+    return {}
+  return _plain(given) if given or indexed else None
+
+
+def _plain(given: dict[str, str]) -> dict[str, Any] | None:
+  if given.get("JAX_NUM_PROCESSES") == "1":
+    return None
+  missing = [n for n in _VARIABLES if n not in given]
+  errors.require(
+    not missing,
+    f"several processes need {', '.join(_VARIABLES)}; not set: "
+    f"{', '.join(missing)} (JAX_NUM_PROCESSES=1 runs alone)",
+  )
+  address, *numbers = (given[n] for n in _VARIABLES)
+  errors.require(
+    all(n.isdigit() for n in numbers) and int(numbers[1]) < int(numbers[0]),
+    "JAX_NUM_PROCESSES and JAX_PROCESS_ID: expected a count and a number "
+    f"below it, got {' and '.join(map(repr, numbers))}",
+  )
+  errors.require(
+    re.fullmatch(r".+:\d+", address) is not None,
+    f"JAX_COORDINATOR_ADDRESS: expected HOST:PORT, got {address!r}",
+  )
+  is_local = address.rpartition(":")[0] in ("127.0.0.1", "localhost")
+  return {
+    "coordinator_address": address,
+    "num_processes": int(numbers[0]),
+    "process_id": int(numbers[1]),
+    "cluster_detection_method": "deactivate",
+    # JAX would listen on every interface.
+    "coordinator_bind_address": address if is_local else None,
+  }
+
+
+def _slurm() -> dict[str, Any] | None:
+  count = int(os.environ.get("SLURM_NTASKS", "1"))
+  if count == 1:
+    return None
+  errors.require(
+    "SLURM_STEP_NODELIST" in os.environ,
+    f"SLURM_NTASKS is {count}, but this process was not started by srun; "
+    "start it with srun, or with SLURM_NTASKS=1 to run alone",
+  )
+  # JAX gives each task one GPU of its node; a task on its own gets all.
+  tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+  return (
+    {"local_device_ids": []} if re.fullmatch(r"1(\(x\d+\))?", tasks) else {}
+  )
+
+
+def _is_on_tpu() -> bool:
+  platforms = os.environ.get("JAX_PLATFORMS", "tpu")
+  if "tpu" not in platforms or not importlib.util.find_spec("libtpu"):
+    return False
+  from jax._src import cloud_tpu_init
+
+  return cloud_tpu_init.running_in_cloud_tpu_vm
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns {"a.b": value} of nested dicts."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def _get(key: str) -> str:
+  """Waits for a value; between polls this process listens to signals."""
+  client = _client()
+  while True:
+    try:
+      return client.blocking_key_value_get(key, _POLL_MILLISECONDS)
+    except RuntimeError as e:
+      if "DEADLINE_EXCEEDED" not in str(e):
+        raise
+
+
+def _client() -> Any:
+  """Returns the client of the coordinator, None if there is none."""
+  known = "jax" in sys.modules and not _is_joining
+  return _state().client if known else None
+
+
+def _state() -> Any:
+  # JAX has no public way to it; Orbax reads the same.
+  from jax._src import distributed
+
+  return distributed.global_state

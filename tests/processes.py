@@ -1,0 +1,74 @@
+"""Several real processes of one run on this machine, over jax.distributed."""
+
+import os
+import pathlib
+import socket
+import subprocess
+
+from tests import soak
+
+
+def free_port() -> int:
+  """Returns a port that nobody listens on."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def environment(index: int, count: int, port: int, devices: int) -> dict:
+  """Returns the variables of process `index` of `count`; alone if count is 1.
+
+  Args:
+    index: number of the process.
+    count: how many there are.
+    port: where process 0 coordinates.
+    devices: virtual CPU devices of each process.
+  """
+  flags = "--xla_backend_optimization_level=0 "
+  flags += f"--xla_force_host_platform_device_count={devices}"
+  found = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+  found |= {"XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
+  if count > 1:
+    found["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+    found["JAX_NUM_PROCESSES"] = str(count)
+    found["JAX_PROCESS_ID"] = str(index)
+  return {**os.environ, **found}
+
+
+def start(commands, folder: pathlib.Path, *, devices: int, **changes: str):
+  """Starts one process a command; each writes to `<folder>/<index>.log`.
+
+  Args:
+    commands: command line of each process.
+    folder: gets the logs.
+    devices: virtual CPU devices of each process.
+    **changes: variables changed in all of them.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  port, count = free_port(), len(commands)
+  found = []
+  for index, command in enumerate(commands):
+    with (folder / f"{index}.log").open("w") as log:
+      process = subprocess.Popen(
+        command,
+        cwd=soak.ROOT,
+        env={**environment(index, count, port, devices), **changes},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+      )
+    found.append(process)
+  return found
+
+
+def wait(started, timeout: float = 120) -> list[int]:
+  """Returns the exit codes of all; none outlives this."""
+  try:
+    return [p.wait(timeout) for p in started]
+  finally:
+    for process in started:
+      process.kill()
+
+
+def logs(folder: pathlib.Path, count: int = 2) -> list[str]:
+  """Returns what each process wrote."""
+  return [(folder / f"{i}.log").read_text() for i in range(count)]
