@@ -9,6 +9,7 @@ One batch is a dict, every array [B, T]:
   segment_ids  int32  1 for text and pauses, 0 for padding; packed rows number
                       their examples
 
+Packed batches also hold `in_prefix` and `counted` (see `packed_batch`).
 Inputs are exactly T long, never T - 1: odd lengths shut out fused attention.
 """
 
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pausejax import pause
+from pausejax import errors, pause
 
 Batch = dict[str, np.ndarray]
 
@@ -72,19 +73,29 @@ class Packed(NamedTuple):
 
 
 def packed_batch(
-  rows: Sequence[Sequence[Packed]], *, seq_len: int, pad_id: int
+  rows: Sequence[Sequence[Packed]],
+  *,
+  seq_len: int,
+  max_counted: int,
+  pad_id: int,
 ) -> Batch:
   """Builds the batch of rows that hold several examples each.
 
   Args:
     rows: B rows of examples, together at most `seq_len` positions a row.
     seq_len: T.
+    max_counted: K, at least the counted targets of any row.
     pad_id: id of the positions behind the last example; they never count.
 
   Returns:
     The batch described at the top of this file; segment_ids number the
-    examples of a row from 1, positions start anew with each, and `in_prefix`
-    (bool) is True where a bidirectional prefix reaches.
+    examples of a row from 1, positions start anew with each, `in_prefix`
+    (bool) is True where a bidirectional prefix reaches, and `counted` (int32
+    [B, K]) names different positions of the row, all those that count among
+    them: the only ones that the head needs to see.
+
+  Raises:
+    UserError: a row has more counted targets than `max_counted`.
   """
   shape = (len(rows), seq_len)
   batch = {
@@ -107,4 +118,17 @@ def packed_batch(
       batch["segment_ids"][place] = number
       batch["in_prefix"][place] = example.in_prefix_N
       start += n
+  batch["counted"] = _counted_positions(batch["loss_mask"], max_counted)
   return batch
+
+
+def _counted_positions(mask_BT: np.ndarray, max_counted: int) -> np.ndarray:
+  """Returns int32 [B, K]: the counted positions, then some of the others."""
+  most = int(mask_BT.sum(axis=1).max())
+  if most > max_counted:
+    raise errors.UserError(
+      f"a row has {most} counted targets, more than the {max_counted} that a "
+      "batch has room for; pack fewer examples into it"
+    )
+  order_BT = np.argsort(~mask_BT, axis=1, kind="stable")
+  return order_BT[:, :max_counted].astype(np.int32)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pausejax import batching
+from pausejax import batching, errors
 
 BOS, PAD, PAUSE = 7, 0, 99
 SHAPES = {
@@ -102,6 +102,27 @@ def test_positions_count_from_zero():
   np.testing.assert_array_equal(
     batch["positions"], np.tile(np.arange(33), (8, 1))
   )
+
+
+def packed(masks, max_counted):
+  """A batch of rows of one example each, with these masks."""
+  rows = [[batching.Packed(m, m, np.array(m, bool), m)] for m in masks]
+  return batching.packed_batch(
+    rows, seq_len=6, max_counted=max_counted, pad_id=0
+  )
+
+
+def test_counted_positions_come_first_and_none_twice():
+  batch = packed([[0, 1, 0, 1], [1, 1, 1], []], max_counted=3)
+  np.testing.assert_array_equal(
+    batch["counted"], [[1, 3, 0], [0, 1, 2], [0, 1, 2]]
+  )
+  assert batch["counted"].dtype == np.int32
+
+
+def test_more_targets_than_there_is_room_for_are_refused_not_dropped():
+  with pytest.raises(errors.UserError, match="3 counted targets, more than"):
+    packed([[0, 1], [1, 1, 1]], max_counted=2)
 
 
 def test_the_given_targets_are_left_as_they_are():

@@ -347,6 +347,50 @@ def test_packing_changes_neither_the_loss_nor_the_gradients(
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_the_head_sees_what_counts_and_nothing_changes(make_source):
+  rows = [dataclasses.replace(q, hints=("a", "b")) for q in questions(20)]
+  sequences = encoded(rows, tokenizer=LETTERS, hints=True)
+  source = make_source(sequences, batch_size=8, tokenizer=LETTERS)
+  batch = source.training_batch(0)
+  assert batch["counted"].shape[1] < 32
+  whole = {name: x for name, x in batch.items() if name != "counted"}
+  objective = functools.partial(
+    step._summed_objective,
+    loss=settings.LossConfig(num_chunks=4, z_loss=1e-2),
+    pause_id=models.PAUSE_ID,
+  )
+  grads = jax.jit(jax.grad(objective, has_aux=True))
+  few, few_sums = grads(models.model(segment_attention=True), batch)
+  all_, all_sums = grads(models.model(segment_attention=True), whole)
+  assert few_sums.keys() == all_sums.keys() and few_sums["nll_after_pause"]
+  for name, value in all_sums.items():
+    np.testing.assert_allclose(few_sums[name], value, rtol=1e-6)
+  # Sums of float32 in another order.
+  for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(all_), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * abs(b).max())
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_row_is_full_when_it_has_all_the_targets_it_may(make_source, packing):
+  rng = np.random.default_rng(0)
+  lengths = [20, *rng.integers(1, 4, 200)]
+  rows = [
+    tasks.Example(id=str(n), prefix="q" * 9, target="y" * n) for n in lengths
+  ]
+  sequences = encoded(rows, seq_len=128, num_pauses=0)
+  source = make_source(
+    sequences, seq_len=128, packing=packing, batch_size=len(rows)
+  )
+  (batch,) = source.evaluation_batches(0)
+  mask_BT, counted_BK = batch["loss_mask"], batch["counted"]
+  # Room for the largest example, in eights: a blank, y 20 times, EOS.
+  num_counted = counted_BK.shape[1]
+  assert 24 < num_counted < 128 if packing else num_counted == 24
+  assert (np.diff(np.sort(counted_BK)) > 0).all()
+  seen_BK = np.take_along_axis(mask_BT, counted_BK, axis=1)
+  assert seen_BK.sum() == mask_BT.sum() == sum(lengths) + 2 * len(rows)
+
+
 @pytest.mark.parametrize("position", ["append", "prepend"])
 @pytest.mark.parametrize("pauses_too", [True, False])
 def test_a_bidirectional_prefix_is_the_prompt_with_or_without_its_pauses(

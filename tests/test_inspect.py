@@ -177,6 +177,7 @@ FINETUNING = ANY | {
     last_pause,
     77,
   ),
+  "the head sees every target that counts": ("counted", (0, 0), 0),
 }
 PRETRAINING = ANY | {
   "padding never counts": ("loss_mask", padded, True),

@@ -107,6 +107,14 @@ def test_microbatches_give_the_same_step_for_uneven_counts():
     np.testing.assert_allclose(a, b, atol=2 * 1.5e-4)
 
 
+@pytest.mark.parametrize(
+  ("length", "largest", "wanted"),
+  [(1024, 128, 8), (80, 128, 1), (752, 128, 8), (296, 128, 4), (7, 3, 7)],
+)
+def test_positions_are_cut_in_few_equal_chunks(length, largest, wanted):
+  assert step._num_chunks(length, largest) == wanted
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_step_that_is_not_finite_changes_only_the_counters(bad):
   train, start = make_step()

@@ -7,12 +7,15 @@ are packed into rows in that order, and the rows of all blocks follow each
 other: batch s is rows s * batch_size onwards, a function of the step alone.
 
 One row holds several examples, told apart by segment_ids and each with its own
-positions; attention never crosses (`model.segment_attention`).
+positions; attention never crosses (`model.segment_attention`). A row is full
+when its positions are taken or when it has K counted targets, so that the head
+need see only K positions of every row (`batching.packed_batch`).
 
-B rows, T positions of a row.
+B rows, T positions of a row, K most counted targets of a row.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,6 +27,11 @@ from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.settings import DataConfig, FinetuneConfig
 
 _OPEN_ROWS = 64  # Rows that may still be filled while packing.
+
+# K is a multiple of the one, and the other times what a full row counts on
+# average: of eight tasks none needed more rows for it than without a bound.
+_COUNTED_MULTIPLE = 8
+_COUNTED_ROOM = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +52,11 @@ class Sequence_:
   def num_positions(self) -> int:
     """Positions that the example takes in a row."""
     return len(self.ids_T) - 1
+
+  @property
+  def num_counted(self) -> int:
+    """Targets that count, hints among them."""
+    return len(self.ids_T) - self.num_prompt + len(self.hint_ids)
 
 
 class TaskSequences:
@@ -145,6 +158,7 @@ class FinetuneSource:
     self._seed = seed
     self._host = host
     self._num_examples = sum(len(t.rows) for t in tasks)
+    self._max_counted = self._most_counted()
     # Rows up to the end of each block, examples drawn of each task by then.
     self._ends = [0]
     self._drawn = [np.zeros(len(tasks), np.int64)]
@@ -189,6 +203,7 @@ class FinetuneSource:
       **self._tokenizer.fingerprint(),
       "seq_len": self.data.seq_len,
       "packing": self._packing,
+      "max_counted": self._max_counted,
       "batch_size": self._batch_size,
       "seed": self._seed,
     }
@@ -204,6 +219,21 @@ class FinetuneSource:
       f"{sum(map(len, rows)):,} examples in {len(rows):,} rows of "
       f"{self.data.seq_len}, {fraction:.1%} full"
     )
+
+  def _most_counted(self) -> int:
+    """Returns K: room for any example, and for a row of average ones."""
+    sizes = [
+      np.array([(row.num_counted, row.num_positions) for row in task.rows])
+      for task in self._tasks
+    ]
+    most = max(int(size_N2[:, 0].max()) for size_N2 in sizes)
+    if self._packing:
+      means = np.array([size_N2.mean(axis=0) for size_N2 in sizes])
+      counted, positions = self._rates @ means
+      average = self.data.seq_len * counted / positions
+      most = max(most, math.ceil(_COUNTED_ROOM * average))
+    rounded = -(-most // _COUNTED_MULTIPLE) * _COUNTED_MULTIPLE
+    return min(rounded, self.data.seq_len)
 
   def _positions(self, step: int) -> np.ndarray:
     index, count = self._host
@@ -255,18 +285,20 @@ class FinetuneSource:
     """Puts each example into the first open row that has room for it."""
     if not self._packing:
       return [[pair] for pair in order]
-    seq_len = self.data.seq_len
+    empty = np.array([[self.data.seq_len, self._max_counted]])
     rows: list[list[tuple[int, int]]] = []
-    room = np.zeros(0, np.int64)  # Of the last rows, which are still open.
+    # Positions and counted targets left in the last rows, which are open.
+    room_N2 = np.zeros((0, 2), np.int64)
     for t, i in order:
-      length = self._tasks[t].rows[i].num_positions
-      fits = np.flatnonzero(room >= length)
+      row = self._tasks[t].rows[i]
+      needs = row.num_positions, row.num_counted
+      fits = np.flatnonzero((room_N2 >= needs).all(axis=1))
       if not len(fits):
         rows.append([])
-        room = np.append(room, seq_len)[-_OPEN_ROWS:]
-        fits = [len(room) - 1]
-      rows[len(rows) - len(room) + fits[0]].append((t, i))
-      room[fits[0]] -= length
+        room_N2 = np.concatenate([room_N2, empty])[-_OPEN_ROWS:]
+        fits = [len(room_N2) - 1]
+      rows[len(rows) - len(room_N2) + fits[0]].append((t, i))
+      room_N2[fits[0]] -= needs
     return rows
 
   def _batch(self, rows: list[list[tuple[int, int]]]) -> batching.Batch:
@@ -276,7 +308,10 @@ class FinetuneSource:
       for row in rows
     ]
     return batching.packed_batch(
-      filled, seq_len=self.data.seq_len, pad_id=self._tokenizer.pad_id
+      filled,
+      seq_len=self.data.seq_len,
+      max_counted=self._max_counted,
+      pad_id=self._tokenizer.pad_id,
     )
 
   def _placed(self, task: TaskSequences, row: Sequence_) -> batching.Packed:

@@ -83,8 +83,9 @@ def _each(
 
 def _check_shapes(batch: batching.Batch, rules: sequences.Rules) -> Check:
   wanted = (len(batch["tokens"]), rules.seq_len)
-  wrong = [f"{n} {x.shape}" for n, x in batch.items() if x.shape != wanted]
-  numbers = f"{len(batch)} arrays of {wanted}"
+  shapes = {n: x.shape for n, x in batch.items() if n != "counted"}
+  wrong = [f"{n} {shape}" for n, shape in shapes.items() if shape != wanted]
+  numbers = f"{len(shapes)} arrays of {wanted}"
   if wrong:
     numbers += f", but {', '.join(wrong)}"
   return Check("rows are seq_len long", not wrong, numbers)
@@ -230,6 +231,16 @@ def _check_targets(
   return _each(name, "examples", is_good, batch, rules)
 
 
+def _check_counted(
+  batch: batching.Batch, rules: sequences.FinetuningRules
+) -> Check:
+  mask_BT = batch["loss_mask"]
+  seen = int(np.take_along_axis(mask_BT, batch["counted"], axis=1).sum())
+  total = int(mask_BT.sum())
+  name = "the head sees every target that counts"
+  return Check(name, seen == total, f"{seen:,} of {total:,}")
+
+
 def _check_labels(
   batch: batching.Batch, rules: sequences.FinetuningRules
 ) -> Check:
@@ -322,6 +333,7 @@ _FINETUNING = (
   _check_no_loss_on_prefix,
   _check_first_target,
   _check_targets,
+  _check_counted,
 )
 _PRETRAINING = (
   _check_text_counts,

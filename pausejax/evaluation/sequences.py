@@ -95,7 +95,11 @@ def examples(batch: batching.Batch, rules: Rules, row: int) -> list[Example]:
   starts = np.flatnonzero(np.diff(ids_T, prepend=0))
   for start, end in zip(starts, [*starts[1:], len(ids_T)], strict=True):
     if ids_T[start] > 0:
-      arrays = {name: x_BT[row, start:end] for name, x_BT in batch.items()}
+      arrays = {
+        name: x_BT[row, start:end]
+        for name, x_BT in batch.items()
+        if name != "counted"
+      }
       found.append(Example(int(start), arrays, _num_prompt(arrays, rules)))
   return found
 

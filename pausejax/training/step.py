@@ -4,7 +4,7 @@ Everything is summed first and divided once: the loss is the sum of nats over
 all counted targets of the global batch, microbatches and shards included,
 divided by their number.
 
-B batch, T tokens.
+B batch, T tokens, K positions of a row that the head sees.
 """
 
 import functools
@@ -41,7 +41,7 @@ def train_step(
 
   Args:
     state: the state before.
-    batch: arrays [B, T] as in `batching.py`.
+    batch: arrays as in `batching.py`.
     optimizer: from `optimizer.make`.
     schedule: the learning rate of each step that was not skipped.
     loss: how the cross entropy is computed.
@@ -155,31 +155,46 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     segment_ids_BT=batch["segment_ids"],
     in_prefix_BT=batch.get("in_prefix"),
   )
-  mask_BT = batch["loss_mask"]
-  objective, nll_BT = losses.cross_entropy(
-    x_BTD,
+  read = x_BTD, *(batch[n] for n in ("tokens", "targets", "loss_mask"))
+  if "counted" in batch:
+    read = jax.tree.map(lambda x: _rows_at(x, batch["counted"]), read)
+  x_BKD, tokens_BK, targets_BK, mask_BK = read
+  objective, nll_BK = losses.cross_entropy(
+    x_BKD,
     model.head_DV(),
-    batch["targets"],
-    mask_BT,
+    targets_BK,
+    mask_BK,
     vocab_size=model.config.vocab_size,
-    num_chunks=loss.num_chunks,
+    num_chunks=_num_chunks(x_BKD.shape[1], x_BTD.shape[1] // loss.num_chunks),
     z_loss=loss.z_loss,
   )
-  after_pause_BT = mask_BT & (batch["tokens"] == pause_id)
+  after_pause_BK = mask_BK & (tokens_BK == pause_id)
   is_real_BT = batch["segment_ids"] > 0
   is_pause_BT = is_real_BT & (batch["targets"] == pause_id)
   is_full_B1 = jnp.all(is_real_BT, axis=1, keepdims=True)
   sums = {
-    "nll": nll_BT,
-    "num_targets": mask_BT,
-    "nll_after_pause": jnp.where(after_pause_BT, nll_BT, 0.0),
-    "num_after_pause": after_pause_BT,
+    "nll": nll_BK,
+    "num_targets": mask_BK,
+    "nll_after_pause": jnp.where(after_pause_BK, nll_BK, 0.0),
+    "num_after_pause": after_pause_BK,
     "num_pauses": is_pause_BT,
     # A full row is as long as its text was, so each pause pushed one out.
     "num_pauses_in_full_rows": is_pause_BT & is_full_B1,
     "num_real": is_real_BT,
   }
   return objective, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), sums)
+
+
+@jax.vmap
+def _rows_at(x_T: jax.Array, places_K: jax.Array) -> jax.Array:
+  """Returns [B, K, ...], of each row of [B, T, ...] some places."""
+  return x_T.at[places_K].get(unique_indices=True)
+
+
+def _num_chunks(length: int, largest: int) -> int:
+  """Returns the fewest equal chunks no larger than `largest`."""
+  counts = range(-(-length // largest), length + 1)
+  return next(n for n in counts if length % n == 0)
 
 
 def _summed_grads(objective, model, batch, num_microbatches: int):
