@@ -18,6 +18,7 @@ from pausejax.runtime import distributed, signals
 
 VERBS = {
   "train": "pretrain or finetune; resumes by itself from the workdir",
+  "preflight": "say whether a run fits a TPU pod or GPUs, with none there",
   "segments": "tokenise a task and cut it into segments, once",
   "tokenizer": "train a SentencePiece vocabulary on a task",
   "inspect": "show what a task's sequences look like, and check them",

@@ -102,8 +102,8 @@ class _Module:
   """The computations of a module by name, and walks through them."""
 
   def __init__(self, hlo_text: str):
-    self.computations: dict[str, dict[str, _Instruction]] = {}
-    name = ""
+    self.computations: dict[str, dict[str, _Instruction]] = {"": {}}
+    self.entry = name = ""
     for line in hlo_text.splitlines():
       if header := _COMPUTATION.match(line):
         name = header[2]

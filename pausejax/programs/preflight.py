@@ -1,0 +1,201 @@
+"""Says whether a run fits a TPU pod or a box of GPUs, with neither at hand.
+
+  pausejax preflight --config=configs/pretrain_c4.py:size=1b \\
+    --config.mesh.fsdp=-1 --config.mesh.data=1 --topology=v5e-256
+
+--topology: v4-128, v5p-128 (TensorCores), v5e-256, v6e-256 (chips), 2xv5e-128
+(two slices), h100-8, h200-16, a100-8 (GPUs). The very step that `pausejax
+train` would run is compiled for it, by libtpu (pip install "pausejax[tpu]") or
+by JAX's CUDA plugin ("pausejax[cuda-compiler]"); with neither, by the CPU's
+compiler, which gives an upper bound. A step that fits takes minutes to compile;
+that one does not fit is known in seconds. No data is read.
+
+Exit code: 0 it fits, 1 it does not, 2 a wrong command line.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+from typing import Any
+
+from pausejax import commandline, errors, settings
+from pausejax.data import tokenizers
+from pausejax.programs import preflight_table
+from pausejax.runtime import topologies
+from pausejax.settings import TrainConfig
+
+_T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
+
+# Compilers ask no network, look for no hardware, run beside one another and
+# say no more than they must. Read when jax and libtpu are imported.
+_ENVIRONMENT = {
+  "JAX_PLATFORMS": "cpu",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+def main(argv: list[str]) -> int:
+  """Compiles, prints, and returns whether it fits."""
+  parser = commandline.Parser("preflight", __doc__, config=True)
+  add = parser.add_argument
+  add("--topology", required=True, metavar="NAME", help="such as v5e-256")
+  add(
+    "--vocab_size",
+    type=int,
+    default=0,
+    help="ids of the tokenizer, without <pause> (data.tokenizer's own; where "
+    "C4 has none, T5's 32128)",
+  )
+  add("--json", default="", help="file to write the same to, as data")
+  options, tree = parser.parse(argv)
+  config = settings.train_config(tree.to_dict())
+  errors.require_in_range("--vocab_size", options.vocab_size, 0)
+  topology = topologies.parse(options.topology)
+  compiler, missing = _compiler(topology)
+  print(f"{options.config} on {topology.name}", *missing, sep="\n", flush=True)
+  vocab_size, origin = _vocab_size(options.vocab_size, config)
+  print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
+  os.environ.update(_ENVIRONMENT)
+  found = _measure(config, vocab_size + 1, topology, compiler)
+  print(preflight_table.text(found, config))
+  if options.json:
+    whole = {"config": options.config, **dataclasses.asdict(found)}
+    pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
+  return 0 if found.fits else 1
+
+
+def _compiler(topology: topologies.Topology) -> tuple[str, list[str]]:
+  """Returns the compiler to ask, and what to say if it is not the right one."""
+  names, extra = (
+    (("libtpu",), "tpu")
+    if topology.is_tpu
+    else (("jax-cuda12-plugin", "jax-cuda13-plugin"), "cuda-compiler")
+  )
+  for name in names:
+    try:
+      return f"{name} {importlib.metadata.version(name)}", []
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return preflight_table.CPU, [
+    f"{names[0]} is not installed: pip install 'pausejax[{extra}]' for the "
+    "verdict of the target's own compiler; what follows is an ESTIMATE by the "
+    "CPU's"
+  ]
+
+
+def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
+  """Returns the ids of the tokenizer, without `<pause>`, and whence."""
+  if asked:
+    return asked, "--vocab_size"
+  if config.data.task == "c4" and config.data.tokenizer == "bytes":
+    return _T5_IDS, "T5's as in the paper (else: --vocab_size)"
+  base = tokenizers.load(config.data.tokenizer).base
+  return base.vocab_size, f"data.tokenizer {config.data.tokenizer}"
+
+
+def _measure(
+  config: TrainConfig,
+  vocab_size: int,
+  topology: topologies.Topology,
+  compiler: str,
+) -> preflight_table.Preflight:
+  """Compiles the step as often as it takes, and returns what came out."""
+  # Imported here: the command line is checked before JAX starts.
+  import jax
+
+  from pausejax import sharding
+  from pausejax.runtime import collectives, flops
+  from pausejax.training import ahead
+
+  is_estimate = compiler == preflight_table.CPU
+  if is_estimate:
+    jax.config.update("jax_num_cpu_devices", topology.num_devices)
+  devices = jax.devices() if is_estimate else topologies.devices(topology)
+  model_config = config.model_config(vocab_size)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  sharding.check_run(mesh, config, model_config)
+  shapes = ahead.state_shapes(config, model_config, mesh)
+  available = _available_bytes(topology)
+
+  def ask(batch_size: int) -> ahead.Verdict:
+    verdict = ahead.compile_step(
+      dataclasses.replace(config, batch_size=batch_size),
+      model_config,
+      mesh,
+      frees_memory=not is_estimate,
+    )
+    print(preflight_table.verdict_line(verdict), flush=True)
+    return verdict
+
+  print(f"compiling with {compiler}, jax {jax.__version__}", flush=True)
+  first = ask(config.batch_size)
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  held = ahead.bytes_per_device(shapes)
+  largest, verdicts = ahead.largest_batch(
+    first,
+    ask,
+    unit=shards * config.optim.num_microbatches,
+    held_bytes=held,
+    available_bytes=available,
+    refuses=topology.is_tpu and not is_estimate,
+  )
+  return preflight_table.Preflight(
+    topology=topology.name,
+    compiler=compiler,
+    device_kind=topology.chip.kind,
+    num_devices=topology.num_devices,
+    num_slices=topology.num_slices,
+    mesh=dict(mesh.shape),
+    num_parameters=sum(x.size for x in jax.tree.leaves(shapes.model)),
+    state_bytes=held,
+    needed_bytes=first.needed_bytes,
+    available_bytes=available,
+    batch_size=config.batch_size,
+    largest_batch=largest,
+    verdicts=[
+      {
+        "batch_size": v.batch_size,
+        "needed_bytes": v.needed_bytes,
+        "refused": v.is_refused,
+        "seconds": round(v.seconds, 1),
+      }
+      for v in verdicts
+    ],
+    collectives=_traffic(collectives.collectives(first.hlo_text), mesh),
+    tokens_per_step=config.batch_size * config.data.seq_len,
+    flops_per_token=flops.per_token(model_config, config.data.seq_len),
+    peak_flops=topology.chip.peak_flops,
+    num_steps=config.num_steps,
+  )
+
+
+def _available_bytes(topology: topologies.Topology) -> int:
+  """Returns what a step may use of a device's memory."""
+  if topology.is_tpu:
+    return topology.chip.memory_bytes
+  # JAX takes this part of a card when it starts, and no more.
+  part = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"))
+  return int(part * topology.chip.memory_bytes)
+
+
+def _traffic(found: list[Any], mesh: Any) -> dict[str, dict[str, int]]:
+  """Returns kind -> how often, bytes, and those that leave a slice or host."""
+  places = [
+    (getattr(d, "slice_index", 0), d.platform == "gpu" and d.process_index)
+    for d in mesh.devices.flat
+  ]
+  sums: dict[str, dict[str, int]] = {}
+  for one in found:
+    groups = one.groups or (range(len(places)),)
+    is_far = any(len({places[i] for i in group}) > 1 for group in groups)
+    row = sums.setdefault(one.kind, {"count": 0, "bytes": 0, "far_bytes": 0})
+    row["count"] += one.count
+    row["bytes"] += one.num_bytes
+    row["far_bytes"] += one.num_bytes * is_far
+  return sums

@@ -1,0 +1,230 @@
+"""Preflight: what is asked of a compiler, and what is made of its answer."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from configs import base, pretrain_c4
+from pausejax import cli, settings
+from pausejax.programs import preflight_table
+from pausejax.programs.preflight_table import Preflight
+from pausejax.runtime import chips, flops
+from pausejax.training import ahead
+
+GIB = 2**30
+
+FOUND = Preflight(
+  topology="v5e-256",
+  compiler="libtpu",
+  device_kind="TPU v5 lite",
+  num_devices=256,
+  num_slices=1,
+  mesh={"data": 1, "fsdp": 256, "sequence": 1, "tensor": 1},
+  num_parameters=10**9,
+  state_bytes=GIB,
+  needed_bytes=20 * GIB,
+  available_bytes=16 * GIB,
+  batch_size=1024,
+  largest_batch=512,
+  verdicts=[
+    dict(batch_size=1024, needed_bytes=20 * GIB, refused=True, seconds=2),
+    dict(batch_size=2048, needed_bytes=40 * GIB, refused=True, seconds=2),
+  ],
+  collectives={},
+  tokens_per_step=1024 * 2048,
+  flops_per_token=8e9,
+  peak_flops=197e12,
+  num_steps=1000,
+)
+
+
+def compiler(*, per_row, fixed, available, refuses):
+  """Returns (ask, what was asked) of a machine that needs so much memory."""
+  asked = []
+
+  def ask(batch_size):
+    needed = fixed + per_row * batch_size
+    is_refused = refuses and needed > available
+    asked.append((batch_size, is_refused))
+    return ahead.Verdict(
+      batch_size=batch_size,
+      needed_bytes=needed,
+      hlo_text="" if is_refused else "HloModule",
+      seconds=1.0,
+    )
+
+  return ask, asked
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+@pytest.mark.parametrize("batch_size", [8, 16, 64, 4096])
+def test_the_largest_batch_is_found_from_few_verdicts(batch_size, refuses):
+  # 100 + 7 * 128 = 996 fits into 1000; the next multiple of 8 does not.
+  ask, asked = compiler(per_row=7, fixed=100, available=1000, refuses=refuses)
+  first = ask(batch_size)
+  largest, verdicts = ahead.largest_batch(
+    first, ask, unit=8, held_bytes=50, available_bytes=1000, refuses=refuses
+  )
+  assert largest == 128
+  assert len(verdicts) == len(asked) <= 3
+  if refuses:  # Beyond the run's own batch nothing slow is asked.
+    assert all(is_refused for _, is_refused in asked[1:])
+
+
+def test_no_batch_fits_where_the_state_alone_does_not():
+  ask, _ = compiler(per_row=7, fixed=2000, available=1000, refuses=True)
+  largest, _ = ahead.largest_batch(
+    ask(64), ask, unit=8, held_bytes=50, available_bytes=1000, refuses=True
+  )
+  assert largest == 0
+
+
+@pytest.mark.parametrize(
+  "said",
+  [
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+    "for HLO temporaries (43.50G) exceeds available HBM (15.75G).",
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+    "memory space hbm. Used 43.50G of 15.75G hbm. Exceeded hbm capacity by 1G.",
+  ],
+)
+def test_what_a_refused_step_needs_is_read(said):
+  assert ahead._refused_bytes(ValueError(said)) == 43.5 * GIB
+
+
+def test_times_follow_from_the_stated_peak():
+  seconds = FOUND.step_seconds(0.5)
+  tokens = 1024 * 2048
+  assert seconds == pytest.approx(tokens * 8e9 / (0.5 * 197e12 * 256))
+  config = settings.train_config(pretrain_c4.get_config("size=1b").to_dict())
+  text = preflight_table.text(FOUND, config)
+  (line,) = [x for x in text.splitlines() if x.startswith("   50%")]
+  days = 200e9 / (tokens / seconds) / 86_400
+  assert f"{seconds:.3f}" in line
+  assert f"{days:.2f}" in line
+
+
+def test_the_step_of_the_paper_needs_what_the_formula_says():
+  model = settings.train_config(
+    pretrain_c4.get_config("size=1b").to_dict()
+  ).model_config(32_129)
+  # 24 layers of 12 D^2, a head of 32,256 rows, half the square of attention.
+  d, layers = 2048, 24
+  matrices = layers * 12 * d * d + d * 32_256
+  assert flops.per_token(model, 2048) == 6 * matrices + 6 * layers * 2048 * d
+
+
+def test_a_step_that_does_not_fit_is_told_how_it_may():
+  config = settings.train_config(pretrain_c4.get_config("size=1b").to_dict())
+  text = preflight_table.text(FOUND, config)
+  assert "It does not fit v5e-256: the step needs 20.00 GiB" in text
+  assert "16.00 GiB are there" in text
+  for remedy in ("num_microbatches=2", "remat=full", "batch_size=512"):
+    assert remedy in text
+  assert "mesh.data" not in text
+  copied = dataclasses.replace(
+    FOUND, mesh={**FOUND.mesh, "data": 8, "fsdp": 32}
+  )
+  assert "mesh.fsdp=-1" in preflight_table.text(copied, config)
+
+
+@pytest.mark.parametrize(
+  "argv,said",
+  [
+    ([], "--topology"),
+    (["--topology=v5e256"], "did you mean 'v5e-256'"),
+    (["--topology=v5e-8", "--vocab_size=-1"], "--vocab_size"),
+    (["--topology=v5e-8", "--topolgy=x"], "did you mean '--topology'"),
+  ],
+)
+def test_a_wrong_command_line_is_told_before_jax_starts(argv, said, capsys):
+  code = cli.main(["preflight", "--config=configs/smoke.py", *argv])
+  assert code == 2
+  assert said in capsys.readouterr().err
+
+
+def preflight(tmp_path, *argv):
+  """Returns (exit code, what was printed, what was written)."""
+  out = tmp_path / "found.json"
+  command = [sys.executable, "-m", "pausejax", "preflight"]
+  small = [
+    "--config=configs/pretrain_c4.py:size=tiny",
+    "--config.model.num_layers=1",
+    "--config.data.seq_len=128",
+    "--config.mesh.data=1",
+    "--config.mesh.fsdp=-1",
+    "--vocab_size=255",
+    f"--json={out}",
+  ]
+  run = subprocess.run(
+    [*command, *small, *argv], capture_output=True, text=True, check=False
+  )
+  written = json.loads(out.read_text()) if out.exists() else {}
+  return run.returncode, run.stdout + run.stderr, written
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
+)
+def test_a_toy_compiles_for_a_tpu_and_one_too_large_is_refused(tmp_path):
+  code, text, found = preflight(
+    tmp_path, "--topology=v5e-8", "--config.batch_size=64"
+  )
+  assert code == 0, text
+  assert "It fits v5e-8" in text
+  assert found["compiler"].startswith("libtpu")
+  assert found["collectives"]["all-gather"]["count"] > 0
+  assert found["available_bytes"] == chips.CHIPS["v5e"].memory_bytes
+  # It holds less than a gigabyte; what XLA pads is little.
+  assert 0 < found["state_bytes"] < found["needed_bytes"] < GIB
+  refused = f"--config.batch_size={2 * found['verdicts'][1]['batch_size']}"
+  code, text, found = preflight(tmp_path, "--topology=v5e-8", refused)
+  assert code == 1, text
+  assert "It does not fit v5e-8" in text
+  assert all(v["refused"] for v in found["verdicts"])
+  assert found["verdicts"][0]["seconds"] < 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("jax_plugins") is not None
+  and importlib.util.find_spec("jax_plugins.xla_cuda12") is not None,
+  reason="the CUDA plugin is there",
+)
+def test_without_the_compiler_of_the_target_the_cpu_estimates(tmp_path):
+  code, text, found = preflight(
+    tmp_path, "--topology=h100-2", "--config.batch_size=8"
+  )
+  assert code == 0, text
+  assert "pip install 'pausejax[cuda-compiler]'" in text
+  assert "ESTIMATE" in text
+  assert found["num_devices"] == 2
+  state = 12 * found["num_parameters"] / 2  # Parameters and two moments.
+  assert state < found["state_bytes"] < 1.1 * state
+
+
+def test_every_topology_of_the_help_is_known():
+  from pausejax.programs import preflight as program
+  from pausejax.runtime import topologies
+
+  names = program.__doc__.split("--topology: ")[1].split(".")[0]
+  for name in names.replace(",", " ").split():
+    if "-" in name:
+      topologies.parse(name.strip("()"))
+
+
+def test_the_size_of_the_vocabulary_and_where_it_is_from():
+  from pausejax.programs import preflight as program
+
+  c4 = settings.train_config(pretrain_c4.get_config("size=1b").to_dict())
+  assert program._vocab_size(1000, c4)[0] == 1000
+  assert program._vocab_size(0, c4)[0] == 32_128
+  tree = base.get_config()
+  tree.data.task = "text"
+  text = settings.train_config(tree.to_dict())
+  assert program._vocab_size(0, text)[0] == 259
