@@ -6,14 +6,17 @@ and compared.
 """
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 
 import pytest
 
-from tests import mini_slurm
+from tests import mini_slurm, soak
 from tests.test_launch import HOSTILE, RECORDER, ROOT, write_program
 
 pytestmark = [
@@ -80,7 +83,7 @@ class Job:
       self._call("scontrol", "update", f"JobId={self.id}", "StartTime=now")
     return shown.split("JobState=")[1].split()[0]
 
-  def wait_for(self, words: str, timeout_s: float = 60) -> None:
+  def wait_for(self, words: str, timeout_s: float = 240) -> None:
     """Waits until the log has the words."""
     deadline = time.monotonic() + timeout_s
     while words not in self.log():
@@ -88,7 +91,7 @@ class Job:
       self.state()
       time.sleep(0.1)
 
-  def end(self, timeout_s: float = 90) -> str:
+  def end(self, timeout_s: float = 240) -> str:
     """Waits for the end and returns the state."""
     deadline = time.monotonic() + timeout_s
     while (state := self.state()) in ("PENDING", "RUNNING", "COMPLETING"):
@@ -149,3 +152,59 @@ def test_a_job_that_is_cancelled_stays_so(submit, tmp_path):
     time.sleep(0.1)
   job.signal()
   assert job.end() == "CANCELLED" and "not put back" in job.log()
+
+
+def process_of(job: Job, rank: int) -> int:
+  """Returns the id of the training process of a rank."""
+  wanted = {f"SLURM_JOB_ID={job.id}".encode(), f"SLURM_PROCID={rank}".encode()}
+  for path in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+      is_it = wanted <= set((path / "environ").read_bytes().split(b"\0"))
+      if is_it and b"train" in (path / "cmdline").read_bytes().split(b"\0"):
+        return int(path.name)
+    except OSError:  # It has ended, or is not ours.
+      continue
+  raise AssertionError(f"no process {rank} in job {job.id}: {job.log()}")
+
+
+def test_training_goes_on_bit_for_bit(slurm, tmp_path):
+  """Two nodes: preempted, then one process killed, then left alone.
+
+  Compared with two processes that nothing disturbs: the same number of devices
+  and the same sums, so every loss has the same bits.
+  """
+  soak.write_corpus(tmp_path / "corpus")
+  more = ("--config.num_steps=80", "--config.checkpoint.every=20")
+
+  def words(workdir: pathlib.Path) -> list[str]:
+    return soak.command(tmp_path / "corpus", workdir, *more)[4:]
+
+  environment = {**slurm, "JAX_PLATFORMS": "cpu"}
+  environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+  # Where this interpreter's `pausejax` is.
+  environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{slurm['PATH']}"
+  quiet, run = tmp_path / "quiet", tmp_path / "run"
+  local = [sys.executable, "-m", "launch.local", "--processes=2", "--"]
+  subprocess.run([*local, *words(quiet)], env=environment, cwd=ROOT, check=True)
+
+  def reach(step: int) -> None:
+    deadline = time.monotonic() + 240
+    while (soak.rows(run) or [{"step": 0}])[-1]["step"] < step:
+      assert time.monotonic() < deadline, job.log()
+      job.state()
+      time.sleep(0.02)
+
+  job = Job(environment, tmp_path / "log", *words(run))
+  reach(10)
+  job.signal("--signal=TERM")
+  job.wait_for("exit code 143, newest checkpoint")
+  saved = soak.last_meta(run)["step"]
+  assert saved == soak.rows(run)[-1]["step"]
+  reach(saved + 25)
+  os.kill(process_of(job, 1), signal.SIGKILL)
+  assert job.end() == "COMPLETED", job.log()
+  assert job.log().count("back into the queue") == 2, job.log()
+  assert f"resuming from step {saved}" in job.log()
+  losses = [[(r["step"], r["loss"]) for r in soak.rows(d)] for d in (quiet, run)]
+  assert losses[0] == losses[1] and len(losses[0]) == 80
+  assert soak.last_meta(quiet)["digests"] == soak.last_meta(run)["digests"]
