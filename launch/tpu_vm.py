@@ -2,8 +2,8 @@
 
   python -m launch.tpu_vm --name=pause-1b --zone=us-central2-b \\
     --accelerator_type=v4-128 --runtime_version=tpu-ubuntu2204-base --spot \\
-    --setup='sudo mount 10.0.0.2:/vol1 /mnt && cd /mnt/pausejax &&
-      . .venv/bin/activate' \\
+    --setup='mountpoint -q /mnt || sudo mount 10.0.0.2:/vol1 /mnt &&
+      cd /mnt/pausejax && . .venv/bin/activate' \\
     -- --config=configs/pretrain_c4.py:size=1b --workdir=/mnt/pause-1b
 
 Asks for the slice, waits until it is there, runs --setup and the training on
@@ -73,23 +73,23 @@ def _commands(options, train: list[str]) -> dict[str, list[str]]:
 
 def _train(commands: dict[str, list[str]]) -> int:
   """Goes on until the training has ended, whatever happens to the slice."""
-  tries = 0
+  tries, code = 0, 0
   while True:
     state = _state(commands)
     if state == "ACTIVE":
-      code = _call(commands["train"])
-      tries += 1
-      if code == 0:
-        return _call(commands["delete"])
       if code in (1, 2) or tries == MAX_TRIES:
         print(f"exit code {code}; the slice is still there, to delete it:")
         print(shlex.join(commands["delete"]))
         return code
+      code = _call(commands["train"])
+      tries += 1
+      if code == 0:
+        return _call(commands["delete"])
       time.sleep(POLL_S)  # A slice that is taken away says so a little later.
     elif state in GONE:
       print(f"the slice is {state}: asking for another", flush=True)
       _require(_call(commands["delete"]))
-      tries = 0
+      tries, code = 0, 0
     elif not state:
       _require(_call(commands["create"]))
     else:

@@ -295,7 +295,7 @@ elif verb == "ssh":
   state, *rest = life.read_text().split()
   if rest:
     life.write_text(" ".join(rest))
-    sys.exit(255)
+    sys.exit(1)
   command = sys.argv[-1].removeprefix("--command=")
   sys.exit(subprocess.run(["bash", "-c", command]).returncode)
 """
@@ -343,7 +343,7 @@ def test_a_slice_that_is_taken_away_is_asked_for_again(gcloud, recorded):
 def test_an_error_leaves_the_slice_and_says_how_to_delete_it(gcloud, capfd):
   code, calls = gcloud(["ACTIVE"], setup="exit 2")
   assert code == 2 and [c[3] for c in calls].count("ssh") == 1
-  assert calls[-1][3] == "ssh"
+  assert "delete" not in [c[3] for c in calls]
   assert "queued-resources delete n --zone=z" in capfd.readouterr().out
 
 

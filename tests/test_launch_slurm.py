@@ -205,6 +205,8 @@ def test_training_goes_on_bit_for_bit(slurm, tmp_path):
   assert job.end() == "COMPLETED", job.log()
   assert job.log().count("back into the queue") == 2, job.log()
   assert f"resuming from step {saved}" in job.log()
-  losses = [[(r["step"], r["loss"]) for r in soak.rows(d)] for d in (quiet, run)]
+  losses = [
+    [(r["step"], r["loss"]) for r in soak.rows(d)] for d in (quiet, run)
+  ]
   assert losses[0] == losses[1] and len(losses[0]) == 80
   assert soak.last_meta(quiet)["digests"] == soak.last_meta(run)["digests"]
