@@ -1,86 +1,241 @@
-"""What pauses cost at inference: seconds an answer with M pauses and without.
+"""Answers and option scores: what pauses cost, and Hugging Face's Llama.
 
   python -m benchmarks.inference
   python -m benchmarks.inference --size=tiny --batch_size=8 --pauses=10
 
-Random weights, an answer of a fixed length (there is no EOS), greedy. The
-variants take turns, so that a busy machine slows all of them; medians are
-compared, and the fastest of each. A pause is read together with the prompt and
-costs no step of its own. Every step reads all the weights of the blocks and the
-head; the floor is that reading alone, at the speed of one long sum.
+Random weights of a Llama's architecture, the same in both; answers of a fixed
+length (there is no EOS), greedy, with a cache; float32 on a CPU. Before
+anything is timed, both must say the same ids and give the options the same
+scores. "ratio" is an arm's time over ours without pauses: a pause is read
+together with the prompt and costs no step of its own.
 
-Prints a table and, below it, the same as one line of JSON.
+Every step reads all weights of the blocks and the head; the floor is that
+reading alone, at the speed of one long sum. Hugging Face scores an option by a
+row of prefix and option, as lm-eval does, and makes the logits of the option
+only.
+
+B batch, T tokens, O options of a row, C tokens of an option, N new ids.
 """
 
 import argparse
-import json
-import statistics
-import time
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
+from benchmarks import measure
+from benchmarks.arms import ours
+from benchmarks.arms.shapes import SHAPES, Shape
 from pausejax import pause, settings
-from pausejax.inference import decode
+from pausejax.inference import decode, score
 from pausejax.model import decoder
 
-VOCAB_SIZE = 32_129
-PAUSE_ID = VOCAB_SIZE - 1
+Answer = Callable[[], np.ndarray]
 
 
-def random_model(size: str) -> decoder.Decoder:
-  """Returns a decoder of a size; float32 where bfloat16 is only emulated."""
-  config = base.get_config()
-  config.model.update(base.SIZES[size])
-  if jax.default_backend() == "cpu":
-    config.model.dtype = "float32"
-  fields = settings.ModelConfig(vocab_size=VOCAB_SIZE, **config.model.to_dict())
-  rng = np.random.default_rng(0)
-  draw = lambda x: 0.02 * rng.standard_normal(x.shape, np.float32)
-  shapes = jax.eval_shape(lambda: decoder.init(fields, 0))
-  return jax.tree.map(lambda x: jnp.asarray(draw(x)), shapes)
+def main(argv: list[str] | None = None) -> None:
+  """Measures everything and prints it."""
+  parser = measure.parser(__doc__, rounds=7)
+  add = parser.add_argument
+  add("--size", default="130m", choices=SHAPES)
+  add("--batch_size", type=int, default=1)
+  add("--prompt_len", type=int, default=128)
+  add("--new_tokens", type=int, default=128)
+  add("--pauses", default="10,50", help="numbers of pauses, with commas")
+  add("--options", type=int, default=4, help="options of a prompt to score")
+  add("--option_len", type=int, default=16, help="tokens of an option")
+  add("--threads", type=int, default=2)
+  options = parser.parse_args(argv)
+  measure.limit_threads(options.threads)
+  start = measure.conditions()
+  shape = shape_of(options)
+  run = ours.config(shape, "llama")
+  model = random_model(run.model_config(shape.vocab_size))
+  rows = [*answers(options, model), *scores(options, model)]
+  columns = {"median_s": ".4f", "best_s": ".4f", "ratio": ".3f"}
+  measure.print_table(rows, {**columns, "ms_a_token": ".2f"})
+  floor = reading_seconds(model)
+  print(f"floor: {1e3 * floor:.2f} ms a token to read the weights once")
+  measure.publish("inference", options, rows, start=start, floor_s=floor)
 
 
-def answer(model: decoder.Decoder, options, num_pauses: int):
-  """Returns a function that makes one batch of answers and waits for it."""
-  rng = np.random.default_rng(0)
+def shape_of(options: argparse.Namespace) -> Shape:
+  """Returns the shape whose positions hold prompt, pauses and answer."""
+  longest = max(map(int, options.pauses.split(",")))
+  seq_len = options.prompt_len + longest + options.new_tokens
+  return dataclasses.replace(
+    SHAPES[options.size],
+    batch_size=options.batch_size,
+    seq_len=-(-seq_len // 64) * 64,
+  )
+
+
+def random_model(config: settings.ModelConfig) -> decoder.Decoder:
+  """Returns a decoder with fresh parameters."""
+  return jax.jit(lambda: decoder.init(config, 0))()
+
+
+def answers(options: argparse.Namespace, model) -> list[measure.Row]:
+  """Returns the rows of decoding."""
+  prompts_BT = random_ids(model, options.batch_size, options.prompt_len)
+  counts = [0, *map(int, options.pauses.split(","))]
+  num_new = options.new_tokens
+  arms = {
+    f"answer, {m} pauses": answering(model, prompts_BT, m, num_new)
+    for m in counts
+  }
+  base = next(iter(arms))
+
+  def hugging_face() -> Answer:
+    return hf_answering(hf_copy(model), prompts_BT, num_new)
+
+  made, missing = measure.build({"answer, hugging face": hugging_face})
+  for name, run in made.items():
+    require(np.array_equal(run(), arms[base]()), f"{name}: other ids than ours")
+  rows = measure.compare(
+    measure.take_turns({**arms, **made}, rounds=options.rounds), base
+  )
+  for row in rows:
+    row["ms_a_token"] = 1e3 * row["median_s"] / num_new
+  return rows + missing
+
+
+def scores(options: argparse.Namespace, model) -> list[measure.Row]:
+  """Returns the rows of scoring options."""
+  prompts_BT = random_ids(model, options.batch_size, options.prompt_len)
+  shape = (options.batch_size, options.options, options.option_len)
+  options_BOC = random_ids(model, *shape)
+  base = "score options"
+  arms = {base: scoring(model, prompts_BT, options_BOC)}
+
+  def hugging_face() -> Answer:
+    return hf_scoring(hf_copy(model), prompts_BT, options_BOC)
+
+  made, missing = measure.build({f"{base}, hugging face": hugging_face})
+  for name, run in made.items():
+    close = np.allclose(run(), arms[base](), atol=2e-3, rtol=0)
+    require(close, f"{name}: other scores than ours")
+  taken = measure.take_turns({**arms, **made}, rounds=options.rounds)
+  return measure.compare(taken, base) + missing
+
+
+def require(holds: bool, message: str) -> None:
+  """Stops the benchmark unless both arms compute the same."""
+  if not holds:
+    raise SystemExit(message)
+
+
+def random_ids(model, *shape: int) -> np.ndarray:
+  """Returns int32 ids that are neither special nor `<pause>`."""
+  rng = np.random.default_rng(len(shape))
+  return rng.integers(3, pause_id(model), shape, dtype=np.int32)
+
+
+def pause_id(model) -> int:
+  """Returns the last id."""
+  return model.config.vocab_size - 1
+
+
+def answering(model, prompts_BT, num_pauses: int, num_new: int) -> Answer:
+  """Returns a function that makes one batch of answers [B, N]."""
   rows = [
-    pause.append_pauses(prompt, num_pauses, PAUSE_ID)
-    for prompt in rng.integers(
-      3, PAUSE_ID, (options.batch_size, options.prompt_len)
-    )
+    pause.append_pauses(p, num_pauses, pause_id(model)) for p in prompts_BT
   ]
-  width = options.prompt_len + num_pauses
-  tokens_BT, is_real_BT = decode.left_pad(rows, width=width, pad_id=0)
+  tokens_BT, is_real_BT = decode.left_pad(rows, width=len(rows[0]), pad_id=0)
 
-  def run() -> None:
-    decode.generate(
+  def run() -> np.ndarray:
+    ids_BN = decode.generate(
       model,
       tokens_BT,
       is_real_BT,
       is_real_BT,
       jax.random.key(0),
-      num_new=options.new_tokens,
+      num_new=num_new,
       temperature=0.0,
       top_k=0,
       top_p=1.0,
       eos_id=-1,
-      pause_id=PAUSE_ID,
-    ).block_until_ready()
+      pause_id=pause_id(model),
+    )
+    return np.asarray(ids_BN)
 
   return run
 
 
-def seconds(run) -> float:
-  """Returns the wall-clock seconds of one call."""
-  start = time.perf_counter()
-  run()
-  return time.perf_counter() - start
+def scoring(model, prompts_BT, options_BOC) -> Answer:
+  """Returns a function that scores all options: [B, O], nats."""
+  is_real_BT = np.ones(prompts_BT.shape, bool)
+  num_tokens_BO = np.full(options_BOC.shape[:2], options_BOC.shape[2], np.int32)
+
+  def run() -> np.ndarray:
+    log_prob_BO, _ = score.score_options(
+      model,
+      prompts_BT,
+      is_real_BT,
+      is_real_BT,
+      options_BOC,
+      num_tokens_BO,
+      pause_id=pause_id(model),
+    )
+    return np.asarray(log_prob_BO)
+
+  return run
 
 
-def reading_seconds(model: decoder.Decoder) -> float:
+def hf_copy(model) -> Any:
+  """Returns Hugging Face's Llama with the weights of ours."""
+  import torch
+
+  from benchmarks.arms import pytorch
+
+  torch.set_num_threads(len(measure.cores()))
+  copy = pytorch.llama(model.config, ours.weights(model))
+  return copy.hf.to(pytorch.device()).eval()
+
+
+def hf_answering(hf, prompts_BT, num_new: int) -> Answer:
+  """Returns a function that makes one batch of answers [B, N]."""
+  import torch
+
+  ids_BT = torch.from_numpy(prompts_BT.astype(np.int64)).to(hf.device)
+  how = dict(do_sample=False, use_cache=True, pad_token_id=0)
+
+  @torch.inference_mode()
+  def run() -> np.ndarray:
+    mask_BT = torch.ones_like(ids_BT)
+    all_BS = hf.generate(
+      ids_BT, attention_mask=mask_BT, max_new_tokens=num_new, **how
+    )
+    return all_BS[:, ids_BT.shape[1] :].cpu().numpy()
+
+  return run
+
+
+def hf_scoring(hf, prompts_BT, options_BOC) -> Answer:
+  """Returns a function that scores all options: [B, O], nats."""
+  import torch
+
+  rows, num_options, option_len = options_BOC.shape
+  prefix_RT = np.repeat(prompts_BT, num_options, axis=0)
+  whole = [prefix_RT, options_BOC.reshape(rows * num_options, option_len)]
+  ids_RS = torch.from_numpy(np.concatenate(whole, 1).astype(np.int64))
+  ids_RS = ids_RS.to(hf.device)
+
+  @torch.inference_mode()
+  def run() -> np.ndarray:
+    logits = hf(ids_RS, use_cache=False, logits_to_keep=option_len + 1).logits
+    log_prob_RCV = logits[:, :-1].float().log_softmax(-1)
+    target_RC1 = ids_RS[:, -option_len:, None]
+    sum_R = log_prob_RCV.gather(-1, target_RC1).sum((1, 2))
+    return sum_R.view(rows, num_options).cpu().numpy()
+
+  return run
+
+
+def reading_seconds(model) -> float:
   """Returns how long one step must take: the weights that it reads, summed."""
   matrices = (model.blocks, model.head_DV())
   num_bytes = sum(
@@ -90,56 +245,7 @@ def reading_seconds(model: decoder.Decoder) -> float:
   words = jnp.ones(num_bytes // 4, jnp.float32)
   total = jax.jit(jnp.sum)
   read = lambda: total(words).block_until_ready()
-  return min(seconds(read) for _ in range(6))
-
-
-def main() -> None:
-  """Measures everything and prints it."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  add = parser.add_argument
-  add("--size", default="130m", choices=base.SIZES)
-  add("--batch_size", type=int, default=1)
-  add("--prompt_len", type=int, default=128)
-  add("--new_tokens", type=int, default=128)
-  add("--pauses", default="10,50", help="numbers of pauses, with commas")
-  add("--rounds", type=int, default=7, help="answers of each kind")
-  options = parser.parse_args()
-  model = random_model(options.size)
-  counts = [0, *map(int, options.pauses.split(","))]
-  runs = {m: answer(model, options, m) for m in counts}
-  for run in runs.values():
-    run()  # Compiles.
-  taken = {m: [] for m in counts}
-  for i in range(options.rounds):
-    for m in counts[:: -1 if i % 2 else 1]:
-      taken[m].append(seconds(runs[m]))
-  report(options, taken, reading_seconds(model))
-
-
-def against(choose, times: list[float], base_times: list[float]):
-  """Returns what `choose` makes of the times, and its ratio to the base's."""
-  chosen = choose(times)
-  return chosen, chosen / choose(base_times)
-
-
-def report(options, taken: dict[int, list[float]], floor: float) -> None:
-  """Prints the table and the JSON."""
-  columns = ("pauses", "median s", "ratio", "fastest s", "ratio", "ms a token")
-  print(" ".join(f"{c:>10}" for c in columns))
-  rows = []
-  for num_pauses, times in taken.items():
-    median, ratio = against(statistics.median, times, taken[0])
-    fastest, ratio_of_fastest = against(min, times, taken[0])
-    per_token = 1e3 * median / options.new_tokens
-    print(
-      f"{num_pauses:10} {median:10.3f} {ratio:10.3f} {fastest:10.3f} "
-      f"{ratio_of_fastest:10.3f} {per_token:10.2f}"
-    )
-    rows.append(dict(pauses=num_pauses, seconds=times, ratio=ratio))
-  print(f"floor: {1e3 * floor:.2f} ms a token to read the weights once")
-  device = jax.devices()[0].device_kind
-  record = {**vars(options), "device": device, "rows": rows, "floor": floor}
-  print(json.dumps(record))
+  return min(measure.seconds(read) for _ in range(6))
 
 
 if __name__ == "__main__":

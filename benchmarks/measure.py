@@ -8,6 +8,7 @@ round, never a quotient of two medians.
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -74,6 +75,27 @@ def take_turns(
   return taken
 
 
+def step_seconds(
+  dispatch: Callable[[], Any], *, steps: int, warmup: int
+) -> list[float]:
+  """Returns the seconds from each step to the next, as a training loop runs.
+
+  Args:
+    dispatch: starts a step and returns its loss, which `float` awaits.
+    steps: that count.
+    warmup: steps before them.
+  """
+  times, pending = [], dispatch()
+  for _ in range(warmup + steps):
+    # The loss of a step is read once the next one is on its way.
+    started, pending = pending, dispatch()
+    float(started)
+    times.append(time.perf_counter())
+  float(pending)
+  ends = times[warmup - 1 :]
+  return [b - a for a, b in itertools.pairwise(ends)]
+
+
 def compare(taken: Mapping[str, list[float]], base: str) -> list[Row]:
   """Returns a row an arm: its times, their median and its ratio to `base`."""
   return [
@@ -110,6 +132,9 @@ def conditions() -> Row:
     "cores": len(cores()),
     "machine": platform.machine(),
     "python": platform.python_version(),
+    "environment": {
+      k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_"))
+    },
     "versions": {name: _version(name) for name in _PACKAGES},
   }
 

@@ -53,7 +53,7 @@ def one_kind(
   from benchmarks.arms import ours
 
   config = ours.config(shape, kind, overrides)
-  base = ours.Trainer(config, shape)
+  base = ours.Trainer(config, shape.vocab_size)
   makers = peers(kind, config, base)
   wanted = tuple(options.arms.split(","))
   trainers, missing = measure.build(

@@ -3,7 +3,7 @@
 B batch, T tokens, D d_model, L layers, V vocabulary rows.
 """
 
-import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.arms.shapes import Shape
-from configs import smoke
+from configs import pretrain_c4, smoke
 from pausejax import batching, commandline, optimizer, settings, sharding
 from pausejax.checkpoints import leaves
 from pausejax.training import state, step
@@ -24,19 +24,29 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def config(
-  shape: Shape, kind: str = "gpt", overrides: Sequence[str] = ()
+  shape: Shape,
+  kind: str = "gpt",
+  overrides: Sequence[str] = (),
+  *,
+  backend: str = "",
 ) -> settings.TrainConfig:
-  """Returns what a user of a CPU sets: configs/smoke.py, of another shape.
+  """Returns what a user sets on this backend, for another shape.
+
+  On a CPU that is configs/smoke.py (float32, unrolled, no rematerialisation),
+  on an accelerator configs/pretrain_c4.py (bfloat16, a scan, "names").
 
   Args:
     shape: of model and batch.
     kind: "gpt" or "llama".
     overrides: such as "--config.model.remat=full".
+    backend: "cpu" or another; empty asks JAX, which then takes its devices.
   """
-  c = smoke.get_config("pause=false")
+  is_cpu = (backend or jax.default_backend()) == "cpu"
+  c = (smoke if is_cpu else pretrain_c4).get_config("pause=false")
   c.data.seq_len = shape.seq_len
   c.batch_size = shape.batch_size
-  c.model.num_layers = c.model.scan_unroll = shape.num_layers
+  c.model.num_layers = shape.num_layers
+  c.model.scan_unroll = shape.num_layers if is_cpu else c.model.scan_unroll
   c.model.d_model = shape.d_model
   c.model.num_heads = shape.num_heads
   c.model.d_ff = shape.d_ff(kind)
@@ -51,35 +61,48 @@ def config(
 
 
 class Trainer:
-  """A state on a mesh of all devices, and the jitted step that moves it."""
+  """A state on a mesh, and the jitted step that moves it."""
 
-  def __init__(self, config: settings.TrainConfig, shape: Shape):
-    """Makes a fresh state of seed 0."""
+  def __init__(
+    self,
+    config: settings.TrainConfig,
+    vocab_size: int,
+    devices: Sequence[Any] | None = None,
+  ):
+    """Makes a fresh state, on all devices by default; `<pause>` comes last."""
     self.config = config
-    self.model_config = config.model_config(shape.vocab_size)
+    self.model_config = config.model_config(vocab_size)
     chain, schedule = optimizer.make(config.optim, config.num_steps)
-    self._mesh = sharding.make_mesh(config.mesh)
+    self._mesh = sharding.make_mesh(config.mesh, devices)
     with jax.set_mesh(self._mesh):
       abstract = state.abstract(self.model_config, chain, self._mesh)
-      self.state = state.init_on_mesh(self.model_config, chain, 0, self._mesh)
-    self._step = step.jit_train_step(
-      functools.partial(
-        step.train_step,
-        optimizer=chain,
-        schedule=schedule,
-        loss=config.loss,
-        num_microbatches=config.optim.num_microbatches,
-        pause_id=shape.pause_id,
-      ),
-      jax.tree.map(lambda x: x.sharding, abstract),
-      self._mesh,
+      self.state = state.init_on_mesh(
+        self.model_config, chain, config.seed, self._mesh
+      )
+    self._step = step.of_run(
+      config,
+      chain,
+      schedule,
+      pause_id=vocab_size - 1,
+      layout=jax.tree.map(lambda x: x.sharding, abstract),
+      mesh=self._mesh,
     )
 
-  def compiled(self, batch: batching.Batch) -> Any:
-    """Returns the compiled step, to ask for its memory."""
+  def compile(self, batch: batching.Batch) -> tuple[float, int]:
+    """Compiles the step for such batches.
+
+    Returns:
+      Seconds of tracing and compiling, and bytes that a step needs on each
+      device, state and batch among them.
+    """
+    start = time.perf_counter()
     with jax.set_mesh(self._mesh):
       placed = sharding.put_batch(batch, self._mesh)
-      return self._step.lower(self.state, placed).compile()
+      self._step = self._step.lower(self.state, placed).compile()
+    m = self._step.memory_analysis()
+    needed = m.argument_size_in_bytes + m.temp_size_in_bytes
+    needed += m.output_size_in_bytes - m.alias_size_in_bytes
+    return time.perf_counter() - start, needed
 
   def dispatch(self, batch: batching.Batch) -> jax.Array:
     """Starts a step and returns its loss, which may be awaited."""

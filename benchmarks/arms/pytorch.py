@@ -119,11 +119,13 @@ class Trainer:
     compiled: bool,
   ):
     """Takes the optimizer's settings and the compute dtype from `config`."""
-    self._device = "cuda" if torch.cuda.is_available() else "cpu"
+    self._device = device()
     self._dtype = getattr(torch, config.model["dtype"])
     self._clip_norm = config.optim.clip_norm
     self.model = model.to(self._device)
-    self._forward = torch.compile(self.model) if compiled else self.model
+    self._forward = (
+      torch.compile(self.model, dynamic=False) if compiled else self.model
+    )
     self._optimizer = _adamw(self.model, config.optim)
 
   def dispatch(self, batch: batching.Batch) -> torch.Tensor:
@@ -148,6 +150,29 @@ class Trainer:
     if self._device == "cuda":
       host = host.pin_memory()
     return host.to(self._device, non_blocking=True)
+
+
+def device() -> str:
+  """Returns where PyTorch computes."""
+  return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def use_attention(*, cudnn_only: bool) -> None:
+  """Leaves the choice of attention to PyTorch, or takes cuDNN's."""
+  torch.backends.cuda.enable_cudnn_sdp(True)
+  torch.backends.cuda.enable_flash_sdp(not cudnn_only)
+  torch.backends.cuda.enable_mem_efficient_sdp(not cudnn_only)
+
+
+def fresh(kind: str, config: settings.ModelConfig) -> nn.Module:
+  """Returns a "gpt" or "llama" made on the device, matrices normal 0.02."""
+  with torch.device(device()):
+    model = {"gpt": GPT, "llama": Llama}[kind](config)
+  with torch.no_grad():
+    for parameter in model.parameters():
+      if parameter.ndim == 2:
+        parameter.normal_(std=0.02)
+  return model
 
 
 def gpt(config: settings.ModelConfig, weights: dict[str, Any]) -> GPT:

@@ -41,7 +41,7 @@ class Shape:
 
 SHAPES = {
   "toy": Shape(
-    num_layers=2,
+    num_layers=1,
     d_model=32,
     num_heads=2,
     seq_len=32,

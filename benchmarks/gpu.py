@@ -1,0 +1,155 @@
+"""Everything that matters on one accelerator, in one run of eight minutes.
+
+  python -m benchmarks.gpu --json=gpu.json
+  python -m benchmarks.gpu --json=gpu.json --parts="ceiling,ours 1b"
+  python -m benchmarks.gpu --json=smoke.json --smoke   # anywhere, toy sizes
+
+Matrix products alone (the ceiling), train steps of 130m and 1b (batch and
+rematerialisation searched, scan and unrolled, attention and loss variants,
+pauses, the plain JAX trainer), the same steps in PyTorch and Hugging Face's
+Llama, and decoding. Random ids; bfloat16 with float32 parameters in every arm.
+
+Each part is a process of its own, so that all memory is free again, with its
+share of the time that is left. A trial that fails or does not fit is a row like
+any other, and every row is in the file as soon as it is measured. Needs jax,
+flax, optax and ml_collections (pure Python: on a machine without it, put its
+wheel on PYTHONPATH); PyTorch and transformers where their arms shall run.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from benchmarks import measure, trials
+
+# Part -> its share of the time.
+SHARES = {
+  "ceiling": 1.5,
+  "ours 130m": 6.0,
+  "pytorch 130m": 3.0,
+  "ours 1b": 8.0,
+  "pytorch 1b": 4.0,
+  "hugging face 130m": 2.0,
+  "hugging face 1b": 3.0,
+  "decode": 3.0,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the parts, or, in a process of its own, one of them."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--json", type=pathlib.Path, required=True, help="file for the result")
+  add("--minutes", type=float, default=7.8, help="for all parts together")
+  add("--parts", default="", help="which, with commas; empty: all")
+  add("--smoke", action="store_true", help="toy shapes: does it all run?")
+  add("--without", default="", help="packages to do without, with commas")
+  add("--part", choices=SHARES, help=argparse.SUPPRESS)
+  add("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
+  options = parser.parse_args(argv)
+  parts = options.parts.split(",") if options.parts else list(SHARES)
+  unknown = set(parts) - set(SHARES)
+  if unknown:
+    parser.error(f"--parts: no {sorted(unknown)}; there are {list(SHARES)}")
+  if options.smoke:
+    # Of toys, both sizes are the same.
+    parts = [part for part in parts if not part.endswith("1b")]
+  if options.part:
+    run_part(options)
+  else:
+    run_all(options, parts)
+
+
+def run_all(options: argparse.Namespace, names: list[str]) -> None:
+  """Starts a process a part, then prints the table."""
+  options.json = options.json.resolve()
+  told = {k: str(v) for k, v in vars(options).items()}
+  record = {"benchmark": "gpu", "options": told, "rows": []}
+  trials.write(options.json, {**record, "start": measure.conditions()})
+  end = time.monotonic() + 60 * options.minutes
+  for i, name in enumerate(names):
+    left = end - time.monotonic()
+    share = left * SHARES[name] / sum(SHARES[n] for n in names[i:])
+    start_part(options, name, share, min(1.3 * share, left))
+  print_rows(json.loads(options.json.read_text())["rows"])
+  print(f"the result is {options.json}")
+
+
+def start_part(
+  options: argparse.Namespace, name: str, soft: float, hard: float
+) -> None:
+  """Runs a part, which starts no trial after `soft` seconds, for `hard`."""
+  words = [f"--json={options.json}", f"--part={name}", f"--seconds={soft}"]
+  words += [f"--without={options.without}"] + ["--smoke"] * options.smoke
+  failure = ""
+  try:
+    subprocess.run(
+      [sys.executable, "-m", "benchmarks.gpu", *words],
+      env={**os.environ, **environment(name)},
+      timeout=max(hard, 1.0),
+      check=True,
+    )
+  except subprocess.TimeoutExpired:
+    failure = f"stopped after {hard:.0f} s"
+  except subprocess.CalledProcessError as e:
+    failure = f"exit code {e.returncode}"
+  if failure:
+    row = {"part": name, "name": "the part itself", "failed": failure}
+    trials.append(options.json, row)
+
+
+def environment(part: str) -> dict[str, str]:
+  """Returns how JAX shares the device's memory in the process of a part."""
+  if part.startswith("ours"):
+    # It is alone; the rest is for cuBLAS, cuDNN and CUDA.
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
+  if part == "decode":
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+  return {} if part == "ceiling" else {"JAX_PLATFORMS": "cpu"}
+
+
+def run_part(options: argparse.Namespace) -> None:
+  """Measures one part, in this process."""
+  for package in filter(None, options.without.split(",")):
+    sys.modules[package] = None  # type: ignore[assignment]
+  from benchmarks import gpu_parts
+
+  session = trials.Session(options.json, options.part, options.seconds)
+  try:
+    gpu_parts.run(options.part, session, gpu_parts.plan(options.smoke))
+  except trials.OutOfTime:
+    print(f"[{options.part}] out of time", flush=True)
+  except ModuleNotFoundError as e:
+    row = {"part": options.part, "name": options.part}
+    missing = {"missing": f"{e.name} is not installed"}
+    trials.append(options.json, {**row, **missing})
+
+
+def print_rows(rows: list[measure.Row]) -> None:
+  """Prints the table of all parts."""
+  columns = {
+    "tokens_per_s": ",.0f",
+    "of_ceiling": ".1%",
+    "of_datasheet": ".1%",
+    "memory_gib": ".1f",
+    "compile_s": ".1f",
+    "tflops": ",.1f",
+  }
+  labelled = [{**row, "name": f"{row['part']}: {row['name']}"} for row in rows]
+  measure.print_table(
+    [
+      {**row, "missing": row["failed"]} if "failed" in row else row
+      for row in labelled
+    ],
+    columns,
+  )
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,82 @@
+"""Trials that may fail, each a row of a JSON file as soon as it is done.
+
+What does not fit, does not compile or is not there gets its row too, and the
+next trial follows; what a run cut short has measured is on disk.
+"""
+
+import gc
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class OutOfTime(Exception):
+  """The session's seconds are over."""
+
+
+class Session:
+  """The trials of one process."""
+
+  def __init__(self, path: pathlib.Path, part: str, seconds: float):
+    """Starts the clock.
+
+    Args:
+      path: JSON file with the "rows" of all parts.
+      part: whose rows these are.
+      seconds: after which no trial starts.
+    """
+    self._path = path
+    self._part = part
+    self._end = time.monotonic() + seconds
+
+  def rows(self) -> list[Row]:
+    """Returns all rows so far, those of other parts among them."""
+    return json.loads(self._path.read_text())["rows"]
+
+  def trial(self, name: str, run: Callable[[], Row]) -> Row | None:
+    """Returns what `run` measured, None where it failed; writes its row.
+
+    Raises:
+      OutOfTime: there is none left to start it.
+    """
+    if time.monotonic() > self._end:
+      raise OutOfTime
+    start = time.monotonic()
+    found, row = None, {}
+    try:
+      found = row = run()
+    except ModuleNotFoundError as e:
+      row = {"missing": f"{e.name} is not installed"}
+    # Whatever else goes wrong in a trial is its result.
+    except Exception as e:
+      reason = str(e).strip().splitlines() or [""]
+      row = {"failed": f"{type(e).__name__}: {reason[0][:200]}"}
+    gc.collect()
+    took = {"took_s": time.monotonic() - start}
+    append(self._path, {"part": self._part, "name": name, **row, **took})
+    return found
+
+
+def append(path: pathlib.Path, row: Row) -> None:
+  """Adds a row to the file, in one rename, and prints it."""
+  record = json.loads(path.read_text())
+  record["rows"].append(row)
+  write(path, record)
+  is_shown = lambda k, v: k != "part" and not isinstance(v, list)
+  shown = (f"{k}={_short(v)}" for k, v in row.items() if is_shown(k, v))
+  print(f"[{row['part']}]", *shown, flush=True)
+
+
+def write(path: pathlib.Path, record: Row) -> None:
+  """Writes the whole file, in one rename."""
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(json.dumps(record, indent=2) + "\n")
+  temporary.replace(path)
+
+
+def _short(value: Any) -> str:
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
