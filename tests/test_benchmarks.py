@@ -1,12 +1,64 @@
 """The benchmarks run at toy size, and their baselines compute what we do."""
 
 import argparse
+import dataclasses
+import functools
+import json
 import sys
 
+import jax
+import numpy as np
 import pytest
 
-from benchmarks import measure, step
-from benchmarks.arms.shapes import SHAPES
+from benchmarks import (
+  gpu,
+  gpu_parts,
+  growth,
+  inference,
+  loss,
+  measure,
+  packing,
+  pause,
+  step,
+  trials,
+)
+from benchmarks.arms import ours
+from benchmarks.arms.shapes import SHAPES, batches
+
+TOY = SHAPES["toy"]
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+  for name in ("torch", "transformers"):
+    monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  """Compiling for one device takes half as long as for eight."""
+  trainer = functools.partial(ours.Trainer, devices=jax.devices()[:1])
+  monkeypatch.setattr(ours, "Trainer", trainer)
+
+
+class QuickTrainer:
+  """Takes steps in no time."""
+
+  def __init__(self, *_):
+    pass
+
+  def dispatch(self, batch):
+    assert batch["tokens"].shape == (TOY.batch_size, TOY.seq_len)
+    return 3.0
+
+  step = dispatch
+
+
+@pytest.fixture
+def session(tmp_path):
+  path = tmp_path / "gpu.json"
+  trials.write(path, {"rows": []})
+  return trials.Session(path, "a part", seconds=60)
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():
@@ -24,15 +76,30 @@ def test_each_arm_begins_in_turn():
   assert "".join(calls) == "abcbcacab"
 
 
-@pytest.fixture
-def no_torch(monkeypatch):
-  for name in ("torch", "transformers"):
-    monkeypatch.setitem(sys.modules, name, None)
+def test_a_step_is_timed_from_loss_to_loss():
+  times = measure.step_seconds(lambda: 0.0, steps=3, warmup=2)
+  assert len(times) == 3
+
+
+def test_a_result_says_what_it_depends_on(tmp_path):
+  options = argparse.Namespace(json=tmp_path / "result.json", rounds=2)
+  measure.publish("toy", options, [], start=measure.conditions())
+  result = json.loads(options.json.read_text())
+  for when in ("start", "end"):
+    assert len(result[when]["load_average"]) == 3
+    assert result[when]["versions"]["jax"]
+
+
+def test_pauses_fill_their_part_of_a_batch_and_are_no_targets():
+  (batch,) = batches(TOY, 1, pause_fraction=0.25)
+  is_pause = batch["targets"] == TOY.pause_id
+  assert 0.1 < is_pause.mean() < 0.3
+  np.testing.assert_array_equal(batch["loss_mask"], ~is_pause)
 
 
 def test_step_checks_losses_and_names_what_is_missing(no_torch, capsys):
   options = argparse.Namespace(arms="", rounds=2)
-  rows = step.one_kind("gpt", SHAPES["toy"], options, [])
+  rows = step.one_kind("gpt", TOY, options, [])
   assert [row["name"] for row in rows if "ratio" in row] == [
     "gpt: pausejax",
     "gpt: plain jax",
@@ -54,3 +121,137 @@ def test_losses_that_differ_stop_the_benchmark():
   same, other = Constant(3.0, 2.0, 1.0), Constant(3.0, 2.0, 1.001)
   with pytest.raises(SystemExit, match="other: loss"):
     step.require_same_losses({"pausejax": same, "other": other}, [0, 1, 2])
+
+
+def test_pause_and_standard_step_are_compared(monkeypatch):
+  monkeypatch.setattr(ours, "Trainer", QuickTrainer)
+  standard, paused = pause.measure_both(TOY, 0.25, rounds=1)
+  assert standard["targets"] == 1.0
+  assert paused["targets"] < 0.9
+
+
+def test_the_losses_arms_agree_and_need_less_memory():
+  options = argparse.Namespace(
+    batch_size=2,
+    tokens=64,
+    d_model=16,
+    vocab_size=512,
+    chunks="8",
+    dtype="float32",
+    rounds=1,
+  )
+  rows = loss.one_fraction(0.03, options)
+  assert [row["name"] for row in rows] == [
+    "3%: full logits",
+    "3%: 8 chunks",
+    "3%: chosen",
+  ]
+  assert all(row["memory_ratio"] < 0.5 for row in rows[1:])
+
+
+def test_growth_changes_one_size_at_a_time():
+  options = argparse.Namespace(
+    layers="4", widths="256", lengths="", devices="2,8"
+  )
+  points = growth.points(options)
+  assert list(points) == [
+    "start",
+    "4 layers",
+    "d_model 256",
+    "2 devices",
+    "8 devices",
+  ]
+  assert points["4 layers"] == (
+    dataclasses.replace(growth.START, num_layers=4),
+    1,
+  )
+  assert points["8 devices"] == (growth.START, 8)
+
+
+def test_answers_and_scores_are_timed(no_torch):
+  options = argparse.Namespace(
+    size="toy",
+    batch_size=1,
+    prompt_len=4,
+    new_tokens=3,
+    pauses="2",
+    options=2,
+    option_len=3,
+    rounds=1,
+  )
+  shape = inference.shape_of(options)
+  assert shape.seq_len >= 9
+  run = inference.ours.config(shape, "llama")
+  model = inference.random_model(run.model_config(shape.vocab_size))
+  rows = inference.answers(options, model) + inference.scores(options, model)
+  assert [row["name"] for row in rows if "ratio" in row] == [
+    "answer, 0 pauses",
+    "answer, 2 pauses",
+    "score options",
+  ]
+  assert sum("missing" in row for row in rows) == 2
+
+
+def test_padding_of_a_whole_batch_is_cut():
+  segment_ids = np.zeros((2, 256), np.int32)
+  segment_ids[0, :70] = 1
+  batch = {"tokens": segment_ids, "segment_ids": segment_ids}
+  batch["counted"] = np.zeros((2, 8), np.int32)
+  shapes = {name: x.shape for name, x in packing.cut(batch).items()}
+  assert shapes == {
+    "tokens": (2, 128),
+    "segment_ids": (2, 128),
+    "counted": (2, 8),
+  }
+  assert packing.num_real([batch, batch]) == 140
+
+
+def test_a_trial_that_fails_is_a_row_and_the_next_one_follows(session):
+  def fails():
+    raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
+
+  assert session.trial("too large", fails) is None
+  assert session.trial("fits", lambda: {"tokens_per_s": 2.0})
+  failed, fine = session.rows()
+  assert failed["failed"] == "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
+  assert (fine["part"], fine["tokens_per_s"]) == ("a part", 2.0)
+  gpu.print_rows(session.rows())
+
+
+def test_no_trial_starts_when_the_time_is_over(session, tmp_path):
+  late = trials.Session(tmp_path / "gpu.json", "late", seconds=-1)
+  with pytest.raises(trials.OutOfTime):
+    late.trial("never", lambda: {})
+  assert session.rows() == []
+
+
+def test_batches_grow_until_one_fails_or_is_slower():
+  speeds = {1: 10.0, 2: 20.0, 4: 15.0, 8: 99.0}
+  row = lambda b: {"tokens_per_s": speeds[b]}
+  assert [b for b, _ in gpu_parts._climb((1, 2, 4, 8), row)] == [1, 2, 4]
+  fails = lambda b: row(b) if b < 2 else None
+  assert [b for b, _ in gpu_parts._climb((1, 2, 4), fails)] == [1]
+
+
+def test_a_speed_is_held_against_the_ceiling(session):
+  plan = dataclasses.replace(gpu_parts.plan(smoke=True), products=(8,))
+  ceiling = trials.Session(session._path, "ceiling", seconds=60)
+  gpu_parts.run("ceiling", ceiling, plan)
+  (product,) = session.rows()
+  row = gpu_parts._train(session, plan, TOY, "gpt", QuickTrainer())
+  assert row["loss"] == 3.0
+  assert len(row["step_s"]) == plan.steps
+  assert row["of_ceiling"] == row["tflops"] / product["tflops"]
+
+
+def test_a_part_without_its_package_says_so(session, no_torch):
+  options = argparse.Namespace(
+    json=session._path,
+    part="pytorch 130m",
+    seconds=60,
+    smoke=True,
+    without="torch",
+  )
+  gpu.run_part(options)
+  (row,) = session.rows()
+  assert row["missing"] == "torch is not installed"
