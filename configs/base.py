@@ -122,6 +122,8 @@ def get_config(arg: str = "") -> Any:
   c.model.segment_attention = False
   # causal, or bidirectional: positions of the prefix see all of the prefix.
   c.model.prefix_attention = "causal"
+  # Kernel: auto by backend, or xla, splash (TPU), cudnn (GPU, bfloat16).
+  c.model.attention = "auto"
   # Compute dtype, float32 or bfloat16; parameters are always float32.
   c.model.dtype = "bfloat16"
   # What the backward pass recomputes: none, names (cheap parts), full.

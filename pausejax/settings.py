@@ -69,6 +69,7 @@ class ModelConfig:
   tied_embeddings: bool
   segment_attention: bool
   prefix_attention: str
+  attention: str
   dtype: str
   remat: str
   scan_unroll: int
@@ -84,6 +85,7 @@ class ModelConfig:
       ("norm", ("layernorm", "rmsnorm")),
       ("mlp", ("gelu", "swiglu")),
       ("prefix_attention", ("causal", "bidirectional")),
+      ("attention", ("auto", "xla", "splash", "cudnn")),
       ("dtype", _DTYPES),
       ("remat", ("none", "names", "full")),
     ):

@@ -8,6 +8,7 @@ read them once.
 B batch, T tokens, S cache slots, D d_model, K kv heads, H head_dim.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pausejax import sharding
-from pausejax.model import layers
+from pausejax.model import attention
 from pausejax.model.decoder import Block, Decoder
 
 # Of each layer (k_BKSH, v_BKSH), in the compute dtype.
@@ -85,11 +86,12 @@ def prefill(
   """
   config = decoder.model.config
   # Padding is a segment of its own, which keeps its softmax finite.
-  mask_BTT = layers.attention_mask(
+  batch_size, prefix_len = tokens_BT.shape
+  mask_BTT = attention.attention_mask(
+    prefix_len,
     is_real_BT,
     in_prefix_BT if config.prefix_attention == "bidirectional" else None,
   )
-  batch_size, prefix_len = tokens_BT.shape
   x_BTD, cache = extend(
     decoder,
     tokens_BT,
@@ -122,11 +124,10 @@ def extend(
   """
   x_BTD = decoder.model.embed(tokens_BT, positions_BT)
   extended = []
+  attend = functools.partial(attention.attend_cached, mask_BTS=mask_BTS)
   for block, layer_cache in zip(decoder.blocks, cache, strict=True):
     x_BTD = sharding.constrain(x_BTD, "batch", None, None)
-    x_BTD, layer_cache = block(
-      x_BTD, positions_BT, mask_BTS, layer_cache, offset
-    )
+    x_BTD, layer_cache = block(x_BTD, positions_BT, attend, layer_cache, offset)
     extended.append(layer_cache)
   return decoder.model.final_norm(x_BTD), tuple(extended)
 

@@ -16,11 +16,13 @@ Modules are NNX and plain pytrees: only `jax.*` transforms touch them. Every
 parameter is float32 and names its logical axes (`sharding.py`) beside its
 shape; the parameters of all blocks are stacked along a leading axis L.
 
-B batch, T tokens, S cached tokens, D d_model, F d_ff, N query heads, K kv
+B batch, T tokens, D d_model, F d_ff, N query heads, K kv
 heads, H head_dim, V vocabulary rows, L layers.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from pausejax import sharding
-from pausejax.model import layers
+from pausejax.model import attention, layers
 from pausejax.settings import ModelConfig
 
 INIT_STDDEV = 0.02
@@ -140,7 +142,7 @@ class Block(nnx.Module):
     self,
     x_BTD: jax.Array,
     positions_BT: jax.Array,
-    mask_BTS: jax.Array | None,
+    attend: Callable[..., jax.Array],
     cache: tuple[jax.Array, jax.Array] | None,
     offset: jax.Array | int,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
@@ -149,15 +151,15 @@ class Block(nnx.Module):
     Args:
       x_BTD: the stream.
       positions_BT: int32 positions, for rotary ones.
-      mask_BTS: bool, True where token t may read slot s; None is causal.
+      attend: (queries, keys, values) -> what each query found.
       cache: (k_BKSH, v_BKSH); None: the tokens read only one another.
       offset: the tokens' keys and values go to slots offset .. offset + T - 1.
     """
-    x_BTD, cache = self._attend(x_BTD, positions_BT, mask_BTS, cache, offset)
+    x_BTD, cache = self._attend(x_BTD, positions_BT, attend, cache, offset)
     x_BTD = x_BTD + self._feed_forward(self.mlp_norm(x_BTD))
     return x_BTD, cache
 
-  def _attend(self, x_BTD, positions_BT, mask_BTS, cache, offset):
+  def _attend(self, x_BTD, positions_BT, attend, cache, offset):
     y_BTD = self.attention_norm(x_BTD)
     q, k, v = self.query(y_BTD), self.key(y_BTD), self.value(y_BTD)
     if self.query_norm is not None and self.key_norm is not None:
@@ -177,8 +179,8 @@ class Block(nnx.Module):
       v = jax.lax.dynamic_update_slice(cache[1], v.swapaxes(1, 2), start)
       cache = (k, v)
       k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    attended = layers.attention(q, k, v, mask_BTS)
-    mixed = self.mix(checkpoint_name(attended, "attended"))
+    attended = checkpoint_name(attend(q, k, v), "attended")
+    mixed = self.mix(attended)
     return x_BTD + checkpoint_name(mixed, "mixed"), cache
 
   def _feed_forward(self, x_BTD: jax.Array) -> jax.Array:
@@ -235,13 +237,17 @@ class Decoder(nnx.Module):
         directions; read only if `config.prefix_attention` is "bidirectional".
     """
     c = self.config
-    mask_BTT = layers.attention_mask(
-      segment_ids_BT if c.segment_attention else None,
-      in_prefix_BT if c.prefix_attention == "bidirectional" else None,
+    attend = functools.partial(
+      attention.attend,
+      kind=c.attention,
+      segment_ids_BT=segment_ids_BT if c.segment_attention else None,
+      in_prefix_BT=(
+        in_prefix_BT if c.prefix_attention == "bidirectional" else None
+      ),
     )
 
     def run_block(x_BTD, block):
-      x_BTD, _ = block(x_BTD, positions_BT, mask_BTT, None, 0)
+      x_BTD, _ = block(x_BTD, positions_BT, attend, None, 0)
       return sharding.constrain(x_BTD, "batch", "sequence", None), None
 
     if c.remat != "none":

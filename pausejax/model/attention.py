@@ -1,0 +1,249 @@
+"""Causal attention by backend: one function, three kernels that agree.
+
+  xla     everywhere: each block of queries against the keys it may see;
+  splash  TPUs: the Pallas kernel that comes with JAX;
+  cudnn   NVIDIA GPUs: cuDNN's fused kernel, in bfloat16.
+
+"auto" takes the fastest that the devices and the call allow. Positions see
+themselves and what is before them in their own segment; the positions of a
+bidirectional prefix see all of it (Goyal et al., 2024, figure 1), for which
+splash has no mask.
+
+B batch, T query tokens, S key tokens, N query heads, K kv heads, G query heads
+a kv head, H head_dim.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from pausejax import errors, sharding
+
+_MAX_BLOCKS = 8  # Of queries: 8 do 9/16 of the full square's work.
+_MIN_BLOCK = 64
+_SPLASH_BLOCKS = (512, 256, 128)  # Queries and keys at a time, largest first.
+
+
+def attend(
+  q_BTNH: jax.Array,
+  k_BTKH: jax.Array,
+  v_BTKH: jax.Array,
+  *,
+  kind: str = "auto",
+  segment_ids_BT: jax.Array | None = None,
+  in_prefix_BT: jax.Array | None = None,
+) -> jax.Array:
+  """Returns softmax(q k / sqrt(H)) v of one pass over T tokens, [B, T, N, H].
+
+  Args:
+    q_BTNH: queries.
+    k_BTKH: keys; each serves N / K query heads.
+    v_BTKH: values.
+    kind: "auto", "xla", "splash" or "cudnn".
+    segment_ids_BT: attention stays within equal ids; None: one segment.
+    in_prefix_BT: bool, True on the positions that see one another; None: none.
+
+  Raises:
+    UsageError: the kernel that was asked for by name cannot do this.
+  """
+  if kind == "auto":
+    kind = _fastest(q_BTNH, in_prefix_BT)
+  why = _obstacles(q_BTNH, in_prefix_BT)[kind]
+  errors.require(not why, f"model.attention {kind!r}: {why}; choose auto")
+  kernel = {"xla": _xla, "splash": _splash, "cudnn": _cudnn}[kind]
+  return kernel(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT)
+
+
+def attend_cached(
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  *,
+  mask_BTS: jax.Array,
+) -> jax.Array:
+  """Returns softmax(q k / sqrt(H)) v, token t reading slots that it may.
+
+  Args:
+    q_BTNH: queries.
+    k_BSKH: keys of all slots.
+    v_BSKH: values of all slots.
+    mask_BTS: bool, True where t may read s.
+  """
+  return jax.nn.dot_product_attention(
+    q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None]
+  )
+
+
+def attention_mask(
+  num_tokens: int,
+  segment_ids_BT: jax.Array | None = None,
+  in_prefix_BT: jax.Array | None = None,
+) -> jax.Array:
+  """Returns bool [B or 1, T, T], True where t may attend to s.
+
+  Args:
+    num_tokens: T.
+    segment_ids_BT: attention stays within equal ids; None: one segment.
+    in_prefix_BT: bool, True on the prefix; None: none is bidirectional.
+      Where several examples share a row, give segments too: prefixes of one
+      segment count as one.
+  """
+  may_BTT = jnp.tri(num_tokens, dtype=bool)[None]
+  if in_prefix_BT is not None:
+    may_BTT |= in_prefix_BT[:, :, None] & in_prefix_BT[:, None, :]
+  if segment_ids_BT is not None:
+    may_BTT &= segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+  return may_BTT
+
+
+def _fastest(q_BTNH: jax.Array, in_prefix_BT: jax.Array | None) -> str:
+  obstacles = _obstacles(q_BTNH, in_prefix_BT)
+  kind = {"tpu": "splash", "gpu": "cudnn"}.get(_platform(), "xla")
+  return "xla" if obstacles[kind] else kind
+
+
+def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
+  """Returns for each kernel why it cannot do a call, or nothing."""
+  num_tokens, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
+  split = "it does not split a sequence (mesh.sequence)"
+  is_split = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
+  splash = cudnn = split if is_split else ""
+  if in_prefix_BT is not None:
+    splash = "it has no bidirectional prefix"
+  elif num_tokens % _SPLASH_BLOCKS[-1]:
+    splash = f"{num_tokens} tokens are no multiple of {_SPLASH_BLOCKS[-1]}"
+  if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
+    cudnn = f"it computes in bfloat16, model.dtype is {q_BTNH.dtype}"
+  elif num_tokens % 2 or head_dim % 8 or head_dim > 128:
+    cudnn = (
+      f"it takes an even number of tokens, got {num_tokens}, and heads of a "
+      f"multiple of 8 up to 128, got {head_dim}"
+    )
+  return {"xla": "", "splash": splash, "cudnn": cudnn}
+
+
+def _platform() -> str:
+  """Returns what will run this: the mesh in scope may be of other devices."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  if device is not None and device.device_kind.startswith("TPU"):
+    return "tpu"
+  # cuDNN's kernel cannot be compiled without a GPU at hand.
+  return jax.default_backend()
+
+
+def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
+  num_tokens = q_BTNH.shape[1]
+  q_BTKGH = q_BTNH.reshape(*k_BTKH.shape[:3], -1, k_BTKH.shape[3])
+  q_BKGTH = q_BTKGH.transpose(0, 2, 3, 1, 4)
+  k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+  size = num_tokens // _num_blocks(num_tokens, in_prefix_BT)
+  mixed = []
+  for start in range(0, num_tokens, size):
+    end = start + size
+    # Nothing behind the block is seen, unless a prefix looks ahead.
+    seen = num_tokens if in_prefix_BT is not None else end
+    may_BTS = _block_mask(start, end, seen, segment_ids_BT, in_prefix_BT)
+    mixed.append(
+      _mix(
+        q_BKGTH[..., start:end, :],
+        k_BKTH[:, :, :seen],
+        v_BKTH[:, :, :seen],
+        may_BTS,
+      )
+    )
+  out_BKGTH = jnp.concatenate(mixed, axis=3)
+  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
+
+
+def _num_blocks(num_tokens: int, in_prefix_BT: jax.Array | None) -> int:
+  """Returns the most blocks of queries that pay."""
+  is_split = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
+  if in_prefix_BT is not None or is_split:
+    return 1
+  most = min(_MAX_BLOCKS, max(1, num_tokens // _MIN_BLOCK))
+  return max(n for n in range(1, most + 1) if num_tokens % n == 0)
+
+
+def _block_mask(start, end, seen, segment_ids_BT, in_prefix_BT):
+  """Returns rows start .. end of `attention_mask`, up to key `seen`."""
+  may_BTS = (jnp.arange(start, end)[:, None] >= jnp.arange(seen))[None]
+  if in_prefix_BT is not None:
+    may_BTS |= in_prefix_BT[:, start:end, None] & in_prefix_BT[:, None, :seen]
+  if segment_ids_BT is not None:
+    ids_BT = segment_ids_BT
+    may_BTS &= ids_BT[:, start:end, None] == ids_BT[:, None, :seen]
+  return may_BTS
+
+
+def _mix(q_BKGTH, k_BKSH, v_BKSH, may_BTS):
+  scale = 1 / math.sqrt(q_BKGTH.shape[-1])
+  scores_BKGTS = scale * jnp.einsum(
+    "bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
+  )
+  scores_BKGTS = jnp.where(may_BTS[:, None, None], scores_BKGTS, -1e30)
+  p_BKGTS = jax.nn.softmax(scores_BKGTS).astype(v_BKSH.dtype)
+  return jnp.einsum("bkgts,bksh->bkgth", p_BKGTS, v_BKSH)
+
+
+def _splash(
+  q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, interpret=False
+):
+  del in_prefix_BT
+  if segment_ids_BT is None:
+    segment_ids_BT = jnp.zeros(q_BTNH.shape[:2], jnp.int32)
+  one_shard = functools.partial(_splash_shard, interpret=interpret)
+  args = (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+  if jax.sharding.get_abstract_mesh().empty:
+    return one_shard(*args)
+  q_spec = sharding.spec("batch", None, "heads", None)
+  kv_spec = sharding.spec("batch", None, "kv_heads", None)
+  return jax.shard_map(
+    one_shard,
+    in_specs=(q_spec, kv_spec, kv_spec, sharding.spec("batch", None)),
+    out_specs=q_spec,
+    check_vma=False,  # Pallas kernels do not tell how their outputs vary.
+  )(*args)
+
+
+def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, interpret):
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  num_tokens, num_heads, head_dim = q_BTNH.shape[1:]
+  size = next(s for s in _SPLASH_BLOCKS if num_tokens % s == 0)
+  forward = ("q", "kv", "kv_compute")
+  backward = ("q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+  causal = splash.CausalMask((num_tokens, num_tokens))
+  kernel = splash.make_splash_mha(
+    splash.MultiHeadMask([causal] * num_heads),
+    block_sizes=splash.BlockSizes(
+      **{f"block_{name}": size for name in (*forward, *backward)}
+    ),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
+
+  def one_row(q_TNH, k_TKH, v_TKH, ids_T):
+    heads_first = [x.swapaxes(0, 1) for x in (q_TNH, k_TKH, v_TKH)]
+    out_NTH = kernel(*heads_first, segment_ids=splash.SegmentIds(ids_T, ids_T))
+    return out_NTH.swapaxes(0, 1)
+
+  q_BTNH = q_BTNH / math.sqrt(head_dim)
+  return jax.vmap(one_row)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+
+
+def _cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
+  mask = None
+  if segment_ids_BT is not None or in_prefix_BT is not None:
+    num_tokens = q_BTNH.shape[1]
+    mask = attention_mask(num_tokens, segment_ids_BT, in_prefix_BT)[:, None]
+  return jax.nn.dot_product_attention(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    mask=mask,
+    is_causal=mask is None,
+    implementation="cudnn",
+  )
