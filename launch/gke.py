@@ -35,11 +35,16 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--image", required=True)
   parser.add_argument("--accelerator", required=True)
   parser.add_argument("--topology", required=True, type=_topology)
-  parser.add_argument("--chips_per_machine", type=int, default=4)
-  parser.add_argument("--slices", type=int, default=1)
+  parser.add_argument("--chips_per_machine", type=words.count, default=4)
+  parser.add_argument("--slices", type=words.count, default=1)
   parser.add_argument("--spot", action="store_true")
   options, train = words.parse(parser, argv)
   words.require_shared(parser, train, "/workdir")
+  if _chips(options) % options.chips_per_machine:
+    parser.error(
+      f"--topology={options.topology} has {_chips(options)} chips, not a "
+      f"multiple of --chips_per_machine={options.chips_per_machine}"
+    )
   text = yaml.safe_dump(manifest(options, train), sort_keys=False)
   if options.dry_run:
     print(text, end="")
@@ -55,8 +60,7 @@ def manifest(options: argparse.Namespace, train: list[str]) -> dict:
   slices = filled["spec"]["replicatedJobs"][0]
   slices["replicas"] = options.slices
   job = slices["template"]["spec"]
-  chips = math.prod(map(int, options.topology.split("x")))
-  machines = max(1, chips // options.chips_per_machine)
+  machines = _chips(options) // options.chips_per_machine
   job["parallelism"] = job["completions"] = machines
   pod = job["template"]["spec"]
   labels = "cloud.google.com/gke"
@@ -72,6 +76,10 @@ def manifest(options: argparse.Namespace, train: list[str]) -> dict:
   container["command"] = [word.replace("$", "$$") for word in command]
   container["resources"]["limits"]["google.com/tpu"] = options.chips_per_machine
   return filled
+
+
+def _chips(options: argparse.Namespace) -> int:
+  return math.prod(map(int, options.topology.split("x")))
 
 
 def _name(text: str) -> str:

@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--processes", type=int, required=True, metavar="N")
+  parser.add_argument(
+    "--processes", type=words.count, required=True, metavar="N"
+  )
   options, train = words.parse(parser, argv)
-  if options.processes < 1:
-    parser.error(f"--processes={options.processes}: at least 1")
   command = [sys.executable, "-m", "pausejax", "train", *train]
   places = _places(options.processes)
   if options.dry_run:

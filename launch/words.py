@@ -28,6 +28,13 @@ def parse(
   return parser.parse_args(argv[:cut]), words
 
 
+def count(text: str) -> int:
+  """Reads a number of things that there must be at least one of."""
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+  return int(text)
+
+
 def workdir(words: list[str]) -> str:
   """Returns the last --workdir among the words, "" if there is none."""
   found = ""

@@ -24,6 +24,7 @@ SBIN = f"{os.environ['PATH']}:/usr/sbin"
 
 _CONF = """\
 ClusterName=mini
+FirstJobId={first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser={user}
@@ -101,7 +102,12 @@ def _write(folder: pathlib.Path, nodes: list[str]) -> None:
   host, user = socket.gethostname(), pwd.getpwuid(os.getuid()).pw_name
   ports = _free_ports(len(nodes) + 1)
   conf = _CONF.format(
-    host=host.split(".")[0], user=user, port=ports.pop(), folder=folder
+    host=host.split(".")[0],
+    user=user,
+    folder=folder,
+    port=ports.pop(),
+    # JAX takes its port from it: no two clusters start with the same.
+    first_job=ports[0],
   )
   for node in nodes:
     conf += (

@@ -268,6 +268,21 @@ def test_a_workdir_that_is_not_shared_is_refused(capsys):
     assert "not below /workdir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  "word, error",
+  [
+    ("--topology=3x3", "9 chips, not a multiple of --chips_per_machine=4"),
+    ("--topology=16", "not like 16x16"),
+    ("--slices=0", "not a number from 1 on"),
+    ("--name=A_run", "lower-case letters"),
+  ],
+)
+def test_a_jobset_that_cannot_be_is_refused(word, error, capsys):
+  with pytest.raises(SystemExit) as e:
+    gke.main([*GKE, word, "--", "--workdir=/workdir/run"])
+  assert e.value.code == 2 and error in capsys.readouterr().err
+
+
 GCLOUD = f"""#!{sys.executable}
 # Plays the states of a queued resource: each line of the file `plan` is one
 # life, the states that `describe` tells one after the other. An ssh runs its
