@@ -77,7 +77,7 @@ def _train(commands: dict[str, list[str]]) -> int:
   while True:
     state = _state(commands)
     if state == "ACTIVE":
-      if code in (1, 2) or tries == MAX_TRIES:
+      if code == 2 or tries == MAX_TRIES:
         print(f"exit code {code}; the slice is still there, to delete it:")
         print(shlex.join(commands["delete"]))
         return code
