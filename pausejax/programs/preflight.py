@@ -24,6 +24,7 @@ from pausejax import commandline, errors, settings
 from pausejax.data import tokenizers
 from pausejax.programs import preflight_table
 from pausejax.runtime import topologies
+from pausejax.runtime.topologies import Topology
 from pausejax.settings import TrainConfig
 
 _T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
@@ -38,6 +39,11 @@ _ENVIRONMENT = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "TF_CPP_MIN_LOG_LEVEL": "3",
 }
+
+_PLAIN_ATTENTION = (
+  "attention: XLA's, in place of a kernel that only the target itself can "
+  "compile and that needs less memory"
+)
 
 
 def main(argv: list[str]) -> int:
@@ -70,8 +76,8 @@ def main(argv: list[str]) -> int:
   return 0 if found.fits else 1
 
 
-def _compiler(topology: topologies.Topology) -> tuple[str, list[str]]:
-  """Returns the compiler to ask, and what to say if it is not the right one."""
+def _compiler(topology: Topology) -> tuple[str, list[str]]:
+  """Returns the target's compiler, "" and what to say if it is not there."""
   names, extra = (
     (("libtpu",), "tpu")
     if topology.is_tpu
@@ -82,7 +88,7 @@ def _compiler(topology: topologies.Topology) -> tuple[str, list[str]]:
       return f"{name} {importlib.metadata.version(name)}", []
     except importlib.metadata.PackageNotFoundError:
       continue
-  return preflight_table.CPU, [
+  return "", [
     f"{names[0]} is not installed: pip install 'pausejax[{extra}]' for the "
     "verdict of the target's own compiler; what follows is an ESTIMATE by the "
     "CPU's"
@@ -100,10 +106,7 @@ def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
 
 
 def _measure(
-  config: TrainConfig,
-  vocab_size: int,
-  topology: topologies.Topology,
-  compiler: str,
+  config: TrainConfig, vocab_size: int, topology: Topology, compiler: str
 ) -> preflight_table.Preflight:
   """Compiles the step as often as it takes, and returns what came out."""
   # Imported here: the command line is checked before JAX starts.
@@ -113,37 +116,41 @@ def _measure(
   from pausejax.runtime import collectives, flops
   from pausejax.training import ahead
 
-  is_estimate = compiler == preflight_table.CPU
-  if is_estimate:
+  if not compiler:
     jax.config.update("jax_num_cpu_devices", topology.num_devices)
-  devices = jax.devices() if is_estimate else topologies.devices(topology)
+  devices = topologies.devices(topology) if compiler else jax.devices()
   model_config = config.model_config(vocab_size)
+  if not (compiler and topology.is_tpu):
+    model_config = dataclasses.replace(model_config, attention="xla")
+    if config.model["attention"] != "xla":
+      print(_PLAIN_ATTENTION)
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_run(mesh, config, model_config)
-  shapes = ahead.state_shapes(config, model_config, mesh)
-  available = _available_bytes(topology)
+  state = ahead.state_shapes(config, model_config, mesh)
+  held, available = ahead.bytes_per_device(state), _available_bytes(topology)
 
   def ask(batch_size: int) -> ahead.Verdict:
     verdict = ahead.compile_step(
       dataclasses.replace(config, batch_size=batch_size),
       model_config,
       mesh,
-      frees_memory=not is_estimate,
+      frees_memory=bool(compiler),
     )
     print(preflight_table.verdict_line(verdict), flush=True)
     return verdict
 
-  print(f"compiling with {compiler}, jax {jax.__version__}", flush=True)
+  print(
+    f"compiling with {compiler or 'the CPU'}, jax {jax.__version__}", flush=True
+  )
   first = ask(config.batch_size)
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
-  held = ahead.bytes_per_device(shapes)
   largest, verdicts = ahead.largest_batch(
     first,
     ask,
     unit=shards * config.optim.num_microbatches,
     held_bytes=held,
     available_bytes=available,
-    refuses=topology.is_tpu and not is_estimate,
+    refuses=topology.is_tpu and bool(compiler),
   )
   return preflight_table.Preflight(
     topology=topology.name,
@@ -152,21 +159,13 @@ def _measure(
     num_devices=topology.num_devices,
     num_slices=topology.num_slices,
     mesh=dict(mesh.shape),
-    num_parameters=sum(x.size for x in jax.tree.leaves(shapes.model)),
+    num_parameters=sum(x.size for x in jax.tree.leaves(state.model)),
     state_bytes=held,
     needed_bytes=first.needed_bytes,
     available_bytes=available,
     batch_size=config.batch_size,
     largest_batch=largest,
-    verdicts=[
-      {
-        "batch_size": v.batch_size,
-        "needed_bytes": v.needed_bytes,
-        "refused": v.is_refused,
-        "seconds": round(v.seconds, 1),
-      }
-      for v in verdicts
-    ],
+    verdicts=[preflight_table.as_data(verdict) for verdict in verdicts],
     collectives=_traffic(collectives.collectives(first.hlo_text), mesh),
     tokens_per_step=config.batch_size * config.data.seq_len,
     flops_per_token=flops.per_token(model_config, config.data.seq_len),
@@ -175,7 +174,7 @@ def _measure(
   )
 
 
-def _available_bytes(topology: topologies.Topology) -> int:
+def _available_bytes(topology: Topology) -> int:
   """Returns what a step may use of a device's memory."""
   if topology.is_tpu:
     return topology.chip.memory_bytes

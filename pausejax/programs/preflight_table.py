@@ -8,8 +8,6 @@ from pausejax.settings import TrainConfig
 if TYPE_CHECKING:
   from pausejax.training import ahead
 
-CPU = "the CPU's compiler"  # In place of one that is not installed.
-
 _GIB = 2**30
 _UTILISATIONS = (0.4, 0.5, 0.6)
 _TOKENS = 200e9  # Goyal et al. (2024) train on so many.
@@ -22,7 +20,7 @@ class Preflight:
 
   Attributes:
     topology: its name.
-    compiler: name and version, or `CPU`.
+    compiler: the target's, with its version; "" where the CPU's estimates.
     device_kind: what the devices call themselves.
     num_devices: over all slices.
     num_slices: joined by the data-center network.
@@ -81,6 +79,16 @@ def verdict_line(verdict: "ahead.Verdict") -> str:
   )
 
 
+def as_data(verdict: "ahead.Verdict") -> dict[str, Any]:
+  """Returns a verdict without the program that it is about."""
+  return {
+    "batch_size": verdict.batch_size,
+    "needed_bytes": verdict.needed_bytes,
+    "refused": verdict.is_refused,
+    "seconds": round(verdict.seconds, 1),
+  }
+
+
 def text(found: Preflight, config: TrainConfig) -> str:
   """Returns the whole report."""
   parts = [_machine(found), _memory(found), _collectives(found), _times(found)]
@@ -102,7 +110,7 @@ def _machine(found: Preflight) -> list[str]:
 def _memory(found: Preflight) -> list[str]:
   room = found.available_bytes - found.needed_bytes
   share = room / found.available_bytes
-  needed = "at most" if found.compiler == CPU else "at its peak"
+  needed = "at its peak" if found.compiler else "at most"
   rows = {
     "state": _gib(found.state_bytes),
     f"the step {needed}": _gib(found.needed_bytes),
@@ -125,7 +133,7 @@ def _largest(found: Preflight) -> str:
     if rows in exact
     else f"on the line through {a['batch_size']:,} and {b['batch_size']:,}"
   )
-  bound = "at least " if found.compiler == CPU else ""
+  bound = "" if found.compiler else "at least "
   return f"{bound}{rows:,} rows ({how})"
 
 
@@ -168,7 +176,7 @@ def _conclusion(found: Preflight, config: TrainConfig) -> str:
   short = found.needed_bytes - found.available_bytes
   doubt = (
     " An upper bound: the target's own compiler may do better."
-    if found.compiler == CPU and found.state_bytes < found.available_bytes
+    if not found.compiler and found.state_bytes < found.available_bytes
     else ""
   )
   return (

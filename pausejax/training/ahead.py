@@ -186,7 +186,8 @@ def largest_batch(
   if refuses and fitting > 0 and fitting + unit not in known:
     verdicts.append(ask(fitting + unit))
     if verdicts[-1].is_refused:
-      fitting = _fitting(first, verdicts[-1], available_bytes) // unit * unit
+      line = _fitting(first, verdicts[-1], available_bytes) // unit * unit
+      fitting = min(line, fitting)
     else:
       fitting += unit
   return max(fitting, 0), verdicts
