@@ -126,7 +126,7 @@ def get_config(arg: str = "") -> Any:
   c.model.attention = "auto"
   # Compute dtype, float32 or bfloat16; parameters are always float32.
   c.model.dtype = "bfloat16"
-  # What the backward pass recomputes: none, names (cheap parts), full.
+  # Recomputed by the backward pass: none, names (norms, GELU, softmax), full.
   c.model.remat = "names"
   # Layers unrolled per iteration of the scan over layers.
   c.model.scan_unroll = 1

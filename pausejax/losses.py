@@ -43,7 +43,7 @@ def cross_entropy(
     loss_mask_BT: bool, True where the target counts. Other positions
       contribute exactly 0 to the value and to every gradient.
     vocab_size: number of ids that exist.
-    num_chunks: divides T; more chunks need less memory.
+    num_chunks: divides the T of a device; more chunks need less memory.
     z_loss: weight of the z-loss, 0 for none.
 
   Returns:
@@ -54,7 +54,7 @@ def cross_entropy(
   loss = functools.partial(
     _chunked_loss, vocab_size=vocab_size, num_chunks=num_chunks, z_loss=z_loss
   )
-  if jax.sharding.get_abstract_mesh().empty:
+  if sharding.num_shards(*sharding.TOKEN_AXES) == 1:
     return loss(x_BTD, head_DV, targets_BT, loss_mask_BT)
   tokens = sharding.spec("batch", "sequence")
   return jax.shard_map(

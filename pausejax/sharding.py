@@ -39,7 +39,7 @@ LOGICAL_RULES: dict[str, str | tuple[str, ...] | None] = {
   "batch": ("data", "fsdp"),
   "sequence": "sequence",
   "layers": None,
-  "embed": ("fsdp", "sequence"),
+  "embed": ("sequence", "fsdp"),
   "vocab": "tensor",
   "heads": "tensor",
   "kv_heads": "tensor",
@@ -119,10 +119,9 @@ def _slices_per_axis(sizes: Sequence[int], num_slices: int) -> list[int]:
 def check_run(mesh: Mesh, config: TrainConfig, model: ModelConfig) -> None:
   """Raises unless a run's batch and model divide over the mesh."""
   microbatch = config.batch_size // config.optim.num_microbatches
-  chunk = config.data.seq_len // config.loss.num_chunks
   sizes = {
     "batch_size / optim.num_microbatches": (microbatch, "batch"),
-    "data.seq_len / loss.num_chunks": (chunk, "sequence"),
+    "data.seq_len": (config.data.seq_len, "sequence"),
     "model.num_heads": (model.num_heads, "heads"),
     "model.num_kv_heads": (model.num_kv_heads, "kv_heads"),
     "model.d_ff": (model.d_ff, "mlp"),
@@ -238,6 +237,12 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     name: jax.make_array_from_process_local_data(sharding, rows)
     for name, rows in batch.items()
   }
+
+
+def num_shards(*axes: str) -> int:
+  """Returns the devices along these axes of the mesh in scope, 1 without."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(shape.get(axis, 1) for axis in axes)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -144,3 +144,18 @@ def test_the_forms_of_the_tpu_compiler_count_once_each():
   for kind in ("all-gather", "all-reduce", "reduce-scatter"):
     assert by_kind[kind].groups == every_other
   assert len(collectives.collectives(TPU)) == len(by_kind)
+
+
+def test_collectives_of_one_computation_may_share_a_channel():
+  # As a shard_map's do; and a mesh may be of other ids than 0, 1, 2, ...
+  text = """
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  %a = f32[4]{0} all-reduce(%p), channel_id=1, replica_groups={{0,1},{2,3}}
+  %b = f32[4]{0} all-reduce(%a), channel_id=1, GROUPS
+}
+"""
+  groups = "replica_groups=mesh['x'=2,'y'=2], device_ids=([2,2]T(1,0)) {'x'}"
+  text = text.replace("GROUPS", groups)
+  first, second = collectives.collectives(text)
+  assert first.groups == second.groups == ((0, 1), (2, 3))

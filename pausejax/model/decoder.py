@@ -30,7 +30,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from pausejax import sharding
-from pausejax.model import attention, layers
+from pausejax.model import attention, embedding, layers
 from pausejax.settings import ModelConfig
 
 INIT_STDDEV = 0.02
@@ -168,6 +168,10 @@ class Block(nnx.Module):
       theta = self.config.rope_theta
       q = layers.rope(q, positions_BT, theta)
       k = layers.rope(k, positions_BT, theta)
+    if cache is None:
+      # So that what is kept for the backward pass is split, too.
+      k = sharding.constrain(k, "batch", "sequence", "kv_heads", None)
+      v = sharding.constrain(v, "batch", "sequence", "kv_heads", None)
     q, k, v = checkpoint_name((q, k, v), "qkv")
     # Every query reads all keys: over a split sequence they come together here.
     k = sharding.constrain(k, "batch", None, "kv_heads", None)
@@ -264,10 +268,11 @@ class Decoder(nnx.Module):
 
   def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
     """Returns the vectors [B, T, D] that the first block reads."""
-    x_BTD = self._rows(self.embedding, tokens_BT)
+    tables, ids = [self.embedding[...]], [tokens_BT]
     if self.position_embedding is not None:
-      x_BTD += self._rows(self.position_embedding, positions_BT)
-    return x_BTD
+      tables.append(self.position_embedding[...])
+      ids.append(positions_BT)
+    return embedding.sum_of_rows(tables, ids, self.config.dtype)
 
   def head_DV(self) -> jax.Array:
     """Returns the float32 matrix that turns vectors into logits."""
@@ -283,12 +288,6 @@ class Decoder(nnx.Module):
     )
     is_id_V = jnp.arange(w_DV.shape[1]) < self.config.vocab_size
     return jnp.where(is_id_V, logits_BTV, -jnp.inf)
-
-  def _rows(self, table: nnx.Param, ids_BT: jax.Array) -> jax.Array:
-    # The table is brought together first: indexing a sharded one makes XLA
-    # move the result through every layout.
-    whole = sharding.constrain(table[...].astype(self.config.dtype), None, None)
-    return whole[ids_BT]
 
 
 def init(config: ModelConfig, seed: int) -> Decoder:

@@ -114,26 +114,29 @@ class _Module:
         self.computations[name][match[1]] = _Instruction(*match.groups())
 
   def walk(self) -> Iterator[Collective]:
-    return self._walk(self.entry, 1, set())
+    return self._walk(self.entry, 1, {})
 
-  def _walk(self, name: str, count: int, met: set[str]) -> Iterator[Collective]:
+  def _walk(
+    self, name: str, count: int, met: dict[str, str]
+  ) -> Iterator[Collective]:
     """Yields what the computation and those that it calls hold.
 
     Args:
       name: the computation.
       count: how often it runs.
-      met: channels met in this turn of the loop around it; added to.
+      met: channel -> the computation that it was met in, in this turn of
+        the loop around it; added to. (Those of a shard_map may all have one
+        channel, but then they stand in one computation.)
     """
     for one in self.computations[name].values():
       kind = one.op.removesuffix("-start")
       if kind in KINDS:
         channel = one.attribute(r"channel_id=(\d+)") or one.name
-        if channel not in met:
+        if met.setdefault(channel, name) == name:
           yield self._collective(name, one, kind, count)
-        met.add(channel)
       elif one.op == "while":
         body = one.attribute(r"body=%?([\w.\-]+)")
-        yield from self._walk(body, count * self._num_turns(one), set())
+        yield from self._walk(body, count * self._num_turns(one), {})
       else:
         for called in _called(one.rest):
           yield from self._walk(called, count, met)
@@ -217,19 +220,29 @@ def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
   )
   if iota:
     shape, dims, order = (_ints(part) for part in iota.groups(default=""))
-    ids = np.arange(math.prod(dims)).reshape(dims)
-    return _rows((ids.transpose(order) if order else ids).reshape(shape))
-  # mesh['x'=4,'y'=2] {'x'}: groups along the axes in braces.
-  named = re.search(r"replica_groups=mesh\[([^\]]+)\] ?\{([^}]*)\}", rest)
+    return _rows(_transposed(dims, order).reshape(shape))
+  # mesh['x'=4,'y'=2] {'x'}: groups along the axes in braces; the mesh may be
+  # of other ids than 0, 1, 2, ..., with device_ids=([dims]T(order)).
+  named = re.search(
+    r"replica_groups=mesh\[([^\]]+)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}",
+    rest,
+  )
   if named:
     sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", named[1])}
-    within = re.findall(r"'(\w+)'", named[2])
+    within = re.findall(r"'(\w+)'", named[4])
     order = [list(sizes).index(a) for a in sizes if a not in within]
     order += [list(sizes).index(a) for a in within]
-    ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+    dims = _ints(named[2] or "") or list(sizes.values())
+    ids = _transposed(dims, _ints(named[3] or "")).reshape(list(sizes.values()))
     width = math.prod(sizes[a] for a in within)
     return _rows(ids.transpose(order).reshape(-1, width))
   return ()
+
+
+def _transposed(dims: list[int], order: list[int]) -> np.ndarray:
+  ids = np.arange(math.prod(dims)).reshape(dims)
+  return ids.transpose(order) if order else ids
 
 
 def _ints(text: str) -> list[int]:

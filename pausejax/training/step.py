@@ -159,13 +159,14 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
   if "counted" in batch:
     read = jax.tree.map(lambda x: _rows_at(x, batch["counted"]), read)
   x_BKD, tokens_BK, targets_BK, mask_BK = read
+  num_here = x_BKD.shape[1] // sharding.num_shards("sequence")
   objective, nll_BK = losses.cross_entropy(
     x_BKD,
     model.head_DV(),
     targets_BK,
     mask_BK,
     vocab_size=model.config.vocab_size,
-    num_chunks=_num_chunks(x_BKD.shape[1], x_BTD.shape[1] // loss.num_chunks),
+    num_chunks=_num_chunks(num_here, x_BTD.shape[1] // loss.num_chunks),
     z_loss=loss.z_loss,
   )
   after_pause_BK = mask_BK & (tokens_BK == pause_id)

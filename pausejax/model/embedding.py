@@ -1,0 +1,53 @@
+"""Rows of tables that are split over a mesh, with no table brought together.
+
+A table's rows are split over tensor, its columns over sequence and fsdp. Each
+device looks up its columns for the ids of all its neighbours along fsdp; then
+they exchange columns for ids. So the vectors travel, not the tables, and the
+gradient of a table is summed in float32 where it lies.
+
+B batch, T tokens, V rows of a table, D d_model.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from pausejax import sharding
+
+
+def sum_of_rows(
+  tables: Sequence[jax.Array], ids: Sequence[jax.Array], dtype: str
+) -> jax.Array:
+  """Returns the vectors [B, T, D] that are the sum of one row of each table.
+
+  Args:
+    tables: float32 [V, D], each with a V of its own.
+    ids: int32 [B, T] for each table, in [0, V).
+    dtype: of the vectors.
+  """
+  if sharding.num_shards(*sharding.MESH_AXES) == 1:
+    return jnp.asarray(sum(map(lambda t, i: t[i], tables, ids)), dtype)
+  return jax.shard_map(
+    functools.partial(_exchanged, dtype=dtype),
+    in_specs=(sharding.spec("vocab", "embed"), sharding.spec("batch")),
+    out_specs=sharding.spec("batch", None, "sequence"),
+  )(tables, ids)
+
+
+def _exchanged(tables, ids, dtype: str) -> jax.Array:
+  x_BTD = jnp.asarray(sum(map(_own_rows, tables, ids)), dtype)
+  x_BTD = jax.lax.psum(x_BTD, "tensor")
+  return jax.lax.all_to_all(
+    x_BTD, "fsdp", split_axis=0, concat_axis=2, tiled=True
+  )
+
+
+def _own_rows(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
+  """Returns the rows that lie on this device, 0 in place of the others."""
+  ids_BT = jax.lax.all_gather(ids_BT, "fsdp", axis=0, tiled=True)
+  num_rows = len(table_VD)
+  ids_BT -= jax.lax.axis_index("tensor") * num_rows
+  is_own_BT1 = ((ids_BT >= 0) & (ids_BT < num_rows))[..., None]
+  return jnp.where(is_own_BT1, table_VD[ids_BT % num_rows], 0.0)
