@@ -13,6 +13,7 @@ import pathlib
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -174,7 +175,9 @@ def _output(command: list[str], env) -> str:
 
 
 def main() -> None:
-  """Runs a cluster until Ctrl-C."""
+  """Runs a cluster until Ctrl-C or SIGTERM."""
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
   folder = pathlib.Path(sys.argv[1]).resolve()
   folder.mkdir(parents=True)
   with cluster(folder), contextlib.suppress(KeyboardInterrupt):
