@@ -126,7 +126,7 @@ def run_part(options: argparse.Namespace) -> None:
   except trials.OutOfTime:
     print(f"[{options.part}] out of time", flush=True)
   except ModuleNotFoundError as e:
-    row = {"part": options.part, "name": options.part}
+    row = {"part": options.part, "name": "the part itself"}
     missing = {"missing": f"{e.name} is not installed"}
     trials.append(options.json, {**row, **missing})
 
