@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--lengths", default="256,512")
   add("--devices", default="2,4,8")
   add("--threads", type=int, default=2)
-  options, overrides = parser.parse_known_args(argv)
+  options, overrides = measure.parse(parser, argv)
   measure.limit_threads(options.threads)
   use_virtual_devices(max(numbers(options.devices), default=1))
   start = measure.conditions()

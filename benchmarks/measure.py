@@ -35,6 +35,17 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
   return parser
 
 
+def parse(
+  parser: argparse.ArgumentParser, argv: list[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+  """Returns the options and every --config.FIELD=VALUE among them."""
+  options, overrides = parser.parse_known_args(argv)
+  unknown = [a for a in overrides if not a.startswith("--config.")]
+  if unknown:
+    parser.error(f"unknown: {' '.join(unknown)}")
+  return options, overrides
+
+
 def cores() -> list[int]:
   """Returns the cores that this process may use."""
   return sorted(os.sched_getaffinity(0))

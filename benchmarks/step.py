@@ -32,10 +32,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--kinds", default="gpt,llama", help="models, with commas")
   add("--arms", default="", help="names or their beginnings; empty: all")
   add("--threads", type=int, default=2)
-  options, overrides = parser.parse_known_args(argv)
-  unknown = [a for a in overrides if not a.startswith("--config.")]
-  if unknown:
-    parser.error(f"unknown: {' '.join(unknown)}")
+  options, overrides = measure.parse(parser, argv)
   measure.limit_threads(options.threads)
   start, rows = measure.conditions(), []
   for kind in options.kinds.split(","):
