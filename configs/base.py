@@ -42,8 +42,10 @@ def get_config(arg: str = "") -> Any:
   c.tasks_module = ""
 
   c.data = ConfigDict()
-  # Task; `pausejax tasks list` shows all. Finetuning: also gsm8k=1,squad=3.
+  # Task; `pausejax tasks list` shows all. By rate: gsm8k=1,squad=3.
   c.data.task = "c4"
+  # Rates from later steps on, pretraining: 50000:c4=1,text=3;80000:text=1.
+  c.data.later_rates = ""
   # segments: prepared once, batch a function of the step; seqio: streamed.
   c.data.door = "segments"
   # "bytes", a SentencePiece .model, or a Hugging Face tokenizer.json.
@@ -54,7 +56,8 @@ def get_config(arg: str = "") -> Any:
   c.data.pause_fraction = 0.1
   # insert_trim: lengthen, then trim (the paper); exact: no text displaced.
   c.data.pause_mode = "insert_trim"
-  # Prepared segments; empty: made under the workdir when first needed.
+  # Prepared segments (of several tasks: c4=FOLDER,text=FOLDER); empty: made
+  # under the workdir when first needed.
   c.data.segments_dir = ""
   # Folder, glob or files (comma-separated) of .txt, .jsonl, .json, + .gz.
   c.data.files = ""

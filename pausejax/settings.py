@@ -120,6 +120,7 @@ class DataConfig:
   """Which text, cut how long, through which door, with which pauses."""
 
   task: str
+  later_rates: str
   door: str
   tokenizer: str
   seq_len: int

@@ -1,22 +1,24 @@
 """Batches as a pure function of the step: the `segments` door.
 
-Row r of step s has the position p = s * batch_size + r in the whole run.
-Epoch and place are divmod(p, number of segments); the place goes through a
-seeded permutation of the epoch to a record, and the pauses are a function of
-(seed, p). No iterator state exists: any step can be made at once, on any
-number of hosts and workers, and a resumed run needs only its step number.
+Row r of step s has the position p = s * batch_size + r in the whole run. In a
+mixture, `mixing.py` deals p to a store and tells which draw d of it this is;
+of one store, d = p. Epoch and place are divmod(d, number of segments); the
+place goes through a seeded permutation of the epoch to a record, and the pauses
+are a function of (seed, p). No iterator state exists: any step can be made at
+once, on any number of hosts and workers, and a resumed run needs only its step
+number.
 """
 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from pausejax import batching, errors, pause
-from pausejax.data import segments, tokenizers
+from pausejax.data import mixing, segments, tokenizers
 from pausejax.settings import DataConfig
 
 # Evaluation draws other pauses than training at the same positions.
@@ -87,17 +89,24 @@ class SegmentSource:
 
   def training_batch(self, step: int) -> batching.Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
-    positions_B = step * self.batch_size + self._rows()
-    records = [self.record(int(p)) for p in positions_B]
-    text_BT = self.store.read(records, batching.PADDING)
-    return self._batch(text_BT, positions_B, self.seed)
+    positions_B = self.positions(step)
+    return self.batch(self.text(positions_B), positions_B)
 
-  def record(self, position: int) -> int:
-    """Returns the segment shown at a position of the run."""
+  def positions(self, step: int) -> np.ndarray:
+    """Returns int64 [B], the positions of this host's rows in the run."""
+    return step * self.batch_size + self._rows()
+
+  def text(self, draws_B: np.ndarray) -> np.ndarray:
+    """Returns int32 [B, segment_len], the segments of some draws."""
+    records = [self.record(int(d)) for d in draws_B]
+    return self.store.read(records, batching.PADDING)
+
+  def record(self, draw: int) -> int:
+    """Returns the segment that a draw of the store shows."""
     import grain
 
     num_segments = len(self.store)
-    epoch, place = divmod(position, num_segments)
+    epoch, place = divmod(draw, num_segments)
     return grain.experimental.index_shuffle(
       place,
       max_index=num_segments - 1,
@@ -121,7 +130,7 @@ class SegmentSource:
         np.where(exists_B, positions_B, 0), batching.PADDING
       )
       text_BT[~exists_B] = batching.PADDING
-      yield self._batch(text_BT, positions_B, self.seed ^ EVALUATION_SEED)
+      yield self.batch(text_BT, positions_B, EVALUATION_SEED)
 
   def fingerprint(self) -> dict:
     """Returns corpus, tokenizer, lengths, batch size, seed and pauses."""
@@ -144,14 +153,17 @@ class SegmentSource:
     rows = self.batch_size // count
     return np.arange(index * rows, (index + 1) * rows)
 
-  def _batch(self, text_BT, positions_B, seed: int) -> batching.Batch:
+  def batch(
+    self, text_BT: np.ndarray, positions_B: np.ndarray, salt: int = 0
+  ) -> batching.Batch:
+    """Returns the batch of some segments, the pauses of their positions in."""
     targets_BT = pause.insert_pauses(
       text_BT,
       seq_len=self.data.seq_len,
       pause_id=self.tokenizer.pause_id,
       pause_fraction=self.data.pause_fraction,
       mode=self.data.pause_mode,
-      seed=seed,
+      seed=self.seed ^ salt,
       positions_B=positions_B,
     )
     return batching.language_model_batch(
@@ -160,6 +172,65 @@ class SegmentSource:
       pad_id=self.tokenizer.pad_id,
       pause_id=self.tokenizer.pause_id,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixedSource:
+  """Makes the batch of any step from several stores, by rate.
+
+  Attributes:
+    sources: task -> its source; they differ in their stores alone.
+    stages: (first step, task -> rate), as `tasks.rate_stages` returns them.
+  """
+
+  sources: Mapping[str, SegmentSource]
+  stages: Sequence[tuple[int, Mapping[str, float]]]
+
+  @property
+  def data(self) -> DataConfig:
+    """The settings that the sources share."""
+    return self._first.data
+
+  @functools.cached_property
+  def _mixture(self) -> mixing.Mixture:
+    first = self._first
+    return mixing.Mixture(
+      list(self.sources),
+      self.stages,
+      batch_size=first.batch_size,
+      seed=first.seed,
+    )
+
+  @property
+  def _first(self) -> SegmentSource:
+    return next(iter(self.sources.values()))
+
+  def training_batch(self, step: int) -> batching.Batch:
+    """Returns this host's rows of the batch of `step`, counted from 0."""
+    positions_B = self._first.positions(step)
+    stores_B, draws_B = self._mixture.deal(positions_B)
+    shape = len(positions_B), self._first.store.segment_len
+    text_BT = np.empty(shape, np.int32)
+    for number, source in enumerate(self.sources.values()):
+      here_B = stores_B == number
+      text_BT[here_B] = source.text(draws_B[here_B])
+    return self._first.batch(text_BT, positions_B)
+
+  def evaluation_batches(self, num_batches: int) -> Iterator[batching.Batch]:
+    """Yields what the source of each task yields, one after another."""
+    for source in self.sources.values():
+      yield from source.evaluation_batches(num_batches)
+
+  def fingerprint(self) -> dict:
+    """Returns that of the sources, and the rates."""
+    parts = {name: s.fingerprint() for name, s in self.sources.items()}
+    return {
+      **self._first.fingerprint(),
+      "task": [[step, dict(rates)] for step, rates in self.stages],
+      "documents_sha256": {
+        name: part["documents_sha256"] for name, part in parts.items()
+      },
+    }
 
 
 class StepBatches:

@@ -15,7 +15,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pausejax import batching, errors, tasks
 from pausejax.data import (
@@ -27,7 +27,7 @@ from pausejax.data import (
   segments,
 )
 from pausejax.data.tokenizers import PauseTokenizer
-from pausejax.settings import TrainConfig
+from pausejax.settings import DataConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,56 @@ def is_finetuning(spec: str) -> bool:
   found = [tasks.get(name) for name in tasks.mixture(spec)]
   kinds = {isinstance(task, tasks.Task) for task in found}
   errors.require(
-    kinds == {True} or len(found) == 1,
-    f"data.task: {spec!r} mixes in a pretraining task; only downstream tasks "
-    "can be mixed",
+    len(kinds) == 1,
+    f"data.task: {spec!r} mixes pretraining and downstream tasks; mix tasks of "
+    "one kind",
   )
   return kinds == {True}
+
+
+def check(data: DataConfig) -> None:
+  """Raises UsageError if the settings cannot name the data of a run."""
+  stages = tasks.rate_stages(data)
+  if is_finetuning(data.task):
+    errors.require(len(stages) == 1, "data.later_rates: pretraining tasks only")
+    return
+  names = _names(stages)
+  if len(names) > 1:
+    errors.require(
+      data.door == "segments",
+      f"data.door: {data.door!r} reads one task, got {data.task!r}; mix "
+      "through data.door=segments",
+    )
+    stores(data, names)
+  elif data.door == "seqio" or not data.segments_dir:
+    tasks.pretraining(names[0]).source(data)
+
+
+def stores(data: DataConfig, names: Sequence[str]) -> dict[str, str]:
+  """Returns task -> the folder that `data.segments_dir` names for it.
+
+  Raises:
+    UsageError: a mixture, and not a folder for each of its tasks.
+  """
+  if len(names) == 1:
+    return {names[0]: data.segments_dir}
+  parts = [part.partition("=") for part in data.segments_dir.split(",")]
+  folders = {name.strip(): folder.strip() for name, _, folder in parts}
+  wanted = ",".join(f"{name}=FOLDER" for name in names)
+  errors.require(
+    set(folders) == set(names) and all(folders.values()),
+    f"data.segments_dir: a mixture needs a store for each task, {wanted}, got "
+    f"{data.segments_dir!r}",
+  )
+  return {name: folders[name] for name in names}
+
+
+def _names(stages: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
+  """Returns the pretraining tasks of all stages, each once."""
+  names = list(dict.fromkeys(name for _, rates in stages for name in rates))
+  for name in names:
+    tasks.pretraining(name)
+  return names
 
 
 def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
@@ -161,24 +206,44 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
 
 def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
   data = config.data
-  folder = data.segments_dir or workdir / "segments"
+  stages = tasks.rate_stages(data)
+  folders = stores(data, _names(stages))
   train, held_out = (
-    batches.SegmentSource(
-      data=data,
-      store=segments.load(folder, split, data, tokenizer),
-      tokenizer=tokenizer,
-      batch_size=config.batch_size,
-      seed=config.seed,
-      host=host,
-    )
+    {
+      name: batches.SegmentSource(
+        data=data,
+        store=segments.load(
+          folder or workdir / "segments",
+          split,
+          dataclasses.replace(data, task=name),
+          tokenizer,
+        ),
+        tokenizer=tokenizer,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        host=host,
+      )
+      for name, folder in folders.items()
+    }
     for split in ("train", "validation")
   )
+  first, *others = held_out.values()
+  if others:
+    return Door(
+      batches=batches.StepBatches(
+        batches.MixedSource(sources=train, stages=stages)
+      ),
+      evaluation=functools.partial(
+        batches.MixedSource(sources=held_out, stages=stages).evaluation_batches,
+        config.eval.num_batches,
+      ),
+    )
   return Door(
-    batches=batches.StepBatches(train),
+    batches=batches.StepBatches(*train.values()),
     evaluation=functools.partial(
-      held_out.evaluation_batches, config.eval.num_batches
+      first.evaluation_batches, config.eval.num_batches
     ),
-    unigram_entropy=held_out.store.index["validation"]["unigram_entropy"],
+    unigram_entropy=first.store.index["validation"]["unigram_entropy"],
   )
 
 

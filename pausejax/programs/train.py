@@ -49,8 +49,7 @@ def main(argv: list[str]) -> int:
   values = tree.to_dict()
   config = settings.train_config(values)
   tasks.import_module(config.tasks_module)
-  if not doors.is_finetuning(config.data.task):
-    tasks.pretraining(config.data.task).source(config.data)
+  doors.check(config.data)
   tokenizer = tokenizers.load(config.data.tokenizer)
   initial = trained.find(config.init_from) if config.init_from else None
   if initial is not None:

@@ -217,6 +217,25 @@ def mixture(spec: str) -> dict[str, float]:
   return rates
 
 
+def rate_stages(data: DataConfig) -> list[tuple[int, dict[str, float]]]:
+  """Returns (first step, task -> rate) of `data.task` and `data.later_rates`.
+
+  Raises:
+    UsageError: later rates that are not STEP:RATES, by rising step.
+  """
+  stages = [(0, mixture(data.task))]
+  for part in filter(None, data.later_rates.split(";")):
+    step, colon, rates = part.strip().partition(":")
+    is_later = step.isdecimal() and int(step) > stages[-1][0]
+    errors.require(
+      bool(colon) and is_later,
+      f"data.later_rates: {part!r} is not STEP:RATES with a step above "
+      f"{stages[-1][0]}, as in '50000:c4=1,text=3;80000:text=1'",
+    )
+    stages.append((int(step), mixture(rates)))
+  return stages
+
+
 def import_module(name: str) -> None:
   """Imports a module of tasks by name, also from the working directory.
 

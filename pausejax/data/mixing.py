@@ -1,0 +1,135 @@
+"""Several corpora by rate: which one each position of a run draws from.
+
+Positions come in blocks of `BLOCK`. Of the first n positions of a stage, where
+n ends a block, corpus t has
+
+  floor(n R_t) - floor(n R_(t-1)),    R_t = r_0 + ... + r_t, the rates' sums,
+
+which is within one of n r_t, adds up to n, and can be told for any n at once.
+Inside a block a seeded permutation mixes them. So a position tells its corpus
+and how often that one was drawn before, with no state, on any host; the draws
+of a corpus go through its own epochs (`batches.SegmentSource.record`).
+
+A stage begins at a step and has its rates to the next; the draws go on.
+
+B rows of a batch, K positions of a block.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from pausejax import errors
+
+BLOCK = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+  """Positions that share rates.
+
+  Attributes:
+    start: its first position.
+    sums: R_t of each corpus.
+    before: draws of each corpus before the stage.
+  """
+
+  start: int
+  sums: tuple[Fraction, ...]
+  before: tuple[int, ...]
+
+  def drawn(self, num_blocks: int) -> np.ndarray:
+    """Returns the draws of each corpus by the end of so many blocks."""
+    floors = [int(num_blocks * BLOCK * total) for total in self.sums]
+    return np.diff([0, *floors]) + np.array(self.before)
+
+
+class Mixture:
+  """Deals positions to corpora."""
+
+  def __init__(
+    self,
+    names: Sequence[str],
+    stages: Sequence[tuple[int, Mapping[str, float]]],
+    *,
+    batch_size: int,
+    seed: int,
+  ):
+    """Checks the rates.
+
+    Args:
+      names: of the corpora.
+      stages: (first step, rate of each corpus), by step, the first at 0; a
+        corpus without a rate is not drawn.
+      batch_size: positions of a step.
+      seed: decides the order inside blocks.
+
+    Raises:
+      UsageError: a rate below one in `BLOCK` of the sum.
+    """
+    self._seed = seed
+    self._stages: list[_Stage] = []
+    for step, rates in stages:
+      start = step * batch_size
+      before = self._drawn_before(start) if step else (0,) * len(names)
+      self._stages.append(_Stage(start, _sums(names, rates), before))
+    self._starts = [stage.start for stage in self._stages]
+
+  def deal(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns int64 [B] each: the corpus of a position, and which draw of it.
+
+    Args:
+      positions_B: int64 [B], positions in the whole run, from 0.
+    """
+    stages_B = np.searchsorted(self._starts, positions_B, side="right") - 1
+    inside_B = positions_B - np.array(self._starts)[stages_B]
+    dealt_B = np.empty((2, len(positions_B)), np.int64)
+    blocks_B = inside_B // BLOCK
+    for stage, block in sorted(set(zip(stages_B, blocks_B, strict=True))):
+      here_B = (stages_B == stage) & (blocks_B == block)
+      dealt_K = _dealt(self._stages[stage], int(block), self._seed)
+      dealt_B[:, here_B] = dealt_K[:, inside_B[here_B] % BLOCK]
+    return dealt_B[0], dealt_B[1]
+
+  def _drawn_before(self, position: int) -> tuple[int, ...]:
+    """Returns the draws of each corpus before a position of the last stage."""
+    stage = self._stages[-1]
+    block, place = divmod(position - stage.start, BLOCK)
+    corpora = _dealt(stage, block, self._seed)[0, :place]
+    counts = np.bincount(corpora, minlength=len(stage.sums))
+    return tuple((stage.drawn(block) + counts).tolist())
+
+
+@functools.lru_cache(maxsize=8)
+def _dealt(stage: _Stage, block: int, seed: int) -> np.ndarray:
+  """Returns int64 [2, K]: corpus and draw of each position of a block."""
+  first, end = stage.drawn(block), stage.drawn(block + 1)
+  sequence = np.random.SeedSequence([seed % 2**64, stage.start, block])
+  # Raw bits are the same in every version of numpy; its permutations may not.
+  order_K = np.argsort(np.random.PCG64(sequence).random_raw(BLOCK))
+  corpora_K = np.repeat(np.arange(len(first)), end - first)[order_K]
+  draws_K = np.empty(BLOCK, np.int64)
+  for t, (low, high) in enumerate(zip(first, end, strict=True)):
+    draws_K[corpora_K == t] = np.arange(low, high)
+  return np.stack([corpora_K, draws_K])
+
+
+def _sums(
+  names: Sequence[str], rates: Mapping[str, float]
+) -> tuple[Fraction, ...]:
+  """Returns R_t, exact: 0.1 is a tenth."""
+  total = sum(Fraction(str(rate)) for rate in rates.values())
+  sums, reached = [], Fraction(0)
+  for name in names:
+    share = Fraction(str(rates.get(name, 0))) / total
+    errors.require(
+      not share or share * BLOCK >= 1,
+      f"data.task: {name} has {float(share):.2g} of the rates, at least one in "
+      f"{BLOCK:,} is needed",
+    )
+    reached += share
+    sums.append(reached)
+  return tuple(sums)
