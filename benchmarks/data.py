@@ -1,63 +1,42 @@
-"""How fast pauses go in, and how fast batches come out, on one core.
+"""How fast batches come out of prepared segments, and out of the SeqIO stream.
 
   python -m benchmarks.data
   python -m benchmarks.data --files=books --tokenizer=spiece.model
 
-Prints millions of tokens per CPU second: pause insertion alone (numpy, 2048
-positions, 10%), writing segments, and whole batches from segments and from the
-SeqIO stream, each with pauses and without.
+Batches of 16 rows of 2048 positions, with 10% pauses and without. First one
+process, the arms in turns: millions of tokens per CPU second, and the median of
+each round's ratio to the stream with pauses. Then one process and two at a
+time, which share the rows as hosts do: tokens per second of wall time, and per
+CPU second of both. Then writing segments by one worker and by two, and the part
+of the step time that training waits for its batch (configs/smoke.py, in a
+process of its own). By default on the English inside CPython, with a
+SentencePiece vocabulary of 8,192 made from it. About three minutes.
 """
 
 import argparse
+import functools
+import json
+import multiprocessing
 import pathlib
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
-import numpy as np
-
+from benchmarks import measure
 from configs import base
-from pausejax import pause, settings, tasks
+from pausejax import settings, tasks
 from pausejax.data import batches, segment_writer, segments, tokenizers
 
 SEQ_LEN = 2048
+ROWS = 16
+FRACTIONS = (0.0, 0.1)
+NUM_STEPS = 60
 
 
-def tokens_per_second(make, num_tokens: int, seconds: float = 2.0) -> float:
-  """Returns tokens per CPU second of calling `make` for a while."""
-  make()
-  start, count = time.process_time(), 0
-  while time.process_time() - start < seconds:
-    make()
-    count += num_tokens
-  return count / (time.process_time() - start)
-
-
-def report(name: str, speed: float) -> None:
-  """Prints one row."""
-  print(f"{name:42} {speed / 1e6:8.2f} Mtok per CPU second", flush=True)
-
-
-def insertion(batch_size: int) -> float:
-  """Returns the speed of `pause.insert_pauses`."""
-  rng = np.random.default_rng(0)
-  tokens_BT = rng.integers(0, 32_000, (batch_size, SEQ_LEN), dtype=np.int32)
-
-  def insert():
-    pause.insert_pauses(
-      tokens_BT,
-      seq_len=SEQ_LEN,
-      pause_id=32_000,
-      pause_fraction=0.1,
-      mode="insert_trim",
-      seed=0,
-      positions_B=np.arange(batch_size),
-    )
-
-  return tokens_per_second(insert, tokens_BT.size)
-
-
-def data_config(options, fraction: float) -> settings.DataConfig:
-  """Returns the settings of the benchmark's corpus."""
+def config_of(options: argparse.Namespace, fraction: float):
+  """Returns the data settings of the benchmark's corpus."""
   fields = base.get_config().data.to_dict()
   fields |= dict(tokenizer=options.tokenizer, pause_fraction=fraction)
   fields |= dict(task="stdlib_docs", holdout_every=50)
@@ -66,49 +45,170 @@ def data_config(options, fraction: float) -> settings.DataConfig:
   return settings.DataConfig(**fields)
 
 
-def main() -> None:
-  """Measures everything and prints it."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--files", default="", help="corpus; default: CPython")
-  parser.add_argument("--tokenizer", default="bytes")
-  options = parser.parse_args()
-  for batch_size in (1, 16, 64):
-    report(f"insert pauses, {batch_size} rows at once", insertion(batch_size))
+def open_batches(door: str, data, store: pathlib.Path, host=(0, 1)):
+  """Returns the training batches through one of the two doors."""
+  if door == "seqio":
+    from pausejax.data.seqio.stream import SeqioBatches
 
-  tokenizer = tokenizers.load(options.tokenizer)
-  data = data_config(options, 0.1)
-  tasks.pretraining(data.task).source(data)
-  with tempfile.TemporaryDirectory() as folder:
-    store = pathlib.Path(folder) / "segments"
-    start = time.process_time()
-    index = segment_writer.write(data, tokenizer, store)
-    seconds = time.process_time() - start
-    report("write segments", index["train"]["num_tokens"] / seconds)
-    for fraction in (0.0, 0.1):
-      data = data_config(options, fraction)
-      source = batches.SegmentSource(
+    task = tasks.pretraining(data.task)
+    stream = SeqioBatches(data, task, batch_size=ROWS, seed=0, shard=host)
+  else:
+    tokenizer = tokenizers.load(data.tokenizer)
+    stream = batches.StepBatches(
+      batches.SegmentSource(
         data=data,
         store=segments.load(store, "train", data, tokenizer),
         tokenizer=tokenizer,
-        batch_size=16,
+        batch_size=ROWS,
         seed=0,
+        host=host,
       )
-      stream = batches.StepBatches(source)
-      speed = tokens_per_second(lambda s=stream: next(s), 16 * SEQ_LEN)
-      report(f"segments, pause_fraction {fraction}", speed)
-  from pausejax.data.seqio.stream import SeqioBatches
-
-  for fraction in (0.0, 0.1):
-    stream = SeqioBatches(
-      data_config(options, fraction),
-      tasks.pretraining(data.task),
-      batch_size=16,
-      seed=0,
     )
-    # The shuffle buffer is filled before the clock starts.
-    next(stream)
-    speed = tokens_per_second(lambda s=stream: next(s), 16 * SEQ_LEN, 10.0)
-    report(f"seqio stream, pause_fraction {fraction}", speed)
+  next(stream)  # The shuffle buffer is filled before the clock starts.
+  return stream
+
+
+def turn(stream, seconds: float) -> dict[str, float]:
+  """Takes batches for a while; returns tokens, CPU and wall seconds."""
+  cpu, wall, tokens = time.process_time(), time.perf_counter(), 0
+  while time.perf_counter() - wall < seconds:
+    tokens += next(stream)["tokens"].size
+  return {
+    "tokens": tokens,
+    "cpu": time.process_time() - cpu,
+    "wall": time.perf_counter() - wall,
+  }
+
+
+def one_process(options, store: pathlib.Path) -> list[measure.Row]:
+  """Returns a row for each door, with pauses and without."""
+  arms = {
+    f"{door}, pauses {fraction:.0%}": open_batches(
+      door, config_of(options, fraction), store
+    )
+    for door in ("segments", "seqio")
+    for fraction in FRACTIONS
+  }
+  speeds: dict[str, list[float]] = {name: [] for name in arms}
+  names = list(arms)
+  for i in range(options.rounds + 1):
+    for name in names[i % len(names) :] + names[: i % len(names)]:
+      took = turn(arms[name], options.seconds)
+      if i:  # The first round warms up.
+        speeds[name].append(took["tokens"] / took["cpu"])
+  base_name = names[-1]
+  return [
+    {
+      "name": name,
+      "mtok_per_cpu_s": statistics.median(found) / 1e6,
+      "ratio": statistics.median(
+        a / b for a, b in zip(found, speeds[base_name], strict=True)
+      ),
+    }
+    for name, found in speeds.items()
+  ]
+
+
+def _host(options, door: str, store: pathlib.Path, host, pipe) -> None:
+  stream = open_batches(door, config_of(options, 0.1), store, host)
+  pipe.send(None)
+  pipe.recv()  # All begin together.
+  pipe.send(turn(stream, 3 * options.seconds))
+
+
+def processes(options, store: pathlib.Path, door: str, count: int):
+  """Returns the row of `count` processes that share the batches."""
+  context = multiprocessing.get_context("spawn")
+  pipes = []
+  for i in range(count):
+    ours, theirs = context.Pipe()
+    args = (options, door, store, (i, count), theirs)
+    context.Process(target=_host, args=args, daemon=True).start()
+    pipes.append(ours)
+  for pipe in pipes:
+    pipe.recv()
+  for pipe in pipes:
+    pipe.send(None)
+  took = [pipe.recv() for pipe in pipes]
+  tokens = sum(t["tokens"] for t in took)
+  return {
+    "name": f"{door}, pauses 10%, processes: {count}",
+    "mtok_per_cpu_s": tokens / sum(t["cpu"] for t in took) / 1e6,
+    "mtok_per_s": tokens / max(t["wall"] for t in took) / 1e6,
+  }
+
+
+def writing(options, folder: pathlib.Path, num_workers: int) -> measure.Row:
+  """Returns the row of making a store, start of the processes included."""
+  data = config_of(options, 0.1)
+  tokenizer = tokenizers.load(options.tokenizer)
+  start = time.perf_counter()
+  index = segment_writer.write(
+    data, tokenizer, folder / f"made-{num_workers}", num_workers=num_workers
+  )
+  seconds = time.perf_counter() - start
+  assert index is not None
+  tokens = sum(index[split]["num_tokens"] for split in ("train", "validation"))
+  return {
+    "name": f"write segments, workers: {num_workers}",
+    "mtok_per_s": tokens / seconds / 1e6,
+  }
+
+
+def waiting(options, folder: pathlib.Path) -> measure.Row:
+  """Returns the row of training: the part of a step that waits for data."""
+  workdir = folder / "run"
+  words = ["train", "--config=configs/smoke.py", f"--workdir={workdir}"]
+  words += [f"--config.data.tokenizer={options.tokenizer}"]
+  words += [f"--config.num_steps={NUM_STEPS}", "--config.eval.num_batches=1"]
+  subprocess.run(
+    [sys.executable, "-m", "pausejax", *words],
+    check=True,
+    stdout=subprocess.DEVNULL,
+  )
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  rows = [row for row in map(json.loads, lines) if "step_seconds" in row]
+  rows = rows[5:]  # The first ones compile.
+  waited = sum(row["data_wait_seconds"] for row in rows)
+  share = waited / sum(row["step_seconds"] for row in rows)
+  return {"name": "training, waiting for data", "percent_of_step": 100 * share}
+
+
+def main() -> None:
+  """Measures everything and prints it."""
+  parser = measure.parser(__doc__, rounds=5)
+  parser.add_argument("--files", default="", help="corpus; default: CPython")
+  parser.add_argument("--tokenizer", default="", help="default: made from it")
+  parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
+  options = parser.parse_args()
+  start = measure.conditions()
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    if not options.tokenizer:
+      source = tasks.pretraining("stdlib_docs").source(config_of(options, 0.0))
+      model = tokenizers.train_sentencepiece(
+        list(source.documents("train")), vocab_size=8192
+      )
+      options.tokenizer = str(folder / "tokenizer.model")
+      pathlib.Path(options.tokenizer).write_bytes(model)
+    rows = [writing(options, folder, count) for count in (1, 2)]
+    read = functools.partial(processes, options, folder / "made-1")
+    rows = [
+      *one_process(options, folder / "made-1"),
+      *(read(door, n) for door in ("segments", "seqio") for n in (1, 2)),
+      *rows,
+      waiting(options, folder),
+    ]
+  measure.print_table(
+    rows,
+    {
+      "mtok_per_cpu_s": ".2f",
+      "ratio": ".1f",
+      "mtok_per_s": ".2f",
+      "percent_of_step": ".2f",
+    },
+  )
+  measure.publish("data", options, rows, start=start)
 
 
 if __name__ == "__main__":
