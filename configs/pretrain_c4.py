@@ -2,7 +2,8 @@
 
   pausejax segments --config=configs/pretrain_c4.py \\
     --config.data.tfds_data_dir=/data/tfds \\
-    --config.data.tokenizer=/data/cc_all.32000.model --out=/data/c4-segments
+    --config.data.tokenizer=/data/cc_all.32000.model --out=/data/c4-segments \\
+    --num_workers=16
   pausejax train --config=configs/pretrain_c4.py:size=1b,pause=true \\
     --config.data.segments_dir=/data/c4-segments \\
     --config.data.tokenizer=/data/cc_all.32000.model \\
@@ -10,7 +11,8 @@
 
 `pause=false` is the standard run: same documents, same order, same number of
 positions. `--config.data.files='/data/c4/en/*.json.gz'` reads the published
-shards in place of TFDS. The public C4 vocabulary is T5's SentencePiece model
+shards in place of TFDS; --shard=i/n shares the preparation among n machines
+(docs/data.md). The public C4 vocabulary is T5's SentencePiece model
 (32,000 pieces).
 
 The paper gives shapes, data, length, fraction and 200B tokens; it does not

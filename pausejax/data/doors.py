@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pausejax import batching, errors, tasks
 from pausejax.data import (
   batches,
+  example_store,
   examples,
   finetune,
   prompts,
@@ -70,6 +71,8 @@ def check(data: DataConfig) -> None:
   stages = tasks.rate_stages(data)
   if is_finetuning(data.task):
     errors.require(len(stages) == 1, "data.later_rates: pretraining tasks only")
+    if data.segments_dir:
+      stores(data, list(stages[0][1]))
     return
   names = _names(stages)
   if len(names) > 1:
@@ -168,11 +171,21 @@ def encode_split(
     task, tokenizer, prompts.waiting(config.finetune, task)
   )
   return finetune.TaskSequences(
-    examples.load(task, split, config.data),
+    _load_examples(config.data, tokenizer, task, split),
     format_,
     config.finetune,
     config.data.seq_len,
   )
+
+
+def _load_examples(
+  data: DataConfig, tokenizer: PauseTokenizer, task: tasks.Task, split: str
+) -> examples.Examples:
+  """Reads a split from the task's store if there is one, else its files."""
+  if not data.segments_dir:
+    return examples.load(task, split, data)
+  folder = stores(data, list(tasks.mixture(data.task)))[task.name]
+  return example_store.load(folder, task, split, data, tokenizer)
 
 
 def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:

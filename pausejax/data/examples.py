@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pausejax import errors, tasks
@@ -26,12 +26,16 @@ class Examples:
     rows: the examples, in the order of the source.
     num_unusable: reason -> how many records the task left out for it.
     sha256: digest of all that the examples say.
+    prefix_ids: ids of each prefix; empty where they are not known yet.
+    target_ids: the same of each target, EOS at the end.
   """
 
   split: str
   rows: list[tasks.Example]
   num_unusable: dict[str, int]
   sha256: str
+  prefix_ids: Sequence[list[int]] = ()
+  target_ids: Sequence[list[int]] = ()
 
   def summary(self) -> str:
     """Returns one line: the counts, with everything that was left out."""

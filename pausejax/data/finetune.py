@@ -85,10 +85,10 @@ class TaskSequences:
     self.format = format_
     self.pauses_in_prefix = config.pauses_in_prefix
     self.hints = config.hints
-    targets = format_.targets(examples.rows)
+    targets = examples.target_ids or format_.targets(examples.rows)
     # The last id, EOS, is predicted but never read.
     lengths = [seq_len + 1 - len(target) for target in targets]
-    self.prompts = format_.prompts(examples.rows, lengths)
+    self.prompts = format_.prompts(examples.rows, lengths, examples.prefix_ids)
     self.rows = [
       Sequence_(
         np.concatenate([prompt_T, np.asarray(target, np.int32)]),

@@ -78,16 +78,24 @@ class Format:
     self.filler_id = _filler_id(tokenizer, wait.filler)
 
   def prompts(
-    self, examples: Sequence[Example], lengths: Sequence[int]
+    self,
+    examples: Sequence[Example],
+    lengths: Sequence[int],
+    prefixes: Sequence[Sequence[int]] = (),
   ) -> Prompts:
     """Returns the prompts, each at most `lengths[i]` ids long.
+
+    Args:
+      examples: whose prefixes to take.
+      lengths: most ids of each.
+      prefixes: the ids of the prefixes, where they are known.
 
     Raises:
       UsageError: the pauses alone do not fit.
     """
     num_fixed = 1 + self.wait.num_pauses
     rows, num_cut, num_cut_tokens = [], 0, 0
-    texts = self._tokenizer.encode([e.prefix for e in examples])
+    texts = prefixes or self._tokenizer.encode([e.prefix for e in examples])
     for example, text, length in zip(examples, texts, lengths, strict=True):
       room = length - num_fixed
       errors.require(
@@ -105,15 +113,11 @@ class Format:
 
   def targets(self, examples: Sequence[Example]) -> list[list[int]]:
     """Returns the ids of each target, EOS at the end."""
-    eos = [self._tokenizer.eos_id]
-    return [ids + eos for ids in self.continuations(e.target for e in examples)]
+    return targets(self.task, self._tokenizer, examples)
 
   def continuations(self, texts) -> list[list[int]]:
     """Returns the ids of texts as they follow a prefix."""
-    delimiter = self.task.delimiter
-    if delimiter == " " and self._tokenizer.adds_space:
-      delimiter = ""
-    return self._tokenizer.encode([delimiter + text for text in texts])
+    return _continuations(self.task, self._tokenizer, texts)
 
   def hints(self, example: Example) -> list[int]:
     """Returns one id for each hint; raises UserError if one has several."""
@@ -150,6 +154,21 @@ class Format:
     wait = self.wait
     body_T = place[wait.position](body_T, wait.num_pauses, self.filler_id)
     return np.concatenate([[self._tokenizer.bos_id], body_T]).astype(np.int32)
+
+
+def targets(
+  task: Task, tokenizer: tokenizers.PauseTokenizer, examples: Sequence[Example]
+) -> list[list[int]]:
+  """Returns the ids of each target as it follows a prefix, EOS at the end."""
+  found = _continuations(task, tokenizer, [e.target for e in examples])
+  return [[*ids, tokenizer.eos_id] for ids in found]
+
+
+def _continuations(task: Task, tokenizer, texts) -> list[list[int]]:
+  delimiter = task.delimiter
+  if delimiter == " " and tokenizer.adds_space:
+    delimiter = ""
+  return tokenizer.encode([delimiter + text for text in texts])
 
 
 def _filler_id(tokenizer: tokenizers.PauseTokenizer, filler: str) -> int:

@@ -1,6 +1,7 @@
 """Records on disk: ArrayRecord files, and the index that says what they hold.
 
   NAME.array_record ...   raw records, one a group, uncompressed
+  units/store.json        what the store is made from, written first
   index.json              {..., SPLIT: {..., "shards": [row, ...]}, ...}
 
 A row is {"file", "num_records", "num_bytes", "sha256"}. Every file appears by
@@ -24,11 +25,46 @@ from etils import epath
 from pausejax import errors
 
 INDEX = "index.json"
+UNITS = "units"  # What a making that was broken off goes on with.
+HEAD = "store.json"
 _MEND = (
   "remove it and start the `pausejax segments` that made it again: only what "
   "is missing is made anew"
 )
 _OPEN_AT_ONCE = 32
+
+
+def begin(folder: pathlib.Path, head: dict) -> None:
+  """Makes a folder for a store, or checks that this very store is there.
+
+  Args:
+    folder: of the store.
+    head: what decides its contents.
+
+  Raises:
+    UserError: another store or something else is there, or it cannot be made.
+  """
+  path = folder / UNITS / HEAD
+  if folder.is_dir() and any(folder.iterdir()) and not path.exists():
+    raise errors.UserError(
+      f"{folder} exists already and is no store that was begun there; remove "
+      "it or choose another --out"
+    )
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = _temporary(path)
+    own.write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+    # Of two that begin at a time, one comes first.
+    with contextlib.suppress(FileExistsError):
+      os.link(own, path)
+    own.unlink()
+  except OSError as e:
+    raise errors.UserError(f"{folder}: cannot be made: {e}") from e
+  errors.require_same(
+    f"the store that was begun in {folder} (remove it or choose another --out)",
+    json.loads(path.read_text(encoding="utf-8")),
+    head,
+  )
 
 
 class Writer:
@@ -117,7 +153,7 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
 def verify(folder: epath.Path) -> Iterator[tuple[str, str]]:
   """Yields (file, what is wrong with it or "") for every file, digests too."""
   for part in read_index(folder).values():
-    for row in part["shards"] if isinstance(part, dict) else ():
+    for row in part.get("shards", ()) if isinstance(part, dict) else ():
       path = folder / row["file"]
       problem = _problem(folder, row)
       if not problem and _sha256(path) != row["sha256"]:

@@ -18,19 +18,17 @@ file was removed, makes the others.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pausejax import errors, locks, tasks
+from pausejax import locks, tasks
 from pausejax.data import (
   corpora,
   record_files,
@@ -97,7 +95,7 @@ def write(
   store.begin()
   index, count = shard
   with locks.alone(
-    out / "units" / f"lock-{index}-of-{count}",
+    out / record_files.UNITS / f"lock-{index}-of-{count}",
     f"--out: shard {index}/{count} of {out} is being made already",
   ):
     todo = [part for part in store.parts if store.note(part) is None]
@@ -163,7 +161,7 @@ class _Store:
     self._dtype = np.dtype(
       np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     )
-    self._notes = out / "units"
+    self._notes = out / record_files.UNITS
     self._head = {
       **segments.identity(data, tokenizer),
       "source": self._source.describe(),
@@ -172,28 +170,7 @@ class _Store:
 
   def begin(self) -> None:
     """Makes the folder, or checks that it holds the same store, begun."""
-    head = self._notes / "store.json"
-    if self.out.is_dir() and any(self.out.iterdir()) and not head.exists():
-      raise errors.UserError(
-        f"{self.out} exists already and is no store of segments that was begun "
-        "there; remove it or choose another --out"
-      )
-    try:
-      self._notes.mkdir(parents=True, exist_ok=True)
-      own = head.with_name(f"store.json.{os.getpid()}")
-      own.write_text(json.dumps(self._head, indent=2) + "\n")
-      # Of two that begin at a time, one comes first.
-      with contextlib.suppress(FileExistsError):
-        os.link(own, head)
-      own.unlink()
-    except OSError as e:
-      raise errors.UserError(f"{self.out}: cannot be made: {e}") from e
-    errors.require_same(
-      f"the store that was begun in {self.out} (remove it or choose another "
-      "--out)",
-      json.loads(head.read_text()),
-      self._head,
-    )
+    record_files.begin(self.out, self._head)
 
   def note(self, part: Part) -> dict | None:
     """Returns the note of a unit that is done."""
@@ -261,7 +238,7 @@ class _Store:
     """Removes what a kill, or units that are no more, left behind."""
     kept = {row["file"] for s in corpora.SPLITS for row in index[s]["shards"]}
     kept |= {self._note_path(part).name for part in self.parts}
-    kept |= {"store.json", record_files.INDEX}
+    kept |= {record_files.HEAD, record_files.INDEX}
     for path in [*self.out.glob("*.*"), *self._notes.glob("*.*")]:
       if path.name not in kept:
         path.unlink(missing_ok=True)

@@ -3,10 +3,13 @@
   pausejax segments --config=configs/smoke.py --out=/data/segments
   pausejax segments --config=configs/pretrain_c4.py --out=/data/c4-segments \\
     --config.data.files='/data/c4/en/*.json.gz' --num_workers=16
+  pausejax segments --config=configs/finetune.py:task=squad \\
+    --config.data.local_dir=/data/squad --out=/data/squad-examples
   pausejax segments --verify=/data/c4-segments
 
 Training then takes --config.data.segments_dir=/data/segments. No pauses are
-stored: a standard and a pause run read the same segments.
+stored: a standard and a pause run read the same segments. Of a downstream task
+the tokenised examples are stored, one process, for any number of pauses.
 
 --num_workers=N works in N processes. --shard=i/n makes every n-th unit of the
 corpus only, for n machines that share the folder; whichever comes last writes
@@ -21,7 +24,14 @@ import time
 from etils import epath
 
 from pausejax import commandline, errors, settings, tasks
-from pausejax.data import corpora, record_files, segment_writer, tokenizers
+from pausejax.data import (
+  corpora,
+  doors,
+  example_store,
+  record_files,
+  segment_writer,
+  tokenizers,
+)
 from pausejax.runtime.progress import CountBar
 
 
@@ -47,6 +57,12 @@ def main(argv: list[str]) -> int:
     "copy it there",
   )
   tokenizer = tokenizers.load(config.data.tokenizer)
+  if doors.is_finetuning(config.data.task):
+    index = example_store.write(config.data, tokenizer, out)
+    for split in example_store.SPLITS:
+      print(f"{split}: {index[split]['num_examples']:,} examples")
+    print(f"examples are in {out}")
+    return 0
   with CountBar("units", 0) as bar:
     index = segment_writer.write(
       config.data,

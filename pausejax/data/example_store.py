@@ -1,0 +1,111 @@
+"""Downstream examples, tokenised once, in the same kind of store as segments.
+
+  train.array_record        a record an example, JSON
+  validation.array_record
+  index.json                what is in there, and from what
+
+A record is {"example": the text, "prefix_ids", "target_ids"}. Pauses are put in
+and prefixes are cut when the examples are read: one store serves every number
+of pauses and every length, and the batches are those of the published files.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from etils import epath
+
+from pausejax import errors, locks, tasks
+from pausejax.data import examples, prompts, record_files
+from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.settings import DataConfig
+
+FORMAT = 1
+SPLITS = ("train", "validation")
+
+
+def identity(task: tasks.Task, data: DataConfig, tokenizer) -> dict:
+  """Returns what a run expects of a store."""
+  return {
+    "examples_format": FORMAT,
+    "task": task.name,
+    "delimiter": task.delimiter,
+    "holdout_every": data.holdout_every,
+    **tokenizer.fingerprint(),
+  }
+
+
+def write(
+  data: DataConfig, tokenizer: PauseTokenizer, out: pathlib.Path
+) -> dict:
+  """Tokenises both splits of the task of `data`; returns the index.
+
+  Raises:
+    UserError: `out` holds something else or cannot be written to, or the
+      published files are missing or malformed.
+  """
+  task = tasks.downstream(data.task)
+  head = identity(task, data, tokenizer)
+  source = task.source.describe(data)
+  record_files.begin(out, {**head, "source": source})
+  index = {**head, "source": source}
+  with locks.alone(
+    out / record_files.UNITS / "lock", f"--out: {out} is being made already"
+  ):
+    for split in SPLITS:
+      found = examples.load(task, split, data)
+      index[split] = {
+        "num_examples": len(found.rows),
+        "num_unusable": found.num_unusable,
+        "examples_sha256": found.sha256,
+        "shards": _write(found, task, tokenizer, out),
+      }
+    record_files.write_json(out / record_files.INDEX, index)
+  return index
+
+
+def load(
+  folder: str,
+  task: tasks.Task,
+  split: str,
+  data: DataConfig,
+  tokenizer: PauseTokenizer,
+) -> examples.Examples:
+  """Returns what `examples.load` does, from a store, with the ids.
+
+  Raises:
+    UserError: no store there, one of another task or tokenizer (the message
+      names what differs), or a file that is missing or damaged.
+  """
+  errors.require_one_of("split", split, SPLITS)
+  path = epath.Path(folder)
+  index = record_files.read_index(path)
+  errors.require_same(
+    f"the store of examples {folder}", index, identity(task, data, tokenizer)
+  )
+  part = index[split]
+  source = record_files.open_records(path, part["shards"])
+  read = [json.loads(source[i]) for i in range(len(source))]
+  return examples.Examples(
+    split,
+    [tasks.Example(**record["example"]) for record in read],
+    part["num_unusable"],
+    part["examples_sha256"],
+    [record["prefix_ids"] for record in read],
+    [record["target_ids"] for record in read],
+  )
+
+
+def _write(found: examples.Examples, task, tokenizer, out) -> list[dict]:
+  """Writes the records of one split; returns the row of its file."""
+  prefixes = tokenizer.encode([row.prefix for row in found.rows])
+  targets = prompts.targets(task, tokenizer, found.rows)
+  writer = record_files.Writer(out / f"{found.split}.array_record")
+  for row, prefix, target in zip(found.rows, prefixes, targets, strict=True):
+    record = {
+      "example": dataclasses.asdict(row),
+      "prefix_ids": list(map(int, prefix)),
+      "target_ids": list(map(int, target)),
+    }
+    writer.write(json.dumps(record).encode())
+  return writer.close()
