@@ -228,7 +228,7 @@ def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, interpret):
   def one_row(q_TNH, k_TKH, v_TKH, ids_T):
     heads_first = [x.swapaxes(0, 1) for x in (q_TNH, k_TKH, v_TKH)]
     out_NTH = kernel(*heads_first, segment_ids=splash.SegmentIds(ids_T, ids_T))
-    return out_NTH.swapaxes(0, 1)
+    return jnp.swapaxes(out_NTH, 0, 1)
 
   q_BTNH = q_BTNH / math.sqrt(head_dim)
   return jax.vmap(one_row)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
