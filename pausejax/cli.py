@@ -95,8 +95,9 @@ def _run(argv: list[str]) -> int:
   verb, *rest = argv
   errors.require_one_of("verb", verb, VERBS)
   if verb in TOGETHER and not {"-h", "--help"} & set(rest):
-    signal.signal(signal.SIGTERM, _stopped)
     distributed.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, _stopped)
   program = importlib.import_module(f"pausejax.programs.{verb}")
   return program.main(rest)
 

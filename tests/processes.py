@@ -5,7 +5,7 @@ import pathlib
 import socket
 import subprocess
 
-from tests import soak
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def free_port() -> int:
@@ -51,7 +51,7 @@ def start(commands, folder: pathlib.Path, *, devices: int, **changes: str):
     with (folder / f"{index}.log").open("w") as log:
       process = subprocess.Popen(
         command,
-        cwd=soak.ROOT,
+        cwd=ROOT,
         env={**environment(index, count, port, devices), **changes},
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -60,7 +60,7 @@ def start(commands, folder: pathlib.Path, *, devices: int, **changes: str):
   return found
 
 
-def wait(started, timeout: float = 120) -> list[int]:
+def wait(started, timeout: float | None = 600) -> list[int]:
   """Returns the exit codes of all; none outlives this."""
   try:
     return [p.wait(timeout) for p in started]

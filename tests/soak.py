@@ -2,9 +2,11 @@
 
   python -m tests.soak --door=segments --kills=20
   python -m tests.soak --door=seqio --kills=20
+  python -m tests.soak --door=segments --kills=20 --processes=2
 
 Trains once without a disturbance, then again with `kill -9` at random times,
-each followed by the same command. Every loss that was ever written and every
+each followed by the same command. Of several processes one is killed, and the
+others must end by themselves. Every loss that was ever written and every
 digest of the last checkpoint must be equal to the last bit. Prints what it
 counted and leaves with 1 unless all comparisons hold; a kill that hit no
 resumed or running step does not count as one.
@@ -21,7 +23,9 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import processes
+
+ROOT = processes.ROOT
 
 SMALL = (
   "--config.model.num_layers=2",
@@ -101,21 +105,37 @@ def last_meta(workdir: pathlib.Path) -> dict:
   return json.loads(path.read_text())
 
 
-def kill_at(args, workdir: pathlib.Path, step: int) -> bool:
-  """Starts the run and kills it once it has written `step`; False if late."""
-  process = start(args)
-  while process.poll() is None:
+def kill_at(args, workdir: pathlib.Path, step: int, victim: int, count: int):
+  """Starts the run and kills a process at a step; False if that was late."""
+  logs = workdir.with_name("killed-logs")
+  started = processes.start([args] * count, logs, devices=1)
+  while started[victim].poll() is None:
     written = rows(workdir)
     if written and written[-1]["step"] >= step:
       break
     time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  return process.returncode == -signal.SIGKILL
+  started[victim].send_signal(signal.SIGKILL)
+  return processes.wait(started)[victim] == -signal.SIGKILL
 
 
-def soak(door: str, kills: int, num_steps: int, seed: int) -> dict[str, int]:
+def run(args, logs: pathlib.Path, count: int) -> str:
+  """Runs to the end and returns what process 0 printed."""
+  codes = processes.wait(processes.start([args] * count, logs, devices=1), None)
+  assert codes == [0] * count, "\n".join(processes.logs(logs, count))
+  return processes.logs(logs, 1)[0]
+
+
+def soak(
+  door: str, kills: int, num_steps: int, seed: int, count: int = 1
+) -> dict[str, int]:
   """Runs the comparison and returns what was counted.
+
+  Args:
+    door: "segments" or "seqio".
+    kills: how many.
+    num_steps: of the run.
+    seed: of the kills.
+    count: processes of the run.
 
   Raises:
     AssertionError: a loss or a digest differs.
@@ -128,7 +148,8 @@ def soak(door: str, kills: int, num_steps: int, seed: int) -> dict[str, int]:
     )
     write_corpus(corpus)
     more = (f"--config.data.door={door}", f"--config.num_steps={num_steps}")
-    finish(command(corpus, quiet, *more))
+    logs = pathlib.Path(folder) / "logs"
+    run(command(corpus, quiet, *more), logs, count)
     expected = {row["step"]: row["loss"] for row in rows(quiet)}
 
     def compare():
@@ -140,9 +161,10 @@ def soak(door: str, kills: int, num_steps: int, seed: int) -> dict[str, int]:
       # Spread over the run, a little before or behind the even places.
       even = (i + 1) * num_steps // (kills + 1)
       step = max(1, min(num_steps - 1, even + rng.randint(-2, 2)))
-      counted["kills"] += kill_at(command(corpus, killed, *more), killed, step)
+      args, victim = command(corpus, killed, *more), rng.randrange(count)
+      counted["kills"] += kill_at(args, killed, step, victim, count)
       compare()
-    output = finish(command(corpus, killed, *more))
+    output = run(command(corpus, killed, *more), logs, count)
     counted["resumes"] += "resuming from step" in output
     compare()
     assert [r["step"] for r in rows(killed)] == sorted(expected)
@@ -160,8 +182,15 @@ def main() -> int:
   parser.add_argument("--kills", type=int, default=20)
   parser.add_argument("--num_steps", type=int, default=400)
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--processes", type=int, default=1)
   options = parser.parse_args()
-  counted = soak(options.door, options.kills, options.num_steps, options.seed)
+  counted = soak(
+    options.door,
+    options.kills,
+    options.num_steps,
+    options.seed,
+    options.processes,
+  )
   print(", ".join(f"{name} {count}" for name, count in counted.items()))
   return 0 if counted["kills"] == options.kills else 1
 

@@ -220,11 +220,12 @@ class Answerer:
     )
 
   def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this host's rows of a batch on its devices."""
-    per_host = self.batch_size // jax.process_count()
-    start = jax.process_index() * per_host
-    mine = {n: x[start : start + per_host] for n, x in arrays.items()}
-    return sharding.put_batch(mine, self.mesh)
+    """Puts a batch, of which every host has all rows, on the mesh."""
+    layout = sharding.batch_sharding(self.mesh)
+    return {
+      name: jax.make_array_from_callback(x.shape, layout, x.__getitem__)
+      for name, x in arrays.items()
+    }
 
   def _fetch(self, x: jax.Array) -> np.ndarray:
     """Returns all rows of a batch on every host."""

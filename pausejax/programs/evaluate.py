@@ -8,7 +8,8 @@
 `--checkpoint` is the workdir of a run (its newest checkpoint), or
 WORKDIR/checkpoints/STEP. Prints a line a condition; each result, with every
 condition in it, lands as JSON in WORKDIR/evaluations/ with its predictions.
-Several tasks at once read local copies from LOCAL_DIR/TASK.
+Several tasks at once read local copies from LOCAL_DIR/TASK. Several processes
+share the work where the environment names them (`runtime/environment.py`).
 """
 
 import argparse
@@ -22,6 +23,7 @@ import pausejax
 from pausejax import commandline, errors, tasks
 from pausejax.data import examples, prompts, records
 from pausejax.evaluation import results, trained
+from pausejax.runtime import distributed
 from pausejax.settings import DataConfig, FinetuneConfig
 
 
@@ -44,6 +46,13 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
   run = trained.find(options.checkpoint)
+  distributed.require_agreement(
+    {
+      "JAX_NUM_PROCESSES": distributed.num_processes(),
+      "options": vars(options),
+      "step": run.step,
+    }
+  )
   config = run.meta["config"]
   tasks.import_module(options.tasks_module or config["tasks_module"])
   names = _task_names(options.task, config["data"]["task"])

@@ -12,7 +12,7 @@ step) and checkpoints/. Start the same command again, after a crash or a kill,
 and it goes on from the newest checkpoint as if nothing had happened: on the
 same devices the losses are the same to the last bit. Several processes run
 together where SLURM, a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-JAX_PROCESS_ID say so (`runtime/distributed.py`).
+JAX_PROCESS_ID say so (`runtime/environment.py`).
 """
 
 import argparse

@@ -8,6 +8,8 @@ used: it installs a handler that hears nothing before `initialize`, and the
 handler that was installed last is the only one that is called.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,7 @@ class Agreement:
     self._layout = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     everywhere = NamedSharding(mesh, PartitionSpec())
     self._largest = jax.jit(jnp.max, out_shardings=everywhere)
+    self._codes = functools.cache(self._code_on_each_device)
     self._asked: jax.Array | None = None
 
   def ask(self) -> int:
@@ -41,14 +44,16 @@ class Agreement:
     if jax.process_count() == 1:
       self.exit_code = self.flag.exit_code
       return self.exit_code
-    answer, self._asked = self._asked, self._largest(self._codes())
+    codes = self._codes(self.flag.exit_code)
+    answer, self._asked = self._asked, self._largest(codes)
     if answer is not None:
       self.exit_code = int(answer)
     return self.exit_code
 
-  def _codes(self) -> jax.Array:
-    """Returns int32 [devices], this process's exit code on each of its."""
-    code = np.full(1, self.flag.exit_code, np.int32)
+  def _code_on_each_device(self, exit_code: int) -> jax.Array:
+    """Returns int32 [devices], of which this process fills in its own."""
     return jax.make_array_from_callback(
-      (self._layout.mesh.size,), self._layout, lambda _: code
+      (self._layout.mesh.size,),
+      self._layout,
+      lambda _: np.full(1, exit_code, np.int32),
     )

@@ -1,15 +1,5 @@
 """Several processes as one run: they start, agree and end together.
 
-Which processes make up a run, the first of these says:
-
-  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID   plain variables
-  SLURM    srun starts one process a task; JAX reads SLURM's variables
-  TPU      JAX asks the machine (TPU VM) or reads GKE's variables
-  GKE      an indexed Job or JobSet; JAX asks the API server (`jax[k8s]`)
-
-None of them, or one process: it runs alone and opens no port. Only the plain
-variables and SLURM are tested; TPU and GKE are left to JAX's own detection.
-
 JAX alone ends badly: a process that fails leaves the others in a barrier for
 300 s, a missing one ends them in a C++ abort, and processes that were told
 different numbers train together without a word. So a process that leaves
@@ -18,17 +8,16 @@ other one waits for it, and all processes compare what they were given.
 """
 
 import concurrent.futures
-import importlib.util
 import itertools
 import json
 import os
-import re
 import sys
 import threading
 import time
 from typing import Any
 
 from pausejax import errors
+from pausejax.runtime import environment
 from pausejax.runtime.signals import StopFlag, Stopped
 
 INITIALIZATION_SECONDS = 600  # Until all processes are there.
@@ -41,7 +30,6 @@ _MEETING_SECONDS = 10
 _GRACE_SECONDS = 1.0  # For the others to say themselves what went wrong.
 _POLL_MILLISECONDS = 1000  # Python handles signals between two polls.
 _LEFT = "pausejax/left"
-_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 _rounds = itertools.count()
 _is_joining = False
@@ -59,7 +47,7 @@ def start() -> None:
       asked for several tasks and none of them started this process.
   """
   global _is_joining
-  arguments = _find()
+  arguments = environment.find()
   if arguments is None:
     return
   _is_joining = True
@@ -244,76 +232,6 @@ def _waiting() -> str:
     f"process {s.process_id} of {s.num_processes} waits for the coordinator "
     f"at {s.coordinator_address}"
   )
-
-
-def _find() -> dict[str, Any] | None:
-  """Returns what JAX must be told to find the others; None: nobody else."""
-  given = {n: os.environ[n] for n in _VARIABLES if os.environ.get(n)}
-  if "JAX_NUM_PROCESSES" in given or "JAX_PROCESS_ID" in given:
-    return _plain(given)
-  if "SLURM_JOB_ID" in os.environ:
-    return _slurm()
-  if _is_on_tpu():
-    return {}
-  indexed = "JOB_COMPLETION_INDEX" in os.environ
-  if indexed and importlib.util.find_spec("kubernetes"):
-    return {}
-  return _plain(given) if given or indexed else None
-
-
-def _plain(given: dict[str, str]) -> dict[str, Any] | None:
-  if given.get("JAX_NUM_PROCESSES") == "1":
-    return None
-  missing = [n for n in _VARIABLES if n not in given]
-  errors.require(
-    not missing,
-    f"several processes need {', '.join(_VARIABLES)}; not set: "
-    f"{', '.join(missing)} (JAX_NUM_PROCESSES=1 runs alone)",
-  )
-  address, *numbers = (given[n] for n in _VARIABLES)
-  errors.require(
-    all(n.isdigit() for n in numbers) and int(numbers[1]) < int(numbers[0]),
-    "JAX_NUM_PROCESSES and JAX_PROCESS_ID: expected a count and a number "
-    f"below it, got {' and '.join(map(repr, numbers))}",
-  )
-  errors.require(
-    re.fullmatch(r".+:\d+", address) is not None,
-    f"JAX_COORDINATOR_ADDRESS: expected HOST:PORT, got {address!r}",
-  )
-  is_local = address.rpartition(":")[0] in ("127.0.0.1", "localhost")
-  return {
-    "coordinator_address": address,
-    "num_processes": int(numbers[0]),
-    "process_id": int(numbers[1]),
-    "cluster_detection_method": "deactivate",
-    # JAX would listen on every interface.
-    "coordinator_bind_address": address if is_local else None,
-  }
-
-
-def _slurm() -> dict[str, Any] | None:
-  count = int(os.environ.get("SLURM_NTASKS", "1"))
-  if count == 1:
-    return None
-  errors.require(
-    "SLURM_STEP_NODELIST" in os.environ,
-    f"SLURM_NTASKS is {count}, but this process was not started by srun; "
-    "start it with srun, or with SLURM_NTASKS=1 to run alone",
-  )
-  # JAX gives each task one GPU of its node; a task on its own gets all.
-  tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-  return (
-    {"local_device_ids": []} if re.fullmatch(r"1(\(x\d+\))?", tasks) else {}
-  )
-
-
-def _is_on_tpu() -> bool:
-  platforms = os.environ.get("JAX_PLATFORMS", "tpu")
-  if "tpu" not in platforms or not importlib.util.find_spec("libtpu"):
-    return False
-  from jax._src import cloud_tpu_init
-
-  return cloud_tpu_init.running_in_cloud_tpu_vm
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,397 @@
+"""Several real processes: they start, agree, save and end as one run."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+
+from pausejax import cli, errors
+from pausejax.runtime import environment
+from tests import processes, soak
+
+PLAIN = {
+  "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
+  "JAX_NUM_PROCESSES": "4",
+  "JAX_PROCESS_ID": "3",
+}
+SLURM = {
+  "SLURM_JOB_ID": "7",
+  "SLURM_NTASKS": "2",
+  "SLURM_STEP_NODELIST": "node[1-2]",
+}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+  """Sets the variables of a launcher, and no others."""
+  for name in (*PLAIN, *SLURM, "JOB_COMPLETION_INDEX"):
+    monkeypatch.delenv(name, raising=False)
+
+  def set_all(found):
+    for name, value in found.items():
+      monkeypatch.setenv(name, value)
+
+  return set_all
+
+
+@pytest.mark.parametrize(
+  "found",
+  [
+    {},
+    {"JAX_NUM_PROCESSES": "1"},
+    {"SLURM_JOB_ID": "7"},
+    {**SLURM, "SLURM_NTASKS": "1"},
+  ],
+)
+def test_one_process_runs_alone(variables, found):
+  variables(found)
+  assert environment.find() is None
+
+
+def test_plain_variables_say_it_all(variables):
+  variables(PLAIN | SLURM)  # And win.
+  found = environment.find()
+  assert found["coordinator_address"] == "10.0.0.1:1234"
+  assert (found["num_processes"], found["process_id"]) == (4, 3)
+  # JAX's own choice, all interfaces, unless all processes are on this machine.
+  assert found["coordinator_bind_address"] is None
+  variables({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"})
+  assert environment.find()["coordinator_bind_address"] == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+  ("tasks_per_node", "expected"),
+  [
+    ("2", {}),  # JAX gives each its GPU.
+    ("4(x2)", {}),
+    ("1(x2)", {"local_device_ids": []}),  # All GPUs of the node.
+    ("1", {"local_device_ids": []}),
+  ],
+)
+def test_slurm_is_left_to_jax(variables, tasks_per_node, expected):
+  variables({**SLURM, "SLURM_STEP_TASKS_PER_NODE": tasks_per_node})
+  assert environment.find() == expected
+
+
+@pytest.mark.parametrize(
+  ("found", "fragment"),
+  [
+    ({"JAX_NUM_PROCESSES": "2"}, "not set: JAX_COORDINATOR_ADDRESS, JAX_PROC"),
+    ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "not set: JAX_NUM_PROCESSES"),
+    ({**PLAIN, "JAX_PROCESS_ID": "4"}, "a number below it, got '4' and '4'"),
+    ({**PLAIN, "JAX_NUM_PROCESSES": "x"}, "got 'x' and '3'"),
+    ({**PLAIN, "JAX_COORDINATOR_ADDRESS": "node"}, "HOST:PORT, got 'node'"),
+    ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, "not started by srun"),
+    ({"JOB_COMPLETION_INDEX": "0"}, "JAX_NUM_PROCESSES=1 runs alone"),
+  ],
+)
+def test_half_an_environment_is_refused(variables, found, fragment):
+  variables(found)
+  with pytest.raises(errors.UsageError, match=fragment):
+    environment.find()
+
+
+# The bodies below take the place of the train program: how processes meet and
+# part does not depend on what they do meanwhile.
+PROGRAM = """
+import os, signal, sys, time, types
+from pausejax import cli, errors
+from pausejax.runtime import distributed, signals
+distributed.INITIALIZATION_SECONDS = 5
+distributed._MEETING_SECONDS = 2
+def main(argv):
+  index = distributed.process_index()
+{body}
+  return 0
+sys.modules["pausejax.programs.train"] = types.SimpleNamespace(main=main)
+sys.exit(cli.main(["train"]))
+"""
+
+
+def run(body: str, tmp_path, **changes: str) -> tuple[list[int], list[str]]:
+  """Runs the body in two processes; returns exit codes and what they wrote."""
+  body = "\n".join("  " + line for line in body.strip().splitlines())
+  command = [sys.executable, "-c", PROGRAM.format(body=body)]
+  started = processes.start([command] * 2, tmp_path, devices=1, **changes)
+  return processes.wait(started), processes.logs(tmp_path)
+
+
+@pytest.mark.slow
+def test_they_exchange_and_only_the_first_one_speaks(tmp_path):
+  codes, (first, second) = run(
+    """
+print("given", distributed.everyone(index), distributed.everyone([10 * index]))
+os.system("echo from a child")
+""",
+    tmp_path,
+  )
+  assert codes == [0, 0]
+  assert "given [0, 1] [[0], [10]]" in first and "from a child" in first
+  # What it waited for, if it had to wait.
+  assert all("waits for" in line for line in second.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("body", "code", "cause"),
+  [
+    ("if index == 1: raise KeyError('a bug')", 1, "KeyError: 'a bug'"),
+    (
+      "if index == 1: raise errors.UserError('disk is full')",
+      1,
+      "disk is full",
+    ),
+    ("if index == 0: raise errors.UsageError('no such field')", 2, "no such"),
+    (
+      "stop = signals.StopFlag(at_once=True)\n"
+      "if index == 1: os.kill(os.getpid(), signal.SIGTERM)",
+      143,
+      "pausejax: asked to stop",
+    ),
+  ],
+)
+def test_one_that_fails_ends_all(tmp_path, body, code, cause):
+  began = time.monotonic()
+  codes, logs = run(f"{body}\ntime.sleep(100)", tmp_path)
+  assert time.monotonic() - began < 60  # JAX alone: 300 s.
+  assert codes == [code, code]
+  failed = "if index == 1" in body
+  assert cause in logs[failed] and cause not in logs[not failed]
+  note = f"process {int(failed)} ended with exit code {code}, so"
+  assert note in logs[not failed]
+
+
+@pytest.mark.slow
+def test_what_differs_is_named_by_all(tmp_path):
+  codes, logs = run(
+    "distributed.require_agreement("
+    "{'seed': 0, 'config': {'model': {'d_ff': 32 + index}}})",
+    tmp_path,
+  )
+  assert codes == [2, 2]
+  for log in logs:
+    assert "config.model.d_ff is 33 in process 1 and 32 in process 0" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", [False, True])
+def test_nobody_waits_for_ever_for_one_that_is_missing(tmp_path, stops):
+  command = [sys.executable, "-c", PROGRAM.format(body="  pass")]
+  address = f"127.0.0.1:{processes.free_port()}"
+  (alone,) = processes.start(
+    [command],
+    tmp_path,
+    devices=1,
+    JAX_COORDINATOR_ADDRESS=address,
+    JAX_NUM_PROCESSES="2",
+    JAX_PROCESS_ID="1",
+  )
+  while "waits for" not in processes.logs(tmp_path, 1)[0]:
+    time.sleep(0.05)
+  if stops:
+    alone.send_signal(signal.SIGTERM)
+  (code,), (log,) = processes.wait([alone]), processes.logs(tmp_path, 1)
+  assert code == (143 if stops else 1)
+  assert f"process 1 of 2 waits for the coordinator at {address}" in log
+  said = "asked to stop" if stops else "not all came in 5 s"
+  assert said in log and "Check failure" not in log
+
+
+# Real runs.
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """Segments of a small corpus, made once; returns more of a command line."""
+  folder = tmp_path_factory.mktemp("prepared")
+  soak.write_corpus(folder / "corpus")
+  command = soak.command(folder / "corpus", folder / "none")
+  config = [a for a in command if a.startswith("--config")]
+  assert not cli.main(["segments", *config, f"--out={folder / 'segments'}"])
+  return (
+    folder / "corpus",
+    f"--config.data.segments_dir={folder / 'segments'}",
+    "--config.num_steps=12",
+    "--config.eval.num_batches=0",  # 58 segments: no multiple of a batch.
+  )
+
+
+def begin(
+  prepared, workdir, count: int, *more: str, devices: int = 8, hook: str = ""
+):
+  """Starts a run with so many processes and devices in all."""
+  command = soak.command(prepared[0], workdir, *prepared[1:], *more)
+  code = f"import os, signal, sys\nfrom pausejax import cli\n{hook}\n"
+  code += "sys.exit(cli.main(sys.argv[1:]))"
+  command = [sys.executable, "-c", code, *command[3:]]
+  logs = workdir.with_name(f"{workdir.name}-logs")
+  return processes.start([command] * count, logs, devices=devices // count)
+
+
+def finish(prepared, workdir, count: int, *more: str, devices: int = 8) -> None:
+  started = begin(prepared, workdir, count, *more, devices=devices)
+  codes = processes.wait(started)
+  logs = processes.logs(workdir.with_name(f"{workdir.name}-logs"), count)
+  assert codes == [0] * count, "\n".join(logs)
+
+
+def wait_for_step(workdir, step: int, started) -> None:
+  while all(p.poll() is None for p in started):
+    if any(row["step"] >= step for row in soak.rows(workdir)):
+      return
+    time.sleep(0.01)
+
+
+def losses(workdir) -> dict[int, float]:
+  return {row["step"]: row["loss"] for row in soak.rows(workdir)}
+
+
+def evaluations(workdir) -> dict[int, tuple]:
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return {
+    row["step"]: (row["eval_loss"], row["eval_num_targets"])
+    for row in rows
+    if "eval_loss" in row
+  }
+
+
+@pytest.fixture(scope="module")
+def quiet(prepared, tmp_path_factory):
+  """An undisturbed run of two processes."""
+  workdir = tmp_path_factory.mktemp("quiet") / "run"
+  finish(prepared, workdir, 2)
+  return workdir
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_and_on_one_process_it_is_the_same_run(
+  prepared, quiet, tmp_path
+):
+  workdir = tmp_path / "run"
+  expected = losses(quiet)
+
+  started = begin(prepared, workdir, 2)
+  wait_for_step(workdir, 5, started)
+  started[1].kill()
+  codes = processes.wait(started, 2 * 30)  # The heartbeat, on a busy machine.
+  assert codes[1] == -9 and codes[0] not in (0, -9)
+
+  started = begin(prepared, workdir, 2)
+  wait_for_step(workdir, 7, started)
+  started[1].send_signal(signal.SIGTERM)  # The other one hears of it.
+  assert processes.wait(started) == [143, 143]
+  found = losses(workdir)
+  step = soak.last_meta(workdir)["step"]
+  assert step == max(found) < 12
+  # On as many processes and devices: to the last bit.
+  assert found == {s: expected[s] for s in found}
+
+  finish(prepared, workdir, 1, f"--config.stop_at_step={step + 2}")
+  finish(prepared, workdir, 2)
+  # float32 sums over eight devices, in the order of one process or of two.
+  assert losses(workdir) == pytest.approx(expected, rel=1e-6)
+  assert evaluations(workdir).keys() == {12} == evaluations(quiet).keys()
+  (loss, count), (wanted, num) = (
+    evaluations(workdir)[12],
+    evaluations(quiet)[12],
+  )
+  assert count == num and loss == pytest.approx(wanted, rel=1e-6)
+  kept = {p.name for p in workdir.iterdir()}
+  assert kept >= {"config.json", "metrics.jsonl", "checkpoints"}
+
+
+# SIGTERM in each phase: the hook sends it from inside.
+SIGNAL = "os.kill(os.getpid(), signal.SIGTERM)"
+IN_RESTORE = f"""
+from pausejax.checkpoints import store
+restore = store.Store.restore
+def patched(*args):
+  if os.environ.get("JAX_PROCESS_ID") == "1": {SIGNAL}
+  return restore(*args)
+store.Store.restore = patched
+"""
+IN_MEASUREMENT = f"""
+from pausejax.training import loop
+evaluate = loop.Loop._evaluate
+def patched(*args):
+  if os.environ.get("JAX_PROCESS_ID") == "1": {SIGNAL}
+  return evaluate(*args)
+loop.Loop._evaluate = patched
+"""
+IN_SAVE = f"""
+from pausejax.checkpoints import store
+save = store.Store.save
+def patched(*args, **kwargs):
+  save(*args, **kwargs)
+  if int(args[1].step) == 4: {SIGNAL}
+store.Store.save = patched
+"""
+IN_FIRST_STEP = f"""
+from pausejax.training import step
+train_step = step.train_step
+def patched(*args, **kwargs):
+  {SIGNAL}  # Traced once, so sent while it is compiled.
+  return train_step(*args, **kwargs)
+step.train_step = patched
+"""
+
+
+@pytest.mark.slow
+def test_a_measurement_cut_short_in_one_process_is_made_good(
+  prepared, quiet, tmp_path
+):
+  workdir = shutil.copytree(quiet, tmp_path / "run")
+  more = ("--config.num_steps=13",)
+  started = begin(prepared, workdir, 2, *more, devices=2, hook=IN_MEASUREMENT)
+  assert processes.wait(started) == [143, 143]
+  assert soak.last_meta(workdir)["step"] == 13
+  assert evaluations(workdir).keys() == {12}
+  finish(prepared, workdir, 1, *more, devices=1)
+  assert evaluations(workdir).keys() == {12, 13}
+
+
+@pytest.mark.slow
+def test_sigterm_in_one_process_before_the_first_step_ends_both(
+  prepared, quiet, tmp_path
+):
+  workdir = shutil.copytree(quiet, tmp_path / "run")
+  more = ("--config.num_steps=13",)
+  started = begin(prepared, workdir, 2, *more, devices=2, hook=IN_RESTORE)
+  assert processes.wait(started) == [143, 143]
+  assert soak.last_meta(workdir)["step"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("hook", "step"), [(IN_FIRST_STEP, 1), (IN_SAVE, 5)], ids=["compile", "save"]
+)
+def test_sigterm_saves_at_the_next_step(prepared, tmp_path, hook, step):
+  workdir = tmp_path / "run"
+  started = begin(prepared, workdir, 1, devices=1, hook=hook)
+  assert processes.wait(started) == [143]
+  assert soak.last_meta(workdir)["step"] == step == max(losses(workdir))
+
+
+@pytest.mark.slow
+def test_sigterm_while_data_is_prepared_leaves_nobody_behind(
+  prepared, tmp_path
+):
+  workdir = tmp_path / "run"
+  more = (prepared[0], "--config.data.segments_dir=", *prepared[2:])
+  (process,) = started = begin(more, workdir, 1, devices=1)
+  log = tmp_path / "run-logs" / "0.log"
+  while "preparing segments" not in log.read_text() and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  assert processes.wait(started) == [143]
+  assert not (workdir / "checkpoints").exists()
+  for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    with contextlib.suppress(OSError):
+      assert str(workdir) not in path.read_text()
