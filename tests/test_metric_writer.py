@@ -136,3 +136,13 @@ def test_tensorboard_events_hold_the_same_numbers_without_tensorflow(tmp_path):
   # A record of the event file holds the tag and the float32 value.
   content = events.read_bytes()
   assert b"loss" in content and np.float32(2.5).tobytes() in content
+
+
+def test_a_held_out_loss_that_is_owed_is_written_once(tmp_path):
+  write(tmp_path, [1, 2])
+  write(tmp_path, [2], resumed_from=2, eval_loss=3.0)
+  before = read_lines(tmp_path)
+  writer = metric_writer.MetricWriter(tmp_path, 2, False, owed=True)
+  writer.write(2, {"eval_loss": 3.0})
+  writer.close()
+  assert writer.num_dropped == 1 and read_lines(tmp_path) == before

@@ -152,7 +152,9 @@ def _train(
     for line in door.summary:
       print(line)
     _print_size(train_state.model, mesh)
-    writer = metric_writer.open_writer(workdir, start, config.log.tensorboard)
+    writer = metric_writer.open_writer(
+      workdir, start, config.log.tensorboard, owed=owed
+    )
     with ProgressBar(start, config.num_steps) as progress:
       final = loop.Loop(
         config=config,

@@ -21,14 +21,14 @@ from pausejax.runtime import environment
 from pausejax.runtime.signals import StopFlag, Stopped
 
 INITIALIZATION_SECONDS = 600  # Until all processes are there.
-HEARTBEAT_SECONDS = 30  # Without one, a process counts as dead.
+HEARTBEAT_SECONDS = 60  # Without one, a process counts as dead.
 SHUTDOWN_SECONDS = 60  # Until all have ended.
 
 # A process that is to stop while it waits for the others tells them if they
 # come within this time. Schedulers give 30 seconds or more in all.
 _MEETING_SECONDS = 10
 _GRACE_SECONDS = 1.0  # For the others to say themselves what went wrong.
-_POLL_MILLISECONDS = 1000  # Python handles signals between two polls.
+_POLL_SECONDS = 1.0  # Python handles signals between two polls.
 _LEFT = "pausejax/left"
 
 _rounds = itertools.count()
@@ -159,13 +159,15 @@ def _first_to_leave(client) -> int:
 def _watch() -> None:
   """Ends this process soon after any other has left early."""
   try:
-    news = _get(_LEFT)
+    news = _get(_LEFT, poll_seconds=60)  # No signal comes to this thread.
   except Exception:  # The coordinator is gone: JAX ends this process itself.
     return
   if news == "done":
     return
-  time.sleep(_GRACE_SECONDS)
   index, exit_code = map(int, news.split())
+  if index == process_index():
+    return
+  time.sleep(_GRACE_SECONDS)
   print(
     f"pausejax: process {index} ended with exit code {exit_code}, so process "
     f"{process_index()} does, too",
@@ -245,12 +247,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _get(key: str) -> str:
+def _get(key: str, poll_seconds: float = _POLL_SECONDS) -> str:
   """Waits for a value; between polls this process listens to signals."""
   client = _client()
   while True:
     try:
-      return client.blocking_key_value_get(key, _POLL_MILLISECONDS)
+      return client.blocking_key_value_get(key, int(1000 * poll_seconds))
     except RuntimeError as e:
       if "DEADLINE_EXCEEDED" not in str(e):
         raise

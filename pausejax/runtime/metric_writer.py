@@ -28,18 +28,25 @@ class Silent:
 
 
 def open_writer(
-  workdir: pathlib.Path, step: int, tensorboard: bool
+  workdir: pathlib.Path, step: int, tensorboard: bool, *, owed: bool
 ) -> "MetricWriter | Silent":
   """Returns the `MetricWriter` of the run, in process 0 alone."""
   if distributed.process_index() > 0:
     return Silent()
-  return MetricWriter(workdir, step, tensorboard)
+  return MetricWriter(workdir, step, tensorboard, owed=owed)
 
 
 class MetricWriter:
   """Appends to `<workdir>/metrics.jsonl`; after a resume no step is twice."""
 
-  def __init__(self, workdir: pathlib.Path, step: int, tensorboard: bool):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    tensorboard: bool,
+    *,
+    owed: bool = False,
+  ):
     """Opens the files.
 
     Args:
@@ -47,12 +54,13 @@ class MetricWriter:
       step: the step resumed from, 0 if none; lines of later steps, and a last
         line cut short, are dropped, since those steps are taken again.
       tensorboard: also write events below `<workdir>/tensorboard`.
+      owed: the held-out loss of `step` is measured again, so drop that, too.
 
     Raises:
       UserError: tensorboardX is asked for but not installed.
     """
     path = workdir / "metrics.jsonl"
-    self.num_dropped = _drop_lines_after(path, step)
+    self.num_dropped = _drop_lines_after(path, step, owed)
     self._file = path.open("a", encoding="utf-8")
     self._events = _open_events(workdir, step) if tensorboard else None
 
@@ -73,23 +81,25 @@ class MetricWriter:
       self._events.close()
 
 
-def _drop_lines_after(path: pathlib.Path, step: int) -> int:
-  """Rewrites the file without the lines of later steps; returns how many."""
+def _drop_lines_after(path: pathlib.Path, step: int, owed: bool) -> int:
+  """Rewrites the file without what is to come again; returns how many lines."""
   if not path.exists():
     return 0
   lines = path.read_bytes().splitlines(keepends=True)
-  kept = [line for line in lines if _is_up_to(line, step)]
+  kept = [line for line in lines if _is_kept(line, step, owed)]
   temporary = path.with_suffix(".tmp")
   temporary.write_bytes(b"".join(kept))
   temporary.replace(path)
   return len(lines) - len(kept)
 
 
-def _is_up_to(line: bytes, step: int) -> bool:
+def _is_kept(line: bytes, step: int, owed: bool) -> bool:
   try:
-    return line.endswith(b"\n") and json.loads(line)["step"] <= step
+    row = json.loads(line)
   except ValueError:  # Neither JSON nor, after a crash, always UTF-8.
     return False
+  again = owed and row["step"] == step and "eval_loss" in row
+  return line.endswith(b"\n") and row["step"] <= step and not again
 
 
 def _open_events(workdir: pathlib.Path, step: int):
