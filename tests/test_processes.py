@@ -102,8 +102,9 @@ PROGRAM = """
 import os, signal, sys, time, types
 from pausejax import cli, errors
 from pausejax.runtime import distributed, signals
-distributed.INITIALIZATION_SECONDS = 5
 distributed._MEETING_SECONDS = 2
+if "PATIENCE" in os.environ:
+  distributed.INITIALIZATION_SECONDS = int(os.environ["PATIENCE"])
 def main(argv):
   index = distributed.process_index()
 {body}
@@ -191,6 +192,7 @@ def test_nobody_waits_for_ever_for_one_that_is_missing(tmp_path, stops):
     JAX_COORDINATOR_ADDRESS=address,
     JAX_NUM_PROCESSES="2",
     JAX_PROCESS_ID="1",
+    PATIENCE="5",
   )
   while "waits for" not in processes.logs(tmp_path, 1)[0]:
     time.sleep(0.05)
