@@ -12,6 +12,7 @@ B batch, T tokens, C tokens of a chunk, D d_model, V vocabulary rows.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,63 +52,71 @@ def cross_entropy(
     float32 [B, T] for metrics, 0 where the target does not count and without a
     gradient.
   """
-  loss = functools.partial(
-    _chunked_loss, vocab_size=vocab_size, num_chunks=num_chunks, z_loss=z_loss
+  return _loss(
+    x_BTD,
+    head_DV,
+    targets_BT,
+    loss_mask_BT,
+    _Options(vocab_size=vocab_size, num_chunks=num_chunks, z_loss=z_loss),
   )
-  if sharding.num_shards(*sharding.TOKEN_AXES) == 1:
-    return loss(x_BTD, head_DV, targets_BT, loss_mask_BT)
-  tokens = sharding.spec("batch", "sequence")
-  return jax.shard_map(
-    functools.partial(_shard_loss, loss),
-    in_specs=(tokens, jax.P(), tokens, tokens),
-    out_specs=(jax.P(), tokens),
-    axis_names=set(sharding.TOKEN_AXES),
-  )(x_BTD, head_DV, targets_BT, loss_mask_BT)
 
 
-def _shard_loss(loss, x_BTD, head_DV, targets_BT, loss_mask_BT):
-  # Cast outside the chunks: its transpose is the one reduction over shards.
-  head_DV = jax.lax.pcast(head_DV, sharding.TOKEN_AXES, to="varying")
-  objective, nll_BT = loss(x_BTD, head_DV, targets_BT, loss_mask_BT)
-  return jax.lax.psum(objective, sharding.TOKEN_AXES), nll_BT
+class _Options(NamedTuple):
+  """What is known when the loss is traced."""
+
+  vocab_size: int
+  num_chunks: int
+  z_loss: float
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _loss(x_BTD, head_DV, targets_BT, loss_mask_BT, vocab_size, chunks, z_loss):
-  args = (x_BTD, head_DV, targets_BT, loss_mask_BT)
-  return _scan_chunks(*args, vocab_size, chunks, z_loss, with_grads=False)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _loss(x_BTD, head_DV, targets_BT, loss_mask_BT, options):
+  args = x_BTD, head_DV, targets_BT, loss_mask_BT
+  return _over_shards(*args, options, with_grads=False)[0]
 
 
-def _forward(x_BTD, head_DV, targets_BT, mask_BT, vocab_size, chunks, z_loss):
-  args = (x_BTD, head_DV, targets_BT, mask_BT)
-  return _scan_chunks(*args, vocab_size, chunks, z_loss, with_grads=True)
+def _forward(x_BTD, head_DV, targets_BT, loss_mask_BT, options):
+  args = x_BTD, head_DV, targets_BT, loss_mask_BT
+  return _over_shards(*args, options, with_grads=True)
 
 
-def _backward(vocab_size, chunks, z_loss, grads, cotangents):
-  del vocab_size, chunks, z_loss
+def _backward(options, grads, cotangents):
+  del options
   dx_BTD, dhead_DV = grads
   scale = cotangents[0]
-  return (
-    (scale * dx_BTD).astype(dx_BTD.dtype),
-    scale * dhead_DV,
-    None,
-    None,
-  )
+  return (scale * dx_BTD).astype(dx_BTD.dtype), scale * dhead_DV, None, None
 
 
 _loss.defvjp(_forward, _backward)
 
 
-def _chunked_loss(x, head, targets, mask, *, vocab_size, num_chunks, z_loss):
-  return _loss(x, head, targets, mask, vocab_size, num_chunks, z_loss)
+def _over_shards(x_BTD, head_DV, targets_BT, mask_BT, options, with_grads):
+  """Returns ((objective, nll_BT), (dx_BTD, dhead_DV) or None)."""
+  # Cast here, so that a sharded head is brought together in that dtype.
+  args = x_BTD, head_DV.astype(x_BTD.dtype), targets_BT, mask_BT
+  scan = functools.partial(_scan_chunks, options=options, with_grads=with_grads)
+  if sharding.num_shards(*sharding.TOKEN_AXES) == 1:
+    return scan(*args)
+  tokens, whole = sharding.spec("batch", "sequence"), jax.P()
+
+  def one_shard(*args):
+    (objective, nll_BT), grads = scan(*args)
+    if grads is not None:
+      # After all chunks: the one reduction over shards.
+      grads = grads[0], jax.lax.psum(grads[1], sharding.TOKEN_AXES)
+    return (jax.lax.psum(objective, sharding.TOKEN_AXES), nll_BT), grads
+
+  return jax.shard_map(
+    one_shard,
+    in_specs=(tokens, whole, tokens, tokens),
+    out_specs=((whole, tokens), (tokens, whole) if with_grads else None),
+    axis_names=set(sharding.TOKEN_AXES),
+  )(*args)
 
 
-def _scan_chunks(
-  x_BTD, head_DV, targets_BT, mask_BT, vocab_size, chunks, z_loss, with_grads
-):
-  """Returns (objective, nll_BT) and, if asked, (dx_BTD, dhead_DV)."""
-  w_DV = head_DV.astype(x_BTD.dtype)
-  ids_V = jnp.arange(head_DV.shape[1])
+def _scan_chunks(x_BTD, w_DV, targets_BT, mask_BT, *, options, with_grads):
+  vocab_size, num_chunks, z_loss = options
+  ids_V = jnp.arange(w_DV.shape[1])
 
   def one_chunk(carry, chunk):
     objective, dhead_DV = carry
@@ -138,9 +147,9 @@ def _scan_chunks(
 
   # Zeros that vary over the mesh as the data does, as shard_map requires.
   zero = 0.0 * jnp.sum(mask_BT, dtype=jnp.float32)
-  init = (zero, jnp.zeros(head_DV.shape) + zero if with_grads else zero)
+  init = (zero, jnp.zeros(w_DV.shape) + zero if with_grads else zero)
   (objective, dhead_DV), (nll, dx) = jax.lax.scan(
-    one_chunk, init, _split((x_BTD, targets_BT, mask_BT), chunks)
+    one_chunk, init, _split((x_BTD, targets_BT, mask_BT), num_chunks)
   )
   grads = (_join(dx), dhead_DV) if with_grads else None
   return (objective, _join(nll)), grads

@@ -30,7 +30,7 @@ _OPEN_ROWS = 64  # Rows that may still be filled while packing.
 
 # K is a multiple of the one, and the other times what a full row counts on
 # average: of eight tasks none needed more rows for it than without a bound.
-_COUNTED_MULTIPLE = 8
+_COUNTED_MULTIPLE = 32
 _COUNTED_ROOM = 1.25
 
 

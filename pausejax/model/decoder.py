@@ -30,7 +30,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from pausejax import sharding
-from pausejax.model import attention, embedding, layers
+from pausejax.model import attention, embedding, layers, products
 from pausejax.settings import ModelConfig
 
 INIT_STDDEV = 0.02
@@ -91,8 +91,8 @@ class Linear(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns the product in the dtype of `x`."""
-    y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), self.num_in)
-    return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+    bias = None if self.bias is None else self.bias[...]
+    return products.dense(x, self.kernel[...], bias, self.num_in)
 
 
 class Block(nnx.Module):

@@ -1,0 +1,53 @@
+"""The product with a weight, whose gradients are summed in float32.
+
+Differentiated as it stands, `x @ kernel.astype(x.dtype)` gives a bfloat16
+input's kernel a bfloat16 gradient, and devices add up their parts in it. Here
+weights meet the activations in the compute dtype, while what is summed over
+rows, positions and devices leaves the product in float32. With float32
+activations nothing differs.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def dense(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_in: int
+) -> jax.Array:
+  """Returns the product of an input and a weight, in the input's dtype.
+
+  Args:
+    x: [*batch, *inputs] in the compute dtype.
+    kernel: float32 [*inputs, *outputs].
+    bias: float32, the last dimensions of the outputs, or None.
+    num_in: number of input dimensions.
+
+  Returns:
+    [*batch, *outputs].
+  """
+  y = jnp.tensordot(x, kernel.astype(x.dtype), num_in)
+  return y if bias is None else y + bias.astype(x.dtype)
+
+
+def _dense_forward(x, kernel, bias, num_in):
+  return dense(x, kernel, bias, num_in), (x, kernel, bias)
+
+
+def _dense_backward(num_in, saved, dy):
+  x, kernel, bias = saved
+  batch = list(range(x.ndim - num_in))
+  outputs = [list(range(len(batch), dy.ndim)), list(range(num_in, kernel.ndim))]
+  dx = jnp.tensordot(dy, kernel.astype(x.dtype), outputs)
+  dkernel = jnp.tensordot(
+    x, dy, [batch, batch], preferred_element_type=kernel.dtype
+  )
+  if bias is None:
+    return dx, dkernel, None
+  copies = tuple(range(dy.ndim - bias.ndim))
+  return dx, dkernel, jnp.sum(dy, copies, dtype=bias.dtype)
+
+
+dense.defvjp(_dense_forward, _dense_backward)
