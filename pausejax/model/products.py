@@ -41,9 +41,13 @@ def _dense_backward(num_in, saved, dy):
   batch = list(range(x.ndim - num_in))
   outputs = [list(range(len(batch), dy.ndim)), list(range(num_in, kernel.ndim))]
   dx = jnp.tensordot(dy, kernel.astype(x.dtype), outputs)
-  dkernel = jnp.tensordot(
-    x, dy, [batch, batch], preferred_element_type=kernel.dtype
-  )
+  # The first factor is transposed: the narrow one, so that little is copied.
+  sums = functools.partial(jnp.tensordot, preferred_element_type=kernel.dtype)
+  if x.size <= dy.size:
+    dkernel = sums(x, dy, [batch, batch])
+  else:
+    dkernel = sums(dy, x, [batch, batch])
+    dkernel = jnp.moveaxis(dkernel, range(-num_in, 0), range(num_in))
   if bias is None:
     return dx, dkernel, None
   copies = tuple(range(dy.ndim - bias.ndim))
