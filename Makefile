@@ -33,14 +33,18 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Both locks anew, for the newest releases that setup.cfg admits. With the TPU's
-# compiler, which the tests ask, and without the gigabytes of CUDA.
-EXTRAS := --extra=seqio --extra=tensorboard --extra=tpu --extra=dev
+# The locks anew, for the newest releases that setup.cfg admits. The TPU's
+# compiler, which CI asks, has one of its own: where it is installed, JAX looks
+# for TPUs and says so on every start.
+LOCK := uv pip compile --custom-compile-command "make lock" --upgrade --generate-hashes
+EXTRAS := --extra=seqio --extra=tensorboard --extra=dev
 lock:
-	uv pip compile --custom-compile-command "make lock" setup.cfg requirements/build.in $(EXTRAS) --upgrade \
-	  --generate-hashes --python-version 3.11 -o requirements/lock-py311.txt
-	uv pip compile --custom-compile-command "make lock" setup.cfg requirements/build.in $(EXTRAS) --upgrade \
-	  --generate-hashes --python-version 3.12 -o requirements/lock-py312.txt
+	$(LOCK) setup.cfg requirements/build.in $(EXTRAS) --python-version 3.11 \
+	  -o requirements/lock-py311.txt
+	$(LOCK) setup.cfg requirements/build.in $(EXTRAS) --python-version 3.12 \
+	  -o requirements/lock-py312.txt
+	$(LOCK) requirements/tpu.in -c requirements/lock-py311.txt --python-version 3.11 \
+	  -o requirements/tpu-py311.txt
 
 clean:
 	rm -rf $(VENV) demo *.egg-info

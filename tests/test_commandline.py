@@ -40,7 +40,7 @@ WRONG_VERBS = [
   (["Train"], "did you mean 'train'?"),
   (["segment"], "did you mean 'segments'?"),
   (["generte", "--prompt=x"], "did you mean 'generate'?"),
-  ([""], "known: evaluate, generate, inspect, report"),
+  ([""], "known: evaluate, generate, inspect, preflight"),
   (["--config=x", "train"], "verb: unknown value"),
   (["-v"], "verb: unknown value '-v'"),
   (["tokenizer", "trian", "--config=x"], "did you mean 'train'?"),
