@@ -113,7 +113,7 @@ WRONG_ARGUMENTS = [
   ("--config.data.task.name=c4", "config.data.task is a value"),
   ("--config.__class__=5", "unknown field '__class__'"),
   # Groups where a value belongs.
-  ("--config.model=130m", "set one of model.bias"),
+  ("--config.model=130m", "set one of model.attention"),
   ("--config.optim.kwargs=0.9", "set one of optim.kwargs.b1"),
   ("--config.optim.kwargs={", "set one of optim.kwargs.b1"),
   # Values of another type.

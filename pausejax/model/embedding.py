@@ -28,7 +28,7 @@ def sum_of_rows(
     dtype: of the vectors.
   """
   if sharding.num_shards(*sharding.MESH_AXES) == 1:
-    return jnp.asarray(sum(map(lambda t, i: t[i], tables, ids)), dtype)
+    return _sum([t[i] for t, i in zip(tables, ids, strict=True)], dtype)
   return jax.shard_map(
     functools.partial(_exchanged, dtype=dtype),
     in_specs=(sharding.spec("vocab", "embed"), sharding.spec("batch")),
@@ -36,8 +36,13 @@ def sum_of_rows(
   )(tables, ids)
 
 
+def _sum(rows: list[jax.Array], dtype: str) -> jax.Array:
+  # Cast first: tables that were cast before, as in decoding, give these bits.
+  return functools.reduce(jnp.add, [x.astype(dtype) for x in rows])
+
+
 def _exchanged(tables, ids, dtype: str) -> jax.Array:
-  x_BTD = jnp.asarray(sum(map(_own_rows, tables, ids)), dtype)
+  x_BTD = _sum(list(map(_own_rows, tables, ids)), dtype)
   x_BTD = jax.lax.psum(x_BTD, "tensor")
   return jax.lax.all_to_all(
     x_BTD, "fsdp", split_axis=0, concat_axis=2, tiled=True
