@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> None:
   parser = measure.parser(__doc__, rounds=7)
   add = parser.add_argument
   add("--batch_size", type=int, default=4)
-  add("--tokens", type=int, default=512, help="positions of a row")
+  add("--tokens", type=int, default=1024, help="positions of a row")
   add("--d_model", type=int, default=768)
   add("--vocab_size", type=int, default=VOCAB_SIZE)
-  add("--chunks", default="1,8", help="numbers of chunks, with commas")
+  add("--chunks", default="8,16", help="numbers of chunks, with commas")
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
