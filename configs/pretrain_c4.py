@@ -10,9 +10,10 @@
     --config.mesh.fsdp=-1 --config.mesh.data=1 --workdir=/data/pause-1b
 
 `pause=false` is the standard run: same documents, same order, same number of
-positions. `--config.data.files='/data/c4/en/*.json.gz'` reads the published
-shards in place of TFDS; --shard=i/n shares the preparation among n machines
-(docs/data.md). The public C4 vocabulary is T5's SentencePiece model
+positions. `--config.data.files='/data/c4/en/c4-train.*.json.gz'` and
+`--config.data.validation_files='/data/c4/en/c4-validation.*.json.gz'` read the
+published shards in place of TFDS; --shard=i/n shares the preparation among n
+machines (docs/data.md). The public C4 vocabulary is T5's SentencePiece model
 (32,000 pieces).
 
 The paper gives shapes, data, length, fraction and 200B tokens; it does not

@@ -23,6 +23,7 @@ import time
 from launch import words
 
 POLL_S = 30
+PREEMPTED = 143  # All is saved; run it again.
 MAX_TRIES = 3  # Ends on one slice that is still there, one after the other.
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 
@@ -54,7 +55,9 @@ def _commands(options, train: list[str]) -> dict[str, list[str]]:
   queued = ["gcloud", "compute", "tpus", "queued-resources"]
   where = [options.name, f"--zone={options.zone}"]
   # The remote shell reads this text, and so each word is quoted for it.
-  remote = f"{options.setup} && {shlex.join(['pausejax', 'train', *train])}"
+  # A comment or a line end in --setup stays inside its braces.
+  training = shlex.join(["pausejax", "train", *train])
+  remote = f"{{ {options.setup}\n}} && {training}"
   return {
     "create": [
       *(*queued, "create", *where, f"--node-id={options.name}"),
@@ -73,7 +76,7 @@ def _commands(options, train: list[str]) -> dict[str, list[str]]:
 
 def _train(commands: dict[str, list[str]]) -> int:
   """Goes on until the training has ended, whatever happens to the slice."""
-  tries, code = 0, 0
+  tries, code, failures = 0, 0, 0
   while True:
     state = _state(commands)
     if state == "ACTIVE":
@@ -82,13 +85,16 @@ def _train(commands: dict[str, list[str]]) -> int:
         print(shlex.join(commands["delete"]))
         return code
       code = _call(commands["train"])
-      tries += 1
+      tries += code != PREEMPTED
       if code == 0:
         return _call(commands["delete"])
       time.sleep(POLL_S)  # A slice that is taken away says so a little later.
     elif state in GONE:
       print(f"the slice is {state}: asking for another", flush=True)
+      failures = failures + 1 if state == "FAILED" else 0
+      _require(failures == MAX_TRIES)
       _require(_call(commands["delete"]))
+      time.sleep(POLL_S)
       tries, code = 0, 0
     elif not state:
       _require(_call(commands["create"]))
@@ -99,12 +105,9 @@ def _train(commands: dict[str, list[str]]) -> int:
 
 def _state(commands: dict[str, list[str]]) -> str:
   """Returns the state of the queued resource, "" if there is none."""
-  done = subprocess.run(
-    commands["describe"],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-    text=True,
-  )
+  done = subprocess.run(commands["describe"], capture_output=True, text=True)
+  if done.returncode and "NOT_FOUND" not in done.stderr:
+    return f"unknown ({done.stderr.strip()})"
   return done.stdout.strip()
 
 

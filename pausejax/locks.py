@@ -21,3 +21,11 @@ def alone(path: pathlib.Path, message: str) -> Iterator[None]:
     except BlockingIOError:
       raise errors.UserError(message) from None
     yield
+
+
+@contextlib.contextmanager
+def in_turn(path: pathlib.Path) -> Iterator[None]:
+  """Holds the lock `path`, once whoever has it lets go."""
+  with path.open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield

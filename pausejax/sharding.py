@@ -130,6 +130,8 @@ def check_run(mesh: Mesh, config: TrainConfig, model: ModelConfig) -> None:
   }
   if model.position == "learned":
     sizes["model.max_seq_len"] = (model.max_seq_len, "position")
+  if config.eval.num_examples:
+    sizes["eval.batch_size"] = (config.eval.batch_size, "batch")
   check_divisible(mesh, sizes)
 
 

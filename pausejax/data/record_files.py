@@ -27,6 +27,7 @@ from pausejax import errors
 INDEX = "index.json"
 UNITS = "units"  # What a making that was broken off goes on with.
 HEAD = "store.json"
+SPLITS = ("train", "validation")
 _MEND = (
   "remove it and start the `pausejax segments` that made it again: only what "
   "is missing is made anew"
@@ -45,7 +46,9 @@ def begin(folder: pathlib.Path, head: dict) -> None:
     UserError: another store or something else is there, or it cannot be made.
   """
   path = folder / UNITS / HEAD
-  if folder.is_dir() and any(folder.iterdir()) and not path.exists():
+  # A kill may have left units/ with no head in it yet.
+  foreign = folder.is_dir() and any(p.name != UNITS for p in folder.iterdir())
+  if foreign and not path.exists():
     raise errors.UserError(
       f"{folder} exists already and is no store that was begun there; remove "
       "it or choose another --out"
@@ -60,9 +63,15 @@ def begin(folder: pathlib.Path, head: dict) -> None:
     own.unlink()
   except OSError as e:
     raise errors.UserError(f"{folder}: cannot be made: {e}") from e
+  try:
+    found = dict(json.loads(path.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as e:
+    raise errors.UserError(
+      f"{path} is damaged: {e}; remove {folder} or choose another --out"
+    ) from e
   errors.require_same(
     f"the store that was begun in {folder} (remove it or choose another --out)",
-    json.loads(path.read_text(encoding="utf-8")),
+    found,
     head,
   )
 
@@ -127,11 +136,16 @@ def read_index(folder: epath.Path) -> dict:
       "`pausejax segments --config=... --out=...`"
     )
   try:
-    return dict(json.loads(path.read_text()))
-  except (ValueError, TypeError) as e:
+    index = dict(json.loads(path.read_text()))
+    for split in SPLITS:
+      for row in index[split]["shards"]:
+        _ = row["file"], row["num_records"], row["num_bytes"], row["sha256"]
+  except (ValueError, TypeError, KeyError) as e:
     raise errors.UserError(
-      f"{path} is not the index of a store of segments: {e}; {_MEND}"
+      f"{path} is not the index of a store that this version reads ({e!r}); "
+      "make the store again with `pausejax segments`"
     ) from e
+  return index
 
 
 def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
@@ -152,8 +166,9 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
 
 def verify(folder: epath.Path) -> Iterator[tuple[str, str]]:
   """Yields (file, what is wrong with it or "") for every file, digests too."""
-  for part in read_index(folder).values():
-    for row in part.get("shards", ()) if isinstance(part, dict) else ():
+  index = read_index(folder)
+  for split in SPLITS:
+    for row in index[split]["shards"]:
       path = folder / row["file"]
       problem = _problem(folder, row)
       if not problem and _sha256(path) != row["sha256"]:

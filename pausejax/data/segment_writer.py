@@ -109,6 +109,8 @@ def write(
       num_workers,
       functools.partial(_maker, data, out, tasks_module),
     )
+  # Shards may end together: one of them joins and tidies at a time.
+  with locks.in_turn(out / "units" / "lock-index"):
     return store.finish()
 
 
@@ -177,8 +179,8 @@ class _Store:
     path = self._note_path(part)
     try:
       note = json.loads(path.read_text())
-    except FileNotFoundError:
-      return None
+    except (FileNotFoundError, ValueError):
+      return None  # Not there yet, or torn by a loss of power.
     if note["key"] != self._unit(part).key:
       return None
     whole = all(record_files.has_size(self.out, r) for r in note["shards"])
@@ -239,9 +241,17 @@ class _Store:
     kept = {row["file"] for s in corpora.SPLITS for row in index[s]["shards"]}
     kept |= {self._note_path(part).name for part in self.parts}
     kept |= {record_files.HEAD, record_files.INDEX}
-    for path in [*self.out.glob("*.*"), *self._notes.glob("*.*")]:
-      if path.name not in kept:
-        path.unlink(missing_ok=True)
+    # Nothing but what this program writes.
+    for folder, pattern in (
+      (self.out, "*.array_record"),
+      (self.out, "*.array_record.*.partial"),
+      (self.out, "index.json.*.partial"),
+      (self._notes, "*-*.json"),
+      (self._notes, "*-*.json.*.partial"),
+    ):
+      for path in folder.glob(pattern):
+        if path.name not in kept:
+          path.unlink(missing_ok=True)
 
   def _unit(self, part: Part) -> corpora.Unit:
     split, number = part

@@ -60,7 +60,7 @@ def run(
         if busy[pipe]:
           report()
         if waiting:
-          pipe.send(waiting.popleft())
+          _send(pipe, waiting.popleft(), workers[pipe])
           busy[pipe] += 1
         else:
           del busy[pipe]
@@ -74,11 +74,22 @@ def _receive(pipe: Any, process: Any) -> Any:
   try:
     return pipe.recv()
   except (EOFError, ConnectionResetError):
-    process.join()
-    raise errors.UserError(
-      f"a worker process died with exit code {process.exitcode} (-9: out of "
-      "memory?); start the same command again, perhaps with fewer --num_workers"
-    ) from None
+    raise _died(process) from None
+
+
+def _send(pipe: Any, job: Any, process: Any) -> None:
+  try:
+    pipe.send(job)
+  except (BrokenPipeError, ConnectionResetError):
+    raise _died(process) from None
+
+
+def _died(process: Any) -> errors.UserError:
+  process.join()
+  return errors.UserError(
+    f"a worker process died with exit code {process.exitcode} (-9: out of "
+    "memory?); start the same command again, perhaps with fewer --num_workers"
+  )
 
 
 def _worker(setup: Callable[[], Work], pipe: Any) -> None:

@@ -120,7 +120,12 @@ def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
       f"it takes an even number of tokens, got {num_tokens}, and heads of a "
       f"multiple of 8 up to 128, got {head_dim}"
     )
-  return {"xla": "", "splash": splash, "cudnn": cudnn}
+  platform = _platform()
+  return {
+    "xla": "",
+    "splash": splash or ("" if platform == "tpu" else "it needs a TPU"),
+    "cudnn": cudnn or ("" if platform == "gpu" else "it needs an NVIDIA GPU"),
+  }
 
 
 def _platform() -> str:

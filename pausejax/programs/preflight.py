@@ -62,6 +62,15 @@ def main(argv: list[str]) -> int:
   options, tree = parser.parse(argv)
   config = settings.train_config(tree.to_dict())
   errors.require_in_range("--vocab_size", options.vocab_size, 0)
+  errors.require(
+    not config.init_from or options.config.endswith(".json"),
+    "init_from: preflight reads no run; give the config.json of the run that "
+    "starts there, or the shape by --config.model",
+  )
+  errors.require(
+    pathlib.Path(options.json).parent.is_dir(),
+    f"--json: there is no folder for {options.json!r}",
+  )
   topology = topologies.parse(options.topology)
   compiler, missing = _compiler(topology)
   print(f"{options.config} on {topology.name}", *missing, sep="\n", flush=True)
@@ -179,7 +188,8 @@ def _available_bytes(topology: Topology) -> int:
   if topology.is_tpu:
     return topology.chip.memory_bytes
   # JAX takes this part of a card when it starts, and no more.
-  part = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"))
+  names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+  part = next((float(os.environ[n]) for n in names if n in os.environ), 0.75)
   return int(part * topology.chip.memory_bytes)
 
 

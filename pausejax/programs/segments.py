@@ -2,7 +2,8 @@
 
   pausejax segments --config=configs/smoke.py --out=/data/segments
   pausejax segments --config=configs/pretrain_c4.py --out=/data/c4-segments \\
-    --config.data.files='/data/c4/en/*.json.gz' --num_workers=16
+    --config.data.files='/data/c4/en/c4-train.*.json.gz' --num_workers=16 \\
+    --config.data.validation_files='/data/c4/en/c4-validation.*.json.gz'
   pausejax segments --config=configs/finetune.py:task=squad \\
     --config.data.local_dir=/data/squad --out=/data/squad-examples
   pausejax segments --verify=/data/c4-segments

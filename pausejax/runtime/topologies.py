@@ -31,7 +31,7 @@ _GPUS = ("a100", "h100", "h200", "b200")
 _KINDS = (*_MOST_CUBES, *_GPUS)
 _ALIASES = {"v5litepod": "v5e"}
 
-_NAME = re.compile(r"(?:([1-9][0-9]?)x)?([a-z0-9]+)-([1-9][0-9]*)")
+_NAME = re.compile(r"(?:([1-9][0-9]?)x)?([a-z0-9]+)-([1-9][0-9]{0,5})")
 
 # What XLA wants to know of a GPU, as its own specifications of these cards:
 # multiprocessors, their FP32 units and shared memory in bytes, L2 cache in
@@ -99,7 +99,7 @@ def _hint(name: str) -> str:
     return f"; known, with a size as in v5e-256: {', '.join(_KINDS)}"
   (kind,) = close
   sizes = _sizes(kind)
-  nearest = min(sizes, key=lambda s: abs(s - int(size or 0)))
+  nearest = min(sizes, key=lambda s: abs(s - int(size[:6] or 0)))
   prefix = f"{slices}x" if slices.strip("0") and kind not in _GPUS else ""
   return (
     f"; did you mean '{prefix}{kind}-{nearest}'? ({kind} comes in "

@@ -111,7 +111,6 @@ class SeqioBatches:
       "shuffle_buffer": data.shuffle_buffer,
       "batch_size": self._batch_size,
       "seed": self._seed,
-      "shard": self._shard[0],
       "num_shards": self._shard[1],
       **sources.identity(self._source, self._split),
       **self._tokenizer.fingerprint(),
