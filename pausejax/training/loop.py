@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from pausejax import batching
+from pausejax import batching, errors
 from pausejax.checkpoints.store import Store
 from pausejax.runtime.agreement import Agreement
 from pausejax.settings import TrainConfig
@@ -58,6 +58,14 @@ class Loop:
 
   def run(self, state: TrainState) -> TrainState:
     """Trains from the state's step to the end and returns the last state."""
+    try:
+      return self._steps(state)
+    except errors.UserError:
+      # What was begun is on disk before the other processes hear of it.
+      self.store.wait()
+      raise
+
+  def _steps(self, state: TrainState) -> TrainState:
     c = self.config
     end = min(c.num_steps, c.stop_at_step or c.num_steps)
     pending = None
