@@ -1,8 +1,9 @@
 """The command `pausejax VERB ...`: finds the verb, and says what went wrong.
 
-Exit codes: 0 done; 1 something only the user can mend (a file, a checkpoint);
-2 a wrong command line or config, before any work; 130 interrupted; 141 the
-reader of the output went away; 143 asked to stop, saved, run again.
+Exit codes: 0 done; 1 an error that the user must fix first; 2 a wrong command
+line or config, before any work; 3 checkpoints exist but none can be used; 4
+training diverged; 130 interrupted; 141 the reader of the output went away; 143
+stopped from outside, saved, run again.
 """
 
 import importlib

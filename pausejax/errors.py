@@ -32,6 +32,24 @@ class UsageError(UserError):
   exit_code = 2
 
 
+class CheckpointUnusable(UserError):
+  """Checkpoints exist but none can be used; starting over would lose them.
+
+  Nothing was changed. Launchers must not start the run again.
+  """
+
+  exit_code = 3
+
+
+class Diverged(UserError):
+  """Training was stopped: too many steps in a row were not finite.
+
+  Launchers must not start the run again.
+  """
+
+  exit_code = 4
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
   """Returns "; did you mean 'x'?" and the known names, to end a message."""
   known = sorted(known)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "pausejax"
 # longest matching prefix counts.
 FLOORS = {
   "errors": 0,
+  "files": 0,
   "locks": 0,
   "pause": 0,
   "metrics": 0,

@@ -22,7 +22,7 @@ from typing import Any
 
 from etils import epath
 
-from pausejax import errors
+from pausejax import errors, files
 
 INDEX = "index.json"
 UNITS = "units"  # What a making that was broken off goes on with.
@@ -121,10 +121,8 @@ class Writer:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file that appears by a rename."""
-  temporary = _temporary(path)
   with _cannot_write(path):
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.write(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_index(folder: epath.Path) -> dict:
@@ -160,8 +158,8 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
     problems = list(pool.map(lambda row: _problem(folder, row), rows))
   for problem in filter(None, problems):
     raise errors.UserError(problem)
-  files = [f"{folder / r['file']}[0:{r['num_records']}]" for r in rows]
-  return grain.sources.ArrayRecordDataSource(files)
+  paths = [f"{folder / r['file']}[0:{r['num_records']}]" for r in rows]
+  return grain.sources.ArrayRecordDataSource(paths)
 
 
 def verify(folder: epath.Path) -> Iterator[tuple[str, str]]:

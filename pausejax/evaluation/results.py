@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from pausejax import errors
+from pausejax import errors, files
 from pausejax.data.prompts import Waiting
 
 PREDICTIONS = ".predictions.jsonl"
@@ -37,9 +37,9 @@ def write(
   """Writes a result and its predictions; returns the path of the result."""
   folder.mkdir(parents=True, exist_ok=True)
   lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-  _replace(folder / (stem + PREDICTIONS), lines)
+  files.write(folder / (stem + PREDICTIONS), lines)
   path = folder / (stem + ".json")
-  _replace(path, json.dumps(result, indent=2) + "\n")
+  files.write(path, json.dumps(result, indent=2) + "\n")
   return path
 
 
@@ -59,7 +59,9 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
   path = path.with_name(path.stem + PREDICTIONS)
   if not path.is_file():
     raise errors.UserError(f"no predictions {path}; evaluate again")
-  return [_load(path, line) for line in path.read_text().splitlines()]
+  return [
+    _load(path, line) for line in files.split_lines(path.read_text("utf-8"))
+  ]
 
 
 def _load(path: pathlib.Path, text: str) -> dict:
@@ -67,9 +69,3 @@ def _load(path: pathlib.Path, text: str) -> dict:
     return json.loads(text)
   except ValueError as e:
     raise errors.UserError(f"{path} is not JSON ({e}); evaluate again") from e
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  temporary.replace(path)

@@ -20,7 +20,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pausejax import errors, tasks
+from pausejax import errors, files, tasks
 from pausejax.data import examples
 
 # Stand for the task, and for the study's folder, in its words.
@@ -192,9 +192,7 @@ class Study:
       before = json.loads(path.read_text())
       errors.require_same(str(path), before["cells"], self._commands(before))
     self.workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(plan)
-    temporary.replace(path)
+    files.write(path, plan)
 
   def as_json(self) -> dict[str, Any]:
     """Returns the plan as plain values, the commands of every cell in it."""

@@ -11,7 +11,7 @@ under the same name. The page asks the network for nothing.
 import json
 import pathlib
 
-from pausejax import commandline, errors
+from pausejax import commandline, errors, files
 from pausejax.evaluation import render
 from pausejax.evaluation.page import document, report
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
   out.parent.mkdir(parents=True, exist_ok=True)
   texts = _texts(found, paper=options.paper)
   for suffix, text in texts.items():
-    _replace(out.with_suffix(suffix), text)
+    files.write(out.with_suffix(suffix), text)
   others = ", ".join(suffix for suffix in texts if suffix != out.suffix)
   print(f"{out}, and beside it the same as {others}")
   return 0
@@ -54,10 +54,3 @@ def _texts(found: report.Report, *, paper: bool) -> dict[str, str]:
     ".tex": render.latex(found.rows, paper=paper),
     ".json": json.dumps(found.as_json(), indent=2, allow_nan=False) + "\n",
   }
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file that appears at once."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  temporary.replace(path)

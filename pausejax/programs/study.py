@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pausejax import commandline, errors, locks
+from pausejax import commandline, errors, files, locks
 from pausejax.evaluation import render, results, study, table
 from pausejax.runtime import signals
 
@@ -76,10 +76,7 @@ def write_table(plan: study.Study) -> list[table.Row]:
     "csv": render.csv(rows),
     "tex": render.latex(rows, paper=True),
   }.items():
-    path = plan.workdir / f"table.{suffix}"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    files.write(plan.workdir / f"table.{suffix}", text)
   return rows
 
 

@@ -26,7 +26,7 @@ from importlib import metadata
 
 from ml_collections import ConfigDict
 
-from pausejax import commandline, errors, settings, tasks
+from pausejax import commandline, errors, files, settings, tasks
 from pausejax.data import doors, prompts, tokenizers
 from pausejax.errors import require_same
 from pausejax.evaluation import trained
@@ -317,11 +317,9 @@ def _keep_inputs(workdir: pathlib.Path, config: TrainConfig, values) -> None:
 
   Only once the run is known to fit what is there, and each in one rename.
   """
-  files = {"config.json": (json.dumps(values, indent=2) + "\n").encode()}
+  contents = {"config.json": (json.dumps(values, indent=2) + "\n").encode()}
   tokenizer = pathlib.Path(config.data.tokenizer)
   if tokenizer.is_file():
-    files[f"tokenizer{tokenizer.suffix}"] = tokenizer.read_bytes()
-  for name, content in files.items():
-    temporary = workdir / f"{name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(workdir / name)
+    contents[f"tokenizer{tokenizer.suffix}"] = tokenizer.read_bytes()
+  for name, content in contents.items():
+    files.write(workdir / name, content)

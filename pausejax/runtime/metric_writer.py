@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from pausejax import errors
+from pausejax import errors, files
 from pausejax.runtime import distributed
 
 Number = int | float
@@ -87,9 +87,7 @@ def _drop_lines_after(path: pathlib.Path, step: int, owed: bool) -> int:
     return 0
   lines = path.read_bytes().splitlines(keepends=True)
   kept = [line for line in lines if _is_kept(line, step, owed)]
-  temporary = path.with_suffix(".tmp")
-  temporary.write_bytes(b"".join(kept))
-  temporary.replace(path)
+  files.write(path, b"".join(kept))
   return len(lines) - len(kept)
 
 
