@@ -1,3 +1,4 @@
+import codecs
 import gzip
 import json
 import os
@@ -67,10 +68,91 @@ def test_every_text_file_is_a_document(tmp_path, suffix):
   assert found["train"] == [t for i, t in enumerate(TEXTS) if i % 5]
 
 
-def test_line_ends_inside_a_text_file_stay(tmp_path):
-  text = "a\r\nb\rc\n\n\u2028d"
+def test_line_ends_of_a_text_file_become_line_feeds(tmp_path):
+  text = "a\r\nb\rc\n\n\u2028d\u0085e\r\n"
   (tmp_path / "a.txt").write_bytes(text.encode())
+  expected = ["a\nb\rc\n\n\u2028d\u0085e\n"]
+  assert list(files_of(tmp_path).documents("validation")) == expected
+
+
+LINES = [b"a\r\n", b"\n", "\u2028b\u0085\x0bc\n".encode(), b"last"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_a_line_ends_at_a_line_feed_and_no_mark_is_in_it(
+  tmp_path, suffix, mark
+):
+  path = tmp_path / f"a.txt{suffix}"
+  write_bytes(path, mark + b"".join(LINES))
+  assert list(corpora.read_lines(str(path))) == LINES
+  write_bytes(path, mark)
+  assert list(corpora.read_lines(str(path))) == []
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+def test_a_byte_order_mark_is_not_text(tmp_path, name):
+  text = "text" if "txt" in name else '{"text": "\\ufefftext"}\n'
+  write_bytes(tmp_path / name, codecs.BOM_UTF8 + text.encode())
+  assert list(files_of(tmp_path).documents("validation")) == ["text"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.jsonl.gz", "a.txt.gz"])
+def test_a_git_lfs_pointer_is_refused(tmp_path, name):
+  pointer = b"version https://git-lfs.github.com/spec/v1\n"
+  pointer += b"oid sha256:" + b"0" * 64 + b"\nsize 1230\n"
+  (tmp_path / name).write_bytes(pointer)
+  assert_refused(
+    files_of(tmp_path),
+    name,
+    "Git LFS pointer",
+    "git lfs pull",
+    split="validation",
+  )
+
+
+def test_a_text_about_git_lfs_is_text(tmp_path):
+  text = "version https://git-lfs.github.com/spec/v1 is what they begin with"
+  (tmp_path / "a.txt").write_text(text)
   assert list(files_of(tmp_path).documents("validation")) == [text]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.txt.gz"])
+def test_a_line_longer_than_any_text_is_refused(tmp_path, name, monkeypatch):
+  monkeypatch.setattr(corpora, "MAX_LINE_BYTES", 1000)
+  path = tmp_path / name
+  write_bytes(path, b" " * 999 + b"\n")
+  assert len(list(corpora.read_lines(str(path)))) == 1
+  write_bytes(path, b"\n" + b" " * 1000 + b"\n")
+  with pytest.raises(errors.UserError, match=rf"{name}:2: this line has more"):
+    list(corpora.read_lines(str(path)))
+
+
+def test_a_text_too_long_for_memory_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(corpora, "MAX_TEXT_BYTES", 1000)
+  write_bytes(tmp_path / "a.txt.gz", b"word\n" * 201)
+  assert_refused(
+    files_of(tmp_path), "a.txt.gz", "more than 1,000 bytes", split="validation"
+  )
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_nul_names_its_line_in_a_text(tmp_path, name):
+  write_bytes(tmp_path / name, b"one\r\ntwo\r\nthr\0ee\n")
+  assert_refused(files_of(tmp_path), f"{name}:3: a NUL", split="validation")
+
+
+@pytest.mark.parametrize("line", [b"\0", b'{"text": "\\u0000"}', b'"\0"'])
+def test_a_nul_names_its_line_in_json(tmp_path, line):
+  (tmp_path / "a.jsonl").write_bytes(b'{"text": "0"}\n' + line + b"\n")
+  assert_refused(files_of(tmp_path), "a.jsonl:2: ")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+  with pytest.raises(errors.UserError, match=f"{tmp_path}: cannot be read"):
+    list(corpora.read_lines(str(tmp_path)))
+  with pytest.raises(errors.UserError, match="NUL"):
+    list(corpora.read_lines("a\0b"))
 
 
 def test_line_ends_and_a_missing_last_one_do_not_matter(tmp_path):

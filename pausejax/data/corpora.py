@@ -8,11 +8,13 @@ when it is read.
 
 Files come as a folder, a glob or one path, comma-separated:
 
-  .txt                 one document a file
+  .txt                 one document a file; CRLF is read as a line feed
   .jsonl, .json        one document a line, the text in `field`
   any of these + .gz   the same, compressed (C4's published shards)
 """
 
+import codecs
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -22,6 +24,7 @@ import json
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from pausejax import errors
 
@@ -29,6 +32,13 @@ SPLITS = ("train", "validation")
 # Small files are read together up to so many bytes, as one unit of work.
 _UNIT_BYTES = 2**24
 _UNIT_DOCUMENTS = 8192  # The same where the corpus is no files.
+# The most bytes of one line and of one .txt document, decompressed: a small .gz
+# may hold a line that does not fit in memory.
+MAX_LINE_BYTES = 2**28
+MAX_TEXT_BYTES = 2**30
+# How a pointer of Git LFS begins, and the most bytes that one may have.
+_LFS_START = b"version https://git-lfs.github.com/spec/"
+_LFS_BYTES = 1024
 _SUFFIXES = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz")
 
 
@@ -197,8 +207,19 @@ def is_json(path: str) -> bool:
 
 
 def read_text(path: str) -> str:
-  """Returns the whole file as one document."""
-  return _decode(b"".join(read_lines(path)), path, 0)
+  """Returns the whole file as one document, its line ends as line feeds.
+
+  Raises:
+    UserError: what `read_lines` raises, not UTF-8, a NUL, or longer than
+      `MAX_TEXT_BYTES`.
+  """
+  lines, size = [], 0
+  for line in read_lines(path):
+    size += len(line)
+    if size > MAX_TEXT_BYTES:
+      raise _too_long(path, "file", MAX_TEXT_BYTES)
+    lines.append(line)
+  return _decode(b"".join(lines).replace(b"\r\n", b"\n"), path, 0)
 
 
 def parse_line(line: bytes, path: str, number: int, field: str) -> str:
@@ -237,7 +258,11 @@ def parse_line(line: bytes, path: str, number: int, field: str) -> str:
       f"{where}: field {field!r} holds half a surrogate pair, "
       f"\\u{ord(e.object[e.start]):04x}, which is no character"
     ) from e
-  return record[field]
+  if "\0" in record[field]:
+    raise errors.UserError(
+      f"{where}: field {field!r} holds a NUL, which is no text"
+    )
+  return record[field].removeprefix("\ufeff")
 
 
 def require_documents(source: Source, split: str) -> Iterator[str]:
@@ -259,16 +284,56 @@ def no_documents(source: Source, split: str) -> errors.UserError:
 
 
 def read_lines(path: str) -> Iterator[bytes]:
-  """Yields the lines of a file, decompressed."""
-  is_gz = path.endswith(".gz")
-  opener = gzip.open if is_gz else open
+  r"""Yields the lines of a file, decompressed if its name ends in .gz.
+
+  A line ends at "\n" only, and keeps it. A byte order mark at the start of the
+  file is not part of its first line.
+
+  Raises:
+    UserError: the file cannot be opened or read to its end, it is a Git LFS
+      pointer, or a line is longer than `MAX_LINE_BYTES`.
+  """
+  mark = codecs.BOM_UTF8
   try:
-    if is_gz and not pathlib.Path(path).stat().st_size:
-      raise EOFError("it has no bytes, so it is not gzip")
-    with opener(path, "rb") as f:
-      yield from f
+    with _opened(path) as f:
+      lines = iter(functools.partial(f.readline, MAX_LINE_BYTES + 1), b"")
+      for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_LINE_BYTES:
+          raise _too_long(f"{path}:{number}", "line", MAX_LINE_BYTES)
+        line = line.removeprefix(mark) if number == 1 else line
+        if line:
+          yield line
   except (OSError, EOFError, zlib.error) as e:
     raise errors.UserError(f"{path}: cannot be read: {e}") from e
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+  """Opens a file for reading bytes, decompressed if its name ends in .gz."""
+  if "\0" in path:
+    raise errors.UserError(f"{path!r}: a file name cannot hold a NUL")
+  with open(path, "rb") as raw:
+    start = raw.read(_LFS_BYTES)
+    if start.startswith(_LFS_START) and b"\noid sha256:" in start:
+      raise errors.UserError(
+        f"{path}: is a Git LFS pointer, not the file itself; fetch it with "
+        "`git lfs pull`"
+      )
+    raw.seek(0)
+    if not path.endswith(".gz"):
+      yield raw
+      return
+    if not start:
+      raise EOFError("it has no bytes, so it is not gzip")
+    with gzip.GzipFile(fileobj=raw) as f:
+      yield f
+
+
+def _too_long(where: str, what: str, limit: int) -> errors.UserError:
+  return errors.UserError(
+    f"{where}: this {what} has more than {limit:,} bytes, the most that is "
+    "read; split it"
+  )
 
 
 def _together(files: Sequence[str]) -> list[list[tuple[str, int]]]:
@@ -300,10 +365,15 @@ def _start(value: object) -> str:
 
 
 def _decode(data: bytes, path: str, number: int) -> str:
+  """Returns the text of bytes that begin at line `number` (from 0)."""
   try:
-    return data.decode("utf-8")
+    text = data.decode("utf-8")
   except UnicodeDecodeError as e:
     raise errors.UserError(
       f"{path}:{number + 1 + data[: e.start].count(10)}: byte "
       f"{data[e.start]:#04x} at offset {e.start} is not UTF-8"
     ) from e
+  if "\0" in text:
+    line = number + 1 + data[: data.index(0)].count(10)
+    raise errors.UserError(f"{path}:{line}: a NUL, which is no text")
+  return text
