@@ -15,7 +15,6 @@ SentencePiece vocabulary of 8,192 made from it. About three minutes.
 
 import argparse
 import functools
-import json
 import multiprocessing
 import pathlib
 import statistics
@@ -28,6 +27,7 @@ from benchmarks import measure
 from configs import base
 from pausejax import settings, tasks
 from pausejax.data import batches, segment_writer, segments, tokenizers
+from pausejax.runtime import metric_rows
 
 SEQ_LEN = 2048
 ROWS = 16
@@ -166,8 +166,8 @@ def waiting(options, folder: pathlib.Path) -> measure.Row:
     check=True,
     stdout=subprocess.DEVNULL,
   )
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  rows = [row for row in map(json.loads, lines) if "step_seconds" in row]
+  rows = metric_rows.read(workdir / "metrics.jsonl")
+  rows = [row for row in rows if "step_seconds" in row]
   rows = rows[5:]  # The first ones compile.
   waited = sum(row["data_wait_seconds"] for row in rows)
   share = waited / sum(row["step_seconds"] for row in rows)

@@ -8,10 +8,11 @@ held-out strings at the end of each run.
 """
 
 import argparse
-import json
 import pathlib
 import subprocess
 import sys
+
+from pausejax.runtime import metric_rows
 
 ARMS = {
   "none": "no pauses",
@@ -62,8 +63,7 @@ def train(arm: str, seed: int, workdir: pathlib.Path) -> None:
 
 def accuracies(workdir: pathlib.Path) -> Curve:
   """Returns (step, percent right on held-out strings) of a run."""
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
+  rows = metric_rows.read(workdir / "metrics.jsonl")
   return [
     (r["step"], r["eval_parity20_accuracy"]) for r in rows if "eval_score" in r
   ]

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 
+from pausejax.runtime import metric_rows
 from tests import processes
 
 ROOT = processes.ROOT
@@ -91,9 +92,8 @@ def finish(args) -> str:
 def rows(workdir: pathlib.Path) -> list[dict]:
   """Returns the training rows of metrics.jsonl that are whole."""
   path = workdir / "metrics.jsonl"
-  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-  whole = [json.loads(line) for line in lines if line.endswith("\n")]
-  return [row for row in whole if "loss" in row]
+  found = metric_rows.read(path) if path.exists() else []
+  return [row for row in found if "loss" in row]
 
 
 def last_meta(workdir: pathlib.Path) -> dict:

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from pausejax.runtime import metric_writer
+from pausejax.runtime import metric_rows, metric_writer
 
 
 def write(workdir, steps, resumed_from=0, **metrics):
@@ -58,28 +58,101 @@ def test_an_interrupted_run_leaves_the_lines_of_an_uninterrupted_one(tmp_path):
   assert (halves / name).read_bytes() == (whole / name).read_bytes()
 
 
-@pytest.mark.parametrize("kept", [1, 8, 12, -1])
-def test_a_line_cut_short_is_dropped(tmp_path, kept):
+FOREIGN = [
+  b"\x00" * 50,
+  b'{"step": 1, "l\xff',
+  b'{"step": 7, "lo{"step": 15, "loss": 1.0}',
+  b"epoch 3: loss 2.1",
+  b"null",
+  b"[1, 2]",
+  b'{"loss": 1.0}',
+  b'{"step": "3", "loss": 1.0}',
+  b'{"step": 3, "loss": "low"}',
+  b'{"step": 3, "loss": [1.0]}',
+  b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("kept", [1, 8, 12, -2])
+def test_a_line_cut_short_is_kept_aside(tmp_path, kept):
   write(tmp_path, [1, 2])
   path = tmp_path / "metrics.jsonl"
   first, second = path.read_bytes().splitlines(True)
-  # Cut anywhere, also just before its end of line.
   path.write_bytes(first + second[:kept])
-  writer = write(tmp_path, [2, 3], resumed_from=2)
-  assert writer.num_dropped == 1
-  assert [r["step"] for r in read_lines(tmp_path)] == [1, 2, 3]
+  writer = write(tmp_path, [3], resumed_from=2)
+  assert (writer.num_dropped, writer.num_unreadable) == (0, 1)
+  assert writer.gaps == [(2, 2)]
+  assert [r["step"] for r in read_lines(tmp_path)] == [1, 3]
+  aside = tmp_path / "metrics.jsonl.unreadable"
+  assert aside.read_bytes() == second[:kept] + b"\n"
 
 
-@pytest.mark.parametrize("junk", [b"\x00" * 50, b'{"step": 1, "l\xff', b"\n"])
-def test_what_a_crash_leaves_behind_is_dropped(tmp_path, junk):
+def test_a_row_that_lacks_its_line_feed_alone_is_a_row(tmp_path):
   write(tmp_path, [1, 2])
   path = tmp_path / "metrics.jsonl"
-  good = path.read_bytes()
-  path.write_bytes(good + junk)
-  writer = metric_writer.MetricWriter(tmp_path, 2, False)
-  writer.close()
-  assert path.read_bytes() == good
-  assert writer.num_dropped == 1
+  path.write_bytes(path.read_bytes()[:-1])
+  writer = write(tmp_path, [3], resumed_from=2)
+  assert [r["step"] for r in read_lines(tmp_path)] == [1, 2, 3]
+  assert writer.notes() == []
+
+
+@pytest.mark.parametrize("junk", FOREIGN, ids=range(len(FOREIGN)))
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_an_unreadable_line_costs_no_other(tmp_path, capsys, junk, place):
+  write(tmp_path, [1, 2, 3, 4])
+  path = tmp_path / "metrics.jsonl"
+  lines = path.read_bytes().splitlines()
+  lines.insert(place, junk)
+  path.write_bytes(b"\n".join(lines) + b"\n")
+  assert [r["step"] for r in metric_rows.read(path)] == [1, 2, 3, 4]
+  assert "1 unreadable" in capsys.readouterr().err
+  writer = write(tmp_path, [4], resumed_from=3)
+  assert [r["step"] for r in read_lines(tmp_path)] == [1, 2, 3, 4]
+  assert (writer.num_dropped, writer.num_unreadable) == (1, 1)
+  (note,) = writer.notes()
+  assert "1 lines could not be read" in note and "missing" not in note
+  aside = tmp_path / "metrics.jsonl.unreadable"
+  assert aside.read_bytes() == junk + b"\n"
+  assert write(tmp_path, [], resumed_from=4).notes() == []
+
+
+def test_what_was_kept_aside_stays_when_more_is_added(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  for junk in (b"one\n", b"two\n"):
+    path.write_bytes(junk)
+    metric_writer.MetricWriter(tmp_path, 0, False).close()
+  aside = tmp_path / "metrics.jsonl.unreadable"
+  assert aside.read_bytes() == b"one\ntwo\n" and not path.read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("there", "step", "every", "gaps"),
+  [
+    (range(1, 21), 20, 1, []),
+    (range(1, 7), 20, 1, [(7, 20)]),
+    ([], 20, 1, [(1, 20)]),
+    ([], 20, 21, []),
+    ([1, 2, 5, 6, 9], 9, 1, [(3, 4), (7, 8)]),
+    (range(5, 31, 5), 33, 5, []),
+    ([5, 10, 25, 30], 33, 5, [(11, 24)]),
+    ([5, 10], 33, 5, [(11, 33)]),
+    ([1, 2, 3, 9], 3, 1, []),
+  ],
+)
+def test_missing_rows_are_found(there, step, every, gaps):
+  rows = [{"step": s, "loss": 1.0} for s in there]
+  assert metric_rows.gaps(rows, step, every) == gaps
+  # Held-out losses are rows of their own, of some steps.
+  rows.append({"step": step, "eval_loss": 1.0})
+  assert metric_rows.gaps(rows, step, every) == gaps
+
+
+def test_a_row_that_is_being_written_is_no_unreadable_line(tmp_path, capsys):
+  write(tmp_path, [1, 2])
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(path.read_bytes() + b'{"step": 3, "lo')
+  assert [r["step"] for r in metric_rows.read(path)] == [1, 2]
+  assert capsys.readouterr().err == ""
 
 
 def test_several_lines_of_one_step_stay_together(tmp_path):

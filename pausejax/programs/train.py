@@ -153,8 +153,14 @@ def _train(
       print(line)
     _print_size(train_state.model, mesh)
     writer = metric_writer.open_writer(
-      workdir, start, config.log.tensorboard, owed=owed
+      workdir,
+      start,
+      config.log.tensorboard,
+      owed=owed,
+      every=config.log.every,
     )
+    for line in writer.notes():
+      print(line)
     with ProgressBar(start, config.num_steps) as progress:
       final = loop.Loop(
         config=config,

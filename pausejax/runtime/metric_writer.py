@@ -9,16 +9,20 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pausejax import errors, files
-from pausejax.runtime import distributed
+from pausejax.runtime import distributed, metric_rows
 
 Number = int | float
 
 
 class Silent:
   """Writes nothing: what a process other than 0 has in its place."""
+
+  def notes(self) -> list[str]:
+    """Returns nothing."""
+    return []
 
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
     """Does nothing."""
@@ -28,16 +32,22 @@ class Silent:
 
 
 def open_writer(
-  workdir: pathlib.Path, step: int, tensorboard: bool, *, owed: bool
+  workdir: pathlib.Path, step: int, tensorboard: bool, *, owed: bool, every: int
 ) -> "MetricWriter | Silent":
   """Returns the `MetricWriter` of the run, in process 0 alone."""
   if distributed.process_index() > 0:
     return Silent()
-  return MetricWriter(workdir, step, tensorboard, owed=owed)
+  return MetricWriter(workdir, step, tensorboard, owed=owed, every=every)
 
 
 class MetricWriter:
-  """Appends to `<workdir>/metrics.jsonl`; after a resume no step is twice."""
+  """Appends to `<workdir>/metrics.jsonl`; after a resume no step is twice.
+
+  Attributes:
+    num_dropped: rows of later steps, which are taken again.
+    num_unreadable: lines moved to `metrics.jsonl.unreadable`.
+    gaps: (first, last) of each range of steps whose rows are missing.
+  """
 
   def __init__(
     self,
@@ -46,23 +56,51 @@ class MetricWriter:
     tensorboard: bool,
     *,
     owed: bool = False,
+    every: int = 1,
   ):
     """Opens the files.
 
     Args:
       workdir: the run's folder.
-      step: the step resumed from, 0 if none; lines of later steps, and a last
-        line cut short, are dropped, since those steps are taken again.
+      step: the step resumed from, 0 if none; rows of later steps are dropped,
+        since those steps are taken again.
       tensorboard: also write events below `<workdir>/tensorboard`.
       owed: the held-out loss of `step` is measured again, so drop that, too.
+      every: the largest number of steps between two rows so far.
 
     Raises:
       UserError: tensorboardX is asked for but not installed.
     """
     path = workdir / "metrics.jsonl"
-    self.num_dropped = _drop_lines_after(path, step, owed)
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = [line for line in lines if line.strip()]
+    rows = [metric_rows.parse(line) for line in lines]
+    found = list(zip(lines, rows, strict=True))
+    unreadable = [line for line, row in found if row is None]
+    kept = [(n, r) for n, r in found if r and not _is_again(r, step, owed)]
+    self.num_unreadable = len(unreadable)
+    self.num_dropped = len(lines) - len(unreadable) - len(kept)
+    self.gaps = metric_rows.gaps([row for _, row in kept], step, every)
+    if unreadable:
+      _append(path.with_name(path.name + ".unreadable"), unreadable)
+    files.write(path, b"".join(line + b"\n" for line, _ in kept))
     self._file = path.open("a", encoding="utf-8")
     self._events = _open_events(workdir, step) if tensorboard else None
+
+  def notes(self) -> list[str]:
+    """Returns at most one line: what is missing in the file."""
+    notes = []
+    if self.num_unreadable:
+      notes.append(
+        f"{self.num_unreadable} lines could not be read and are now in "
+        "metrics.jsonl.unreadable"
+      )
+    if self.gaps:
+      steps = ", ".join(
+        f"{a} to {b}" if a < b else f"{a}" for a, b in self.gaps
+      )
+      notes.append(f"the rows of these steps are missing: {steps}")
+    return ["metrics.jsonl: " + "; ".join(notes)] if notes else []
 
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
     """Writes the metrics of a step as one line."""
@@ -81,23 +119,16 @@ class MetricWriter:
       self._events.close()
 
 
-def _drop_lines_after(path: pathlib.Path, step: int, owed: bool) -> int:
-  """Rewrites the file without what is to come again; returns how many lines."""
-  if not path.exists():
-    return 0
-  lines = path.read_bytes().splitlines(keepends=True)
-  kept = [line for line in lines if _is_kept(line, step, owed)]
-  files.write(path, b"".join(kept))
-  return len(lines) - len(kept)
+def _is_again(row: metric_rows.Row, step: int, owed: bool) -> bool:
+  """Returns whether the run will write the row once more."""
+  is_owed = owed and row["step"] == step and "eval_loss" in row
+  return row["step"] > step or is_owed
 
 
-def _is_kept(line: bytes, step: int, owed: bool) -> bool:
-  try:
-    row = json.loads(line)
-  except ValueError:  # Neither JSON nor, after a crash, always UTF-8.
-    return False
-  again = owed and row["step"] == step and "eval_loss" in row
-  return line.endswith(b"\n") and row["step"] <= step and not again
+def _append(path: pathlib.Path, lines: Sequence[bytes]) -> None:
+  """Adds lines to a file, all of them or, after a crash, none."""
+  before = path.read_bytes() if path.exists() else b""
+  files.write(path, before + b"".join(line + b"\n" for line in lines))
 
 
 def _open_events(workdir: pathlib.Path, step: int):

@@ -14,11 +14,12 @@ Sums = dict[str, float]
 
 @dataclasses.dataclass
 class Counters:
-  """Tokens seen, in full precision; every checkpoint holds them."""
+  """Counts in full precision; every checkpoint holds them."""
 
   total_tokens: int = 0  # Positions of text and of pauses.
   real_tokens: int = 0  # Positions of text.
   displaced_tokens: int = 0  # Text that "insert_trim" pushed out.
+  skipped_in_a_row: int = 0  # Steps up to the last one that were not finite.
 
 
 class Meter:
@@ -82,6 +83,9 @@ class Meter:
       counters.displaced_tokens += int(m["num_pauses_in_full_rows"])
     speed = m["num_real"] / seconds
     self._progress.update(step, m["loss"], speed)
+    counters.skipped_in_a_row = (
+      counters.skipped_in_a_row + 1 if m["skipped"] else 0
+    )
     if m["skipped"]:
       self._progress.print(f"step {step}: not finite, skipped")
     if step % self._every:

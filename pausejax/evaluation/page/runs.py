@@ -8,6 +8,7 @@ from typing import Any
 
 from pausejax.evaluation import results
 from pausejax.evaluation.study import Cell, Study
+from pausejax.runtime import metric_rows
 
 _SEED = re.compile(r"[-_.]?s(eed)?[-_=]?\d+$")
 
@@ -41,9 +42,8 @@ class Run:
     return self.config["seed"]
 
   def metrics(self) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl; a run may be writing the last."""
-    lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """Returns the rows of metrics.jsonl; a run may be writing the last."""
+    return metric_rows.read(self.workdir / "metrics.jsonl")
 
 
 def of_study(plan: Study) -> list[Run]:
