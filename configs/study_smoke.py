@@ -12,7 +12,7 @@ small to answer.
 
 from ml_collections import ConfigDict
 
-from configs import study
+from configs import base, study
 
 _MODEL = (
   "--config.model.num_layers=2 --config.model.d_model=64 "
@@ -25,7 +25,8 @@ def get_config(arg: str = ""):
   """Returns the study; there are no choices."""
   smoke = "configs/smoke.py"
   finetune = "configs/finetune_smoke.py:task={task}"
-  c = study.get_config("only=table" + ("," + arg if arg else ""))
+  base.parse_arg(arg)
+  c = study.get_config("only=table")
   c = ConfigDict(c.to_dict())
   c.title = "Smoke study"
   c.prepare = (

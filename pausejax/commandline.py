@@ -1,30 +1,24 @@
-"""Config files and command lines into checked values.
+"""Command lines into checked values, and what `--help` says.
 
-  --config=configs/smoke.py:pause=false   a Python file's get_config(arg)
-  --config=run/config.json                the config that a run saved
-  --config.optim.learning_rate=1e-3       a change to one field
-
-Config files are Python and are run: treat them as code. What a run saves is
-JSON, and reading that runs nothing.
+--config=configs/smoke.py:pause=false   see `config_files.py`
+--config.optim.learning_rate=1e-3       a change to one field
 """
 
 import argparse
-import ast
+import difflib
 import importlib
-import importlib.util
-import json
-import pathlib
+import itertools
 import re
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from pausejax import errors, settings
+from pausejax import config_files, config_help, errors
 
 TakeOver = Callable[[argparse.Namespace, ConfigDict], None]
 
-_FIELD = re.compile(r"^  c\.([\w.]+) = ")
+HELP = frozenset({"-h", "--help"})
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,22 +31,24 @@ class Parser(argparse.ArgumentParser):
     *,
     config: bool,
     fields: str = "configs.base",
+    uses: Sequence[str] = (),
   ):
     """Makes the parser of a verb.
 
     Args:
       verb: its name.
       description: what `--help` opens with.
-      config: whether it takes --config.
+      config: whether it needs --config; one that may do without adds it.
       fields: module whose comments document the fields of that config.
+      uses: the fields and groups that the verb reads; empty: all of them.
     """
     super().__init__(
       prog=f"pausejax {verb}",
       description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
-      epilog=_help_of_fields(fields) if config else None,
     )
+    self._fields, self._uses = fields, uses
     if config:
       self.add_argument(
         "--config", required=True, metavar="FILE[:ARG]", help="config file"
@@ -63,43 +59,104 @@ class Parser(argparse.ArgumentParser):
     raise errors.UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
   def parse(
-    self, argv: list[str], take_over: TakeOver | None = None
+    self, argv: Sequence[str], take_over: TakeOver | None = None
   ) -> tuple[argparse.Namespace, ConfigDict]:
     """Returns the options and, where the verb takes one, the config.
+
+    Where a word asks for help, prints it, with the values of the config that
+    the others name, and exits.
 
     Args:
       argv: the words behind the verb.
       take_over: changes the config by what options and config say; changes
         from the command line win over it.
+
+    Raises:
+      UsageError: a word that is misspelled, missing, or of no use here.
     """
+    if HELP & {*argv}:
+      self._help(argv)
+    self._check_words(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
-    rest = [a for a in argv if not a.startswith("--config.")]
-    options, unknown = self.parse_known_args(rest)
-    for arg in unknown:
-      self._refuse(arg)
-    if not hasattr(options, "config"):
-      for arg in overrides:
-        self._refuse(arg)
+    options = self.parse_args([a for a in argv if a not in overrides])
+    if not self._takes_config():
       return options, ConfigDict()
-    config = load_config(options.config)
-    for arg in overrides:
-      apply_override(config, arg)
+    config = _changed(options.config, overrides)
     if take_over is not None:
       take_over(options, config)
       for arg in overrides:
-        apply_override(config, arg)
+        config_files.apply_override(config, arg)
     return options, config
 
-  def _refuse(self, arg: str) -> None:
-    name = arg.partition("=")[0]
-    known = [o for action in self._actions for o in action.option_strings]
-    if name.startswith("config.") or "--" + name in known:
-      hint = f"; did you mean --{arg}?"
-    elif name.startswith("-config"):
-      hint = f"; did you mean -{arg}?"
-    else:
-      hint = errors.nearest(name, [k for k in known if k.startswith("--")])
-    raise errors.UsageError(f"unexpected argument {arg!r}{hint}")
+  def _takes_config(self) -> bool:
+    return "--config" in self._option_string_actions
+
+  def _help(self, argv: Sequence[str]) -> None:
+    """Prints the help and exits."""
+    if self._takes_config():
+      spec = _last_value(argv, "--config") or self.get_default("config")
+      changes = [a for a in argv if a.startswith("--config.")]
+      self.epilog = config_help.text(
+        spec,
+        spec and _changed(spec, changes),
+        fields=self._fields,
+        uses=self._uses,
+      )
+    self.print_help()
+    self.exit()
+
+  def _check_words(self, argv: Sequence[str]) -> None:
+    """Refuses what no option takes, before argparse says what is missing."""
+    given: dict[str, str] = {}
+    is_value = False
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+      name, equals, value = word.partition("=")
+      if is_value or _is_number(word):
+        is_value = False
+      elif word.startswith("--config.") and self._takes_config():
+        _require_value(word, following)
+        _warn_of_two(given, name, value)
+      elif action := self._option_string_actions.get(name):
+        is_value = not equals and action.nargs != 0
+        if not isinstance(action, argparse._AppendAction):
+          _warn_of_two(given, name, value or following)
+      elif word[:2] not in self._option_string_actions:
+        self._check_word(word)
+
+  def _check_word(self, word: str) -> None:
+    """Refuses a word that is no option, unless it may stand alone."""
+    stands_alone = any(not a.option_strings for a in self._actions)
+    name = word.partition("=")[0]
+    is_named = f"--{name}" in self._option_string_actions
+    if word.startswith("-") or is_named or not stands_alone:
+      raise errors.UsageError(
+        f"unexpected argument {word!r}{self._hint(word, name)}"
+      )
+
+  def _hint(self, word: str, name: str) -> str:
+    """Returns what was probably meant, to end a message."""
+    known = [o for o in self._option_string_actions if o.startswith("--")]
+    bare = name.lstrip("-")
+    value = word[len(name) :]
+    group, _, field = bare.partition(".")
+    if bare.startswith("config."):
+      if not self._takes_config():
+        return f"; {self.prog} takes no config"
+      return f"; did you mean --{bare}{value}?"
+    if f"--{bare}" in known:
+      return f"; did you mean --{bare}{value}?"
+    if field and difflib.get_close_matches(group, ["config"]):
+      return f"; did you mean --config.{field}{value}?"
+    field = self._field(bare) if self._takes_config() else ""
+    if field and not difflib.get_close_matches(name, known):
+      return f"; did you mean --config.{field}{value}?"
+    return errors.nearest(name, known)
+
+  def _field(self, name: str) -> str:
+    """Returns the field of the config that has this name, "" if none has."""
+    default = importlib.import_module(self._fields).get_config()
+    names = config_files.field_names(default)
+    return next((n for n in names if name in (n, n.rpartition(".")[2])), "")
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -113,163 +170,45 @@ def shard(text: str) -> tuple[int, int]:
   return int(found[1]), int(found[2])
 
 
-def load_config(spec: str) -> ConfigDict:
-  """Returns the locked config that `file.py[:arg]` or `file.json` makes.
-
-  Raises:
-    UsageError: no such file, or it does not make a config.
-  """
-  name, _, arg = spec.partition(":")
-  path = pathlib.Path(name)
-  if not path.is_file():
-    siblings = [str(p) for p in path.parent.glob("*.py")]
-    hint = f"; nor is there any config in {path.parent.resolve()}"
-    if siblings:
-      hint = errors.nearest(name, siblings)
-    raise errors.UsageError(f"--config: no file {name!r}{hint}")
-  if path.suffix == ".json":
-    return _from_json(path)
-  module_spec = importlib.util.spec_from_file_location(path.stem, path)
-  if module_spec is None or module_spec.loader is None:
-    raise errors.UsageError(f"--config: {name} is neither a .py nor a .json")
-  module = importlib.util.module_from_spec(module_spec)
-  try:
-    module_spec.loader.exec_module(module)
-    config = module.get_config(arg)
-  except errors.UserError:
-    raise
-  except Exception as e:
-    reason = str(e).strip().splitlines() or [""]
-    raise errors.UsageError(
-      f"--config: {name}: {type(e).__name__}: {reason[0]}"
-    ) from e
-  errors.require(
-    isinstance(config, ConfigDict),
-    f"--config: {name}: get_config returned a {type(config).__name__}, not a "
-    "ConfigDict",
-  )
+def _changed(spec: str, overrides: Sequence[str]) -> ConfigDict:
+  config = config_files.load_config(spec)
+  for arg in overrides:
+    config_files.apply_override(config, arg)
   return config
 
 
-def apply_override(config: ConfigDict, arg: str) -> None:
-  """Sets one field from `--config.a.b=value`.
-
-  Raises:
-    UsageError: no such field, or a value of another type.
-  """
-  path, equals, text = arg.removeprefix("--config.").partition("=")
-  if not equals:
-    raise errors.UsageError(f"{arg}: give its value as {arg}=VALUE")
-  *parents, last = path.split(".")
-  node: Any = config
-  for depth, key in enumerate(parents):
-    inner = node.get(key)
-    if not isinstance(inner, ConfigDict):
-      _refuse_field(".".join(parents[: depth + 1]), key, node)
-    node = inner
-  if parents[-1:] == ["kwargs"]:
-    _set_kwarg(node, last, path, text)
-  elif last not in node:
-    _refuse_field(path, last, node)
-  elif isinstance(node[last], ConfigDict):
-    _replace_tree(node, last, path, text)
-  else:
-    node[last] = _convert(path, text, node[last])
+def _last_value(argv: Sequence[str], option: str) -> str:
+  """Returns what was given to an option, "" for nothing."""
+  value = ""
+  for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+    if word.startswith(option + "="):
+      value = word.partition("=")[2]
+    elif word == option and following not in HELP:
+      value = following
+  return value
 
 
-def _refuse_field(path: str, key: str, node: Any) -> None:
-  if key in node:
-    raise errors.UsageError(f"config.{path} is a value and has no fields")
-  raise errors.UsageError(
-    f"config: unknown field {path!r}{errors.nearest(key, node.keys())}"
-  )
+def _is_number(word: str) -> bool:
+  return re.fullmatch(r"-\d+(\.\d+)?", word) is not None
 
 
-def _replace_tree(node: Any, key: str, path: str, text: str) -> None:
-  """Replaces the free-form `kwargs` by a JSON object."""
-  value = _literal(text)
-  if key != "kwargs" or not isinstance(value, dict):
-    fields = ", ".join(f"{path}.{k}" for k in node[key])
+def _require_value(word: str, following: str) -> None:
+  """Raises unless a change to a field has its value behind a "="."""
+  if "=" in word:
+    return
+  if following and not following.startswith("-"):
     raise errors.UsageError(
-      f"config.{path} is a group of fields, got {text!r}; set one of {fields}"
+      f"{word} {following}: write {word}={following}, with a '='"
     )
-  with node.unlocked():
-    node[key] = ConfigDict(value)
+  raise errors.UsageError(f"{word}: give its value as {word}=VALUE")
 
 
-def _set_kwarg(kwargs: ConfigDict, key: str, path: str, text: str) -> None:
-  """Adds one of the free-form `kwargs`, or changes it within its type."""
-  try:
-    with kwargs.unlocked():
-      kwargs[key] = _literal(text)
-  except TypeError:
-    raise errors.UsageError(
-      f"config.{path}: expected {type(kwargs[key]).__name__}, got {text!r}"
-    ) from None
-
-
-def _convert(path: str, text: str, default: Any) -> Any:
-  """Returns `text` as a value of the type of `default`."""
-  kind = type(default)
-  try:
-    if kind is bool:
-      return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-    if kind is tuple:
-      parts = (part.strip(" \"'") for part in text.strip("()").split(","))
-      return tuple(part for part in parts if part)
-    return kind(text)
-  except (ValueError, KeyError):
-    name = "true or false" if kind is bool else kind.__name__
-    raise errors.UsageError(
-      f"config.{path}: expected {name}, got {text!r}"
-    ) from None
-
-
-def _literal(text: str) -> Any:
-  """Returns the JSON or Python value that `text` spells, else the text."""
-  for parse in (json.loads, float, ast.literal_eval):
-    try:
-      return parse(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-      continue
-  return text
-
-
-def _from_json(path: pathlib.Path) -> ConfigDict:
-  from configs import base
-
-  try:
-    saved = json.loads(path.read_text())
-    settings.check_fields(saved)
-    config = base.get_config()
-    with config.optim.unlocked():
-      config.optim.kwargs = ConfigDict()
-    with config.optim.kwargs.unlocked():
-      config.update(saved)
-    return config
-  except (ValueError, TypeError, RecursionError) as e:
-    reason = str(e).splitlines() or [""]
-    raise errors.UsageError(
-      f"--config: {path} is not a saved config: {reason[0]}"
-    ) from e
-
-
-def _help_of_fields(module: str) -> str:
-  """Returns every field of a config module: name, default, meaning."""
-  base = importlib.import_module(module)
-  source = pathlib.Path(str(base.__file__)).read_text().splitlines()
-  config = base.get_config()
-  lines, comment = ["fields of the config, changed by --config.NAME=VALUE:"], []
-  for line in source:
-    field = _FIELD.match(line)
-    if line.startswith("  # "):
-      comment.append(line.removeprefix("  # "))
-      continue
-    if field and comment:
-      value = config
-      for key in field[1].split("."):
-        value = value[key]
-      text = value.to_dict() if isinstance(value, ConfigDict) else value
-      lines += [f"  {field[1]} = {text!r}", f"      {' '.join(comment)}"]
-    comment = []
-  return "\n".join(lines)
+def _warn_of_two(given: dict[str, str], name: str, value: str) -> None:
+  """Says that an option is there twice, with two values."""
+  if given.setdefault(name, value) != value:
+    print(
+      f"pausejax: {name} is given twice, {given[name]!r} and {value!r}; the "
+      "last counts",
+      file=sys.stderr,
+    )
+  given[name] = value

@@ -1,6 +1,6 @@
 """Errors a user can cause, each one line long, and the checks that raise them.
 
-A message says what is wrong, what was given, what is allowed, and how to mend
+A message says what is wrong, what was given, what is allowed, and how to fix
 it. The command line prints it without a traceback and leaves with `exit_code`.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-  """Something only the user can mend: a file, a checkpoint, a machine.
+  """Something only the user can fix: a file, a checkpoint, a machine.
 
   Attributes:
     message: what is wrong; printed as one line.
@@ -56,6 +56,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
   close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   hint = f"; did you mean {close[0]!r}?" if close else ""
   return f"{hint} (known: {', '.join(known) or 'none'})"
+
+
+def first_line(error: BaseException) -> str:
+  """Returns the first line of what an exception says, "" if it is silent."""
+  return next(iter(str(error).strip().splitlines()), "")
 
 
 def require(condition: bool, message: str) -> None:

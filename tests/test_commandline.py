@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base
-from pausejax import cli, commandline, errors, settings
+from pausejax import cli, config_files, errors, settings
 
 CONFIGS = pathlib.Path(configs.__file__).parent
 SMOKE = str(CONFIGS / "smoke.py")
@@ -51,8 +52,13 @@ WRONG_OPTIONS = [
   (["train", "--workdir=w"], "required: --config"),
   (["train", f"--config={SMOKE}"], "required: --workdir"),
   (["train", f"--config={SMOKE}", "--workdir"], "--workdir: expected one"),
-  (["train", f"--config={SMOKE}", "--workdr=w"], "required: --workdir"),
-  (["train", "--workdir=w", "--conifg=x.py"], "required: --config"),
+  (["train", f"--config={SMOKE}", "--workdr=w"], "mean '--workdir'?"),
+  (["train", f"--config={SMOKE}", "workdir=w"], "did you mean --workdir=w?"),
+  (["train", "config=x.py", "--workdir=w"], "did you mean --config=x.py?"),
+  (["train", "-config=x.py", "--workdir=w"], "did you mean --config=x.py?"),
+  (["report", "workdir=w"], "did you mean --workdir=w?"),
+  (["generate", "--checkpoint", "r", "prompt=x"], "did you mean --prompt=x?"),
+  (["train", "--workdir=w", "--conifg=x.py"], "did you mean '--config'?"),
   (["segments", f"--config={SMOKE}"], "required: --out"),
   (["tokenizer", f"--config={SMOKE}"], "required: --out"),
   (
@@ -83,32 +89,41 @@ WRONG_OPTIONS = [
 WRONG_ARGUMENTS = [
   ("--steps=5", "unexpected argument '--steps=5'"),
   ("--work_dir=x", "did you mean '--workdir'?"),
-  ("-workdir=x", "did you mean '--workdir'?"),
+  ("-workdir=x", "did you mean --workdir=x?"),
   ("workdir=x", "did you mean --workdir=x?"),
   ("extra", "unexpected argument 'extra'"),
   ("--verbose", "unexpected argument '--verbose'"),
-  ("--conifg.num_steps=5", "did you mean '--config'?"),
+  ("--conifg.num_steps=5", "did you mean --config.num_steps=5?"),
   # An override without its dashes, with one, or without a value.
   ("config.num_steps=5", "did you mean --config.num_steps=5?"),
   ("-config.num_steps=5", "did you mean --config.num_steps=5?"),
   ("--config.num_steps", "--config.num_steps=VALUE"),
   ("--config.data", "--config.data=VALUE"),
   ("--config.", "--config.=VALUE"),
-  ("num_steps=5", "unexpected argument 'num_steps=5'"),
+  ("num_steps=5", "did you mean --config.num_steps=5?"),
+  ("--num_steps=5", "did you mean --config.num_steps=5?"),
+  ("--learning_rate=1", "did you mean --config.optim.learning_rate=1?"),
   # Fields that are not there, at every depth.
   ("--config.num_step=5", "did you mean 'num_steps'?"),
   ("--config.batchsize=5", "did you mean 'batch_size'?"),
   ("--config.Seed=5", "did you mean 'seed'?"),
   ("--config.=5", "unknown field ''"),
-  ("--config..=5", "unknown field ''"),
-  ("--config.dat.seq_len=8", "did you mean 'data'?"),
-  ("--config.data.seqlen=8", "did you mean 'seq_len'?"),
-  ("--config.data.pause=0.1", "did you mean 'pause_mode'?"),
+  ("--config..=5", "unknown field '.'"),
+  ("--config.dat.seq_len=8", "did you mean 'data.seq_len'?"),
+  ("--config.data.seqlen=8", "did you mean 'data.seq_len'?"),
+  ("--config.data.pause=0.1", "did you mean 'data.pause_mode'?"),
   ("--config.data.=8", "unknown field 'data.'"),
-  ("--config.model.d_modl=8", "did you mean 'd_model'?"),
-  ("--config.optim.lr=1e-3", "known: clip_norm"),
-  ("--config.learning_rate=1e-3", "unknown field 'learning_rate'"),
-  ("--config.optim.kwargs.a.b=1", "unknown field 'optim.kwargs.a'"),
+  ("--config.model.d_modl=8", "did you mean 'model.d_model'?"),
+  ("--config.optim.lr=1e-3", "mean 'optim.learning_rate'? (known: clip_norm"),
+  ("--config.learning_rate=1e-3", "did you mean 'optim.learning_rate'?"),
+  ("--config.learning_rat=1e-3", "did you mean 'optim.learning_rate'?"),
+  ("--config.model.learning_rate=1", "did you mean 'optim.learning_rate'?"),
+  ("--config.model.seed=1", "did you mean 'seed'?"),
+  ("--config.every=5", "'checkpoint.every' or 'eval.every' or 'log.every'?"),
+  ("--config.steps=5", "did you mean 'num_steps'"),
+  ("--config.layers=5", "did you mean 'model.num_layers'?"),
+  ("--config.modle.x=5", "did you mean 'model'?"),
+  ("--config.optim.kwargs.a.b=1", "unknown field 'optim.kwargs.a.b'"),
   ("--config.num_steps.x=5", "config.num_steps is a value"),
   ("--config.data.task.name=c4", "config.data.task is a value"),
   ("--config.__class__=5", "unknown field '__class__'"),
@@ -418,9 +433,9 @@ def saved_tree(spec, *overrides):
 
 
 def load(spec, *overrides) -> ConfigDict:
-  config = commandline.load_config(str(spec))
+  config = config_files.load_config(str(spec))
   for override in overrides:
-    commandline.apply_override(config, f"--config.{override}")
+    config_files.apply_override(config, f"--config.{override}")
   return config
 
 
@@ -469,7 +484,7 @@ def leaves(tree, prefix=""):
 
 
 @pytest.mark.parametrize(
-  "verb", [["train"], ["segments"], ["tokenizer", "train"]]
+  "verb", [["train"], ["preflight"], ["train", "--workdir=w"]]
 )
 def test_help_names_every_field_with_default_and_meaning(verb, capsys):
   with pytest.raises(SystemExit) as done:
@@ -480,6 +495,124 @@ def test_help_names_every_field_with_default_and_meaning(verb, capsys):
     line = lines.index(f"  {name} = {value!r}")
     meaning = lines[line + 1]
     assert meaning.startswith(" " * 6) and len(meaning.strip()) > 5, name
+
+
+def help_lines(argv, capsys) -> list[str]:
+  with pytest.raises(SystemExit) as done:
+    cli.main([*argv, "--help"])
+  assert done.value.code == 0
+  return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+  "verb",
+  [
+    ["train"],
+    ["segments"],
+    ["tokenizer", "train"],
+    ["preflight"],
+    ["inspect"],
+  ],
+)
+def test_help_shows_the_values_of_the_config_and_its_changes(verb, capsys):
+  argv = [*verb, f"--config={SMOKE}:pause=false", "--config.data.task=text"]
+  lines = help_lines(argv, capsys)
+  assert "  pause = true" in lines and "      one of true, false" in lines
+  assert "  data.task = 'text'  ('c4')" in lines
+  if verb in (["train"], ["preflight"]):
+    assert "  num_steps = 200  (100000)" in lines
+    assert "  seed = 0" in lines
+  if verb != ["tokenizer", "train"]:
+    assert "  data.pause_fraction = 0.0  (0.1)" in lines
+
+
+@pytest.mark.parametrize("name", [*ARGS, "study", "study_smoke"])
+def test_help_lists_every_argument_that_a_config_takes(name, capsys):
+  verb = "study" if name.startswith("study") else "train"
+  lines = help_lines([verb, f"--config={CONFIGS / name}.py"], capsys)
+  docstring = (CONFIGS / f"{name}.py").read_text().partition("`arg` is ")[2]
+  keys = re.findall(r"(\w+)=", docstring.partition('."')[0])
+  assert len(keys) == (name not in ("base", "study_smoke")) * len({*keys})
+  for key in keys:
+    assert any(line.startswith(f"  {key} = ") for line in lines), key
+  assert keys or any("takes no arguments" in line for line in lines)
+
+
+def test_help_lists_the_arguments_of_a_config_of_your_own(tmp_path, capsys):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from configs import base\n"
+    "def get_config(arg=''):\n"
+    "  base.parse_arg(arg, size=('s', 'xl'), depth=3)\n"
+    "  return base.get_config()\n"
+  )
+  lines = help_lines(["train", f"--config={path}"], capsys)
+  assert f"  --config={path}:size=s,depth=3" in lines
+  assert "      one of s, xl" in lines
+
+
+def test_help_of_a_config_that_is_not_there_is_one_line(capsys):
+  assert "no file" in fails(["train", "--config=non.py", "--help"], capsys)
+
+
+def test_help_of_the_tokenizer_lists_only_what_decides_its_text(capsys):
+  text = "\n".join(help_lines(["tokenizer", "train"], capsys))
+  assert "data.files" in text and "tasks_module" in text
+  assert "num_steps" not in text and "optim" not in text
+
+
+def test_an_option_given_twice_is_said_and_the_last_counts(tmp_path, capsys):
+  argv = train("first", "--workdir", str(tmp_path / "run"), "--workdir=")
+  twice = ["--config.num_steps=5", "--config.num_steps=0"]
+  assert cli.main([*argv, *twice, "--config.seed=1", "--config.seed=1"]) == 2
+  *said, last = capsys.readouterr().err.splitlines()
+  assert [line.partition(" is given twice")[0] for line in said] == [
+    "pausejax: --workdir",
+    "pausejax: --workdir",
+    "pausejax: --config.num_steps",
+  ]
+  assert "num_steps: must be" in last and "got 0" in last
+
+
+def test_a_change_without_its_equals_sign_says_how_to_write_it(
+  tmp_path, capsys
+):
+  for words in (["--config.num_steps", "10"], ["--config.data.task", "text"]):
+    message = fails(train(tmp_path / "run", *words), capsys)
+    assert f"write {words[0]}={words[1]}" in message
+
+
+@pytest.mark.parametrize(
+  ("spec", "words"),
+  [
+    (f"{SMOKE}:pause=true,pause=false", "pause: given twice"),
+    (f"{CONFIGS}/finetune.py:task=", "task: got no value"),
+    (f"{CONFIGS}/finetune.py:pauses=ten", "pauses: expected a whole number"),
+    ("smoke", "smoke.py'?"),
+    ("smoke.py:pause=true", "smoke.py'?"),
+    ("config/smoke.py", "smoke.py'?"),
+  ],
+)
+def test_a_wrong_spec_of_a_config_names_what_is_right(
+  spec, words, tmp_path, capsys
+):
+  assert words in fails(train(tmp_path / "run", config=spec), capsys)
+
+
+def test_a_saved_config_takes_no_argument_and_may_lie_behind_a_colon(tmp_path):
+  (tmp_path / "10:30").mkdir()
+  path = tmp_path / "10:30" / "config.json"
+  path.write_text(json.dumps(saved_tree(SMOKE)))
+  assert load(path).num_steps == 200
+  with pytest.raises(errors.UsageError, match="takes no 'pause=true'"):
+    load(f"{path}:pause=true")
+
+
+def test_a_tuple_on_the_command_line_keeps_the_type_of_its_elements():
+  config = load(CONFIGS / "study.py", "seeds=3,4", "tasks=squad")
+  assert (config.seeds, config.tasks) == ((3, 4), ("squad",))
+  with pytest.raises(errors.UsageError, match="seeds: expected"):
+    load(CONFIGS / "study.py", "seeds=one")
 
 
 def test_every_config_file_has_its_arguments_listed_here():
@@ -618,7 +751,7 @@ def test_a_saved_config_takes_overrides(tmp_path):
   config = load(path, "num_steps=9", "optim.kwargs.eps=1e-9", "data.task=text")
   assert (config.num_steps, config.optim.kwargs.eps) == (9, 1e-9)
   with pytest.raises(errors.UsageError, match="did you mean 'num_steps'"):
-    commandline.apply_override(config, "--config.num_step=9")
+    config_files.apply_override(config, "--config.num_step=9")
 
 
 def test_the_axes_of_weight_decay_are_those_of_the_parameters():

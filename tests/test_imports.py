@@ -32,6 +32,8 @@ FLOORS = {
   "tasks": 3,
   "evaluation": 3,
   "commandline": 4,
+  "config_files": 4,
+  "config_help": 4,
   "programs": 4,
   "cli": 4,
   "__init__": 0,

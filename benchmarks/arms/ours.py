@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.arms.shapes import Shape
 from configs import pretrain_c4, smoke
-from pausejax import batching, commandline, optimizer, settings, sharding
+from pausejax import batching, config_files, optimizer, settings, sharding
 from pausejax.checkpoints import leaves
 from pausejax.training import state, step
 
@@ -56,7 +56,7 @@ def config(
   c.optim.warmup_steps = 0
   c.optim.learning_rate = 3e-4
   for override in overrides:
-    commandline.apply_override(c, override)
+    config_files.apply_override(c, override)
   return settings.train_config(c.to_dict())
 
 

@@ -108,7 +108,7 @@ class Study:
     errors.require(bool(self.tasks), "tasks: a study needs at least one")
     tasks.import_module(self.tasks_module)
     for task in self.tasks:
-      errors.require_one_of("tasks", task, tasks.downstream_names())
+      tasks.downstream(task)  # Names the nearest, and the field tasks_module.
     for task in self.task_words:
       errors.require_one_of("task_words", task, self.tasks)
     for name in self.evaluations:

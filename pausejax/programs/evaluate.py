@@ -89,7 +89,7 @@ def _task_names(spec: str, own: str) -> list[str]:
     return [n for n in names if _is_published(tasks.downstream(n))]
   names = list(tasks.mixture(own)) if not spec else spec.split(",")
   for name in names:
-    errors.require_one_of("--task", name, tasks.downstream_names())
+    tasks.downstream(name)  # Names the nearest, and --tasks_module.
   return names
 
 

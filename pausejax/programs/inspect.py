@@ -23,7 +23,14 @@ import tempfile
 from ml_collections import ConfigDict
 
 from configs import base
-from pausejax import batching, commandline, errors, settings, tasks
+from pausejax import (
+  batching,
+  commandline,
+  config_files,
+  errors,
+  settings,
+  tasks,
+)
 from pausejax.data import (
   batches,
   corpora,
@@ -76,7 +83,12 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   """Returns the options and the config, given or fitting the task."""
-  parser = commandline.Parser("inspect", __doc__, config=False)
+  parser = commandline.Parser(
+    "inspect",
+    __doc__,
+    config=False,
+    uses=("data", "finetune", "batch_size", "seed", "tasks_module"),
+  )
   add = parser.add_argument
   add("--task", default=None, help="name of a task (the config's)")
   add("--config", metavar="FILE[:ARG]", help="config file")
@@ -89,8 +101,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   add("--seed", type=int, default=None, help="seed of the order (0)")
   add("--html", default="", help="page to write")
   add("--json", default="", help="file to write the same to, as data")
-  first, _ = parser.parse_known_args(argv)
-  if first.config is None:
+  asks_help = commandline.HELP & {*argv}
+  first, _ = parser.parse_known_args([a for a in argv if a not in asks_help])
+  if first.config is None and (first.task or not asks_help):
     parser.set_defaults(config=_config_for(first))
   options, tree = parser.parse(argv, _take_over)
   errors.require_in_range("-n", options.n, 0)
@@ -116,7 +129,7 @@ def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
     ("seed", options.seed),
   ):
     if value is not None:
-      commandline.apply_override(config, f"--config.{name}={value}")
+      config_files.apply_override(config, f"--config.{name}={value}")
 
 
 def _finetuning(

@@ -35,12 +35,29 @@ from pausejax.data import (
 )
 from pausejax.runtime.progress import CountBar
 
+# What decides a store; all else in the config is for other verbs.
+_FIELDS = (
+  "tasks_module",
+  "data.task",
+  "data.tokenizer",
+  "data.seq_len",
+  "data.pause_fraction",
+  "data.pause_mode",
+  "data.files",
+  "data.validation_files",
+  "data.field",
+  "data.holdout_every",
+  "data.tfds_name",
+  "data.tfds_data_dir",
+  "data.local_dir",
+)
+
 
 def main(argv: list[str]) -> int:
   """Makes a store and prints what is in it, or verifies one."""
   if any(arg.partition("=")[0] == "--verify" for arg in argv):
     return _verify(argv)
-  parser = commandline.Parser("segments", __doc__, config=True)
+  parser = commandline.Parser("segments", __doc__, config=True, uses=_FIELDS)
   add = parser.add_argument
   add("--out", required=True, help="folder to make")
   add("--num_workers", type=int, default=1, help="processes (1)")

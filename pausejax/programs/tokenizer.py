@@ -12,13 +12,27 @@ import pathlib
 from pausejax import commandline, errors, settings, tasks
 from pausejax.data import corpora, tokenizers
 
+# What decides the text; all else in the config is for other verbs.
+_FIELDS = (
+  "tasks_module",
+  "data.task",
+  "data.files",
+  "data.validation_files",
+  "data.field",
+  "data.holdout_every",
+  "data.tfds_name",
+  "data.tfds_data_dir",
+)
+
 
 def main(argv: list[str]) -> int:
   """Trains and writes the model."""
   if argv and not argv[0].startswith("-"):
     errors.require_one_of("tokenizer", argv[0], ["train"])
     argv = argv[1:]
-  parser = commandline.Parser("tokenizer train", __doc__, config=True)
+  parser = commandline.Parser(
+    "tokenizer train", __doc__, config=True, uses=_FIELDS
+  )
   parser.add_argument("--out", required=True, help="file to write (.model)")
   parser.add_argument(
     "--vocab_size", type=int, default=32_000, help="pieces (default: 32000)"
@@ -26,6 +40,7 @@ def main(argv: list[str]) -> int:
   options, tree = parser.parse(argv)
   errors.require_in_range("--vocab_size", options.vocab_size, 260)
   config = settings.train_config(tree.to_dict())
+  tasks.import_module(config.tasks_module)
   source = tasks.pretraining(config.data.task).source(config.data)
   documents = list(corpora.require_documents(source, "train"))
   model = tokenizers.train_sentencepiece(
