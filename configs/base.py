@@ -156,6 +156,9 @@ def get_config(arg: str = "") -> Any:
   c.optim.decay_axes = ("heads", "kv_heads", "mlp", "vocab")
   # Parts of a batch whose gradients are summed before the update.
   c.optim.num_microbatches = 1
+  # Steps in a row with a loss or gradient that is not finite (each is skipped)
+  # after which the run stops with exit code 4; 0: never.
+  c.optim.max_skipped_in_a_row = 20
 
   c.loss = ConfigDict()
   # Chunks of positions whose logits exist at one time; divides seq_len.

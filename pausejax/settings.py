@@ -191,6 +191,7 @@ class OptimConfig:
   clip_norm: float
   decay_axes: tuple[str, ...]
   num_microbatches: int
+  max_skipped_in_a_row: int
 
   def __post_init__(self):
     errors.require_one_of(
@@ -204,6 +205,9 @@ class OptimConfig:
     )
     errors.require_in_range("optim.clip_norm", self.clip_norm, 0.0)
     errors.require_in_range("optim.num_microbatches", self.num_microbatches, 1)
+    errors.require_in_range(
+      "optim.max_skipped_in_a_row", self.max_skipped_in_a_row, 0
+    )
     for axis in self.decay_axes:
       errors.require_one_of("optim.decay_axes", axis, PARAMETER_AXES)
     for key, value in self.kwargs.items():

@@ -2,8 +2,11 @@
 
 import types
 
+import jax.numpy as jnp
+import pytest
+
 from configs import base
-from pausejax import settings
+from pausejax import errors, settings
 from pausejax.runtime.agreement import Agreement
 from pausejax.training import loop, meter
 from tests.test_sharding import one_device_mesh
@@ -22,18 +25,34 @@ class Batches:
 class Run:
   """Counts what the loop does; a state is its step, a measurement 3 batches."""
 
-  def __init__(self, stop_in_step: int = 0, stop_in_batch: int = 0):
+  def __init__(
+    self,
+    stop_in_step: int = 0,
+    stop_in_batch: int = 0,
+    skipped: tuple[int, ...] = (),
+    norm: float = 1.0,
+    **optim: int,
+  ):
     self.measured: list[int] = []
     self.saved: list[tuple[int, bool]] = []
+    self.series: list[int] = []
+    self.asked: list[int] = []
+    self.counters = meter.Counters()
     self._flag = types.SimpleNamespace(exit_code=0, defer=lambda: None)
     self._batch = 0
     self._stop_in_step = stop_in_step
     self._stop_in_batch = stop_in_batch
+    self._skipped = skipped
+    self._norm = jnp.full((2,), norm)
+    self._optim = optim
 
-  def go(self, start: int, end: int, owed: bool = False) -> int:
+  def go(
+    self, start: int, end: int, owed: bool = False, every: int = 100
+  ) -> int:
     """Trains between the steps, measuring at even ones; the exit code."""
     tree = base.get_config()
-    tree.num_steps, tree.eval.every, tree.checkpoint.every = end, 2, 100
+    tree.num_steps, tree.eval.every, tree.checkpoint.every = end, 2, every
+    tree.optim.update(self._optim)
     agreement = Agreement(self._flag, one_device_mesh())
     loop.Loop(
       config=settings.train_config(tree.to_dict()),
@@ -44,26 +63,44 @@ class Run:
       evaluation=lambda: iter(range(3)),
       answer=lambda model, show: {},
       store=types.SimpleNamespace(
-        save=lambda s, data, meta: self.saved.append((s.step, meta["owed"])),
+        save=self._save,
         close=lambda: None,
+        wait=lambda: None,
+        set_aside_after=self._set_aside_after,
       ),
       meta={},
-      counters=meter.Counters(),
+      counters=self.counters,
       meter=types.SimpleNamespace(
-        record=lambda *args: None,
+        record=self._record,
         record_evaluation=lambda step, *args: self.measured.append(step),
         restart_clock=lambda: None,
       ),
       stop=agreement,
       owed=owed,
-    ).run(types.SimpleNamespace(step=start, model=None))
+    ).run(types.SimpleNamespace(step=start, model=self._norm))
     return agreement.exit_code
+
+  def _save(self, state, data, meta, num_skipped):
+    self.saved.append((state.step, meta["owed"]))
+    self.series.append(meta["counters"]["skipped_in_a_row"])
+    assert num_skipped == self.series[-1]
+
+  def _set_aside_after(self, step):
+    self.asked.append(step)
+    steps = [s for s, _ in self.saved]
+    return max((s for s in steps if s <= step), default=None), []
+
+  def _record(self, step, *args):
+    counters = self.counters
+    counters.skipped_in_a_row += 1
+    if step not in self._skipped:
+      counters.skipped_in_a_row = 0
 
   def _train_step(self, state, batch):
     step = state.step + 1
     if step == self._stop_in_step:
       self._flag.exit_code = 143
-    return types.SimpleNamespace(step=step, model=None), {}
+    return types.SimpleNamespace(step=step, model=self._norm), {}
 
   def _evaluate_batch(self, model, batch):
     self._batch += 1
@@ -109,3 +146,48 @@ def test_what_is_owed_and_cut_short_again_is_still_owed():
   run = Run(stop_in_batch=1)
   assert run.go(4, 6, owed=True) == 143
   assert run.measured == [] and run.saved == []
+
+
+def test_skipped_steps_in_a_row_stop_the_run_and_name_the_last_good_step():
+  run = Run(skipped=tuple(range(8, 40)), max_skipped_in_a_row=5)
+  with pytest.raises(errors.Diverged) as e:
+    run.go(0, 40, every=3)
+  assert "5 steps in a row (8 to 12)" in e.value.message
+  assert "goes on from step 6" in e.value.message
+  assert "learning_rate" in e.value.message and e.value.exit_code == 4
+  assert run.asked == [7] and run.series == [0, 0, 2]
+
+
+def test_the_count_survives_a_resume_in_the_middle_of_a_series():
+  first = Run(skipped=(4, 5, 6), stop_in_step=6, max_skipped_in_a_row=5)
+  assert first.go(0, 40) == 143 and first.series == [3]
+  second = Run(skipped=tuple(range(7, 40)), max_skipped_in_a_row=5)
+  second.counters.skipped_in_a_row = 3
+  with pytest.raises(errors.Diverged, match=r"\(4 to 8\)"):
+    second.go(6, 40)
+  # A limit that has been lowered is met before the first step.
+  third = Run(max_skipped_in_a_row=2)
+  third.counters.skipped_in_a_row = 3
+  with pytest.raises(errors.Diverged, match=r"\(4 to 6\)"):
+    third.go(6, 40)
+  assert third.measured == [] and third.saved == []
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_shorter_series_and_no_limit_let_the_run_go_on(limit):
+  skipped = tuple(s for s in range(1, 41) if s % 5)
+  run = Run(
+    skipped=skipped if limit else tuple(range(1, 41)),
+    max_skipped_in_a_row=limit,
+  )
+  assert run.go(0, 40) == 0 and run.saved == [(40, False)]
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("limit", [0, 5])
+def test_parameters_that_are_not_finite_are_never_saved(norm, limit):
+  # 1e30 is finite, but the square of such a norm is not.
+  run = Run(norm=norm, max_skipped_in_a_row=limit)
+  with pytest.raises(errors.Diverged, match="parameters after step 3"):
+    run.go(0, 40, every=3)
+  assert run.saved == []

@@ -210,3 +210,72 @@ def test_reading_alone_leaves_a_save_in_flight_in_peace(
   model = store.restore_params(abstract.model, newest)
   assert_equal(model, fresh.model)
   assert in_flight.exists()
+
+
+def save_scored(folder, train_state, scores, **config):
+  """Saves a step for each score; `absent` is none; returns the steps kept."""
+  config = dataclasses.replace(KEEP, keep=1, keep_period=0, **config)
+  for step, (score, num_skipped) in enumerate(scores, start=1):
+    # A manager of its own each time, as after a restart, reads scores back.
+    store = Store(epath.Path(folder), config)
+    answers = {} if score is None else {"score": score, "squad_em": score}
+    store.save(
+      at_step(train_state, step),
+      data={"position.json": b"1"},
+      meta={"answers": answers},
+      num_skipped=num_skipped,
+    )
+    store.close()
+  return {int(p.name) for p in folder.iterdir() if p.name.isdigit()}
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+  ("scores", "keep_best", "kept"),
+  [
+    ([50.0, NAN, NAN], 1, {1, 3}),
+    ([NAN, 50.0, float("inf"), -float("inf"), 10.0], 1, {2, 5}),
+    ([NAN, NAN, 20.0], 1, {3}),
+    ([NAN, NAN], 1, {2}),
+    ([50.0, None, 40.0, None], 1, {1, 4}),
+    ([50.0, 50.0, NAN], 1, {2, 3}),
+    ([50.0, 60.0, NAN, 55.0, NAN], 2, {2, 4, 5}),
+    ([50.0, NAN, NAN], 2, {1, 3}),
+    ([0.0, NAN], 1, {1, 2}),
+  ],
+)
+def test_a_score_that_is_not_finite_is_never_the_best(
+  tmp_path, fresh, scores, keep_best, kept
+):
+  scores = [(score, 0) for score in scores]
+  found = save_scored(tmp_path / "c", fresh, scores, keep_best=keep_best)
+  assert found == kept
+
+
+@pytest.mark.parametrize("keep_best", [0, 1])
+def test_the_step_before_a_series_of_skipped_ones_stays(
+  tmp_path, fresh, keep_best
+):
+  folder = tmp_path / "c"
+  series = [(90.0, 0), (50.0, 0), (60.0, 1), (60.0, 2), (60.0, 3)]
+  best = {1} if keep_best else set()
+  found = save_scored(folder, fresh, series, keep_best=keep_best)
+  assert found == {2, 5} | best
+  store = Store(epath.Path(folder), KEEP)
+  assert store.set_aside_after(2) == (2, [5])
+  assert folders.newest(epath.Path(folder)) == 2
+  assert [p.name for p in (tmp_path / "set_aside").iterdir()] == ["5-0"]
+
+
+def test_a_series_that_is_over_is_forgotten(tmp_path, fresh):
+  series = [(None, 0), (None, 1), (None, 2), (None, 0), (None, 0)]
+  assert save_scored(tmp_path / "c", fresh, series, keep_best=0) == {5}
+
+
+def test_nothing_is_moved_where_nothing_older_stays(tmp_path, fresh):
+  save(tmp_path / "c", fresh, 3, 4)
+  store = Store(epath.Path(tmp_path / "c"), KEEP)
+  assert store.set_aside_after(2) == (None, [])
+  assert folders.newest(epath.Path(tmp_path / "c")) == 4

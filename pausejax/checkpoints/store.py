@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from pausejax import errors
-from pausejax.checkpoints import folders, leaves
+from pausejax.checkpoints import folders, leaves, retention
 from pausejax.runtime import distributed
 from pausejax.settings import CheckpointConfig
 from pausejax.training.state import TrainState
@@ -79,6 +79,7 @@ class Store:
     self._folder = folder
     self._config = config
     self._manager: ocp.CheckpointManager | None = None
+    self._before_skipped = retention.NewestUpTo()
 
   def save(
     self,
@@ -86,6 +87,7 @@ class Store:
     *,
     data: Mapping[str, bytes],
     meta: Mapping[str, Any],
+    num_skipped: int = 0,
   ) -> None:
     """Starts writing a checkpoint of the state's step and returns.
 
@@ -96,6 +98,8 @@ class Store:
       state: the state after a step.
       data: the data iterator's `state()`, files of this process.
       meta: goes to meta.json, with format, step and leaf digests added.
+      num_skipped: steps up to this one that were skipped in a row; the newest
+        checkpoint from before them is kept.
     """
     self.wait()
     step = int(state.step)
@@ -110,10 +114,10 @@ class Store:
     }
     process = f"process_{jax.process_index()}-"
     content = {folders.META: json.dumps(meta, indent=1).encode()}
-    answers = meta.get("answers", {})
+    self._before_skipped.step = step - num_skipped
     saved = self._open().save(
       step,
-      metrics={"score": answers["score"]} if answers else None,
+      metrics=_scored(meta.get("answers", {})),
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(leaves.nest(items["params"])),
         opt_state=ocp.args.StandardSave(leaves.nest(items["opt_state"])),
@@ -188,6 +192,23 @@ class Store:
       abstract_model, leaves.flatten(found["params"]["model"])
     )
 
+  def set_aside_after(self, step: int) -> tuple[int | None, list[int]]:
+    """Moves the checkpoints of later steps away if an older one stays.
+
+    All processes call it together.
+
+    Returns:
+      The newest step up to `step`, None if there is none, and what was moved.
+    """
+    self.wait()
+    found = self._find()[0] if jax.process_index() == 0 else None
+    steps: list[int] = distributed.everyone(found)[0]
+    newest = max((s for s in steps if s <= step), default=None)
+    later = [s for s in steps if s > step and newest is not None]
+    for s in later:
+      self._set_aside(str(s), "")
+    return newest, later
+
   def meta(self, step: int) -> dict[str, Any]:
     """Returns meta.json of a step."""
     return folders.meta(self._folder, step)
@@ -253,7 +274,7 @@ class Store:
       self._folder.mkdir(parents=True, exist_ok=True)
       self._empty_trash()
       self._manager = ocp.CheckpointManager(
-        self._folder, options=_writing(self._config)
+        self._folder, options=_writing(self._config, self._before_skipped)
       )
     return self._manager
 
@@ -293,23 +314,14 @@ def _files_of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
   }
 
 
-def _writing(config: CheckpointConfig) -> ocp.CheckpointManagerOptions:
-  policies = ocp.checkpoint_managers
-  keep: list[Any] = [policies.LatestN(n=config.keep)]
-  if config.keep_best:
-    keep.append(
-      policies.BestN(
-        get_metric_fn=_score,
-        n=config.keep_best,
-        keep_checkpoints_without_metrics=False,
-      )
-    )
-  if config.keep_period:
-    keep.append(policies.EveryNSteps(config.keep_period))
+def _writing(
+  config: CheckpointConfig, before_skipped: retention.NewestUpTo
+) -> ocp.CheckpointManagerOptions:
   return ocp.CheckpointManagerOptions(
-    preservation_policy=policies.AnyPreservationPolicy(keep),
-    best_fn=_score if config.keep_best else None,
-    save_decision_policy=policies.FixedIntervalPolicy(1),
+    preservation_policy=retention.policy(config, before_skipped),
+    # Scores are written only where Orbax may rank by them.
+    best_fn=(lambda metrics: metrics["score"]) if config.keep_best else None,
+    save_decision_policy=ocp.checkpoint_managers.FixedIntervalPolicy(1),
     cleanup_tmp_directories=True,
     # Renamed before it is deleted: a deletion cut short must not leave
     # something that looks like a checkpoint.
@@ -317,8 +329,10 @@ def _writing(config: CheckpointConfig) -> ocp.CheckpointManagerOptions:
   )
 
 
-def _score(metrics: Mapping[str, float]) -> float:
-  return metrics["score"]
+def _scored(answers: Mapping[str, float]) -> dict[str, float] | None:
+  """Returns what Orbax keeps beside a checkpoint to rank it."""
+  found = retention.score(answers)
+  return None if found is None else {"score": found}
 
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ never waits for Python, and no more than two steps are ever in flight.
 
 import collections
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from pausejax import batching, errors
 from pausejax.checkpoints.store import Store
 from pausejax.runtime.agreement import Agreement
 from pausejax.settings import TrainConfig
+from pausejax.training import divergence
+from pausejax.training import state as state_
 from pausejax.training.meter import Counters, Meter
 from pausejax.training.state import TrainState
 
@@ -70,6 +73,7 @@ class Loop:
     end = min(c.num_steps, c.stop_at_step or c.num_steps)
     pending = None
     self.stop.flag.defer()
+    self._require_finite_steps(int(state.step))
     if self.owed and self._measure(state) is None:
       end = 0
     for step in range(int(state.step) + 1, end + 1):
@@ -78,7 +82,7 @@ class Loop:
       data_wait = time.perf_counter() - began
       state, metrics = self.train_step(state, self.put(batch))
       if pending is not None:
-        self.meter.record(*pending)
+        self._record(*pending)
       pending = (step, metrics, data_wait)
 
       leaves = bool(self.stop.ask()) or step == end
@@ -87,7 +91,7 @@ class Loop:
       saves = saves or (evaluates and c.checkpoint.keep_best > 0)
       answers = {}
       if saves or evaluates:
-        self.meter.record(*pending)
+        self._record(*pending)
         pending = None
       if evaluates:
         answers = self._measure(state)
@@ -98,6 +102,26 @@ class Loop:
         break
     self.store.close()
     return state
+
+  def _record(self, step: int, metrics: dict, data_wait: float) -> None:
+    self.meter.record(step, metrics, data_wait)
+    self._require_finite_steps(step)
+
+  def _require_finite_steps(self, step: int) -> None:
+    """Raises Diverged if too many steps up to this one were skipped.
+
+    The metrics are the same in every process, so all of them raise.
+    """
+    count = self.counters.skipped_in_a_row
+    if 0 < self.config.optim.max_skipped_in_a_row <= count:
+      raise divergence.error(
+        f"{count} steps in a row ({step - count + 1} to {step}) had a loss or "
+        "gradient that is not finite and were skipped (the limit is "
+        "optim.max_skipped_in_a_row)",
+        self.store,
+        step - count,
+        self.config.optim.learning_rate,
+      )
 
   def _measure(self, state: TrainState) -> dict[str, float] | None:
     """Records the held-out loss and answers; None if it was cut short."""
@@ -126,14 +150,32 @@ class Loop:
       raise _CutShort
 
   def _save(self, state: TrainState, answers: dict[str, float] | None) -> None:
-    """Saves; what was not measured is owed by whoever goes on from here."""
+    """Saves; a resumed run measures what was not measured here.
+
+    Raises:
+      Diverged: the parameters are not finite, so no later step can be.
+    """
+    norm = float(state_.parameter_norm(state.model))
+    if not math.isfinite(norm):
+      raise divergence.error(
+        f"the norm of the parameters after step {state.step} is {norm}; they "
+        "were not saved",
+        self.store,
+        int(state.step),
+        self.config.optim.learning_rate,
+      )
     found = {
       "counters": dataclasses.asdict(self.counters),
       "answers": answers or {},
       "owed": answers is None,
     }
     meta = {**self.meta, **found}
-    self.store.save(state, data=self.batches.state(), meta=meta)
+    self.store.save(
+      state,
+      data=self.batches.state(),
+      meta=meta,
+      num_skipped=self.counters.skipped_in_a_row,
+    )
     self.meter.restart_clock()
 
 

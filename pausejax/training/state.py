@@ -62,3 +62,9 @@ def init_on_mesh(
   layout = jax.tree.map(lambda x: x.sharding, abstract(config, optimizer, mesh))
   make = jax.jit(lambda: init(config, optimizer, seed), out_shardings=layout)
   return make()
+
+
+@jax.jit
+def parameter_norm(model: Any) -> jax.Array:
+  """Returns float32 [], the global norm; inf or nan if training diverged."""
+  return optax.tree.norm(model)
