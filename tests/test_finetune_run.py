@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from pausejax.runtime import metric_rows
 from tests import soak
 
 pytestmark = pytest.mark.slow
@@ -104,6 +105,34 @@ def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place):
     assert [row["id"] for row in rows] == [str(i) for i in range(40)]
     mean = 100 * sum(row["values"]["em"] for row in rows) / 40
     assert mean == pytest.approx(result["metrics"]["em"])
+
+
+def test_plain_text_is_scored_with_and_without_pauses(place):
+  (place / "plain.jsonl").write_text(
+    '{"text": "call me some years ago"}\n{"text": ""}\n{"text": "me"}\n'
+  )
+  text = f"--text={place / 'plain.jsonl'}"
+  checkpoint = f"--checkpoint={place / 'pretrained'}"
+  output = run(place, "evaluate", checkpoint, text)
+  assert "2 documents, 24 tokens, 24 bytes" in output
+  assert "1 empty documents left out" in output
+  paths = sorted((place / "pretrained" / "text_scores").glob("*.json"))
+  plain, paused = (json.loads(path.read_text()) for path in paths)
+  # The run's own fraction is the second condition.
+  assert (plain["pause_fraction"], paused["pause_fraction"]) == (0.0, 0.1)
+  assert plain["num_tokens"] == paused["num_tokens"] == 24
+  assert plain["num_pauses"] == 0 < paused["num_pauses"]
+  for found in (plain, paused):
+    assert found["bits_per_byte"] > 0
+    assert f"{found['bits_per_byte']:.4f} bits per byte" in output
+
+  output = run(place, "evaluate", checkpoint, text, "--task=sums", expect=2)
+  assert "--task: cannot be used with --text" in output
+  more = (f"--text={place / 'none.txt'}",)
+  assert "none.txt" in run(place, "evaluate", checkpoint, *more, expect=1)
+  rows = metric_rows.read(place / "pretrained" / "metrics.jsonl")
+  (measured,) = [row for row in rows if "eval_loss" in row]
+  assert measured["eval_loss"] != measured["eval_loss_without_pauses"] > 0
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(place):

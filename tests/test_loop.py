@@ -61,6 +61,7 @@ class Run:
       put=lambda batch: batch,
       batches=Batches(),
       evaluation=lambda: iter(range(3)),
+      plain_evaluation=None,
       answer=lambda model, show: {},
       store=types.SimpleNamespace(
         save=self._save,

@@ -466,6 +466,25 @@ def test_evaluation_shows_each_segment_once(
   assert counted == len(ids)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_the_same_held_out_text_comes_without_pauses(
+  open_source, batch_size, mode
+):
+  source = open_source("validation", batch_size=batch_size, pause_mode=mode)
+  plain = list(source.without_pauses().evaluation_batches(0))
+  assert {b["tokens"].shape for b in plain} == {(batch_size, 32)}
+  ids = [i for b in plain for row in text_of(b) for i in row]
+  assert ids == expected_ids("validation")
+  assert not any((b["tokens"] == BYTES.pause_id).any() for b in plain)
+  if mode == "insert_trim":  # The batches of a run without pauses, exactly.
+    standard = open_source(
+      "validation", batch_size=batch_size, pause_fraction=0.0
+    )
+    for a, b in zip(plain, standard.evaluation_batches(0), strict=True):
+      assert_same(a, b)
+
+
 def test_evaluation_takes_no_more_batches_than_asked(open_source):
   source = open_source("validation", batch_size=2)
   everything = list(source.evaluation_batches(0))

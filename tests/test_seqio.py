@@ -524,6 +524,23 @@ def test_validation_is_one_pass_and_the_same_on_any_number_of_hosts(folder):
       np.testing.assert_array_equal(joined, expected[name])
 
 
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_the_same_held_out_text_comes_without_pauses(folder, mode):
+  data = data_config(files=folder, pause_mode=mode)
+  options = {"split": "validation", "batch_size": 10, "pauses": False}
+  plain = list(open_stream(data, **options))
+  assert {b["tokens"].shape for b in plain} == {(10, 32)}
+  assert not any((b["tokens"] == 259).any() for b in plain)
+  rows = [row for b in plain for row in text_rows(b, data)]
+  ids = all_ids(file_source(folder), "bytes", "validation")
+  np.testing.assert_array_equal(np.concatenate(rows), ids)
+  hosts = [open_stream(data, shard=(h, 2), **options) for h in range(2)]
+  for expected, *parts in zip(plain, *hosts, strict=True):
+    for name in expected:
+      joined = np.concatenate([p[name] for p in parts])
+      np.testing.assert_array_equal(joined, expected[name])
+
+
 def test_hosts_share_the_documents_and_no_pauses():
   texts = [f"document number {i:03d}" for i in range(41)]
   data = data_config(pause_mode="exact", holdout_every=41)

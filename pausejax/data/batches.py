@@ -130,7 +130,22 @@ class SegmentSource:
         np.where(exists_B, positions_B, 0), batching.PADDING
       )
       text_BT[~exists_B] = batching.PADDING
-      yield self.batch(text_BT, positions_B, EVALUATION_SEED)
+      yield self.batch(self._filled(text_BT), positions_B, EVALUATION_SEED)
+
+  def without_pauses(self) -> "SegmentSource":
+    """Returns the source of the same segments with no pauses among them."""
+    data = dataclasses.replace(self.data, pause_fraction=0.0)
+    return dataclasses.replace(self, data=data)
+
+  def _filled(self, text_BT: np.ndarray) -> np.ndarray:
+    """Returns segments as long as the data asks for, `PADDING` at their ends.
+
+    "exact" stores shorter segments than a run without pauses reads.
+    """
+    missing = self.data.num_text_tokens - text_BT.shape[1]
+    return np.pad(
+      text_BT, ((0, 0), (0, missing)), constant_values=batching.PADDING
+    )
 
   def fingerprint(self) -> dict:
     """Returns corpus, tokenizer, lengths, batch size, seed and pauses."""
@@ -220,6 +235,11 @@ class MixedSource:
     """Yields what the source of each task yields, one after another."""
     for source in self.sources.values():
       yield from source.evaluation_batches(num_batches)
+
+  def without_pauses(self) -> "MixedSource":
+    """Returns the source of the same segments with no pauses among them."""
+    sources = {n: s.without_pauses() for n, s in self.sources.items()}
+    return dataclasses.replace(self, sources=sources)
 
   def fingerprint(self) -> dict:
     """Returns that of the sources, and the rates."""

@@ -38,6 +38,8 @@ class Door:
   Attributes:
     batches: the endless training batches.
     evaluation: makes the held-out batches anew.
+    plain_evaluation: makes the batches of the same held-out text without
+      pauses: `evaluation` itself where there are none, None in finetuning.
     unigram_entropy: of the held-out text in nats a token, if it is known.
     held_out: the held-out examples by task; empty in pretraining.
     summary: lines to show, every count and everything left out among them.
@@ -45,6 +47,7 @@ class Door:
 
   batches: batches.Batches
   evaluation: Callable[[], Iterator[batching.Batch]]
+  plain_evaluation: Callable[[], Iterator[batching.Batch]] | None = None
   unigram_entropy: float | None = None
   held_out: Sequence[finetune.TaskSequences] = ()
   summary: Sequence[str] = ()
@@ -242,21 +245,22 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
   )
   first, *others = held_out.values()
   if others:
-    return Door(
-      batches=batches.StepBatches(
-        batches.MixedSource(sources=train, stages=stages)
-      ),
-      evaluation=functools.partial(
-        batches.MixedSource(sources=held_out, stages=stages).evaluation_batches,
-        config.eval.num_batches,
-      ),
-    )
+    training_source = batches.MixedSource(sources=train, stages=stages)
+    held_out_source = batches.MixedSource(sources=held_out, stages=stages)
+    entropy = None
+  else:
+    (training_source,) = train.values()
+    held_out_source = first
+    entropy = first.store.index["validation"]["unigram_entropy"]
+  evaluation, plain_evaluation = (
+    functools.partial(source.evaluation_batches, config.eval.num_batches)
+    for source in (held_out_source, held_out_source.without_pauses())
+  )
   return Door(
-    batches=batches.StepBatches(*train.values()),
-    evaluation=functools.partial(
-      first.evaluation_batches, config.eval.num_batches
-    ),
-    unigram_entropy=first.store.index["validation"]["unigram_entropy"],
+    batches=batches.StepBatches(training_source),
+    evaluation=evaluation,
+    plain_evaluation=plain_evaluation if data.pause_fraction else evaluation,
+    unigram_entropy=entropy,
   )
 
 
@@ -271,10 +275,16 @@ def _open_seqio(config: TrainConfig, host) -> Door:
     seed=config.seed,
     shard=host,
   )
-  num_batches = config.eval.num_batches or None
+
+  def evaluation(*, pauses: bool = True) -> Iterator[batching.Batch]:
+    held_out = stream(split="validation", pauses=pauses)
+    return itertools.islice(held_out, config.eval.num_batches or None)
+
+  plain_evaluation = functools.partial(evaluation, pauses=False)
   return Door(
     batches=stream(),
-    evaluation=lambda: itertools.islice(
-      stream(split="validation"), num_batches
+    evaluation=evaluation,
+    plain_evaluation=(
+      plain_evaluation if config.data.pause_fraction else evaluation
     ),
   )

@@ -1,15 +1,22 @@
-"""Answers the examples of a task with a trained model, under each M asked for.
+"""Answers a task's examples, or scores plain text, with a trained model.
 
   pausejax evaluate --checkpoint=runs/squad50 --task=squad --pauses=0,2,10,50
   pausejax evaluate --checkpoint=runs/squad50 --task=squad --filler=. \\
     --position=prepend --pauses=10
   pausejax evaluate --checkpoint=runs/pause-1b --task=all --local_dir=/data
+  pausejax evaluate --checkpoint=runs/pause-1b --text='/data/held_out/*.txt' \\
+    --pause_fraction=0,0.1
 
 `--checkpoint` is the workdir of a run (its newest checkpoint), or
 WORKDIR/checkpoints/STEP. Prints a line a condition; each result, with every
 condition in it, lands as JSON in WORKDIR/evaluations/ with its predictions.
 Several tasks at once read local copies from LOCAL_DIR/TASK. Several processes
 share the work where the environment names them (`runtime/environment.py`).
+
+With --text every token of the files is scored once, without pauses and with
+pauses at random places (--pause_fraction): perplexity and bits per byte, which
+compare runs whatever pauses they were trained with. Results land in
+WORKDIR/text_scores/.
 """
 
 import argparse
@@ -23,6 +30,7 @@ import pausejax
 from pausejax import commandline, errors, tasks
 from pausejax.data import examples, prompts, records
 from pausejax.evaluation import results, trained
+from pausejax.programs import evaluate_text
 from pausejax.runtime import distributed
 from pausejax.settings import DataConfig, FinetuneConfig
 
@@ -41,10 +49,26 @@ def main(argv: list[str]) -> int:
   add("--tasks_module", default="", help="registers tasks of your own")
   add("--batch_size", type=int, default=32, help="examples at a time (32)")
   add("--limit", type=int, default=0, help="only the first so many; 0: all")
-  add("--out", default="", help="folder of results (WORKDIR/evaluations)")
+  add("--out", default="", help="folder of results (in WORKDIR)")
+  add("--text", default="", help="score plain text: a folder, glob or files")
+  add(
+    "--field", default="text", help="field of JSON lines with the text (text)"
+  )
+  add(
+    "--pause_fraction",
+    default="",
+    help="F[,F...] of the positions with --text (0, and as pretrained)",
+  )
+  add(
+    "--seq_len",
+    type=int,
+    default=0,
+    help="positions of a window with --text (as pretrained)",
+  )
   options, _ = parser.parse(argv)
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
+  _check_combination(options)
   run = trained.find(options.checkpoint)
   distributed.require_agreement(
     {
@@ -53,6 +77,8 @@ def main(argv: list[str]) -> int:
       "step": run.step,
     }
   )
+  if options.text:
+    return evaluate_text.main(options, run)
   config = run.meta["config"]
   tasks.import_module(options.tasks_module or config["tasks_module"])
   names = _task_names(options.task, config["data"]["task"])
@@ -77,6 +103,17 @@ def main(argv: list[str]) -> int:
       prompts.Format(task, run.tokenizer, wait)
   _evaluate(options, run, plans, splits)
   return 0
+
+
+def _check_combination(options: argparse.Namespace) -> None:
+  """Raises if options of tasks and options of plain text are mixed."""
+  tasks_only = ("task", "split", "pauses", "position", "filler")
+  text_only = ("pause_fraction", "seq_len")
+  how = "with" if options.text else "without"
+  for name in tasks_only if options.text else text_only:
+    errors.require(
+      not getattr(options, name), f"--{name}: cannot be used {how} --text"
+    )
 
 
 def _task_names(spec: str, own: str) -> list[str]:

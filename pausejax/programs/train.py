@@ -182,6 +182,7 @@ def _train(
         put=functools.partial(sharding.put_batch, mesh=mesh),
         batches=batches,
         evaluation=door.evaluation,
+        plain_evaluation=door.plain_evaluation,
         answer=_answering(config, door, tokenizer, mesh),
         store=store,
         meta=_identity(config, values, tokenizer, batches, mesh, initial),

@@ -34,6 +34,8 @@ class Loop:
     put: host batch -> device batch.
     batches: the training batches, `data.batches.Batches`.
     evaluation: makes the held-out batches anew.
+    plain_evaluation: the same without pauses: `evaluation` itself where there
+      are none, None in finetuning.
     answer: (model, called between batches) -> metrics of its answers to
       held-out examples, in percent; "score" chooses the best checkpoint. Empty
       where nothing is answered.
@@ -51,6 +53,7 @@ class Loop:
   put: Callable[[batching.Batch], dict[str, jax.Array]]
   batches: Any
   evaluation: Callable[[], Iterator[batching.Batch]]
+  plain_evaluation: Callable[[], Iterator[batching.Batch]] | None
   answer: Callable[[Any, Callable[..., None]], dict[str, float]]
   store: Store
   meta: dict[str, Any]
@@ -128,16 +131,23 @@ class Loop:
     try:
       self._check()
       answers = self.answer(state.model, self._check)
-      sums = self._evaluate(state)
+      sums = self._evaluate(state, self.evaluation)
+      plain_sums = None
+      if self.plain_evaluation is self.evaluation:
+        plain_sums = sums
+      elif self.plain_evaluation is not None:
+        plain_sums = self._evaluate(state, self.plain_evaluation)
     except _CutShort:
       return None
-    self.meter.record_evaluation(int(state.step), sums, answers)
+    self.meter.record_evaluation(int(state.step), sums, plain_sums, answers)
     return answers
 
-  def _evaluate(self, state: TrainState) -> dict[str, float]:
+  def _evaluate(
+    self, state: TrainState, evaluation: Callable[[], Iterator[batching.Batch]]
+  ) -> dict[str, float]:
     """Returns the sums over all held-out batches."""
     total: dict[str, float] = collections.defaultdict(float)
-    for batch in self.evaluation():
+    for batch in evaluation():
       sums = self.evaluate_batch(state.model, self.put(batch))
       for name, value in jax.device_get(sums).items():
         total[name] += float(value)

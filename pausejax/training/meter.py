@@ -109,13 +109,19 @@ class Meter:
     self._writer.write(step, row)
 
   def record_evaluation(
-    self, step: int, sums: Sums, answers: dict[str, float]
+    self,
+    step: int,
+    sums: Sums,
+    plain_sums: Sums | None,
+    answers: dict[str, float],
   ) -> None:
     """Writes and shows the held-out loss and what the answers are worth.
 
     Args:
       step: number of the step.
       sums: of `evaluate_batch`, over all held-out batches.
+      plain_sums: the same over the same text without pauses, which compares
+        runs with and without them; None in finetuning.
       answers: metrics of the answers in percent, empty in pretraining.
     """
     loss = sums["nll"] / max(sums["num_targets"], 1.0)
@@ -125,11 +131,17 @@ class Meter:
       "num_targets": int(sums["num_targets"]),
       **answers,
     }
+    line = f"step {step}: held-out loss {loss:.3f} nats per token"
+    if plain_sums is not None:
+      plain = plain_sums["nll"] / max(plain_sums["num_targets"], 1.0)
+      row["loss_without_pauses"] = plain
+      row["num_targets_without_pauses"] = int(plain_sums["num_targets"])
+      if plain_sums is not sums:
+        line += f", {plain:.3f} without pauses"
     self._writer.write(step, {f"eval_{k}": v for k, v in row.items()})
-    line = f"step {step}: held-out loss {loss:.3f} nats a token"
     if self._unigram_entropy is not None:
       line += f" (unigram entropy {self._unigram_entropy:.3f})"
-    self._progress.print(f"{line}, over {row['num_targets']:,} real targets")
+    self._progress.print(f"{line}, over {row['num_targets']:,} text targets")
     if answers:
       found = "  ".join(f"{name} {v:.2f}" for name, v in answers.items())
       self._progress.print(f"step {step}: {found}")

@@ -48,6 +48,7 @@ class SeqioBatches:
     batch_size: int,
     seed: int,
     split: str = "train",
+    pauses: bool = True,
     shard: tuple[int, int] = (0, 1),
   ):
     """Opens the source and reads its first segment.
@@ -58,6 +59,8 @@ class SeqioBatches:
       batch_size: rows of all hosts together, a multiple of their number.
       seed: of the shuffle and of the pauses.
       split: "train" or "validation".
+      pauses: False leaves the pauses out of a "validation" split, whose
+        segments stay the same.
       shard: (h, H), host h of H.
 
     Raises:
@@ -73,6 +76,7 @@ class SeqioBatches:
     self._batch_size = batch_size
     self._seed = seed
     self._split = split
+    self._pauses = pauses
     self._shard = shard
     self._tokenizer = tokenizers.load(data.tokenizer)
     self._task = tasks.segments_task(task, data, vocabulary(data.tokenizer))
@@ -184,9 +188,12 @@ class SeqioBatches:
       batches = segments.repeat().batch(num_rows, drop_remainder=True)
       batches = self._with_pauses(batches, first_row)
     else:
-      batches = self._with_pauses(segments.batch(self._batch_size), 0)
+      batches = segments.batch(self._batch_size)
+      if self._pauses:
+        batches = self._with_pauses(batches, 0)
+      shape = self._batch_size, self._data.seq_len
       batches = batches.map(
-        lambda t_BT: _filled(t_BT, self._batch_size)[first_row:][:num_rows]
+        lambda t_BT: _filled(t_BT, shape)[first_row:][:num_rows]
       )
     # Symbolic checkpoints (a further option) hang or break in TensorFlow 2.21
     # when a resumed run is saved again; plain ones do not.
@@ -215,7 +222,8 @@ class SeqioBatches:
     return batches.enumerate().map(insert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _filled(tokens_BT: tf.Tensor, num_rows: int) -> tf.Tensor:
-  """Returns the rows and rows of `PADDING`, `num_rows` in all."""
-  missing = num_rows - tf.shape(tokens_BT)[0]
-  return tf.pad(tokens_BT, [[0, missing], [0, 0]], constant_values=PADDING)
+def _filled(tokens_BT: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
+  """Returns an array of `shape`, `PADDING` behind the tokens."""
+  rows, columns = tf.unstack(tf.constant(shape) - tf.shape(tokens_BT))
+  padding = [[0, rows], [0, columns]]
+  return tf.pad(tokens_BT, padding, constant_values=PADDING)

@@ -1,0 +1,198 @@
+"""How well a model predicts plain text, with and without pauses in it.
+
+Every document is scored alone, in windows that do not overlap. A window starts
+with BOS, as a training segment does, and has at most `seq_len` positions, the
+pauses among them. Every token of the text is a target exactly once, whatever
+the number of pauses, so losses compare between all runs that share a
+tokenizer, and bits per byte compare between tokenizers too. EOS is not scored.
+
+B windows of a batch, T positions, N tokens.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pausejax import batching, pause, sharding
+from pausejax.data import corpora
+from pausejax.data.batches import EVALUATION_SEED
+from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.inference.decode import bucket_length
+from pausejax.model.decoder import Decoder
+from pausejax.settings import LossConfig
+from pausejax.training import step
+from pausejax.training.meter import losses_by_class
+
+_DOCUMENTS_AT_ONCE = 1000  # Given to the tokenizer together.
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+  """Documents as ids.
+
+  Attributes:
+    ids: int32 [N] of each document that has any text.
+    num_bytes: of all documents in UTF-8.
+    num_empty: documents without text, which are not scored.
+    num_inexact: documents that decoding does not give back as they were. Their
+      bits per byte are not those of the text itself.
+    sha256: digest of all texts.
+  """
+
+  ids: Sequence[np.ndarray]
+  num_bytes: int
+  num_empty: int
+  num_inexact: int
+  sha256: str
+
+  @property
+  def num_tokens(self) -> int:
+    """Tokens of all documents."""
+    return sum(map(len, self.ids))
+
+
+def encode(texts: Sequence[str], tokenizer: PauseTokenizer) -> Documents:
+  """Returns the documents as ids, without BOS and EOS."""
+  ids = []
+  num_inexact = 0
+  for start in range(0, len(texts), _DOCUMENTS_AT_ONCE):
+    part = texts[start : start + _DOCUMENTS_AT_ONCE]
+    for text, found in zip(part, tokenizer.encode(part), strict=True):
+      num_inexact += tokenizer.decode(found) != text
+      ids.append(np.array(found, np.int32))
+  return Documents(
+    ids=[found for found in ids if len(found)],
+    num_bytes=sum(len(text.encode("utf-8")) for text in texts),
+    num_empty=sum(not len(found) for found in ids),
+    num_inexact=num_inexact,
+    sha256=corpora.digest(texts),
+  )
+
+
+def score(
+  model: Decoder,
+  documents: Documents,
+  *,
+  tokenizer: PauseTokenizer,
+  seq_len: int,
+  pause_fraction: float,
+  batch_size: int,
+  loss: LossConfig,
+  mesh: Mesh,
+  show: Callable[[int, int], None],
+) -> dict[str, float]:
+  """Scores all documents.
+
+  Args:
+    model: the decoder, laid out on the mesh.
+    documents: at least one with text.
+    tokenizer: that of the model.
+    seq_len: T of a full window, at most the model's `max_seq_len`.
+    pause_fraction: of T, in [0, 0.9]; pauses are inserted as in pretraining
+      with `pause_mode` "exact", at places that depend on nothing else.
+    batch_size: windows scored at a time, over all processes.
+    loss: how the cross entropy is computed.
+    mesh: where the model lies.
+    show: called with (windows scored, windows in all).
+
+  Returns:
+    `nats_per_token`, `perplexity`, `bits_per_byte`, the loss of the targets
+    read at text (`loss_after_real`) and at a pause (`loss_after_pause`, absent
+    without pauses) in nats, and the counts `num_tokens` and `num_pauses`.
+
+  Raises:
+    UsageError: the pauses leave no position for text.
+  """
+  evaluate = jax.jit(
+    functools.partial(
+      step.evaluate_batch, loss=loss, pause_id=tokenizer.pause_id
+    )
+  )
+  num_text = pause.num_text_tokens(seq_len, pause_fraction, "exact")
+  windows = list(_windows(documents.ids, num_text))
+  index, count = sharding.host_part(mesh, jax.process_index())
+  rows = slice(*(batch_size // count * i for i in (index, index + 1)))
+  total: dict[str, float] = collections.defaultdict(float)
+  done = 0
+  for places in _batches(windows, batch_size):
+    batch = _batch(windows, places, tokenizer, seq_len, pause_fraction)
+    batch = _narrowed(batch, loss.num_chunks)
+    here = {name: x_BT[rows] for name, x_BT in batch.items()}
+    sums = evaluate(model, sharding.put_batch(here, mesh))
+    for name, value in jax.device_get(sums).items():
+      total[name] += float(value)
+    done += np.count_nonzero(places >= 0)
+    show(done, len(windows))
+  return _result(total, documents)
+
+
+def _windows(ids: Iterable[np.ndarray], num_text: int) -> Iterator[np.ndarray]:
+  """Yields int32 [<= num_text], the windows of each document in order."""
+  for ids_N in ids:
+    for start in range(0, len(ids_N), num_text):
+      yield ids_N[start : start + num_text]
+
+
+def _batches(
+  windows: Sequence[np.ndarray], batch_size: int
+) -> Iterator[np.ndarray]:
+  """Yields int64 [B], numbers of windows of similar length; -1 is no window."""
+  lengths = np.array([len(window) for window in windows])
+  order = np.argsort(-lengths, kind="stable")
+  missing = -len(order) % batch_size
+  order = np.concatenate([order, np.full(missing, -1)])
+  yield from order.reshape(-1, batch_size)
+
+
+def _batch(
+  windows: Sequence[np.ndarray],
+  places_B: np.ndarray,
+  tokenizer: PauseTokenizer,
+  seq_len: int,
+  pause_fraction: float,
+) -> batching.Batch:
+  """Returns the batch of some windows; their pauses depend on their numbers."""
+  num_text = pause.num_text_tokens(seq_len, pause_fraction, "exact")
+  text_BT = np.full((len(places_B), num_text), batching.PADDING, np.int32)
+  for row_T, place in zip(text_BT, places_B, strict=True):
+    if place >= 0:
+      row_T[: len(windows[place])] = windows[place]
+  targets_BT = pause.insert_pauses(
+    text_BT,
+    seq_len=seq_len,
+    pause_id=tokenizer.pause_id,
+    pause_fraction=pause_fraction,
+    mode="exact",
+    seed=EVALUATION_SEED,
+    positions_B=places_B,
+  )
+  return batching.language_model_batch(
+    targets_BT,
+    bos_id=tokenizer.bos_id,
+    pad_id=tokenizer.pad_id,
+    pause_id=tokenizer.pause_id,
+  )
+
+
+def _narrowed(batch: batching.Batch, least: int) -> batching.Batch:
+  """Returns the batch without most of the columns that are padding only."""
+  longest = int(np.count_nonzero(batch["segment_ids"], axis=1).max())
+  width = max(bucket_length(longest), least)
+  return {name: x_BT[:, :width] for name, x_BT in batch.items()}
+
+
+def _result(sums: dict[str, float], documents: Documents) -> dict[str, float]:
+  """Returns what `score` does, from the sums of `step.evaluate_batch`."""
+  return {
+    "nats_per_token": sums["nll"] / sums["num_targets"],
+    "bits_per_byte": sums["nll"] / math.log(2) / documents.num_bytes,
+    **losses_by_class(sums),
+    "num_tokens": int(sums["num_targets"]),
+    "num_pauses": int(sums["num_pauses"]),
+  }

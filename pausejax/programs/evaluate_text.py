@@ -1,0 +1,168 @@
+"""`pausejax evaluate --text`: scores plain text with a trained model."""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+
+import pausejax
+from pausejax import errors, files
+from pausejax.data import corpora
+from pausejax.evaluation import trained
+from pausejax.settings import DataConfig, LossConfig
+
+FOLDER = "text_scores"  # Below the workdir, beside `evaluations`.
+_MAX_FRACTION = 0.9
+
+
+def main(options: argparse.Namespace, run: trained.Trained) -> int:
+  """Scores the text under each pause fraction; one line and one JSON each."""
+  from pausejax.evaluation import plain_text
+
+  data = DataConfig(**run.meta["config"]["data"])
+  fractions = _fractions(options.pause_fraction, run)
+  seq_len = options.seq_len or data.seq_len
+  errors.require_in_range("--seq_len", seq_len, 2, run.model.max_seq_len)
+  documents = plain_text.encode(_texts(options), run.tokenizer)
+  if not documents.ids:
+    raise errors.UserError(f"--text: no text in {options.text}")
+  for line in _describe(documents, seq_len):
+    print(line, flush=True)
+  if any(fractions) and not run.meta["pauses_seen"]:
+    print(
+      "warning: this model never read a <pause> in training",
+      file=sys.stderr,
+    )
+  _score(options, run, documents, fractions, seq_len)
+  return 0
+
+
+def _fractions(text: str, run: trained.Trained) -> list[float]:
+  """Returns the pause fractions asked for.
+
+  By default none, and that of the run if its model has read pauses.
+  """
+  if not text:
+    own = run.meta["config"]["data"]["pause_fraction"]
+    return [0.0, own] if own and run.meta["pauses_seen"] else [0.0]
+  try:
+    fractions = [float(part) for part in text.split(",")]
+  except ValueError:
+    raise errors.UsageError(
+      f"--pause_fraction: expected numbers such as 0,0.1, got {text!r}"
+    ) from None
+  for fraction in fractions:
+    errors.require_in_range("--pause_fraction", fraction, 0.0, _MAX_FRACTION)
+  return list(dict.fromkeys(fractions))
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+  """Returns the documents that --text names, in the order of their files."""
+  source = corpora.FileSource(
+    train=options.text,
+    validation=options.text,
+    field=options.field,
+    holdout_every=2,  # Not used: the whole text is named as held out.
+  )
+  return list(source.documents("validation"))[: options.limit or None]
+
+
+def _describe(documents, seq_len: int) -> list[str]:
+  """Returns lines with the counts, everything left out among them."""
+  lines = [
+    f"{len(documents.ids):,} documents, {documents.num_tokens:,} tokens, "
+    f"{documents.num_bytes:,} bytes; windows of {seq_len:,} positions"
+  ]
+  if documents.num_empty:
+    lines.append(f"{documents.num_empty:,} empty documents left out")
+  if documents.num_inexact:
+    lines.append(
+      f"{documents.num_inexact:,} documents are not reproduced exactly by the "
+      "tokenizer: their bits per byte are those of the text it makes of them"
+    )
+  return lines
+
+
+def _score(options, run: trained.Trained, documents, fractions, seq_len):
+  """Loads the model and writes one result per pause fraction."""
+  import jax
+
+  from pausejax import sharding
+  from pausejax.evaluation import plain_text
+  from pausejax.runtime.progress import CountBar
+
+  mesh = sharding.data_mesh()
+  sharding.check_divisible(
+    mesh, {"--batch_size": (options.batch_size, "batch")}
+  )
+  folder = pathlib.Path(options.out or run.workdir / FOLDER)
+  folder.mkdir(parents=True, exist_ok=True)
+  with jax.set_mesh(mesh):
+    model = run.load(mesh)
+    for fraction in fractions:
+      began = time.perf_counter()
+      with CountBar("windows", 0) as bar:
+        found = plain_text.score(
+          model,
+          documents,
+          tokenizer=run.tokenizer,
+          seq_len=seq_len,
+          pause_fraction=fraction,
+          batch_size=options.batch_size,
+          loss=LossConfig(**run.meta["config"]["loss"]),
+          mesh=mesh,
+          show=bar.update,
+        )
+      result = {
+        **_condition(options.text, run, documents),
+        "pause_fraction": fraction,
+        "seq_len": seq_len,
+        **found,
+        "seconds": time.perf_counter() - began,
+      }
+      if jax.process_index() == 0:
+        _write(folder, result)
+      print(_line(result), flush=True)
+  print(f"results are in {folder}")
+
+
+def _condition(text: str, run: trained.Trained, documents) -> dict:
+  """Returns what a result was measured on, and with which model."""
+  return {
+    "text": text,
+    "documents_sha256": documents.sha256,
+    "num_documents": len(documents.ids),
+    "num_empty": documents.num_empty,
+    "num_inexact": documents.num_inexact,
+    "num_bytes": documents.num_bytes,
+    "checkpoint": str(run.workdir),
+    "step": run.step,
+    "tokenizer": run.meta["tokenizer"],
+    "pausejax": pausejax.__version__,
+  }
+
+
+def _write(folder: pathlib.Path, result: dict) -> None:
+  """Writes a result under a name that tells its condition."""
+  stem = (
+    f"{result['documents_sha256'][:8]}-seq{result['seq_len']}"
+    f"-pauses{result['pause_fraction']:g}-step{result['step']}"
+  )
+  files.write(folder / f"{stem}.json", json.dumps(result, indent=2) + "\n")
+
+
+def _line(result: dict) -> str:
+  """Returns one line for a person."""
+  after = ""
+  if result["num_pauses"]:
+    after = (
+      f"  ({result['loss_after_real']:.4f} after text, "
+      f"{result['loss_after_pause']:.4f} after pauses)"
+    )
+  return (
+    f"  pause_fraction={result['pause_fraction']:g}: "
+    f"{result['nats_per_token']:.4f} nats per token{after}  perplexity "
+    f"{result['perplexity']:.2f}  {result['bits_per_byte']:.4f} bits per byte  "
+    f"({result['seconds']:.1f} s)"
+  )

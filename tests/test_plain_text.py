@@ -1,0 +1,111 @@
+"""Plain text: every token counts once, whatever the pauses or the batch."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pausejax import settings
+from pausejax.data import tokenizers
+from pausejax.evaluation import plain_text
+from tests.models import random_model
+from tests.test_answers import small_model
+from tests.test_sharding import mesh_of_8, one_device_mesh
+
+TOKENIZER = tokenizers.load("bytes")
+TEXTS = ["abc", "", "né" * 40, "x", *("word " * n for n in range(1, 9))]
+LOSS = settings.LossConfig(num_chunks=4, z_loss=0.1)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return random_model(small_model().config, seed=1)
+
+
+def score(model, texts=TEXTS, mesh=None, **changes):
+  mesh = mesh or one_device_mesh()
+  options = dict(seq_len=64, pause_fraction=0.0, batch_size=8) | changes
+  with jax.set_mesh(mesh):
+    return plain_text.score(
+      model,
+      plain_text.encode(texts, TOKENIZER),
+      tokenizer=TOKENIZER,
+      loss=LOSS,
+      mesh=mesh,
+      show=lambda done, total: None,
+      **options,
+    )
+
+
+def nats(model, text, num_positions):
+  """Nats of a text without pauses, straight from the logits."""
+  (ids,) = TOKENIZER.encode([text])
+  total = 0.0
+  for start in range(0, len(ids), num_positions):
+    targets = np.array(ids[start : start + num_positions])
+    tokens = np.array([[TOKENIZER.bos_id, *targets[:-1]]])
+    x_BTD = model(
+      tokens,
+      positions_BT=np.arange(tokens.size)[None],
+      segment_ids_BT=np.ones_like(tokens),
+    )
+    logits_TV = model.logits(x_BTD)[0][:, : TOKENIZER.vocab_size]
+    log_prob_TV = jax.nn.log_softmax(logits_TV.astype(jnp.float32))
+    total -= float(log_prob_TV[np.arange(targets.size), targets].sum())
+  return total
+
+
+def test_without_pauses_the_loss_is_that_of_the_logits(model):
+  found = score(model)
+  total = sum(nats(model, text, 64) for text in TEXTS)
+  num_bytes = sum(len(text.encode()) for text in TEXTS)
+  assert found["num_tokens"] == num_bytes
+  assert found["num_pauses"] == 0 and "loss_after_pause" not in found
+  assert found["nats_per_token"] == pytest.approx(total / num_bytes, rel=1e-5)
+  assert found["perplexity"] == pytest.approx(math.exp(total / num_bytes))
+  # One byte is one token here.
+  assert found["bits_per_byte"] * math.log(2) == pytest.approx(
+    found["nats_per_token"]
+  )
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_every_token_counts_once_with_any_number_of_pauses(model, fraction):
+  found = score(model, pause_fraction=fraction)
+  assert found["num_tokens"] == score(model)["num_tokens"]
+  assert found["num_pauses"] > 0
+  assert found["nats_per_token"] != score(model)["nats_per_token"]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+def test_batch_size_and_devices_do_not_matter(model, fraction):
+  one = score(model, batch_size=1, pause_fraction=fraction)
+  for changes in (
+    dict(batch_size=32),
+    dict(batch_size=8, mesh=mesh_of_8(2, 2, 2)),
+  ):
+    found = score(model, pause_fraction=fraction, **changes)
+    assert found == pytest.approx(one, rel=1e-5)
+
+
+def test_the_order_of_documents_does_not_matter_without_pauses(model):
+  assert score(model, TEXTS[::-1]) == pytest.approx(score(model), rel=1e-5)
+
+
+def test_documents_are_scored_apart(model):
+  parts = [score(model, [text])["nats_per_token"] for text in ("abc", "xyz")]
+  both = score(model, ["abc", "xyz"])["nats_per_token"]
+  assert both == pytest.approx(np.mean(parts), rel=1e-5)
+
+
+def test_empty_documents_and_lossy_ones_are_counted():
+  class Lossy(type(TOKENIZER)):
+    def decode(self, ids):
+      return super().decode(ids).replace("é", "e")
+
+  documents = plain_text.encode(TEXTS, Lossy(TOKENIZER.base))
+  assert documents.num_empty == 1
+  assert documents.num_inexact == 1
+  assert documents.num_bytes == sum(len(text.encode()) for text in TEXTS)
