@@ -48,7 +48,7 @@ def save(folder, train_state, *steps):
   for step in steps:
     store.save(
       at_step(train_state, step),
-      data={"position.json": f"{step}".encode()},
+      data={"position.json": b'{"step": %d}' % step},
       meta={"hello": "world"},
     )
   store.close()
@@ -70,7 +70,7 @@ def test_a_state_comes_back_bit_for_bit_with_its_data_and_meta(
   save(tmp_path / "c", fresh, 3)
   restored = restore(tmp_path / "c", abstract)
   assert_equal(restored.state, at_step(fresh, 3))
-  assert restored.data == {"position.json": b"3"}
+  assert restored.data == {"position.json": b'{"step": 3}'}
   assert restored.meta["hello"] == "world" and restored.meta["step"] == 3
   assert "newest" in restored.reason
 
@@ -206,7 +206,7 @@ def test_reading_alone_leaves_a_save_in_flight_in_peace(
   in_flight = tmp_path / "c" / "2.orbax-checkpoint-tmp"
   in_flight.mkdir()
   store = Store(epath.Path(tmp_path / "c"), None)
-  newest = folders.newest(epath.Path(tmp_path / "c"))
+  newest = folders.numbered(tmp_path / "c")[-1]
   model = store.restore_params(abstract.model, newest)
   assert_equal(model, fresh.model)
   assert in_flight.exists()
@@ -221,7 +221,7 @@ def save_scored(folder, train_state, scores, **config):
     answers = {} if score is None else {"score": score, "squad_em": score}
     store.save(
       at_step(train_state, step),
-      data={"position.json": b"1"},
+      data={"position.json": b'{"step": %d}' % step},
       meta={"answers": answers},
       num_skipped=num_skipped,
     )
@@ -265,7 +265,7 @@ def test_the_step_before_a_series_of_skipped_ones_stays(
   assert found == {2, 5} | best
   store = Store(epath.Path(folder), KEEP)
   assert store.set_aside_after(2) == (2, [5])
-  assert folders.newest(epath.Path(folder)) == 2
+  assert folders.numbered(folder)[-1] == 2
   assert [p.name for p in (tmp_path / "set_aside").iterdir()] == ["5-0"]
 
 
@@ -278,4 +278,4 @@ def test_nothing_is_moved_where_nothing_older_stays(tmp_path, fresh):
   save(tmp_path / "c", fresh, 3, 4)
   store = Store(epath.Path(tmp_path / "c"), KEEP)
   assert store.set_aside_after(2) == (None, [])
-  assert folders.newest(epath.Path(tmp_path / "c")) == 4
+  assert folders.numbered(tmp_path / "c")[-1] == 4

@@ -1,42 +1,124 @@
-"""What lies in a folder of checkpoints, told without JAX or Orbax."""
+"""Which checkpoints a folder holds, and whether they are whole; without JAX.
 
+A step is whole when it has the parts below, when meta.json matches its SHA-256
+in meta.sha256 (`sha256sum -c` reads it), when every file of `data` matches the
+SHA-256 that meta.json has of it, and when meta.json, the data and the folder
+name the same step. The digests of arrays are compared by `store.py`.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
 import json
+import os
 import pathlib
-from typing import Any
-
-from etils import epath
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 from pausejax import errors
 
-META = "meta.json"
-_PARTS = ("commit_success.txt", f"meta/{META}", "params", "opt_state", "data")
+FORMAT = 2  # 1 had no SHA-256.
+META, META_SHA256 = "meta.json", "meta.sha256"
+SET_ASIDE = "set_aside"
+_PARTS = (
+  "commit_success.txt",
+  *(
+    f"{item}/{name}"
+    for item in ("params", "opt_state")
+    for name in ("_METADATA", "manifest.ocdbt")
+  ),
+  "data",
+)
+_FIELDS = {"format": int, "step": int, "leaves": dict, "digests": dict}
 
 
-def find(folder: epath.Path) -> tuple[list[int], list[tuple[str, str]]]:
-  """Returns (whole steps, oldest first; other numbered folders and why)."""
-  steps, odd = [], []
-  for path in sorted(folder.iterdir(), key=lambda p: p.name):
-    if not path.name.isdigit():
-      continue
-    missing = [part for part in _PARTS if not (path / part).exists()]
-    if missing:
-      odd.append((path.name, f"it lacks {', '.join(missing)}"))
-    else:
-      steps.append(int(path.name))
-  return sorted(steps), odd
+class Damaged(Exception):
+  """A step is not what was saved; the message names the file or the leaf."""
 
 
-def newest(folder: epath.Path) -> int:
-  """Returns the newest whole step; raises UserError if there is none."""
-  steps, _ = find(folder) if folder.exists() else ([], [])
-  if not steps:
-    raise errors.UserError(f"no checkpoint in {folder}")
-  return steps[-1]
+@dataclasses.dataclass(frozen=True)
+class Small:
+  """The small files of a whole step: meta.json, and the files of `data`."""
+
+  meta: dict[str, Any]
+  data: dict[str, bytes]
 
 
-def meta(folder: epath.Path, step: int) -> dict[str, Any]:
-  """Returns meta.json of a step."""
-  return json.loads((folder / str(step) / "meta" / META).read_text())
+def numbered(folder: pathlib.Path) -> list[int]:
+  """Returns the steps of a folder, whole or not, oldest first.
+
+  Raises:
+    OSError: the folder exists, but cannot be read.
+  """
+  try:
+    names = os.listdir(folder)
+  except FileNotFoundError:
+    return []
+  return sorted(int(n) for n in names if re.fullmatch(r"0|[1-9][0-9]*", n))
+
+
+def set_aside(folder: pathlib.Path) -> list[str]:
+  """Returns what was set aside from `folder`, by name.
+
+  Raises:
+    OSError: the list cannot be read.
+  """
+  try:
+    names = os.listdir(folder.parent / SET_ASIDE)
+  except FileNotFoundError:
+    return []
+  return sorted(n for n in names if re.match(r"[0-9]", n))
+
+
+def read(folder: pathlib.Path, step: int) -> Small:
+  """Reads and checks the small files of a step.
+
+  Raises:
+    Damaged: the step is not whole.
+    CheckpointUnusable: a newer version of pausejax wrote it.
+    OSError: a file is there, but cannot be read. That is no sign of damage.
+  """
+  path = folder / str(step)
+  if not path.is_dir():
+    raise Damaged("it is not a folder" if path.exists() else "it is gone")
+  meta = _meta(path)
+  if meta["step"] != step:
+    raise Damaged(f"meta/{META} is of step {meta['step']}")
+  for part in _PARTS:
+    _require(path, part)
+  if meta["digests"].keys() != meta["leaves"].keys():
+    raise Damaged(f"meta/{META} has not a digest of every leaf")
+  data = _data(path, meta)
+  for name, content in data.items():
+    if name.endswith("position.json") and _position(name, content) != step:
+      raise Damaged(f"data/{name} is of another step")
+  return Small(meta, data)
+
+
+def require(folder: pathlib.Path, step: int) -> Small:
+  """Returns the small files of a step that is to be read, not resumed from.
+
+  Raises:
+    CheckpointUnusable: it is damaged, or of a newer format.
+    UserError: a file cannot be read.
+  """
+  try:
+    with readable(folder / str(step)):
+      return read(folder, step)
+  except Damaged as e:
+    refuse(folder, step, str(e))
+
+
+def refuse(folder: pathlib.Path, step: int, why: str) -> NoReturn:
+  """Raises CheckpointUnusable, and says which other step may be read."""
+  older = [s for s in numbered(folder) if s < step]
+  other = f" ({folder / str(older[-1])})" if older else ""
+  raise errors.CheckpointUnusable(
+    f"the checkpoint {folder / str(step)} is damaged: {why}; name an older "
+    f"one{other}, or start the training in {folder.parent} again, which goes "
+    "on from the newest whole one"
+  )
 
 
 def locate(spec: str) -> tuple[pathlib.Path, int]:
@@ -46,17 +128,126 @@ def locate(spec: str) -> tuple[pathlib.Path, int]:
     spec: `WORKDIR`, for its newest checkpoint, or `WORKDIR/checkpoints/STEP`.
 
   Raises:
-    UserError: there is no such checkpoint.
+    UserError: there is no such checkpoint, or the folder cannot be read.
   """
   path = pathlib.Path(spec).resolve()
   workdir = path
   if path.name.isdigit() and path.parent.name == "checkpoints":
     workdir = path.parent.parent
-  folder = epath.Path(workdir / "checkpoints")
+  folder = workdir / "checkpoints"
+  with readable(folder):
+    steps = numbered(folder)
   if workdir is path:
-    return workdir, newest(folder)
-  steps, _ = find(folder) if folder.exists() else ([], [])
-  if int(path.name) not in steps:
+    if not steps:
+      raise errors.UserError(f"no checkpoint in {folder}")
+    return workdir, steps[-1]
+  if path.name not in map(str, steps):
     there = ", ".join(map(str, steps)) or "none"
     raise errors.UserError(f"no checkpoint {path} (found: {there})")
   return workdir, int(path.name)
+
+
+def move_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
+  """Moves a damaged step to `set_aside`; returns its new place."""
+  aside = folder.parent / SET_ASIDE
+  aside.mkdir(exist_ok=True)
+  count = sum(n.startswith(f"{step}-") for n in os.listdir(aside))
+  return (folder / str(step)).rename(aside / f"{step}-{count}")
+
+
+@contextlib.contextmanager
+def readable(path: pathlib.Path) -> Iterator[None]:
+  """Turns an OSError inside into a UserError: what it means, and what to do."""
+  try:
+    yield
+  except OSError as e:
+    raise errors.UserError(
+      f"cannot read {e.filename or path}: {e.strerror or e}; that is no "
+      "sign of damage and nothing was moved; start again when it can be read"
+    ) from e
+
+
+def read_through(path: pathlib.Path) -> None:
+  """Reads every file of a step to its end.
+
+  Raises:
+    OSError: a folder or a file cannot be read.
+  """
+
+  def fail(error: OSError) -> NoReturn:
+    raise error
+
+  for folder, _, names in os.walk(path, onerror=fail):
+    for name in names:
+      with open(os.path.join(folder, name), "rb") as file:
+        while file.read(2**24):
+          pass
+
+
+def sha256(content: bytes) -> str:
+  """Returns the SHA-256 in hexadecimal digits."""
+  return hashlib.sha256(content).hexdigest()
+
+
+def _meta(path: pathlib.Path) -> dict[str, Any]:
+  """Returns meta.json after a check of its SHA-256, format and fields."""
+  content = _content(path, f"meta/{META}")
+  try:
+    wanted = _content(path, f"meta/{META_SHA256}")
+  except Damaged:
+    wanted = None
+  if wanted is not None and wanted != checksum(content):
+    raise Damaged(f"meta/{META} does not match meta/{META_SHA256}")
+  try:
+    meta = json.loads(content)
+  except ValueError as e:
+    raise Damaged(f"meta/{META} is not JSON") from e
+  for name, kind in _FIELDS.items():
+    if not isinstance(meta, dict) or not isinstance(meta.get(name), kind):
+      raise Damaged(f"meta/{META} has no valid field {name!r}")
+  if meta["format"] > FORMAT:
+    raise errors.CheckpointUnusable(
+      f"the checkpoint {path} has format {meta['format']}, this version of "
+      f"pausejax reads formats 1 to {FORMAT}; nothing was changed; install the "
+      "version that wrote it, or a newer one"
+    )
+  if meta["format"] > 1 and wanted is None:
+    raise Damaged(f"it lacks meta/{META_SHA256}")
+  return meta
+
+
+def checksum(meta: bytes) -> bytes:
+  """Returns meta.sha256, as `sha256sum meta.json` prints it."""
+  return f"{sha256(meta)}  {META}\n".encode()
+
+
+def _data(path: pathlib.Path, meta: dict[str, Any]) -> dict[str, bytes]:
+  """Returns the files of `data`, each as it was saved."""
+  if meta["format"] == 1:
+    return {p.name: p.read_bytes() for p in sorted((path / "data").iterdir())}
+  data = {}
+  for name, wanted in meta["data_sha256"].items():
+    data[name] = _content(path, f"data/{name}")
+    if sha256(data[name]) != wanted:
+      raise Damaged(f"data/{name} does not match its SHA-256 in meta/{META}")
+  return data
+
+
+def _position(name: str, content: bytes) -> Any:
+  """Returns the step in a position file of `data.batches.Batches`."""
+  try:
+    return json.loads(content)["step"]
+  except (ValueError, KeyError, TypeError) as e:
+    raise Damaged(f"data/{name} names no step") from e
+
+
+def _content(path: pathlib.Path, name: str) -> bytes:
+  _require(path, name)
+  return (path / name).read_bytes()
+
+
+def _require(path: pathlib.Path, name: str) -> None:
+  try:
+    (path / name).stat()  # `exists` would take some errors for a no.
+  except FileNotFoundError:
+    raise Damaged(f"it lacks {name}") from None

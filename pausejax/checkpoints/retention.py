@@ -1,76 +1,71 @@
-"""Which checkpoints stay: the newest, the best, every so many steps.
+"""Which steps are kept, and how the others are deleted.
 
 A score that is not a finite number is no score: it is never the best, and never
 takes the place of one that is. Of equal scores the newest is the better.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import pathlib
+import shutil
+from collections.abc import Mapping
 
-import orbax.checkpoint as ocp
-
+from pausejax.checkpoints import folders
 from pausejax.settings import CheckpointConfig
 
-_policies = ocp.checkpoint_managers
+TRASH = "trash"
 
 
-@dataclasses.dataclass
-class NewestUpTo:
-  """Keeps the newest checkpoint of a step up to `step`."""
-
-  step: int = 0
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    """Returns a flag for each checkpoint."""
-    del context
-    older = [c.step for c in checkpoints if c.step <= self.step]
-    return [c.step == max(older, default=None) for c in checkpoints]
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-  """Keeps the `n` checkpoints of the highest scores."""
-
-  n: int
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    """Returns a flag for each checkpoint."""
-    del context
-    scored = [
-      (score(c.metrics), c.step)
-      for c in checkpoints
-      if score(c.metrics) is not None
-    ]
-    best = {step for _, step in sorted(scored)[-self.n :]}
-    return [c.step in best for c in checkpoints]
-
-
-def score(metrics: Mapping[str, Any] | None) -> float | None:
-  """Returns the score of a checkpoint, None if it has none that is finite."""
-  found = (metrics or {}).get("score")
-  is_number = isinstance(found, int | float) and math.isfinite(found)
-  return float(found) if is_number else None
-
-
-def policy(
-  config: CheckpointConfig, before_skipped: NewestUpTo
-) -> _policies.PreservationPolicy:
-  """Returns what a run keeps.
+def delete_old(
+  folder: pathlib.Path, config: CheckpointConfig, last_finite: int
+) -> None:
+  """Deletes the whole steps that are not to be kept; a damaged one stays.
 
   Args:
-    config: the run's.
-    before_skipped: the step before a series of skipped steps; moved along by
-      the caller, since Orbax takes a policy once.
+    folder: of the checkpoints.
+    config: what to keep.
+    last_finite: the newest step up to here is kept in any case.
+
+  Raises:
+    OSError: a step cannot be read or moved.
   """
-  keep: list[Any] = [_policies.LatestN(n=config.keep), before_skipped]
-  if config.keep_best:
-    keep.append(Best(config.keep_best))
-  if config.keep_period:
-    keep.append(_policies.EveryNSteps(config.keep_period))
-  return _policies.AnyPreservationPolicy(keep)
+  scores = {}
+  for step in folders.numbered(folder):
+    try:
+      meta = folders.read(folder, step).meta
+    except folders.Damaged:
+      continue
+    scores[step] = meta.get("answers", {}).get("score", math.nan)
+  for step in scores.keys() - kept(scores, config, last_finite):
+    # Renamed first: a deletion cut short must not leave what looks like a step.
+    trash = folder / TRASH
+    trash.mkdir(exist_ok=True)
+    (folder / str(step)).rename(trash / str(step))
+  empty_trash(folder)
+
+
+def kept(
+  scores: Mapping[int, float], config: CheckpointConfig, last_finite: int
+) -> set[int]:
+  """Returns the newest, the periodic and the best of the steps.
+
+  Args:
+    scores: step -> score of its held-out answers, larger is better; NaN where
+      nothing was answered, which is never among the best.
+    config: how many of each kind.
+    last_finite: the last step that was not skipped; the newest up to there is
+      kept, too.
+  """
+  newest = sorted(scores)[-config.keep :]
+  finite = sorted(s for s in scores if s <= last_finite)[-1:]
+  period = config.keep_period
+  periodic = [s for s in scores if period and s % period == 0]
+  measured = [s for s in scores if math.isfinite(scores[s])]
+  best = sorted(measured, key=lambda s: (scores[s], s), reverse=True)
+  return {*newest, *finite, *periodic, *best[: config.keep_best]}
+
+
+def empty_trash(folder: pathlib.Path) -> None:
+  """Deletes what was moved to the trash, and what a failed save left."""
+  shutil.rmtree(folder / TRASH, ignore_errors=True)
+  for path in folder.glob("[0-9]*.orbax-checkpoint-tmp"):
+    shutil.rmtree(path, ignore_errors=True)

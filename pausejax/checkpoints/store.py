@@ -5,55 +5,30 @@
   checkpoints/<step>/data       the place in the data, a file per process
   checkpoints/<step>/meta       meta.json: config, tokenizer, versions, digests
 
-The four are one commit: Orbax writes under a temporary name and renames. Orbax
-trusts any folder with a number for a name, and keeps no checksum of arrays;
-both are made up for here. A folder that is no whole checkpoint, and one whose
-digests do not match, is set aside, never deleted, and the next older one is
-taken.
+The four are one commit. Every value is under a digest, since Orbax keeps none
+of arrays: leaves under one that is computed on the device (`leaves.py`), files
+under SHA-256 (`folders.py`). A step that is proven to be damaged is set aside,
+never deleted, and the next older one is taken; if there is no other, nothing is
+moved and the run is refused.
 """
 
 import dataclasses
 import json
+import os
+import pathlib
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
 
 from pausejax import errors
-from pausejax.checkpoints import folders, leaves, retention
+from pausejax.checkpoints import arrays, folders, leaves, retention, space
 from pausejax.runtime import distributed
 from pausejax.settings import CheckpointConfig
 from pausejax.training.state import TrainState
 
-FORMAT = 1
-_TRASH = "trash"
-
-
-class _Files(ocp.CheckpointHandler):
-  """Keeps small files as they are, in an item of the commit."""
-
-  def save(self, directory: epath.Path, args: "_SaveFiles") -> None:
-    for name, content in args.files.items():
-      (directory / name).write_bytes(content)
-
-  def restore(self, directory: epath.Path, args: "_RestoreFiles"):
-    del args
-    return {f.name: f.read_bytes() for f in directory.iterdir()}
-
-
-@ocp.args.register_with_handler(_Files, for_save=True)
-@dataclasses.dataclass
-class _SaveFiles(ocp.args.CheckpointArgs):
-  files: Mapping[str, bytes]
-
-
-@ocp.args.register_with_handler(_Files, for_restore=True)
-@dataclasses.dataclass
-class _RestoreFiles(ocp.args.CheckpointArgs):
-  pass
+MAX_FAILURES = 3  # Saves in a row that fail before the run ends.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +44,37 @@ class Restored:
 class Store:
   """The checkpoints below one folder."""
 
-  def __init__(self, folder: epath.Path, config: CheckpointConfig | None):
-    """Names the folder; it is made by the first save.
+  def __init__(self, folder: os.PathLike, config: CheckpointConfig | None):
+    """Names the folder.
 
     Args:
       folder: `<workdir>/checkpoints`.
       config: what to keep; None only reads, next to a run that may be saving.
     """
-    self._folder = folder
+    self._folder = pathlib.Path(folder)
     self._config = config
-    self._manager: ocp.CheckpointManager | None = None
-    self._before_skipped = retention.NewestUpTo()
+    self._writer = arrays.Writer()
+    self._identity: tuple[int, int] | None = None
+    self._size = 0  # Bytes of a step.
+    self._pending: int | None = None  # The step that is being written.
+    self._last_finite = 0
+    self._failures = 0  # Saves in a row.
+
+  def prepare(self, abstract: TrainState) -> None:
+    """Makes the folder, and checks that steps can be written there.
+
+    Args:
+      abstract: shapes and dtypes of what will be saved.
+
+    Raises:
+      UserError: it cannot be written, or has no space for one step.
+    """
+    self._size = space.size(leaves.flatten(abstract))
+    if jax.process_index() == 0:
+      space.require(self._folder, self._size, self._config)
+      retention.empty_trash(self._folder)
+    distributed.everyone("prepared")
+    self._identity = _identity(self._folder)
 
   def save(
     self,
@@ -92,58 +87,75 @@ class Store:
     """Starts writing a checkpoint of the state's step and returns.
 
     The arrays are copied before this returns, so the next step may reuse their
-    memory. The write before it is waited for, and its failure raised here.
+    memory. The write before it is waited for. A step that cannot be written is
+    named on standard error, and training may go on: the steps before stay.
 
     Args:
       state: the state after a step.
       data: the data iterator's `state()`, files of this process.
-      meta: goes to meta.json, with format, step and leaf digests added.
+      meta: goes to meta.json, with format, step and digests added.
       num_skipped: steps up to this one that were skipped in a row; the newest
         checkpoint from before them is kept.
+
+    Raises:
+      UserError: the workdir is gone, or several saves in a row failed.
     """
     self.wait()
     step = int(state.step)
+    if self._identity is None:
+      self.prepare(state)
+    self._last_finite = step - num_skipped
     items = _items(state)
-    named = {**items["params"], **items["opt_state"]}
-    meta = {
-      "format": FORMAT,
-      "step": step,
-      **meta,
-      "leaves": leaves.describe(named),
-      "digests": _as_lists(leaves.digests(named)),
-    }
     process = f"process_{jax.process_index()}-"
-    content = {folders.META: json.dumps(meta, indent=1).encode()}
-    self._before_skipped.step = step - num_skipped
-    saved = self._open().save(
-      step,
-      metrics=_scored(meta.get("answers", {})),
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(leaves.nest(items["params"])),
-        opt_state=ocp.args.StandardSave(leaves.nest(items["opt_state"])),
-        data=_SaveFiles({process + n: c for n, c in data.items()}),
-        meta=_SaveFiles(content if jax.process_index() == 0 else {}),
-      ),
-    )
-    if not saved:
-      raise errors.UserError(
-        f"{self._folder}: step {step} was not saved, a newer one is there"
+    data = {process + name: content for name, content in data.items()}
+    content = _meta(step, meta, items, data)
+    self._require_folder()
+    try:
+      if jax.process_index() == 0:
+        space.require_now(self._folder, self._size)
+      self._writer.start(
+        self._folder / str(step),
+        items,
+        {"data": data, "meta": content if jax.process_index() == 0 else {}},
       )
+      self._pending = step
+    except Exception as e:
+      self._fail(step, e)
 
   def wait(self) -> None:
-    """Waits until the last save is on disk; raises if it failed."""
-    if self._manager is None:
+    """Waits until the last save is on disk and whole; deletes old steps.
+
+    Raises:
+      UserError: the workdir is gone, or several saves in a row failed.
+    """
+    if self._pending is None:
       return
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
-    self._empty_trash()
+    step, self._pending = self._pending, None
+    try:
+      self._writer.wait()
+      if jax.process_index() == 0:
+        # "Saved" means that what a restore needs is there.
+        folders.read(self._folder, step)
+    except Exception as e:
+      self._fail(step, e)
+      return
+    self._failures = 0
+    if jax.process_index() == 0:
+      self._delete_old()
 
   def close(self) -> None:
-    """Waits for the last save and lets go of the folder."""
+    """Waits for the last save and lets go of the folder.
+
+    Raises:
+      UserError: the last save failed.
+    """
     self.wait()
-    if self._manager is not None:
-      self._manager.close()
-      self._manager = None
+    if self._failures:
+      raise errors.UserError(
+        f"the last step was not saved; {self._saved()}; make space or repair "
+        "the folder, and start the same command again"
+      )
+    self._writer.close()
 
   def restore(self, abstract: TrainState) -> Restored | None:
     """Returns the newest whole checkpoint, or None if there is none at all.
@@ -152,44 +164,50 @@ class Store:
       abstract: shapes, dtypes and shardings that the checkpoint must have.
 
     Raises:
-      UserError: checkpoints are there but none is whole, or the newest has
-        other leaves than `abstract` (the message is a table of them).
+      CheckpointUnusable: checkpoints are there or were set aside, and none is
+        whole, or one is of a newer format. Nothing was moved.
+      UserError: a file cannot be read, or the newest whole checkpoint has other
+        leaves than `abstract` (the message is a table of them).
     """
     # What process 0 sees: the others may see its changes late, or half done.
-    there = self._find() if jax.process_index() == 0 else None
-    steps, notes = distributed.everyone(there)[0]
-    found = ", ".join(map(str, steps)) or "none"
+    there = self._list() if jax.process_index() == 0 else None
+    steps, aside = distributed.everyone(there)[0]
+    damaged = {}
     for step in reversed(steps):
-      restored, broken = self._restore_step(step, abstract)
+      restored, damaged[step] = self._restore_step(step, abstract)
       if restored is not None:
+        del damaged[step]
+        found = ", ".join(map(str, steps))
+        notes = [self._set_aside(s, why) for s, why in damaged.items()]
         reason = f"newest whole checkpoint (found: {found})"
         reason = "; ".join([reason, *notes])
         return dataclasses.replace(restored, reason=reason)
-      notes.append(self._set_aside(str(step), broken))
-    if steps:
-      raise errors.UserError(
-        f"{self._folder}: no checkpoint is whole ({'; '.join(notes)}); start "
-        "again in another --workdir"
-      )
+    if steps or aside:
+      self._refuse(damaged, aside)
     return None
 
   def restore_params(self, abstract_model: Any, step: int) -> Any:
     """Returns the model of a step, parameters only.
 
     Raises:
+      CheckpointUnusable: the step is damaged.
       UserError: the leaves differ from those of `abstract_model`.
     """
     named = {f"model/{n}": x for n, x in leaves.flatten(abstract_model).items()}
-    saved = self.meta(step)["leaves"]
+    meta = folders.require(self._folder, step).meta
+    saved = meta["leaves"]
     leaves.require_same(
       {n: d for n, d in saved.items() if n.startswith("model/")},
       leaves.describe(named),
     )
-    params = ocp.args.StandardRestore(leaves.nest(named))
-    with ocp.CheckpointManager(self._folder, options=_reading()) as manager:
-      found = manager.restore(step, args=ocp.args.Composite(params=params))
+    try:
+      found = arrays.read(
+        self._folder / str(step), {"params": named}, meta["digests"]
+      )
+    except folders.Damaged as e:
+      folders.refuse(self._folder, step, str(e))
     return leaves.unflatten(
-      abstract_model, leaves.flatten(found["params"]["model"])
+      abstract_model, {n.removeprefix("model/"): x for n, x in found.items()}
     )
 
   def set_aside_after(self, step: int) -> tuple[int | None, list[int]]:
@@ -201,100 +219,131 @@ class Store:
       The newest step up to `step`, None if there is none, and what was moved.
     """
     self.wait()
-    found = self._find()[0] if jax.process_index() == 0 else None
+    found = self._list()[0] if jax.process_index() == 0 else None
     steps: list[int] = distributed.everyone(found)[0]
     newest = max((s for s in steps if s <= step), default=None)
     later = [s for s in steps if s > step and newest is not None]
     for s in later:
-      self._set_aside(str(s), "")
+      self._set_aside(s, "")
     return newest, later
 
   def meta(self, step: int) -> dict[str, Any]:
-    """Returns meta.json of a step."""
-    return folders.meta(self._folder, step)
+    """Returns meta.json of a step; raises CheckpointUnusable if damaged."""
+    return folders.require(self._folder, step).meta
 
-  def _find(self) -> tuple[list[int], list[str]]:
-    """Returns the whole steps, and notes of what had to be set aside."""
-    if not self._folder.exists():
-      return [], []
-    steps, odd = folders.find(self._folder)
-    return steps, [self._set_aside(*entry) for entry in odd]
+  def _list(self) -> tuple[list[int], list[str]]:
+    with folders.readable(self._folder):
+      return folders.numbered(self._folder), folders.set_aside(self._folder)
 
   def _restore_step(self, step, abstract) -> tuple[Restored | None, str]:
-    """Returns (what the step holds, "") or (None, why it is broken)."""
-    meta = self.meta(step)
-    items = _items(abstract)
-    named = {**items["params"], **items["opt_state"]}
-    leaves.require_same(meta["leaves"], leaves.describe(named))
-    found, broken = self._read(step, items)
-    if found is None:
-      return None, broken
-    arrays = leaves.flatten({**found["params"], **found["opt_state"]})
-    digests = _as_lists(leaves.digests(arrays))
-    wrong = [n for n in digests if digests[n] != meta["digests"][n]]
-    if wrong:
-      return None, f"digest of {wrong[0]} ({len(wrong)} in all) does not match"
-    data = _files_of_process(found["data"])
-    return Restored(leaves.unflatten(abstract, arrays), data, meta, ""), ""
+    """Returns (what the step holds, "") or (None, why it is damaged).
 
-  def _read(self, step: int, items) -> tuple[Any, str]:
-    """Returns (the items of a step, "") or (None, why some process cannot).
-
-    Each process reads for itself, so that none waits in a barrier for one that
-    failed; then all hear of it.
+    All processes return the same.
     """
-    found, broken = None, ""
+    restored, broken, path = None, "", self._folder / str(step)
     try:
-      with ocp.CheckpointManager(self._folder, options=_reading()) as manager:
-        found = manager.restore(
-          step,
-          args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(leaves.nest(items["params"])),
-            opt_state=ocp.args.StandardRestore(leaves.nest(items["opt_state"])),
-            data=_RestoreFiles(),
-          ),
-        )
-    except Exception as e:
-      broken = f"it cannot be read: {str(e).strip().splitlines()[0][:200]}"
+      with folders.readable(path):
+        small = folders.read(self._folder, step)
+      items = _items(abstract)
+      named = {**items["params"], **items["opt_state"]}
+      leaves.require_same(small.meta["leaves"], leaves.describe(named))
+      found = arrays.read(path, items, small.meta["digests"])
+      state = leaves.unflatten(abstract, found)
+      if int(state.step) != step:
+        raise folders.Damaged(f"its state is of step {int(state.step)}")
+      own = _files_of_process(small.data)
+      restored = Restored(state, own, small.meta, "")
+    except folders.Damaged as e:
+      broken = str(e)
     broken = next(filter(None, distributed.everyone(broken)), "")
-    return (None, broken) if broken else (found, "")
+    return (None, broken) if broken else (restored, "")
 
-  def _set_aside(self, name: str, why: str) -> str:
-    """Moves a folder out of Orbax's sight; returns a note of it."""
+  def _set_aside(self, step: int, why: str) -> str:
+    """Moves a damaged step out of the way; returns a note of it."""
     if jax.process_index() == 0:
-      aside = self._folder.parent / "set_aside"
-      aside.mkdir(exist_ok=True)
-      count = sum(1 for p in aside.iterdir() if p.name.startswith(f"{name}-"))
-      (self._folder / name).rename(aside / f"{name}-{count}")
-    return f"{name} was set aside: {why}"
+      folders.move_aside(self._folder, step)
+    return f"{step} was set aside: {why}"
 
-  def _open(self) -> ocp.CheckpointManager:
-    """Returns the Orbax manager that writes, made when first needed."""
-    if self._manager is None:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._empty_trash()
-      self._manager = ocp.CheckpointManager(
-        self._folder, options=_writing(self._config, self._before_skipped)
+  def _refuse(self, damaged: Mapping[int, str], aside: list[str]) -> NoReturn:
+    folder = self._folder
+    found = [f"{folder}/{step}: {why}" for step, why in damaged.items()]
+    found += [f"{folder.parent / folders.SET_ASIDE}/{name}" for name in aside]
+    raise errors.CheckpointUnusable(
+      f"no checkpoint is whole ({'; '.join(found)}); nothing was changed; put "
+      f"a whole step back as {folder}/STEP, or name another --workdir, or "
+      f"remove {folder} and {folder.parent / folders.SET_ASIDE} to start over "
+      "at step 0"
+    )
+
+  def _delete_old(self) -> None:
+    try:
+      retention.delete_old(self._folder, self._config, self._last_finite)
+    except OSError as e:
+      _say(f"warning: old steps in {self._folder} were not deleted: {e}")
+
+  def _fail(self, step: int, error: Exception) -> None:
+    """Says why a step is not saved; raises if training should not go on."""
+    self._failures += 1
+    self._writer.close()
+    self._require_folder()
+    message = (
+      f"step {step} was not saved in {self._folder}: {space.reason(error)} "
+      f"({space.figures(self._folder, self._size)})"
+    )
+    # The others would wait in Orbax for a process that failed.
+    if self._failures == MAX_FAILURES or jax.process_count() > 1:
+      raise errors.UserError(
+        f"{message}; failed saves in a row: {self._failures}; {self._saved()}"
+      ) from error
+    retention.empty_trash(self._folder)
+    _say(f"{message}; training goes on until the next save")
+
+  def _saved(self) -> str:
+    steps = ", ".join(map(str, folders.numbered(self._folder)))
+    return f"steps that are saved: {steps or 'none'}"
+
+  def _require_folder(self) -> None:
+    """Raises unless the folder is the one that the run began with."""
+    if _identity(self._folder) != self._identity:
+      raise errors.UserError(
+        f"{self._folder} was deleted or replaced while the run was using it; "
+        "nothing more can be saved there"
       )
-    return self._manager
-
-  def _empty_trash(self) -> None:
-    trash = self._folder / _TRASH
-    if jax.process_index() == 0 and trash.exists():
-      trash.rmtree()
 
 
-def _reading() -> ocp.CheckpointManagerOptions:
-  """Returns options under which this process reads without the others."""
-  index = jax.process_index()
-  return ocp.CheckpointManagerOptions(
-    read_only=True,
-    multiprocessing_options=ocp.options.MultiprocessingOptions(
-      primary_host=index,
-      active_processes={index},
-      barrier_sync_key_prefix=f"process_{index}",
-    ),
-  )
+def _say(line: str) -> None:
+  print(f"pausejax: {line}", file=sys.stderr, flush=True)
+
+
+def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
+  """Returns what tells a folder from another of the same name."""
+  try:
+    found = folder.stat()
+  except FileNotFoundError:
+    return None
+  return found.st_dev, found.st_ino
+
+
+def _meta(step: int, meta, items, data: Mapping[str, bytes]):
+  """Returns the files of the item `meta`; all processes take part."""
+  named = {**items["params"], **items["opt_state"]}
+  sums = {name: folders.sha256(content) for name, content in data.items()}
+  everyones = [pair for d in distributed.everyone(sums) for pair in d.items()]
+  content = json.dumps(
+    {
+      "format": folders.FORMAT,
+      "step": step,
+      **meta,
+      "leaves": leaves.describe(named),
+      "digests": arrays.host_digests(named),
+      "data_sha256": dict(everyones),
+    },
+    indent=1,
+  ).encode()
+  return {
+    folders.META: content,
+    folders.META_SHA256: folders.checksum(content),
+  }
 
 
 def _files_of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -314,35 +363,9 @@ def _files_of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
   }
 
 
-def _writing(
-  config: CheckpointConfig, before_skipped: retention.NewestUpTo
-) -> ocp.CheckpointManagerOptions:
-  return ocp.CheckpointManagerOptions(
-    preservation_policy=retention.policy(config, before_skipped),
-    # Scores are written only where Orbax may rank by them.
-    best_fn=(lambda metrics: metrics["score"]) if config.keep_best else None,
-    save_decision_policy=ocp.checkpoint_managers.FixedIntervalPolicy(1),
-    cleanup_tmp_directories=True,
-    # Renamed before it is deleted: a deletion cut short must not leave
-    # something that looks like a checkpoint.
-    todelete_subdir=_TRASH,
-  )
-
-
-def _scored(answers: Mapping[str, float]) -> dict[str, float] | None:
-  """Returns what Orbax keeps beside a checkpoint to rank it."""
-  found = retention.score(answers)
-  return None if found is None else {"score": found}
-
-
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:
   """Returns the named leaves of the two array items of a commit."""
   named = leaves.flatten(state)
   params = {n: x for n, x in named.items() if n.startswith("model/")}
   rest = {n: x for n, x in named.items() if n not in params}
   return {"params": params, "opt_state": rest}
-
-
-def _as_lists(digests: Mapping[str, jax.Array]) -> dict[str, list[int]]:
-  host = jax.device_get(dict(digests))
-  return {n: np.asarray(d).tolist() for n, d in host.items()}

@@ -4,8 +4,6 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from etils import epath
-
 from pausejax import errors
 from pausejax.checkpoints import folders
 from pausejax.data import tokenizers
@@ -38,14 +36,18 @@ class Trained:
   model: ModelConfig
 
   def load(self, mesh: "Mesh") -> "Decoder":
-    """Returns the decoder with its parameters on the mesh; imports JAX."""
+    """Returns the decoder with its parameters on the mesh; imports JAX.
+
+    Raises:
+      CheckpointUnusable: a parameter is not the one that was saved.
+    """
     import jax
 
     from pausejax import sharding
     from pausejax.checkpoints.store import Store
     from pausejax.model import decoder
 
-    store = Store(epath.Path(self.workdir / "checkpoints"), None)
+    store = Store(self.workdir / "checkpoints", None)
     shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
     return store.restore_params(sharding.placed(shapes, mesh), self.step)
 
@@ -53,11 +55,14 @@ class Trained:
 def find(spec: str) -> Trained:
   """Returns the run at `WORKDIR` or `WORKDIR/checkpoints/STEP`, without JAX.
 
+  Of a workdir it takes the newest checkpoint, and no older one in its place.
+
   Raises:
+    CheckpointUnusable: the checkpoint is damaged.
     UserError: no checkpoint there, or its tokenizer is gone or another one.
   """
   workdir, step = folders.locate(spec)
-  meta = folders.meta(epath.Path(workdir / "checkpoints"), step)
+  meta = folders.require(workdir / "checkpoints", step).meta
   files = sorted(workdir.glob("tokenizer.*"))
   tokenizer_spec = str(files[0]) if files else "bytes"
   tokenizer = tokenizers.load(tokenizer_spec)

@@ -105,8 +105,6 @@ def _train(
   """Puts the run together, restores what there is, and runs the loop."""
   # Imported here: the command line is checked before JAX starts.
   import jax
-  from etils import epath
-
   from pausejax import optimizer as optimizers
   from pausejax import sharding
   from pausejax.checkpoints.store import Store
@@ -126,7 +124,7 @@ def _train(
     {"devices": jax.local_device_count(), "data": batches.fingerprint()}
   )
   agreement = Agreement(stop, mesh)
-  store = Store(epath.Path(workdir) / "checkpoints", config.checkpoint)
+  store = Store(workdir / "checkpoints", config.checkpoint)
   with jax.set_mesh(mesh):
     abstract = state.abstract(model_config, optimizer, mesh)
     restored = store.restore(abstract)
@@ -207,8 +205,6 @@ def _train(
 
 def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
   """Returns fresh parameters, or those of the run to start from."""
-  from etils import epath
-
   from pausejax.checkpoints.store import Store
   from pausejax.training import initial as initials
   from pausejax.training import state
@@ -218,7 +214,7 @@ def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
     return state.init_on_mesh(model_config, optimizer, config.seed, mesh)
   print(f"parameters from step {initial.step} of {initial.workdir}")
   return initials.from_checkpoint(
-    Store(epath.Path(initial.workdir / "checkpoints"), None),
+    Store(initial.workdir / "checkpoints", None),
     initial.meta,
     model_config,
     optimizer,

@@ -1,0 +1,214 @@
+"""Arrays and small files to and from the folder of a step, by Orbax.
+
+Orbax writes a step under a temporary name and renames it when it is complete.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from pausejax import errors
+from pausejax.checkpoints import folders, leaves
+
+# Orbax joins the files of all processes with a glob of the whole path;
+# TensorStore takes a backslash for a slash.
+_MISREAD = frozenset("*?[\\")
+# Statuses of TensorStore and XLA that say nothing of what is on disk.
+_NOT_DAMAGE = (
+  "ABORTED",
+  "CANCELLED",
+  "DEADLINE_EXCEEDED",
+  "PERMISSION_DENIED",
+  "RESOURCE_EXHAUSTED",
+  "UNAVAILABLE",
+)
+
+
+class _Files(ocp.CheckpointHandler):
+  """Writes small files as they are, in an item of the step."""
+
+  def save(self, directory: epath.Path, args: "_SaveFiles") -> None:
+    for name, content in args.files.items():
+      (directory / name).write_bytes(content)
+
+  def restore(self, directory: epath.Path, args: Any = None):
+    raise NotImplementedError("folders.read reads and checks them")
+
+
+@ocp.args.register_with_handler(_Files, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _SaveFiles(ocp.args.CheckpointArgs):
+  files: Mapping[str, bytes]
+
+
+class Writer:
+  """Writes one step at a time, in the background."""
+
+  def __init__(self):
+    self._checkpointer: ocp.AsyncCheckpointer | None = None
+    self._links = contextlib.ExitStack()
+
+  def start(
+    self,
+    path: pathlib.Path,
+    arrays: Mapping[str, Mapping[str, jax.Array]],
+    files: Mapping[str, Mapping[str, bytes]],
+  ) -> None:
+    """Copies the arrays and starts to write a step.
+
+    Args:
+      path: the step's folder, which must not exist.
+      arrays: item -> leaf name -> array.
+      files: item -> file name -> content, those of this process.
+
+    Raises:
+      Exception: whatever Orbax raises where it cannot write.
+    """
+    if self._checkpointer is None:
+      _hide_closed_loops()
+      self._checkpointer = ocp.AsyncCheckpointer(
+        ocp.CompositeCheckpointHandler()
+      )
+    items = {
+      **{n: ocp.args.StandardSave(leaves.nest(x)) for n, x in arrays.items()},
+      **{n: _SaveFiles(x) for n, x in files.items()},
+    }
+    folder = self._links.enter_context(_plain_name(path.parent))
+    self._checkpointer.save(
+      epath.Path(folder / path.name), args=ocp.args.Composite(**items)
+    )
+
+  def wait(self) -> None:
+    """Waits until the step is complete; raises what Orbax raises if not."""
+    with self._links:
+      if self._checkpointer is not None:
+        self._checkpointer.wait_until_finished()
+
+  def close(self) -> None:
+    """Ends the threads, after `wait`."""
+    if self._checkpointer is not None:
+      self._checkpointer.close()
+      self._checkpointer = None
+
+
+def read(
+  path: pathlib.Path,
+  items: Mapping[str, Mapping[str, Any]],
+  digests: Mapping[str, list[int]],
+) -> dict[str, jax.Array]:
+  """Returns the arrays of a step by leaf name, with their digests compared.
+
+  Args:
+    path: the step's folder.
+    items: item -> leaf name -> shape, dtype and sharding.
+    digests: leaf name -> `digests` of the array that was saved.
+
+  Raises:
+    Damaged: an array is not the one that was saved.
+    UserError: the files cannot be read, which is no sign of damage.
+  """
+  try:
+    found = _restore(path, items)
+  except Exception as e:
+    raise folders.Damaged(_why_damaged(path, e)) from e
+  computed = host_digests(found)
+  wrong = [n for n in computed if computed[n] != digests[n]]
+  if wrong:
+    raise folders.Damaged(
+      f"digest of {wrong[0]} ({len(wrong)} in all) does not match"
+    )
+  return found
+
+
+def host_digests(named: Mapping[str, jax.Array]) -> dict[str, list[int]]:
+  """Returns `leaves.digests` as JSON keeps them."""
+  host = jax.device_get(leaves.digests(dict(named)))
+  return {n: np.asarray(d).tolist() for n, d in host.items()}
+
+
+def _why_damaged(path: pathlib.Path, error: Exception) -> str:
+  """Returns why a step's arrays are damaged, now that Orbax refused them.
+
+  Raises:
+    UserError: the error, or a read of all files, shows that they are only
+      unreadable now.
+  """
+  line = next(iter(str(error).strip().splitlines()), repr(error))[:200]
+  if isinstance(error, MemoryError) or line.startswith(_NOT_DAMAGE):
+    raise errors.UserError(
+      f"cannot read {path}: {line}; that is no sign of damage and nothing was "
+      "moved; start again when it can be read"
+    ) from error
+  with folders.readable(path):
+    folders.read_through(path)
+  return f"it cannot be read: {line}"
+
+
+def _restore(
+  path: pathlib.Path, items: Mapping[str, Mapping[str, Any]]
+) -> dict[str, jax.Array]:
+  """Reads arrays with Orbax, which raises many kinds of errors.
+
+  Each process reads for itself, so that none waits in a barrier for one that
+  failed.
+  """
+  wanted = {
+    n: ocp.args.StandardRestore(leaves.nest(x)) for n, x in items.items()
+  }
+  with (
+    _plain_name(path.parent) as folder,
+    ocp.CheckpointManager(epath.Path(folder), options=_alone()) as manager,
+  ):
+    found = manager.restore(int(path.name), args=ocp.args.Composite(**wanted))
+  return leaves.flatten({k: v for n in items for k, v in found[n].items()})
+
+
+def _alone() -> ocp.CheckpointManagerOptions:
+  """Returns options under which this process reads without the others."""
+  index = jax.process_index()
+  return ocp.CheckpointManagerOptions(
+    read_only=True,
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=index,
+      active_processes={index},
+      barrier_sync_key_prefix=f"process_{index}",
+    ),
+  )
+
+
+@contextlib.contextmanager
+def _plain_name(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a name of the folder that Orbax and TensorStore read as it is."""
+  if _MISREAD.isdisjoint(str(folder)):
+    yield folder
+    return
+  with tempfile.TemporaryDirectory(prefix="pausejax-") as temporary:
+    link = pathlib.Path(temporary) / "checkpoints"
+    link.symlink_to(folder)
+    yield link
+
+
+def _hide_closed_loops() -> None:
+  """Keeps what follows a failed write off the screen.
+
+  When a write fails, Orbax logs the error in each thread and closes the event
+  loop that the other writes report to. The first error is raised in any case.
+  """
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  shown = sys.unraisablehook
+
+  def hook(unraisable) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      shown(unraisable)
+
+  sys.unraisablehook = hook

@@ -1,0 +1,103 @@
+"""Space and write access for checkpoints, asked before and during a run."""
+
+import errno
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from pausejax import errors
+from pausejax.checkpoints import folders
+from pausejax.settings import CheckpointConfig
+
+
+def size(named: Mapping[str, Any]) -> int:
+  """Returns the bytes of all leaves: what a step takes at most, nearly."""
+  return sum(x.size * x.dtype.itemsize for x in named.values())
+
+
+def require(
+  folder: pathlib.Path, step_bytes: int, config: CheckpointConfig
+) -> None:
+  """Makes the folder; checks that it can be written and has space.
+
+  Args:
+    folder: of the checkpoints.
+    step_bytes: of one step.
+    config: what is kept. While a step is written, one more is there.
+
+  Raises:
+    UserError: it cannot be written, or a single step does not fit.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+      probe.write(b"x")
+  except OSError as e:
+    raise errors.UserError(
+      f"cannot write {folder}: {e.strerror}; make it writable, or name another "
+      "--workdir"
+    ) from e
+  free = shutil.disk_usage(folder).free
+  if free < step_bytes:
+    raise errors.UserError(
+      f"no space for a checkpoint in {folder}: {figures(folder, step_bytes)}; "
+      "make space, or name a --workdir on another disk"
+    )
+  wanted = config.keep + 1
+  missing = max(0, wanted - len(folders.numbered(folder)))
+  if free < missing * step_bytes:
+    print(
+      f"pausejax: warning: checkpoint.keep={config.keep} needs space for "
+      f"{wanted} checkpoints in {folder}, {missing} more than are there: "
+      f"{figures(folder, step_bytes)}",
+      file=sys.stderr,
+      flush=True,
+    )
+
+
+def require_now(folder: pathlib.Path, step_bytes: int) -> None:
+  """Raises OSError unless a step of the size of the last one fits.
+
+  Asked before a save: a disk that is full in the middle of one stops other
+  writers, too.
+  """
+  steps = folders.numbered(folder)
+  last = _on_disk(folder / str(steps[-1])) if steps else 0
+  if shutil.disk_usage(folder).free < (last or step_bytes):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def figures(folder: pathlib.Path, step_bytes: int) -> str:
+  """Returns how much a step needs and how much is free, for a message."""
+  try:
+    free = _text(shutil.disk_usage(folder).free)
+  except OSError:
+    free = "an unknown amount"
+  return f"a checkpoint takes up to {_text(step_bytes)}, {free} free"
+
+
+def reason(error: Exception) -> str:
+  """Returns why a save failed, in one line."""
+  line = next(iter(str(error).strip().splitlines()), repr(error))
+  for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    if os.strerror(code) in line:
+      return os.strerror(code)
+  return line[:200]
+
+
+def _on_disk(path: pathlib.Path) -> int:
+  return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _text(count: int) -> str:
+  """Returns a number of bytes in the unit that suits it."""
+  unit, scale = next(
+    (u, s)
+    for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1))
+    if count >= s or s == 1
+  )
+  return f"{count / scale:.1f} {unit}"
