@@ -13,7 +13,6 @@ moved and the run is refused.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -23,7 +22,14 @@ from typing import Any, NoReturn
 import jax
 
 from pausejax import errors
-from pausejax.checkpoints import arrays, folders, leaves, retention, space
+from pausejax.checkpoints import (
+  arrays,
+  contents,
+  folders,
+  leaves,
+  retention,
+  space,
+)
 from pausejax.runtime import distributed
 from pausejax.settings import CheckpointConfig
 from pausejax.training.state import TrainState
@@ -105,10 +111,9 @@ class Store:
     if self._identity is None:
       self.prepare(state)
     self._last_finite = step - num_skipped
-    items = _items(state)
-    process = f"process_{jax.process_index()}-"
-    data = {process + name: content for name, content in data.items()}
-    content = _meta(step, meta, items, data)
+    items = contents.items(state)
+    data = contents.named_by_process(data)
+    content = contents.meta(step, meta, items, data)
     self._require_folder()
     try:
       if jax.process_index() == 0:
@@ -244,14 +249,14 @@ class Store:
     try:
       with folders.readable(path):
         small = folders.read(self._folder, step)
-      items = _items(abstract)
+      items = contents.items(abstract)
       named = {**items["params"], **items["opt_state"]}
       leaves.require_same(small.meta["leaves"], leaves.describe(named))
       found = arrays.read(path, items, small.meta["digests"])
       state = leaves.unflatten(abstract, found)
       if int(state.step) != step:
         raise folders.Damaged(f"its state is of step {int(state.step)}")
-      own = _files_of_process(small.data)
+      own = contents.of_process(small.data)
       restored = Restored(state, own, small.meta, "")
     except folders.Damaged as e:
       broken = str(e)
@@ -322,50 +327,3 @@ def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
   except FileNotFoundError:
     return None
   return found.st_dev, found.st_ino
-
-
-def _meta(step: int, meta, items, data: Mapping[str, bytes]):
-  """Returns the files of the item `meta`; all processes take part."""
-  named = {**items["params"], **items["opt_state"]}
-  sums = {name: folders.sha256(content) for name, content in data.items()}
-  everyones = [pair for d in distributed.everyone(sums) for pair in d.items()]
-  content = json.dumps(
-    {
-      "format": folders.FORMAT,
-      "step": step,
-      **meta,
-      "leaves": leaves.describe(named),
-      "digests": arrays.host_digests(named),
-      "data_sha256": dict(everyones),
-    },
-    indent=1,
-  ).encode()
-  return {
-    folders.META: content,
-    folders.META_SHA256: folders.checksum(content),
-  }
-
-
-def _files_of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
-  """Returns the files that this process saved.
-
-  One that was not there then takes those of process 0. Where the place in the
-  data depends on the process, its fingerprint refuses another number of them.
-  """
-  names = [f"process_{i}-" for i in (jax.process_index(), 0)]
-  own = next(
-    (p for p in names if any(n.startswith(p) for n in files)), names[1]
-  )
-  return {
-    n.removeprefix(own): content
-    for n, content in files.items()
-    if n.startswith(own)
-  }
-
-
-def _items(state: TrainState) -> dict[str, dict[str, Any]]:
-  """Returns the named leaves of the two array items of a commit."""
-  named = leaves.flatten(state)
-  params = {n: x for n, x in named.items() if n.startswith("model/")}
-  rest = {n: x for n, x in named.items() if n not in params}
-  return {"params": params, "opt_state": rest}

@@ -105,6 +105,7 @@ def _train(
   """Puts the run together, restores what there is, and runs the loop."""
   # Imported here: the command line is checked before JAX starts.
   import jax
+
   from pausejax import optimizer as optimizers
   from pausejax import sharding
   from pausejax.checkpoints.store import Store
@@ -144,6 +145,7 @@ def _train(
       owed = restored.meta.get("owed", False)
       train_state = restored.state
       print(f"resuming from step {train_state.step}: {restored.reason}")
+    store.prepare(abstract)
     if jax.process_index() == 0:
       _keep_inputs(workdir, config, values)
     start = int(train_state.step)

@@ -1,0 +1,76 @@
+"""What a step holds: arrays in two items, the files of `data`, meta.json."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from pausejax.checkpoints import arrays, folders, leaves
+from pausejax.runtime import distributed
+from pausejax.training.state import TrainState
+
+
+def named_by_process(data: Mapping[str, bytes]) -> dict[str, bytes]:
+  """Returns the files under names that no other process uses."""
+  process = f"process_{jax.process_index()}-"
+  return {process + name: content for name, content in data.items()}
+
+
+def meta(
+  step: int,
+  run: Mapping[str, Any],
+  arrays_: Mapping[str, Mapping[str, jax.Array]],
+  data: Mapping[str, bytes],
+) -> dict[str, bytes]:
+  """Returns the files of the item `meta`; all processes call it together.
+
+  Args:
+    step: of the state.
+    run: what meta.json says of the run.
+    arrays_: `items` of the state.
+    data: files of this process, `named_by_process`.
+  """
+  named = {**arrays_["params"], **arrays_["opt_state"]}
+  sums = {name: folders.sha256(content) for name, content in data.items()}
+  everyones = [pair for d in distributed.everyone(sums) for pair in d.items()]
+  content = json.dumps(
+    {
+      "format": folders.FORMAT,
+      "step": step,
+      **run,
+      "leaves": leaves.describe(named),
+      "digests": arrays.host_digests(named),
+      "data_sha256": dict(everyones),
+    },
+    indent=1,
+  ).encode()
+  return {
+    folders.META: content,
+    folders.META_SHA256: folders.checksum(content),
+  }
+
+
+def of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
+  """Returns the files that this process saved.
+
+  One that was not there then takes those of process 0. Where the place in the
+  data depends on the process, its fingerprint refuses another number of them.
+  """
+  names = [f"process_{i}-" for i in (jax.process_index(), 0)]
+  own = next(
+    (p for p in names if any(n.startswith(p) for n in files)), names[1]
+  )
+  return {
+    n.removeprefix(own): content
+    for n, content in files.items()
+    if n.startswith(own)
+  }
+
+
+def items(state: TrainState) -> dict[str, dict[str, Any]]:
+  """Returns the named leaves of the two array items of a commit."""
+  named = leaves.flatten(state)
+  params = {n: x for n, x in named.items() if n.startswith("model/")}
+  rest = {n: x for n, x in named.items() if n not in params}
+  return {"params": params, "opt_state": rest}
