@@ -17,6 +17,7 @@ FLOORS = {
   "files": 0,
   "locks": 0,
   "pause": 0,
+  "intervals": 0,
   "metrics": 0,
   "batching": 0,
   "settings": 0,

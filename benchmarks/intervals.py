@@ -1,0 +1,194 @@
+"""How often a 95% interval of a difference covers the true difference.
+
+  python -m benchmarks.intervals                      (5 minutes on one core)
+  python -m benchmarks.intervals --num_studies=500
+
+Simulated studies: two arms answer the same examples with each seed. A seed's
+accuracy is drawn from a beta distribution; an example, and the group that it is
+in, are harder for some arms than for others. "covered" is the share of studies
+whose interval holds the true difference, "too high" that of intervals that lie
+above it: false claims that an arm is better. "examples only" is the share that
+the same interval without the part of the seeds covers, "ungrouped" without the
+groups. Of several candidates the one with the best mean is compared.
+
+S seeds, N examples, K candidates.
+"""
+
+import argparse
+import dataclasses
+
+import numpy as np
+from scipy import special
+
+from pausejax import intervals
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+  """What is drawn; accuracies and their deviations over seeds are percent."""
+
+  num_seeds: int = 5
+  num_examples: int = 10_570
+  group_size: int = 1
+  baseline: tuple[float, float] = (36.4, 2.5)
+  candidates: tuple[tuple[float, float], ...] = ((55.9, 1.0),)
+
+  @property
+  def groups_N(self) -> np.ndarray | None:
+    """The group of each example; None if each is its own."""
+    if self.group_size == 1:
+      return None
+    return np.arange(self.num_examples) // self.group_size
+
+
+PAPER = Study()
+# Name -> what is drawn. Accuracies and spreads are those of the paper's table
+# where there are any; 7,983 questions on 500 stories are CoQA's.
+STUDIES = {
+  "SQuAD, 5 seeds": PAPER,
+  "SQuAD, 3 seeds": dataclasses.replace(PAPER, num_seeds=3),
+  "SQuAD, 2 seeds": dataclasses.replace(PAPER, num_seeds=2),
+  "SQuAD, 10 seeds": dataclasses.replace(PAPER, num_seeds=10),
+  "no difference, best of 2": dataclasses.replace(
+    PAPER, candidates=((36.4, 1.0), (36.4, 1.0))
+  ),
+  "no difference, best of 2, equal spread": dataclasses.replace(
+    PAPER, baseline=(36.4, 1.0), candidates=((36.4, 1.0), (36.4, 1.0))
+  ),
+  "one clearly best of 2": dataclasses.replace(
+    PAPER, candidates=((36.4, 1.0), (45.0, 1.0))
+  ),
+  "almost no spread over seeds": dataclasses.replace(
+    PAPER, baseline=(36.4, 0.1), candidates=((37.4, 0.1),)
+  ),
+  "very unequal spread": dataclasses.replace(
+    PAPER, baseline=(36.4, 5.0), candidates=((55.9, 0.2),)
+  ),
+  "CoQA, stories": Study(
+    num_examples=7_984,
+    group_size=16,
+    baseline=(29.9, 1.0),
+    candidates=((31.6, 0.5),),
+  ),
+  "CoQA, stories, little spread": Study(
+    num_examples=7_984,
+    group_size=16,
+    baseline=(29.9, 0.1),
+    candidates=((31.6, 0.1),),
+  ),
+  "n = 64": dataclasses.replace(PAPER, num_examples=64),
+  "n = 64, 3 seeds": dataclasses.replace(PAPER, num_examples=64, num_seeds=3),
+  "n = 64, 2 seeds": dataclasses.replace(PAPER, num_examples=64, num_seeds=2),
+  "n = 64, near 0": Study(
+    num_examples=64, baseline=(2.0, 1.0), candidates=((5.0, 1.0),)
+  ),
+  "n = 64, near 100": Study(
+    num_examples=64, baseline=(98.0, 1.0), candidates=((99.0, 0.5),)
+  ),
+  "n = 64, near 0, 2 seeds": Study(
+    num_examples=64,
+    num_seeds=2,
+    baseline=(2.0, 1.0),
+    candidates=((5.0, 1.0),),
+  ),
+  "n = 1,000, 2 seeds": Study(
+    num_examples=1000,
+    num_seeds=2,
+    baseline=(36.0, 2.5),
+    candidates=((40.0, 1.0),),
+  ),
+  "n = 1,000, 3 seeds": Study(
+    num_examples=1000,
+    num_seeds=3,
+    baseline=(36.0, 2.5),
+    candidates=((40.0, 1.0),),
+  ),
+  "near 0": dataclasses.replace(
+    PAPER, baseline=(0.5, 0.2), candidates=((1.0, 0.2),)
+  ),
+}
+# Deviations, in probits, of what makes an example hard for all arms; a group
+# for all, a group for one arm, and an example for one arm.
+_SHARED, _GROUP, _GROUP_OF_ARM, _OF_ARM = 0.8, 0.4, 0.35, 0.5
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Prints a line for each kind of study."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--num_studies", type=int, default=4000)
+  options = parser.parse_args(argv)
+  columns = ("covered", "too high", "examples only", "ungrouped")
+  print(f"{'percent of ' + format(options.num_studies, ','):40}", *columns)
+  for name, study in STUDIES.items():
+    found = simulate(study, options.num_studies)
+    cells = (f"{100 * found[c]:{len(c)}.1f}" for c in columns)
+    print(f"{name:40}", *cells, flush=True)
+
+
+def simulate(study: Study, num_studies: int, seed: int = 0) -> dict[str, float]:
+  """Returns the share of studies for each column of the table."""
+  rng = np.random.default_rng(seed)
+  count = len(study.candidates)
+  hits = {"covered": 0, "too high": 0, "examples only": 0, "ungrouped": 0}
+  for _ in range(num_studies):
+    baseline_SN, *arms_KSN = _answers(study, rng)
+    best = int(np.argmax([arm.mean() for arm in arms_KSN]))
+    truth = (study.candidates[best][0] - study.baseline[0]) / 100
+    differences_SN = arms_KSN[best] - baseline_SN
+    groups_N = study.groups_N
+    ours = intervals.of_difference(
+      differences_SN, groups_N, num_candidates=(count, 1)
+    )
+    ungrouped = intervals.of_difference(
+      differences_SN, num_candidates=(count, 1)
+    )
+    assert ours is not None and ungrouped is not None
+    hits["covered"] += ours[0] <= truth <= ours[1]
+    hits["too high"] += truth < ours[0]
+    hits["ungrouped"] += ungrouped[0] <= truth <= ungrouped[1]
+    mean_N = differences_SN.mean(axis=0)
+    error = abs(mean_N.mean() - truth)
+    hits["examples only"] += error <= 1.96 * mean_N.std() / len(mean_N) ** 0.5
+  return {name: int(hit) / num_studies for name, hit in hits.items()}
+
+
+def _answers(study: Study, rng: np.random.Generator) -> list[np.ndarray]:
+  """Returns whether each seed of each arm answers each example: [S, N]."""
+  normal = rng.standard_normal
+  num_groups = -(-study.num_examples // study.group_size)
+  group, of_group = (_GROUP, _GROUP_OF_ARM) if study.group_size > 1 else (0, 0)
+
+  def groups_effect() -> np.ndarray:
+    drawn = normal(num_groups, np.float32)
+    return np.repeat(drawn, study.group_size)[: study.num_examples]
+
+  def examples_effect() -> np.ndarray:
+    return normal(study.num_examples, np.float32)
+
+  shared_N = _SHARED * examples_effect() + group * groups_effect()
+  # The rest is drawn anew for each answer and has variance 1.
+  parts = (_SHARED, group, of_group, _OF_ARM, 1.0)
+  scale = sum(part**2 for part in parts) ** 0.5
+  answers = []
+  for mean, std in (study.baseline, *study.candidates):
+    accuracy_S = _betas(mean / 100, std / 100, study.num_seeds, rng)
+    threshold_S1 = scale * special.ndtri(accuracy_S)[:, None]
+    own_N = of_group * groups_effect() + _OF_ARM * examples_effect()
+    noise_SN = normal((study.num_seeds, study.num_examples), np.float32)
+    right_SN = shared_N + own_N + noise_SN < threshold_S1
+    answers.append(right_SN.astype(np.float32))
+  return answers
+
+
+def _betas(
+  mean: float, std: float, size: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Returns draws in (0, 1) of the given mean and deviation."""
+  total = mean * (1 - mean) / std**2 - 1
+  return rng.beta(mean * total, (1 - mean) * total, size)
+
+
+if __name__ == "__main__":
+  main()
