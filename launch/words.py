@@ -4,6 +4,8 @@ import argparse
 import pathlib
 import sys
 
+from pausejax import errors
+
 
 def parse(
   parser: argparse.ArgumentParser, argv: list[str] | None
@@ -25,6 +27,11 @@ def parse(
   words = argv[cut + 1 :]
   if not workdir(words):
     parser.error("the words behind -- name no --workdir=FOLDER")
+  try:
+    for name in ("--workdir", "--init_from"):
+      errors.require_local(name, value(words, name))
+  except errors.UsageError as e:
+    parser.error(e.message)
   return parser.parse_args(argv[:cut]), words
 
 
@@ -37,11 +44,16 @@ def count(text: str) -> int:
 
 def workdir(words: list[str]) -> str:
   """Returns the last --workdir among the words, "" if there is none."""
+  return value(words, "--workdir")
+
+
+def value(words: list[str], name: str) -> str:
+  """Returns the last value of an option, "" if there is none."""
   found = ""
   for word, following in zip(words, [*words[1:], ""], strict=True):
-    if word == "--workdir":
+    if word == name:
       found = following
-    elif word.startswith("--workdir="):
+    elif word.startswith(f"{name}="):
       found = word.partition("=")[2]
   return found
 

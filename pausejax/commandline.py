@@ -18,6 +18,9 @@ from pausejax import config_files, config_help, errors
 
 TakeOver = Callable[[argparse.Namespace, ConfigDict], None]
 
+# Options whose values are text, or a store that may lie in a bucket.
+_NO_LOCAL_PATHS = frozenset({"prompt", "filler", "verify"})
+
 HELP = frozenset({"-h", "--help"})
 
 
@@ -79,6 +82,7 @@ class Parser(argparse.ArgumentParser):
     self._check_words(argv)
     overrides = [a for a in argv if a.startswith("--config.")]
     options = self.parse_args([a for a in argv if a not in overrides])
+    self._require_local(options)
     if not self._takes_config():
       return options, ConfigDict()
     config = _changed(options.config, overrides)
@@ -87,6 +91,14 @@ class Parser(argparse.ArgumentParser):
       for arg in overrides:
         config_files.apply_override(config, arg)
     return options, config
+
+  def _require_local(self, options: argparse.Namespace) -> None:
+    """Refuses a URL where an option is a file or a folder."""
+    for action in self._actions:
+      value = getattr(options, action.dest, None)
+      if isinstance(value, str) and action.dest not in _NO_LOCAL_PATHS:
+        name = (*action.option_strings, self.prog)[0]
+        errors.require_local(name, value)
 
   def _takes_config(self) -> bool:
     return "--config" in self._option_string_actions

@@ -6,6 +6,7 @@ it. The command line prints it without a traceback and leaves with `exit_code`.
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,6 +68,20 @@ def require(condition: bool, message: str) -> None:
   """Raises `UsageError(message)` unless `condition` holds."""
   if not condition:
     raise UsageError(message)
+
+
+def require_local(name: str, path: str) -> None:
+  """Raises if a path is a URL, such as gs://bucket/run.
+
+  Only what is read through ArrayRecord may be one (`data.segments_dir`).
+  Anywhere else `gs:` would become a folder of this machine.
+  """
+  scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|s3|file):/", path)
+  require(
+    scheme is None,
+    f"{name}: got {path!r}, which is not a path of this machine; name a local "
+    "or mounted folder, and copy from or to the bucket yourself",
+  )
 
 
 def require_in_range(

@@ -140,6 +140,10 @@ class DataConfig:
   def __post_init__(self):
     errors.require_one_of("data.door", self.door, ("segments", "seqio"))
     errors.require_one_of("data.pause_mode", self.pause_mode, pause.MODES)
+    # A store of segments and TFDS may lie in a bucket.
+    for name in ("tokenizer", "local_dir", "files", "validation_files"):
+      for path in getattr(self, name).split(","):
+        errors.require_local(f"data.{name}", path.strip())
     errors.require_in_range("data.seq_len", self.seq_len, 2)
     errors.require_in_range(
       "data.pause_fraction", self.pause_fraction, 0.0, 0.9
@@ -314,6 +318,7 @@ class TrainConfig:
   log: LogConfig
 
   def __post_init__(self):
+    errors.require_local("init_from", self.init_from)
     errors.require_in_range("seed", self.seed, -(2**63), 2**63 - 1)
     errors.require_in_range("stop_at_step", self.stop_at_step, 0)
     errors.require_in_range("batch_size", self.batch_size, 1)

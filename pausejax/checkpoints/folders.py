@@ -128,8 +128,10 @@ def locate(spec: str) -> tuple[pathlib.Path, int]:
     spec: `WORKDIR`, for its newest checkpoint, or `WORKDIR/checkpoints/STEP`.
 
   Raises:
+    UsageError: `spec` is a URL.
     UserError: there is no such checkpoint, or the folder cannot be read.
   """
+  errors.require_local("checkpoint", spec)
   path = pathlib.Path(spec).resolve()
   workdir = path
   if path.name.isdigit() and path.parent.name == "checkpoints":

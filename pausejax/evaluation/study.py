@@ -305,6 +305,8 @@ def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
   for name in ("pretrainings", "finetunings", "evaluations", "task_words"):
     tupled[name] = {k: tuple(v) for k, v in fields[name].items()}
   tupled["prepare"] = tuple((name, words) for name, words in fields["prepare"])
+  for words in tupled["pretrainings"].values():
+    errors.require_local("pretrainings", words[0])
   tupled["variants"] = tuple(_variant(*words) for words in fields["variants"])
   return Study(workdir=workdir, **{**fields, **tupled})
 

@@ -69,11 +69,6 @@ def main(argv: list[str]) -> int:
   config = settings.train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
-  errors.require(
-    "://" not in options.out,
-    f"--out: {options.out!r} is no local folder; make the store on a disk and "
-    "copy it there",
-  )
   tokenizer = tokenizers.load(config.data.tokenizer)
   if doors.is_finetuning(config.data.task):
     index = example_store.write(config.data, tokenizer, out)

@@ -45,6 +45,7 @@ def main(argv: list[str]) -> int:
   options, tree = parser.parse(argv, _take_over)
   # As the run is read from other folders, too.
   folder = tree.data.local_dir
+  errors.require_local("data.local_dir", folder)
   tree.data.local_dir = str(pathlib.Path(folder).resolve()) if folder else ""
   values = tree.to_dict()
   config = settings.train_config(values)

@@ -1,0 +1,95 @@
+"""A URL where a path of this machine belongs: refused, and nothing is made."""
+
+import pathlib
+import subprocess
+
+import pytest
+
+from launch import gke, local, skypilot, tpu_vm
+from pausejax import cli, errors
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMOKE = f"--config={ROOT / 'configs' / 'smoke.py'}"
+STUDY = f"--config={ROOT / 'configs' / 'study_smoke.py'}"
+COMMANDS = [
+  ["train", SMOKE, "--workdir=URL"],
+  ["train", SMOKE, "--workdir", "URL"],
+  ["train", SMOKE, "--workdir=run", "--init_from=URL"],
+  ["train", SMOKE, "--workdir=run", "--config.init_from=URL"],
+  ["train", SMOKE, "--workdir=run", "--config.data.local_dir=URL"],
+  ["train", SMOKE, "--workdir=run", "--config.data.tokenizer=URL"],
+  ["train", SMOKE, "--workdir=run", "--config.data.files=a.txt,URL"],
+  ["train", "--config=URL", "--workdir=run"],
+  ["segments", SMOKE, "--out=URL"],
+  ["study", STUDY, "--workdir=URL"],
+  ["report", "URL"],
+  ["report", "--workdir=URL"],
+  ["report", "--workdir=.", "--out=URL"],
+  ["evaluate", "--checkpoint=URL"],
+  ["evaluate", "--checkpoint=run", "--out=URL"],
+  ["evaluate", "--checkpoint=run", "--local_dir=URL"],
+  ["generate", "--checkpoint=URL", "--prompt=see https://example.org"],
+  ["tokenizer", "train", SMOKE, "--out=URL"],
+  ["inspect", "--task=squad", "--html=URL"],
+  ["inspect", "--task=squad", "--json=URL"],
+  ["preflight", SMOKE, "--topology=v5e-8", "--json=URL"],
+  ["score", "--task=squad", "--predictions=p.json", "--out=URL"],
+]
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "s3://b/x", "gs:/bucket/x"])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_verb_refuses_a_url(words, url, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  assert cli.main([word.replace("URL", url) for word in words]) == 2
+  error = capsys.readouterr().err
+  assert "which is not a path of this machine" in error
+  assert len(error.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("launcher", "own"),
+  [
+    (local, ["--processes=2"]),
+    (gke, ["--name=a", "--image=i", "--accelerator=t", "--topology=2x2"]),
+    (
+      tpu_vm,
+      [
+        *("--name=a", "--zone=z", "--accelerator_type=t"),
+        *("--runtime_version=r", "--setup=true"),
+      ],
+    ),
+    (skypilot, ["--accelerator=v4-8"]),
+  ],
+)
+@pytest.mark.parametrize(
+  "words",
+  [["--workdir=gs://b/x"], ["--workdir=/workdir/a", "--init_from", "s3://b"]],
+)
+def test_every_launcher_refuses_a_url(launcher, own, words, capsys):
+  with pytest.raises(SystemExit) as left:
+    launcher.main([*own, "--dry_run", "--", "--config=x.py", *words])
+  assert left.value.code == 2
+  assert "which is not a path of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "words", [["--workdir=gs://b/x"], ["--workdir", "s3://b/x"]]
+)
+def test_the_slurm_script_refuses_a_url(words, tmp_path):
+  script = ROOT / "launch" / "slurm.sbatch"
+  done = subprocess.run(
+    ["bash", str(script), "--dry_run", "--config=x.py", *words],
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=tmp_path,
+  )
+  assert done.returncode == 2 and "not a path of this machine" in done.stderr
+  assert not list(tmp_path.iterdir())
+
+
+def test_what_only_looks_like_a_url_is_a_path():
+  for path in ("", "runs/a:b", "/data/x://y", "C:/x", "./gs:x"):
+    errors.require_local("--workdir", path)
