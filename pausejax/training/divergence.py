@@ -26,8 +26,8 @@ def error(
     advice = f"no step was saved before that; start again {lower}"
   else:
     advice = (
-      f"the last step saved before that is {step}; start the same command {lower}, "
-      f"and the run goes on from step {step}"
+      f"the last step saved before that is {step}; start the same command "
+      f"{lower}, and the run goes on from step {step}"
     )
   if moved:
     steps = ", ".join(map(str, moved))
