@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -95,6 +96,31 @@ def arguments(spec: str) -> Mapping[str, Any]:
   except Exception:  # It reads its argument in a way of its own.
     pass
   return {}
+
+
+def saved(tree: Any) -> ConfigDict:
+  """Returns the config that a run saved, as plain values.
+
+  One of an older version lacks fields; they take the defaults of today.
+
+  Raises:
+    UsageError: the tree is no config.
+    ValueError, TypeError, OverflowError: a value cannot be part of a config.
+  """
+  settings.check_fields(tree, may_lack=True)
+  config = base.get_config()
+  if "kwargs" in tree.get("optim", {}):
+    with config.optim.unlocked():
+      config.optim.kwargs = ConfigDict()
+  with config.optim.kwargs.unlocked():
+    config.update(tree)
+  return config
+
+
+def added(tree: Mapping[str, Any], config: ConfigDict) -> list[str]:
+  """Returns the fields of a config that the saved tree does not have."""
+  there = field_names(ConfigDict(tree))
+  return [name for name in field_names(config) if name not in there]
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -247,15 +273,15 @@ def _literal(text: str) -> Any:
 
 def _from_json(path: pathlib.Path) -> ConfigDict:
   try:
-    saved = json.loads(path.read_text("utf-8"))
-    settings.check_fields(saved)
-    config = base.get_config()
-    with config.optim.unlocked():
-      config.optim.kwargs = ConfigDict()
-    with config.optim.kwargs.unlocked():
-      config.update(saved)
-    return config
-  except (ValueError, TypeError, RecursionError) as e:
+    tree = json.loads(path.read_text("utf-8"))
+    config = saved(tree)
+  except (ValueError, TypeError, OverflowError, RecursionError) as e:
     raise errors.UsageError(
       f"--config: {path} is not a saved config: {errors.first_line(e)}"
     ) from e
+  for name in added(tree, config):
+    print(
+      f"pausejax: {path} does not have {name}, so it has the default",
+      file=sys.stderr,
+    )
+  return config

@@ -6,6 +6,7 @@ a wrong value is refused before JAX starts.
 """
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -372,14 +373,21 @@ def train_config(tree: Mapping[str, Any]) -> TrainConfig:
   return TrainConfig(**{**tree, **built})
 
 
-def check_fields(tree: Any) -> None:
-  """Raises unless the tree has every field, each of its type, and no other."""
-  _check_room(TrainConfig, tree, "")
+def check_fields(tree: Any, *, may_lack: bool = False) -> None:
+  """Raises unless the tree has every field, each of its type, and no other.
+
+  Args:
+    tree: nested mappings.
+    may_lack: whether fields may be missing, as in a config that an older
+      version saved; the data and the model may not.
+  """
+  _check_room(TrainConfig, tree, "", may_lack and {"data", "model"} <= {*tree})
   for name, room in {**_ROOMS, "model": ModelConfig}.items():
-    _check_room(room, tree[name], f"{name}.")
+    if name in tree:
+      _check_room(room, tree[name], f"{name}.", may_lack)
 
 
-def _check_room(room: type, values: Any, prefix: str) -> None:
+def _check_room(room: type, values: Any, prefix: str, may_lack: bool) -> None:
   errors.require(
     isinstance(values, Mapping),
     f"config: expected fields, got a {type(values).__name__}",
@@ -392,6 +400,8 @@ def _check_room(room: type, values: Any, prefix: str) -> None:
       raise errors.UsageError(f"config: unknown field {prefix + name!r}{hint}")
   for name, wanted in types.items():
     path = prefix + name
+    if may_lack and name not in values:
+      continue
     errors.require(name in values, f"config: the field {path!r} is missing")
     if typing.get_origin(wanted) is tuple:
       kind, accepted = "tuple", (tuple, list)
@@ -400,8 +410,19 @@ def _check_room(room: type, values: Any, prefix: str) -> None:
     else:
       kind, accepted = "a group of fields", Mapping
     value = values[name]
+    if isinstance(value, str):
+      _require_text(path, value)
     is_bool = isinstance(value, bool)
     errors.require(
       isinstance(value, accepted) and is_bool == (wanted is bool),
       f"{path}: expected {kind}, got {value!r}",
     )
+
+
+def _require_text(path: str, value: str) -> None:
+  """Raises unless a text may be part of a file's name, and be printed."""
+  errors.require(
+    "\0" not in value and not re.search("[\ud800-\udfff]", value),
+    f"{path}: {value!r} holds a NUL or half a surrogate pair, which no name or "
+    "text may have",
+  )

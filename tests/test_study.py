@@ -193,6 +193,8 @@ def write_result(
   result = {
     "task": "stdlib_cloze",
     "split": "validation",
+    "examples_sha256": "",
+    "pausejax": "0",
     "step": 900,
     "num_pauses": num_pauses,
     "position": "append",

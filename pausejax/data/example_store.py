@@ -15,13 +15,27 @@ import pathlib
 
 from etils import epath
 
-from pausejax import errors, locks, tasks
+from pausejax import errors, json_files, locks, tasks
 from pausejax.data import examples, prompts, record_files
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.settings import DataConfig
 
 FORMAT = 1
 SPLITS = ("train", "validation")
+_SPLIT = {"num_unusable": {str: int}, "examples_sha256": str}
+_RECORD = {
+  "example": {
+    "id": str,
+    "prefix": str,
+    "target": str,
+    "references": [str],
+    "options": [str],
+    "label": int,
+    "hints": [str],
+  },
+  "prefix_ids": list,
+  "target_ids": list,
+}
 
 
 def identity(task: tasks.Task, data: DataConfig, tokenizer) -> dict:
@@ -79,13 +93,18 @@ def load(
   """
   errors.require_one_of("split", split, SPLITS)
   path = epath.Path(folder)
-  index = record_files.read_index(path)
+  index = record_files.read_index(path, _SPLIT)
   errors.require_same(
     f"the store of examples {folder}", index, identity(task, data, tokenizer)
   )
   part = index[split]
   source = record_files.open_records(path, part["shards"])
-  read = [json.loads(source[i]) for i in range(len(source))]
+  read = [
+    json_files.parse(
+      source[i], _RECORD, f"{folder} {split} {i}", "make the store again"
+    )
+    for i in range(len(source))
+  ]
   return examples.Examples(
     split,
     [tasks.Example(**record["example"]) for record in read],

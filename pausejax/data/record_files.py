@@ -16,13 +16,13 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 from etils import epath
 
-from pausejax import errors, files
+from pausejax import errors, files, json_files
 
 INDEX = "index.json"
 UNITS = "units"  # What a making that was broken off goes on with.
@@ -33,6 +33,7 @@ _MEND = (
   "is missing is made anew"
 )
 _OPEN_AT_ONCE = 32
+SHARDS = [{"file": str, "num_records": int, "num_bytes": int, "sha256": str}]
 
 
 def begin(folder: pathlib.Path, head: dict) -> None:
@@ -63,12 +64,8 @@ def begin(folder: pathlib.Path, head: dict) -> None:
     own.unlink()
   except OSError as e:
     raise errors.UserError(f"{folder}: cannot be made: {e}") from e
-  try:
-    found = dict(json.loads(path.read_text(encoding="utf-8")))
-  except (ValueError, TypeError) as e:
-    raise errors.UserError(
-      f"{path} is damaged: {e}; remove {folder} or choose another --out"
-    ) from e
+  fix = f"remove {folder} or choose another --out"
+  found = json_files.read(path, dict, fix)
   errors.require_same(
     f"the store that was begun in {folder} (remove it or choose another --out)",
     found,
@@ -125,24 +122,34 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     files.write(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_index(folder: epath.Path) -> dict:
-  """Returns the index of a folder; raises UserError if there is none."""
+def read_index(
+  folder: epath.Path, fields: Mapping[str, json_files.Shape] | None = None
+) -> dict:
+  """Returns the index of a folder.
+
+  Args:
+    folder: of the store.
+    fields: what each split must say beside its shards.
+
+  Raises:
+    UserError: there is no index, or it is damaged.
+  """
   path = folder / INDEX
   if not path.is_file():
     raise errors.UserError(
       f"data.segments_dir: no segments at {str(folder)!r}; make them with "
       "`pausejax segments --config=... --out=...`"
     )
-  try:
-    index = dict(json.loads(path.read_text()))
-    for split in SPLITS:
-      for row in index[split]["shards"]:
-        _ = row["file"], row["num_records"], row["num_bytes"], row["sha256"]
-  except (ValueError, TypeError, KeyError) as e:
-    raise errors.UserError(
-      f"{path} is not the index of a store that this version reads ({e!r}); "
-      "make the store again with `pausejax segments`"
-    ) from e
+  index = json_files.read(
+    path,
+    {split: {"shards": SHARDS, **(fields or {})} for split in SPLITS},
+    "make the store again with `pausejax segments`",
+  )
+  rows = [row for split in SPLITS for row in index[split]["shards"]]
+  for name in (row["file"] for row in rows):
+    # A store may come from elsewhere: it reads its own folder only.
+    if pathlib.PurePath(name).name != name:
+      raise errors.UserError(f"{path} is damaged: {name!r} is no file's name")
   return index
 
 
@@ -154,6 +161,11 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
   """
   import grain
 
+  if not rows:
+    raise errors.UserError(
+      f"{folder / INDEX} is damaged: a split has no file; make the store again "
+      "with `pausejax segments`"
+    )
   with futures.ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
     problems = list(pool.map(lambda row: _problem(folder, row), rows))
   for problem in filter(None, problems):

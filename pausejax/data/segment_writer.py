@@ -22,13 +22,12 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pausejax import locks, tasks
+from pausejax import errors, json_files, locks, tasks
 from pausejax.data import (
   corpora,
   record_files,
@@ -39,6 +38,14 @@ from pausejax.data import (
 from pausejax.settings import DataConfig
 
 _DOCUMENTS_AT_ONCE = 256
+_NOTE = {
+  "key": object,
+  "shards": record_files.SHARDS,
+  "num_documents": int,
+  "documents_sha256": str,
+  "counts": list,
+  "rest": list,
+}
 
 Part = tuple[str, int]  # Split and number of a unit.
 
@@ -177,11 +184,16 @@ class _Store:
   def note(self, part: Part) -> dict | None:
     """Returns the note of a unit that is done."""
     path = self._note_path(part)
+    if not path.exists():
+      return None
     try:
-      note = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-      return None  # Not there yet, or torn by a loss of power.
-    if note["key"] != self._unit(part).key:
+      note = json_files.read(path, _NOTE, "")
+    except errors.UserError:
+      return None  # Torn by a loss of power: the unit is made anew.
+    counts, rest = (_numbers(note[name]) for name in ("counts", "rest"))
+    if counts is None or len(counts) != self._tokenizer.vocab_size:
+      return None
+    if rest is None or note["key"] != self._unit(part).key:
       return None
     whole = all(record_files.has_size(self.out, r) for r in note["shards"])
     return note if whole else None
@@ -259,6 +271,15 @@ class _Store:
 
   def _note_path(self, part: Part) -> pathlib.Path:
     return self._notes / f"{_name(part)}.json"
+
+
+def _numbers(values: list) -> np.ndarray | None:
+  """Returns a list as int64 [n], None if it holds anything else."""
+  try:
+    found = np.asarray(values, np.int64)
+  except (ValueError, TypeError, OverflowError):
+    return None
+  return found if found.ndim == 1 else None
 
 
 def _name(part: Part) -> str:

@@ -22,6 +22,7 @@ from pausejax.data import record_files, tokenizers
 from pausejax.settings import DataConfig
 
 FORMAT = 2
+_DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
 
 
 def identity(data: DataConfig, tokenizer: tokenizers.PauseTokenizer) -> dict:
@@ -111,7 +112,8 @@ def load(
       message names what differs), or a file that is missing or damaged.
   """
   folder = epath.Path(folder)
-  index = record_files.read_index(folder)
+  fields = {"documents_sha256": str, "unigram_entropy": float}
+  index = record_files.read_index(folder, fields)
   if index.get("format") != FORMAT:
     raise errors.UserError(
       f"the store of segments {folder} has format {index.get('format')}, this "
@@ -121,6 +123,7 @@ def load(
   errors.require_same(
     f"the store of segments {folder}", index, identity(data, tokenizer)
   )
+  errors.require_one_of("dtype of the segments", index.get("dtype"), _DTYPES)
   records = record_files.open_records(folder, index[split]["shards"])
-  dtype = np.dtype(index["dtype"])
+  dtype = np.dtype(_DTYPES[index["dtype"]])
   return Segments(folder, index, split, data.num_text_tokens, records, dtype)

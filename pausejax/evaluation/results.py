@@ -12,10 +12,25 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from pausejax import errors, files
+from pausejax import errors, files, json_files
 from pausejax.data.prompts import Waiting
 
 PREDICTIONS = ".predictions.jsonl"
+_WAIT = {"num_pauses": int, "position": str, "filler": str}
+# What is read of a result and of a prediction.
+_RESULT = {
+  "task": str,
+  "split": str,
+  "examples_sha256": str,
+  **_WAIT,
+  "finetuned": (None, _WAIT),
+  "step": int,
+  "n": int,
+  "metrics": {str: float},
+  "pausejax": str,
+}
+_PREDICTION = {"id": str, "prediction": str, "values": {str: float}}
+_FIX = "evaluate again"
 
 
 def name(task: str, split: str, wait: Waiting, step: int) -> str:
@@ -47,10 +62,10 @@ def read(folder: pathlib.Path) -> list[dict]:
   """Returns all results of a folder, sorted by name, each with its `path`.
 
   Raises:
-    UserError: a file is not JSON.
+    UserError: a file is no result.
   """
   paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-  return [{**_load(p, p.read_text()), "path": str(p)} for p in paths]
+  return [{**json_files.read(p, _RESULT, _FIX), "path": str(p)} for p in paths]
 
 
 def predictions(result: Mapping[str, Any]) -> list[dict]:
@@ -59,13 +74,11 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
   path = path.with_name(path.stem + PREDICTIONS)
   if not path.is_file():
     raise errors.UserError(f"no predictions {path}; evaluate again")
-  return [
-    _load(path, line) for line in files.split_lines(path.read_text("utf-8"))
-  ]
-
-
-def _load(path: pathlib.Path, text: str) -> dict:
   try:
-    return json.loads(text)
-  except ValueError as e:
-    raise errors.UserError(f"{path} is not JSON ({e}); evaluate again") from e
+    lines = files.split_lines(path.read_text("utf-8"))
+  except UnicodeDecodeError as e:
+    raise errors.UserError(f"{path} is damaged: {e}; {_FIX}") from e
+  return [
+    json_files.parse(line, _PREDICTION, f"{path}:{number}", _FIX)
+    for number, line in enumerate(lines, start=1)
+  ]

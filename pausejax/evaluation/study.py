@@ -20,12 +20,31 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pausejax import errors, files, tasks
+from pausejax import errors, files, json_files, tasks
 from pausejax.data import examples
 
 # Stand for the task, and for the study's folder, in its words.
 _TASK, _WORKDIR = "{task}", "{workdir}"
 _FILLER = "filler="
+_WORDS = {str: [str]}
+_FIELDS = {
+  "title": str,
+  "local_dir": str,
+  "prepare": [[str]],
+  "pretrain_words": str,
+  "finetune_words": str,
+  "evaluate_words": str,
+  "pretrainings": _WORDS,
+  "tasks": [str],
+  "task_words": _WORDS,
+  "finetunings": _WORDS,
+  "evaluations": _WORDS,
+  "seeds": [int],
+  "variants": [[str]],
+  "tasks_module": str,
+}
+_SAVED = {"cells": {str: [str]}}
+_FIX = "choose another --workdir, or remove it and start the study again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,7 +208,7 @@ class Study:
     path = self.workdir / "study.json"
     plan = json.dumps(self.as_json(), indent=2) + "\n"
     if path.exists():
-      before = json.loads(path.read_text())
+      before = json_files.read(path, _SAVED, _FIX)
       errors.require_same(str(path), before["cells"], self._commands(before))
     self.workdir.mkdir(parents=True, exist_ok=True)
     files.write(path, plan)
@@ -270,7 +289,10 @@ class Study:
 
   def _words(self, *texts: str, task: str = "") -> tuple[str, ...]:
     """Returns the words of texts, with what stands for others filled in."""
-    words = itertools.chain.from_iterable(map(shlex.split, texts))
+    try:
+      words = [word for text in texts for word in shlex.split(text)]
+    except ValueError as e:
+      raise errors.UsageError(f"the words {' '.join(texts)!r}: {e}") from e
     return tuple(
       w.replace(_TASK, task).replace(_WORKDIR, str(self.workdir)) for w in words
     )
@@ -285,9 +307,12 @@ def load(workdir: pathlib.Path) -> Study:
   path = workdir / "study.json"
   if not path.is_file():
     raise errors.UserError(f"{workdir} holds no study (no study.json)")
-  fields = json.loads(path.read_text())
+  fields = json_files.read(path, _SAVED, _FIX)
   fields.pop("cells")
-  return make(workdir, fields)
+  try:
+    return make(workdir, fields)
+  except errors.UsageError as e:
+    raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
 
 
 def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
@@ -301,6 +326,7 @@ def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
     errors.require_one_of("config", name, known)
   for name in known:
     errors.require(name in fields, f"config: the field {name!r} is missing")
+  _check_shapes(fields)
   tupled = {n: tuple(fields[n]) for n in ("tasks", "seeds")}
   for name in ("pretrainings", "finetunings", "evaluations", "task_words"):
     tupled[name] = {k: tuple(v) for k, v in fields[name].items()}
@@ -309,6 +335,23 @@ def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
     errors.require_local("pretrainings", words[0])
   tupled["variants"] = tuple(_variant(*words) for words in fields["variants"])
   return Study(workdir=workdir, **{**fields, **tupled})
+
+
+def _check_shapes(fields: Mapping[str, Any]) -> None:
+  problem = json_files.mismatch(fields, _FIELDS, "config")
+  errors.require(not problem, problem)
+  for words in fields["prepare"]:
+    errors.require(
+      len(words) == 2, f"prepare: {words!r} is not a name and a command"
+    )
+  for words in fields["variants"]:
+    errors.require(
+      len(words) >= 3,
+      f"variants: {words!r} is not a name, a pretraining and finetunings",
+    )
+  for group in ("pretrainings", "finetunings"):
+    for name, words in fields[group].items():
+      errors.require(len(words) > 0, f"{group}.{name}: no config is named")
 
 
 def _variant(name: str, pretraining: str, *finetunings: str) -> Variant:

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from pausejax import errors
+from pausejax import config_files, errors, json_files
 from pausejax.checkpoints import folders
 from pausejax.data import tokenizers
 from pausejax.settings import ModelConfig
@@ -13,6 +13,14 @@ if TYPE_CHECKING:
   from jax.sharding import Mesh
 
   from pausejax.model.decoder import Decoder
+
+# What is read of meta.json; what `folders.py` and `store.py` add is theirs.
+_META = {
+  "config": dict,
+  "model": dict,
+  "tokenizer": {str: str},
+  "pauses_seen": bool,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +70,7 @@ def find(spec: str) -> Trained:
     UserError: no checkpoint there, or its tokenizer is gone or another one.
   """
   workdir, step = folders.locate(spec)
-  meta = folders.require(workdir / "checkpoints", step).meta
+  meta = checked(folders.require(workdir / "checkpoints", step).meta)
   files = sorted(workdir.glob("tokenizer.*"))
   tokenizer_spec = str(files[0]) if files else "bytes"
   tokenizer = tokenizers.load(tokenizer_spec)
@@ -71,3 +79,24 @@ def find(spec: str) -> Trained:
   )
   model = ModelConfig(**meta["model"])
   return Trained(workdir, step, meta, tokenizer, tokenizer_spec, model)
+
+
+def checked(meta: dict[str, Any]) -> dict[str, Any]:
+  """Returns meta.json with every field that this version reads.
+
+  Raises:
+    UserError: it is of another shape, or of a newer version.
+  """
+  problem = json_files.mismatch(meta, _META, "meta.json")
+  try:
+    if problem:
+      raise errors.UserError(problem)
+    config = config_files.saved(meta["config"]).to_dict()
+    model = {**config["model"], **meta["model"]}
+    ModelConfig(**model)
+  except (ValueError, TypeError, OverflowError) as e:
+    raise errors.UserError(
+      f"the checkpoint's meta.json: {errors.first_line(e)}; it is damaged, or "
+      "of a newer pausejax"
+    ) from e
+  return {**meta, "config": config, "model": model}

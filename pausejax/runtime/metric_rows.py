@@ -44,7 +44,9 @@ def parse(line: bytes) -> Row | None:
 
 
 def _is_value(value: object) -> bool:
-  return isinstance(value, int | float) or value in _NOT_FINITE
+  if isinstance(value, int):
+    return abs(value) < 2**63  # No program here writes a larger one.
+  return isinstance(value, float) or value in _NOT_FINITE
 
 
 def gaps(

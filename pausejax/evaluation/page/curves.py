@@ -55,7 +55,7 @@ def read(runs: Sequence[Run]) -> list[Curve]:
 def _curve(run: Run, most: int) -> Curve:
   trained, held_out, x = [], [], None
   for row in run.metrics():
-    if "loss" in row:
+    if "loss" in row and _has_axes(row):
       x = _axes(row)
       trained.append(Sample(float(row["loss"]), x))
     elif "eval_loss" in row and x is not None:
@@ -66,6 +66,13 @@ def _curve(run: Run, most: int) -> Curve:
   last_first = held_out[::-1][::stride]
   loss = tuple(_thinned(trained, size))
   return Curve(run, loss, tuple(last_first[::-1]), size)
+
+
+def _has_axes(row: dict[str, Any]) -> bool:
+  """Returns whether a row has what `_axes` reads; a foreign one may not."""
+  names = ("total_tokens", "real_tokens", "model_flops_per_second")
+  numbers = [row.get(n) for n in names] + [row.get("tokens_per_second") or None]
+  return all(isinstance(x, int | float) and math.isfinite(x) for x in numbers)
 
 
 def _axes(row: dict[str, Any]) -> dict[str, float]:

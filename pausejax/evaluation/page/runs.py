@@ -1,15 +1,17 @@
 """The runs of a folder: config, losses and results of each."""
 
 import dataclasses
-import json
 import pathlib
 import re
 from typing import Any
 
+from pausejax import json_files
 from pausejax.evaluation import results
 from pausejax.evaluation.study import Cell, Study
 from pausejax.runtime import metric_rows
 
+# What the page needs of a config; it shows all of it.
+_CONFIG = {"seed": int, "data": {"task": str}}
 _SEED = re.compile(r"[-_.]?s(eed)?[-_=]?\d+$")
 
 
@@ -82,6 +84,8 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
     id=name,
     arm=arm,
     workdir=workdir,
-    config=json.loads(config.read_text()),
+    config=json_files.read(
+      config, _CONFIG, "remove its folder, or start that run again"
+    ),
     results=results.read(workdir / "evaluations"),
   )

@@ -1,0 +1,139 @@
+"""JSON from disk: read, and checked to have the shape that its reader needs.
+
+A shape is a type (`float` takes whole numbers, too; `object` anything), None,
+a tuple of shapes of which one must fit, [shape] for a list of them,
+{str: shape} for an object with any keys, or {"name": shape, "other?": shape}
+for one that has at least `name`, and may have `other`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from pausejax import errors
+
+Shape = Any
+
+_NAMES = {
+  str: "a text",
+  int: "a whole number",
+  float: "a number",
+  bool: "true or false",
+  dict: "an object",
+  list: "a list",
+  None: "null",
+}
+
+
+def read(path: epath.PathLike, shape: Shape, fix: str) -> Any:
+  """Returns the value of a JSON file.
+
+  Args:
+    path: of the file.
+    shape: what the value must look like.
+    fix: what to do about a damaged file, to end the message.
+
+  Raises:
+    UserError: it cannot be read, is not JSON, or has another shape.
+  """
+  try:
+    text = epath.Path(path).read_bytes()
+  except OSError as e:
+    raise errors.UserError(f"{path} cannot be read: {e}; {fix}") from e
+  return parse(text, shape, str(path), fix)
+
+
+def parse(text: str | bytes, shape: Shape, where: str, fix: str) -> Any:
+  """Returns the value of a JSON text, as `read` does.
+
+  Raises:
+    UserError: as `read`, beginning with `where`.
+  """
+  try:
+    value = json.loads(text)
+  except (ValueError, RecursionError) as e:
+    raise errors.UserError(
+      f"{where} is damaged: not JSON ({errors.first_line(e)}); {fix}"
+    ) from e
+  if problem := mismatch(value, shape):
+    raise errors.UserError(f"{where} is damaged: {problem}; {fix}")
+  return value
+
+
+def mismatch(value: Any, shape: Shape, name: str = "") -> str:
+  """Returns how a value differs from a shape, "" if it fits.
+
+  Args:
+    value: of JSON; tuples pass for lists.
+    shape: what it must look like.
+    name: of the value, to begin the message.
+  """
+  if isinstance(shape, tuple):
+    found = [mismatch(value, one, name) for one in shape]
+    return "" if "" in found else f"{name or 'it'}: {_got(shape, value)}"
+  if not _is_kind(value, shape):
+    return f"{name or 'it'}: {_got(shape, value)}"
+  if isinstance(shape, list):
+    items = [(f"{name}[{i}]", x, shape[0]) for i, x in enumerate(value)]
+  elif isinstance(shape, dict):
+    items, missing = _fields(value, shape, name)
+    if missing:
+      return f"{name}.{missing} is missing".lstrip(".")
+  else:
+    return ""
+  return next(filter(None, (mismatch(x, s, n) for n, x, s in items)), "")
+
+
+def _fields(
+  value: Mapping[str, Any], shape: Mapping[Any, Shape], name: str
+) -> tuple[list[tuple[str, Any, Shape]], str]:
+  """Returns ((name, value, shape) of each field, the first missing one)."""
+  prefix = f"{name}." if name else ""
+  if str in shape:
+    return [(prefix + k, x, shape[str]) for k, x in value.items()], ""
+  items = []
+  for key, wanted in shape.items():
+    field = key.removesuffix("?")
+    if field in value:
+      items.append((prefix + field, value[field], wanted))
+    elif field == key:
+      return [], field
+  return items, ""
+
+
+def _is_kind(value: Any, shape: Shape) -> bool:
+  if shape is object:
+    return True
+  if shape is None:
+    return value is None
+  if isinstance(shape, list) or shape is list:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+  if isinstance(shape, dict):
+    return isinstance(value, Mapping)
+  if isinstance(value, bool):
+    return shape is bool
+  if isinstance(value, str):
+    return shape is str and _is_text(value)
+  return isinstance(value, (int, float) if shape is float else shape)
+
+
+def _is_text(value: str) -> bool:
+  """Returns whether a text can be written: no half of a surrogate pair."""
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def _got(shape: Shape, value: Any) -> str:
+  kinds = shape if isinstance(shape, tuple) else (shape,)
+  names = [
+    _NAMES[kind if kind in (None, *_TYPES) else type(kind)] for kind in kinds
+  ]
+  return f"expected {' or '.join(names)}, got {value!r:.60}"
+
+
+_TYPES = (str, int, float, bool, dict, list)

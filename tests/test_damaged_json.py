@@ -1,0 +1,316 @@
+"""JSON of any shape, given to every reader of JSON: one line, no traceback."""
+
+import contextlib
+import copy
+import json
+
+import pytest
+from etils import epath
+
+from configs import base
+from pausejax import cli, config_files, errors, json_files, settings, tasks
+from pausejax.data import (
+  example_store,
+  record_files,
+  segment_writer,
+  segments,
+  tokenizers,
+)
+from pausejax.data.prompts import Waiting
+from pausejax.evaluation import results, study, trained
+from pausejax.evaluation.page import document, report
+
+GARBAGE = [
+  None,
+  True,
+  0,
+  7,
+  -1.5,
+  10**400,
+  float("nan"),
+  "",
+  "x",
+  "a\0b",
+  "\ud800",
+  [],
+  [[]],
+  [1, "a", None],
+  {},
+  {"": {"": None}},
+]
+RAW = [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": 1,}', b"9" * 5_000]
+
+
+def damaged(value):
+  """Yields copies of a JSON value, each with one field gone or replaced."""
+  yield from GARBAGE
+  for path in paths(value):
+    *parents, last = path
+    for put in [*GARBAGE, KeyError]:
+      copied = copy.deepcopy(value)
+      node = copied
+      for key in parents:
+        node = node[key]
+      if put is KeyError:
+        del node[last]
+      else:
+        node[last] = put
+      yield copied
+
+
+def paths(value, above=()):
+  """Yields the path of every field of nested objects and lists."""
+  if isinstance(value, dict | list):
+    keys = value if isinstance(value, dict) else range(min(len(value), 1))
+    for key in keys:
+      yield (*above, key)
+      yield from paths(value[key], (*above, key))
+
+
+def refuses_all_damage(path, read) -> None:
+  """Damages a file in every way; each reading works or is one line."""
+  whole = path.read_bytes()
+  texts = [json.dumps(x).encode() for x in damaged(json.loads(whole))]
+  refused = 0
+  for text in [*RAW, *texts]:
+    path.write_bytes(text)
+    try:
+      read()
+    except errors.UserError as e:
+      assert "\n" not in e.message
+      refused += 1
+  path.write_bytes(whole)
+  read()
+  assert refused > len(RAW)
+
+
+@pytest.mark.parametrize(
+  ("value", "shape", "problem"),
+  [
+    (3, int, ""),
+    (3, float, ""),
+    (True, int, "it: expected a whole number, got True"),
+    (3.0, int, "it: expected a whole number, got 3.0"),
+    (None, (None, str), ""),
+    (4, (None, str), "it: expected null or a text, got 4"),
+    ({"a": [1, "x"]}, {"a": [int]}, "a[1]: expected a whole number, got 'x'"),
+    ({"a": {}}, {"a": {"b": str}}, "a.b is missing"),
+    ({"a": {}}, {"a": {"b?": str}}, ""),
+    ({"a": {"b": 1}}, {"a": {"b?": str}}, "a.b: expected a text, got 1"),
+    ({"x": 1, "y": "2"}, {str: int}, "y: expected a whole number, got '2'"),
+    ("abc", [str], "it: expected a list, got 'abc'"),
+    ([], {}, "it: expected an object, got []"),
+    (object, object, ""),
+  ],
+)
+def test_a_mismatch_names_the_field_and_what_it_should_be(
+  value, shape, problem
+):
+  assert json_files.mismatch(value, shape) == problem
+
+
+def test_a_config(tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(base.get_config().to_dict()))
+  refuses_all_damage(
+    path,
+    lambda: settings.train_config(
+      config_files.load_config(str(path)).to_dict()
+    ),
+  )
+
+
+def test_a_config_of_an_older_version_takes_the_defaults(tmp_path, capsys):
+  tree = base.get_config().to_dict()
+  del tree["optim"]["clip_norm"], tree["seed"], tree["log"]
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(tree))
+  config = config_files.load_config(str(path))
+  assert config.to_dict() == base.get_config().to_dict()
+  said = capsys.readouterr().err
+  assert "does not have optim.clip_norm, so it has the default" in said
+  assert "does not have seed" in said and "does not have log.every" in said
+
+
+@pytest.fixture
+def loose_study(tmp_path):
+  """A study on disk with one result, as its programs leave it."""
+  fields = {
+    "title": "t",
+    "local_dir": "",
+    "prepare": (("segments", "segments --out=x"),),
+    "pretrain_words": "--config.seed=1",
+    "finetune_words": "",
+    "evaluate_words": "",
+    "pretrainings": {"std": ("configs/smoke.py",)},
+    "tasks": ("stdlib_cloze",),
+    "task_words": {"stdlib_cloze": ("--config.seed=2",)},
+    "finetunings": {"m0": ("configs/finetune_smoke.py", "--config.seed=3")},
+    "evaluations": {"m0": ("--pauses=0",)},
+    "seeds": (0,),
+    "variants": (("StdPT_StdFT", "std", "m0"),),
+    "tasks_module": "",
+  }
+  plan = study.make(tmp_path, fields)
+  plan.save()
+  workdir = plan.finetuning_cells()[0].workdir
+  workdir.mkdir(parents=True)
+  config = {"seed": 0, "data": {"task": "stdlib_cloze", "local_dir": ""}}
+  (workdir / "config.json").write_text(json.dumps(config))
+  row = {"step": 1, "loss": 2.0, "total_tokens": 9, "real_tokens": 9}
+  row |= {"tokens_per_second": 5.0, "model_flops_per_second": 10.0}
+  lines = json.dumps(row) + "\n" + json.dumps({"step": 1, "eval_loss": 3.0})
+  (workdir / "metrics.jsonl").write_text(lines + "\n")
+  wait = Waiting(num_pauses=0)
+  result = {
+    "task": "stdlib_cloze",
+    "split": "validation",
+    "examples_sha256": "0",
+    "num_pauses": 0,
+    "position": "append",
+    "filler": "<pause>",
+    "finetuned": {"num_pauses": 0, "position": "append", "filler": ""},
+    "seed": 0,
+    "step": 1,
+    "n": 2,
+    "metrics": {"em": 50.0},
+    "pausejax": "0",
+  }
+  rows = [{"id": "0", "prediction": "a", "values": {"em": 1.0}}]
+  rows.append({**rows[0], "id": "1"})
+  stem = results.name("stdlib_cloze", "validation", wait, 1)
+  results.write(workdir / "evaluations", stem, result, rows)
+  return plan
+
+
+def test_a_plan(loose_study):
+  workdir = loose_study.workdir
+  refuses_all_damage(workdir / "study.json", lambda: study.load(workdir).save())
+
+
+def test_a_result_and_its_predictions(loose_study):
+  folder = loose_study.finetuning_cells()[0].workdir / "evaluations"
+  (path,) = folder.glob("*.json")
+  refuses_all_damage(path, lambda: results.read(folder))
+  (result,) = results.read(folder)
+  (path,) = folder.glob("*.jsonl")
+  path.write_text(path.read_text().splitlines()[0])
+  refuses_all_damage(path, lambda: results.predictions(result))
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_page_of_a_damaged_run(name, loose_study):
+  path = loose_study.finetuning_cells()[0].workdir / name
+  whole = path.read_text().splitlines()
+  texts = json.loads("".join(whole)) if name == "config.json" else None
+  damage = [texts] if texts else [json.loads(line) for line in whole]
+  for value in damage:
+    for changed in damaged(value):
+      path.write_text(json.dumps(changed) + "\n")
+      try:
+        found = report.collect(loose_study.workdir)
+        document.page(found, paper=True)
+      except errors.UserError as e:
+        assert "\n" not in e.message
+
+
+@pytest.fixture
+def run(tmp_path):
+  """The small files of a checkpoint, as far as finding it reads them."""
+  tokenizer = tokenizers.load("bytes")
+  config = base.get_config().to_dict()
+  meta = {
+    "config": config,
+    "model": {"vocab_size": tokenizer.vocab_size, **config["model"]},
+    "tokenizer": tokenizer.fingerprint(),
+    "pauses_seen": True,
+  }
+  return json.loads(json.dumps(meta))
+
+
+def test_what_a_checkpoint_says_of_itself(run):
+  def refused(meta) -> bool:
+    try:
+      trained.checked(meta)
+    except errors.UserError as e:
+      assert "\n" not in e.message
+      return True
+    return False
+
+  assert not refused(run)
+  assert sum(map(refused, damaged(run))) > 100
+
+
+def test_a_checkpoint_of_an_older_version_takes_the_defaults(run):
+  del run["config"]["finetune"]["hints"], run["model"]["remat"]
+  found = trained.checked(run)
+  assert found["config"]["finetune"]["hints"] is True
+  assert found["model"]["remat"] == "names"
+
+
+def test_stores(tmp_path, data_config):
+  (tmp_path / "text.txt").write_text("some words\n" * 40)
+  data = data_config(files=str(tmp_path / "text.txt"))
+  (tmp_path / "more.txt").write_text("other words\n" * 40)
+  data = data_config(files=str(tmp_path), segments_dir=str(tmp_path / "store"))
+  tokenizer = tokenizers.load("bytes")
+  out = tmp_path / "store"
+  segment_writer.write(data, tokenizer, out)
+
+  def load():
+    for split in ("train", "validation"):
+      segments.load(epath.Path(out), split, data, tokenizer)
+    list(record_files.verify(epath.Path(out)))
+
+  refuses_all_damage(out / "index.json", load)
+  refuses_all_damage(
+    out / "units" / "store.json",
+    lambda: segment_writer.write(data, tokenizer, out),
+  )
+
+
+def test_a_note_of_a_unit_that_is_damaged_is_made_anew(tmp_path, data_config):
+  (tmp_path / "text.jsonl").write_text('{"text": "some words"}\n' * 60)
+  data = data_config(files=str(tmp_path / "text.jsonl"))
+  tokenizer = tokenizers.load("bytes")
+  out = tmp_path / "store"
+  index = segment_writer.write(data, tokenizer, out)
+  path = next((out / "units").glob("train-*.json"))
+  whole = path.read_bytes()
+  for raw in [*RAW, *(json.dumps(x).encode() for x in damaged({"key": 1}))]:
+    path.write_bytes(raw)
+    assert segment_writer.write(data, tokenizer, out) == index
+    assert path.read_bytes() == whole
+  note = json.loads(whole)
+  for field in note:
+    for put in GARBAGE:
+      path.write_text(json.dumps({**note, field: put}))
+      with contextlib.suppress(errors.UserError):
+        segment_writer.write(data, tokenizer, out)
+
+
+def test_a_store_of_examples(tmp_path, data_config):
+  lines = '{"question": "1 + 1?", "answer": "#### 2"}\n' * 25
+  (tmp_path / "train.jsonl").write_text(lines)
+  data = data_config(task="gsm8k", local_dir=str(tmp_path))
+  tokenizer = tokenizers.load("bytes")
+  task = tasks.downstream("gsm8k")
+  out = tmp_path / "store"
+  example_store.write(data, tokenizer, out)
+  refuses_all_damage(
+    out / "index.json",
+    lambda: example_store.load(str(out), task, "validation", data, tokenizer),
+  )
+
+
+@pytest.mark.parametrize("raw", [*RAW, b"[]", b"3", b"null", b'"x"'])
+def test_verbs_end_with_one_line(raw, loose_study, capsys):
+  workdir = loose_study.workdir
+  (workdir / "study.json").write_bytes(raw)
+  assert cli.main(["report", str(workdir)]) == 1
+  config = workdir / "config.json"
+  config.write_bytes(raw)
+  for verb in ("train", "study"):
+    argv = [verb, f"--config={config}", f"--workdir={workdir / 'new'}"]
+    assert cli.main(argv) == 2
+  assert len(capsys.readouterr().err.splitlines()) == 3
