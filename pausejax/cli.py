@@ -7,6 +7,7 @@ stopped from outside, saved, run again.
 """
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -85,6 +86,10 @@ def _stopped(number: int, *_) -> None:
 
 
 def _run(argv: list[str]) -> int:
+  _require_text(argv)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # A terminal that cannot show a character gets its code.
+    sys.stdout.reconfigure(errors="backslashreplace")
   if not argv or argv[0] in ("-h", "--help", "help"):
     print(_help())
     return 0
@@ -101,6 +106,21 @@ def _run(argv: list[str]) -> int:
       signal.signal(number, _stopped)
   program = importlib.import_module(f"pausejax.programs.{verb}")
   return program.main(rest)
+
+
+def _require_text(argv: list[str]) -> None:
+  """Raises UsageError unless every word is UTF-8 without a NUL."""
+  for word in argv:
+    try:
+      word.encode("utf-8")
+    except UnicodeEncodeError as e:
+      raise errors.UsageError(
+        f"argument {word!r}: character {e.start} is not UTF-8; use a terminal "
+        "or a script in UTF-8"
+      ) from e
+    errors.require(
+      "\0" not in word, f"argument {word!r}: holds a NUL, which no name may"
+    )
 
 
 def _help() -> str:

@@ -242,6 +242,25 @@ def test_a_wrong_verb_or_option_is_one_line(argv, fragment, capsys):
   assert fragment in fails(argv, capsys)
 
 
+@pytest.mark.parametrize("verb", [*cli.VERBS, ""])
+@pytest.mark.parametrize("bad", ["caf\udce9", "a\0b", "\ud800"])
+def test_a_word_that_is_no_text_is_one_line(verb, bad, capsys):
+  for word in (bad, f"--prompt={bad}", f"--config={bad}", f"--out={bad}"):
+    message = fails([verb, word] if verb else [word], capsys)
+    assert repr(bad)[1:-1] in message
+
+
+def test_text_that_the_terminal_cannot_show_is_shown_by_its_code():
+  done = subprocess.run(
+    [sys.executable, "-m", "pausejax", "tasks", "list", "--local_dir=\u2603"],
+    capture_output=True,
+    env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    check=False,
+  )
+  assert done.returncode == 2
+  assert b"\\u2603" in done.stderr and b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("argument", "fragment"), WRONG_ARGUMENTS)
 def test_a_wrong_argument_is_one_line(argument, fragment, tmp_path, capsys):
   workdir = tmp_path / "run"
