@@ -115,7 +115,7 @@ def _read(
           f"{where}: the id {row.id!r} was there before, in split {split!r}"
         )
       ids.add(row.id)
-    read.append(made)
+    read.append(_grouped(made))
   if not ids:
     raise errors.UserError(
       f"task {task.name!r}: no usable example in split {split!r} of "
@@ -124,10 +124,18 @@ def _read(
   return read, dict(unusable)
 
 
+def _grouped(made: list[tasks.Example]) -> list[tasks.Example]:
+  """Returns the examples of a record; several are one group by default."""
+  own = made[0].id if len(made) > 1 else ""
+  return [dataclasses.replace(row, group=row.group or own) for row in made]
+
+
 def _digest(rows: Iterable[tasks.Example]) -> str:
   digest = hashlib.sha256()
   for row in rows:
-    digest.update(json.dumps(dataclasses.astuple(row)).encode())
+    said = dataclasses.asdict(row)
+    del said["group"]  # It follows from the rest.
+    digest.update(json.dumps([*said.values()]).encode())
   return digest.hexdigest()
 
 
@@ -150,7 +158,7 @@ def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:
 
 def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
   """Raises unless an example has what its kind of task needs."""
-  texts = [row.id, row.prefix, row.target, *row.references, *row.options]
+  texts = [row.id, row.group, row.prefix, row.target, *row.references, *row.options]
   for text in [*texts, *row.hints]:
     if not isinstance(text, str):
       raise errors.UserError(f"an example holds {text!r:.60}, want a text")

@@ -36,8 +36,8 @@ class Answers:
 
   Attributes:
     metrics: name -> percent over all examples ("perplexity" is one itself).
-    rows: one dict an example, in their order: id, prediction, the `values` of
-      each metric in [0, 1], and what it was compared with.
+    rows: one dict an example, in their order: id, group, prediction, the
+      `values` of each metric in [0, 1], and what it was compared with.
     num_cut: prompts that lost text on the left.
     num_cut_tokens: tokens they lost in all.
   """
@@ -127,6 +127,7 @@ class Answerer:
       rows.append(
         {
           "id": example.id,
+          "group": example.group or example.id,
           "prediction": answer,
           "references": references,
           "values": values,
@@ -164,6 +165,7 @@ class Answerer:
       rows.append(
         {
           "id": example.id,
+          "group": example.group or example.id,
           "prediction": example.options[chosen["accuracy"]],
           "label": example.label,
           "options": list(example.options),

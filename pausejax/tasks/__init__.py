@@ -61,6 +61,9 @@ class Example:
     hints: one text for each of the last positions before the one that predicts
       the target, to be predicted there; every one a single token. With pauses
       appended these positions are pauses: targets on the pauses themselves.
+    group: names the text that the question is on, where others are on the same
+      one: their answers are not independent, and intervals take them as one
+      draw. Several examples of one record are a group by default.
   """
 
   id: str
@@ -70,6 +73,7 @@ class Example:
   options: Sequence[str] = ()
   label: int = -1
   hints: Sequence[str] = ()
+  group: str = ""
 
 
 def predictions_by_id(document: Any) -> Mapping[str, str]:

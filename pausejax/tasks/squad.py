@@ -15,6 +15,7 @@ question stands last, behind its paragraph, so that a prefix too long for the
 model loses text of the paragraph. 50 pauses are the paper's.
 """
 
+import hashlib
 import pathlib
 from collections.abc import Iterator
 
@@ -53,6 +54,8 @@ def examples(record: dict) -> Iterator[tasks.Example]:
     prefix=f"Context: {context}\nQuestion: {question}\nAnswer:",
     target=answers[0],
     references=answers,
+    # The questions on one paragraph.
+    group=hashlib.sha256(context.encode()).hexdigest()[:16],
   )
 
 

@@ -1,0 +1,65 @@
+"""Examples on one text are a group, from the data to the predictions."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from pausejax import tasks
+from pausejax.data import examples
+from tests import test_answers, test_tasks
+
+
+def question(id_: str) -> dict:
+  answers = [{"text": "red", "answer_start": 0}]
+  return {"id": id_, "question": "which?", "answers": answers}
+
+
+def paragraph(text: str, *ids: str) -> dict:
+  return {"context": text, "qas": [question(i) for i in ids]}
+
+
+def groups(rows) -> dict[str, str]:
+  return {row.id: row.group for row in rows}
+
+
+def test_questions_on_one_paragraph_of_squad_are_a_group(tmp_path, data_config):
+  paragraphs = [paragraph("red sea", "a", "b"), paragraph("red cow", "c")]
+  article = {"title": "t", "paragraphs": paragraphs}
+  test_tasks.write(tmp_path, {"dev-v1.1.json": {"data": [article]}})
+  rows = test_tasks.load(data_config, "squad", "validation", tmp_path).rows
+  found = groups(rows)
+  assert found["a"] == found["b"] != found["c"]
+
+
+def test_questions_on_one_story_of_coqa_are_a_group(tmp_path, data_config):
+  stories = [{**test_tasks.COQA, "id": i} for i in ("s1", "s2")]
+  test_tasks.write(tmp_path, {"coqa-dev-v1.0.json": {"data": stories}})
+  rows = test_tasks.load(data_config, "coqa", "validation", tmp_path).rows
+  assert [row.group for row in rows] == ["s1#1", "s1#1", "s2#1", "s2#1"]
+
+
+def test_an_example_of_a_record_of_its_own_has_no_group(tmp_path, data_config):
+  test_tasks.write(tmp_path, {"test.jsonl": [test_tasks.GSM8K] * 2})
+  rows = test_tasks.load(data_config, "gsm8k", "test", tmp_path).rows
+  assert [row.group for row in rows] == ["", ""]
+
+
+def test_the_digest_of_examples_is_that_of_results_without_groups():
+  """Results of earlier versions name it."""
+  row = tasks.Example(id="a", prefix="p", target="t", references=("t",))
+  before = json.dumps(["a", "p", "t", ["t"], [], -1, []]).encode()
+  want = hashlib.sha256(before).hexdigest()
+  assert examples._digest([row]) == want
+  assert examples._digest([dataclasses.replace(row, group="g")]) == want
+
+
+@pytest.mark.parametrize("kind", ["decode", "options"])
+def test_predictions_name_the_group(kind, monkeypatch):
+  rows = test_answers.examples(kind)
+  rows[:2] = [dataclasses.replace(row, group="story") for row in rows[:2]]
+  monkeypatch.setattr(test_answers, "examples", lambda kind: rows)
+  answered = test_answers.answer(kind)
+  found = [row["group"] for row in answered.rows]
+  assert found == ["story", "story", *(row.id for row in rows[2:])]
