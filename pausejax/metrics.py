@@ -14,8 +14,8 @@ together with n, the number of examples: see `score_predictions`.
   WebQuestions, NQ-open  `alias_em`                      DrQA, T5
   CommonsenseQA, others  `exact_match`
 
-`bootstrap_interval` says how sure a difference of two runs on the same
-examples is, `mean_and_std` how far runs with several seeds lie apart.
+`mean_and_std` says how far runs with several seeds lie apart; `intervals.py`
+how sure a score or a difference is.
 """
 
 import collections
@@ -183,36 +183,6 @@ def score_predictions(
     "num_unknown": len(predictions) - len(answered),
     **{name: 100.0 * s / len(references) for name, s in scores.items()},
   }
-
-
-def bootstrap_interval(
-  differences: Sequence[float] | np.ndarray,
-  seed: int,
-  num_samples: int = 10_000,
-  level: float = 0.95,
-) -> tuple[float, float]:
-  """Returns a confidence interval of the mean of paired differences.
-
-  The percentile bootstrap over examples (Efron, 1979; Koehn, 2004): draw n of
-  the n examples with replacement, `num_samples` times, and cut the same share
-  of the means off at both ends.
-
-  Args:
-    differences: [n], score of one run minus score of the other, an example.
-    seed: not negative; the same seed gives the same interval.
-    num_samples: how many times to draw.
-    level: share of the means inside, in (0, 1).
-
-  Returns:
-    (low, high) in the unit of the differences.
-  """
-  differences = np.asarray(differences, np.float64)
-  rng = np.random.default_rng(seed)
-  means = [
-    rng.choice(differences, len(differences)).mean() for _ in range(num_samples)
-  ]
-  low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-  return float(low), float(high)
 
 
 def mean_and_std(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

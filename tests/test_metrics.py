@@ -7,7 +7,6 @@ import pathlib
 import random
 import string
 
-import numpy as np
 import pytest
 
 from pausejax import errors, metrics
@@ -251,31 +250,6 @@ def test_missing_predictions_score_zero_and_unknown_ones_are_counted():
 def test_references_that_cannot_be_scored_are_refused(references):
   with pytest.raises(errors.UserError, match="reference"):
     metrics.score_predictions({"x": "cat"}, references, {})
-
-
-def test_bootstrap_of_two_examples_is_exact():
-  # Means 0, 1/2, 1 come with chances 1/4, 1/2, 1/4.
-  assert metrics.bootstrap_interval([0, 1], seed=0) == (0.0, 1.0)
-  assert metrics.bootstrap_interval([0, 1], seed=0, level=0.4) == (0.5, 0.5)
-
-
-def test_bootstrap_agrees_with_the_normal_approximation():
-  differences = np.random.default_rng(0).normal(0.1, 1.0, 400)
-  low, high = metrics.bootstrap_interval(differences, seed=1)
-  mean, std = metrics.mean_and_std(differences)
-  half = 1.96 * std / np.sqrt(400)
-  # The quantiles of 10,000 draws stray by about 2% of the half width.
-  np.testing.assert_allclose([low, high], [mean - half, mean + half], atol=0.01)
-
-
-def test_bootstrap_is_a_function_of_its_seed():
-  differences = np.random.default_rng(0).normal(size=50)
-  low, high = metrics.bootstrap_interval(differences, 3, num_samples=500)
-  again = metrics.bootstrap_interval(differences, 3, num_samples=500)
-  swapped = metrics.bootstrap_interval(-differences, 3, num_samples=500)
-  assert again == (low, high)
-  assert swapped == pytest.approx((-high, -low))
-  assert metrics.bootstrap_interval(differences, 4, num_samples=500) != again
 
 
 def test_mean_and_std():

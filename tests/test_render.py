@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pausejax.evaluation import render
-from pausejax.evaluation.table import Row
+from pausejax.evaluation.table import ABOUT_INTERVAL, Row
 
 
 def row(**changes) -> Row:
@@ -66,7 +66,7 @@ def test_one_seed_has_no_deviation():
   one = row(seeds=(0,), num_seeds_planned=1, std=0.0)
   assert render.score(one) == "55.9 (M=10)"
   assert render.seeds(one) == "1 seed"
-  assert render.difference(row(interval=None)) == "+19.5 (other examples)"
+  assert render.difference(row(interval=None)) == "+19.5 (no interval)"
 
 
 def test_csv_is_read_back_with_every_bit():
@@ -92,9 +92,11 @@ def test_latex_is_a_tabular_with_a_rule_between_tasks():
   text = render.latex([row(), row(task="piqa"), row(task="piqa")], paper=True)
   assert text.startswith("\\begin{tabular}{lllllrll}\n\\toprule\n")
   assert text.count("\\midrule") == 2
-  assert text.endswith("\\bottomrule\n\\end{tabular}\n")
-  body = [line for line in text.splitlines() if line.endswith("\\\\")]
+  table, notes = text.split("\\bottomrule\n")
+  body = [line for line in table.splitlines() if line.endswith("\\\\")]
   assert {line.count(" & ") for line in body} == {7}
+  assert notes.startswith("\\multicolumn{8}{p{\\linewidth}}{\\footnotesize ")
+  assert notes.endswith("} \\\\\n\\end{tabular}\n")
   assert "55.9 $\\pm$ 1.1 (M=10)" in text
 
 
@@ -108,7 +110,37 @@ def test_names_cannot_break_out_of_a_format():
 
 
 def test_terminal_columns_stand_below_each_other():
-  head, *lines = render.terminal([row(), MISSING]).splitlines()
+  text = render.terminal([row(), MISSING])
+  head, *lines = text.removesuffix(f"\n{ABOUT_INTERVAL}").splitlines()
   for line in lines:
     assert line[head.index("seeds") :].endswith("of 5 seeds")
     assert line[head.index("task") :].startswith("squad")
+
+
+FORMATS = {
+  "terminal": render.terminal,
+  "markdown": lambda rows: render.markdown(rows, paper=False),
+  "latex": lambda rows: render.latex(rows, paper=False),
+  "csv": render.csv,
+  "json": lambda rows: json.dumps(render.as_json(rows)),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_says_what_an_interval_is(name):
+  # Up to the first character that a format may escape.
+  sentence = ABOUT_INTERVAL.partition("is a 95")[2][1:]
+  assert sentence in FORMATS[name]([row(), MISSING])
+  assert sentence not in FORMATS[name]([row(interval=None), MISSING])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_says_why_there_is_none(name):
+  remark = "no difference: it has seeds 0, Std 0 1"
+  text = FORMATS[name]([row(difference=None, interval=None, remark=remark)])
+  assert remark in text
+
+
+def test_groups_of_examples_are_counted_beside_them():
+  assert render.size(row(n=7983, num_groups=500)) == "7,983 (500 groups)"
+  assert render.size(row(n=1319, num_groups=1319)) == "1,319"

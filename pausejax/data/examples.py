@@ -158,7 +158,14 @@ def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:
 
 def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
   """Raises unless an example has what its kind of task needs."""
-  texts = [row.id, row.group, row.prefix, row.target, *row.references, *row.options]
+  texts = [
+    row.id,
+    row.group,
+    row.prefix,
+    row.target,
+    *row.references,
+    *row.options,
+  ]
   for text in [*texts, *row.hints]:
     if not isinstance(text, str):
       raise errors.UserError(f"an example holds {text!r:.60}, want a text")

@@ -1,7 +1,8 @@
 """The table of a study as text: terminal, Markdown, CSV, LaTeX, JSON.
 
 Scores are percent: mean ± sample deviation over seeds, and M at inference.
-A cell without results says how many seeds it waits for.
+A cell without results says how many seeds it waits for. Every format says what
+an interval is, and why a row has none.
 """
 
 import csv as csv_
@@ -12,10 +13,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pausejax.evaluation.table import Row
+from pausejax.evaluation.table import ABOUT_INTERVAL, Row
 
 _HEADINGS = ("task", "metric", "variant", "score", "difference", "n", "seeds")
 _PAPER = "paper, 1B"
+# Column of CSV and JSON that says what an interval is.
+_ABOUT = "about_interval"
 _TEX = {c: "\\" + c for c in "&%$#_{}"} | {
   "\\": r"\textbackslash{}",
   "~": r"\textasciitilde{}",
@@ -31,9 +34,8 @@ def terminal(rows: Sequence[Row]) -> str:
   """Returns aligned text to print."""
   lines = [_HEADINGS, *(_cells(row, paper=False) for row in rows)]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  return "\n".join(
-    "  ".join(map(str.ljust, line, widths)).rstrip() for line in lines
-  )
+  text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+  return "\n".join([*text, *notes(rows)])
 
 
 def markdown(rows: Sequence[Row], *, paper: bool) -> str:
@@ -41,12 +43,13 @@ def markdown(rows: Sequence[Row], *, paper: bool) -> str:
   paper = paper and has_paper(rows)
   head = _headings(paper)
   lines = [head, ["---"] * len(head), *(_cells(row, paper) for row in rows)]
-  return "".join(f"| {' | '.join(map(markdown_text, x))} |\n" for x in lines)
+  table = "".join(f"| {' | '.join(map(markdown_text, x))} |\n" for x in lines)
+  return table + "".join(f"\n{markdown_text(n)}\n" for n in notes(rows))
 
 
 def csv(rows: Sequence[Row]) -> str:
   """Returns one line a row, in full precision; what is not there is empty."""
-  names = [field.name for field in dataclasses.fields(Row)]
+  names = [*(field.name for field in dataclasses.fields(Row)), _ABOUT]
   pairs = {"interval": ("low", "high"), "paper": ("paper_mean", "paper_std")}
   out = io.StringIO()
   writer = csv_.writer(out, lineterminator="\n")
@@ -73,17 +76,27 @@ def latex(rows: Sequence[Row], *, paper: bool) -> str:
   columns = "lllllrl" + "l" * paper
   return (
     f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
-    f"{_tex_line(_headings(paper))}\\midrule\n{body}"
-    "\\bottomrule\n\\end{tabular}\n"
+    f"{_tex_line(_headings(paper))}\\midrule\n{body}\\bottomrule\n"
+    f"{_tex_notes(rows, len(columns))}\\end{{tabular}}\n"
   )
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
   """Returns the rows as plain values; NaN is None."""
   return [
-    {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
+    {
+      **{name: _plain(v) for name, v in dataclasses.asdict(row).items()},
+      _ABOUT: ABOUT_INTERVAL if row.interval else "",
+    }
     for row in rows
   ]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+  """Returns what stands below the table, a sentence each."""
+  has_interval = any(row.interval for row in rows)
+  remarks = (f"{r.task}, {r.variant}: {r.remark}" for r in rows if r.remark)
+  return [*([ABOUT_INTERVAL] if has_interval else []), *remarks]
 
 
 def has_paper(rows: Sequence[Row]) -> bool:
@@ -108,9 +121,9 @@ def mean_and_std(mean: float, std: float, num_seeds: int) -> str:
 def difference(row: Row) -> str:
   """Returns "+3.2 [+1.0, +5.4]", or "" without anything to compare with."""
   if row.difference is None:
-    return ""
+    return "not comparable" if row.remark else ""
   if row.interval is None:
-    return f"{row.difference:+.1f} (other examples)"
+    return f"{row.difference:+.1f} (no interval)"
   low, high = row.interval
   return f"{row.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
 
@@ -121,6 +134,12 @@ def seeds(row: Row) -> str:
   plural = "" if planned == 1 else "s"
   done_of = "" if done == planned else f"{done} of "
   return f"{done_of}{planned} seed{plural}"
+
+
+def size(row: Row) -> str:
+  """Returns "7,983 (500 groups)", without groups where each is its own."""
+  groups = f" ({row.num_groups:,} groups)" if 0 < row.num_groups < row.n else ""
+  return f"{row.n:,}{groups}" if row.n else ""
 
 
 def published(row: Row) -> str:
@@ -140,14 +159,24 @@ def _headings(paper: bool) -> list[str]:
 
 
 def _cells(row: Row, paper: bool) -> list[str]:
-  n = f"{row.n:,}" if row.n else ""
-  cells = [row.task, row.metric, row.variant, score(row), difference(row), n]
-  return [*cells, seeds(row), *([published(row)] if paper else [])]
+  cells = [row.task, row.metric, row.variant, score(row), difference(row)]
+  return [*cells, size(row), seeds(row), *([published(row)] if paper else [])]
+
+
+def _tex_notes(rows: Sequence[Row], num_columns: int) -> str:
+  return "".join(
+    f"\\multicolumn{{{num_columns}}}{{p{{\\linewidth}}}}"
+    f"{{\\footnotesize {_tex(note)}}} \\\\\n"
+    for note in notes(rows)
+  )
+
+
+def _tex(text: str) -> str:
+  return "".join(_TEX.get(c, c) for c in text)
 
 
 def _tex_line(cells: Sequence[str]) -> str:
-  texts = ["".join(_TEX.get(c, c) for c in cell) for cell in cells]
-  return f"{' & '.join(texts)} \\\\\n"
+  return f"{' & '.join(map(_tex, cells))} \\\\\n"
 
 
 def _plain(value: Any) -> Any:

@@ -3,20 +3,37 @@
 A variant is a pretraining and one or more finetunings, of which the best by
 mean counts (the paper reports the better of M = 10 and 50, chosen on the very
 score that it reports). Values are percent; a row is the mean and the sample
-standard deviation over seeds, and its difference to the first variant with a
-95% interval: a paired bootstrap over examples of their means over seeds.
+standard deviation over seeds, and its difference to the first variant with the
+interval that `ABOUT_INTERVAL` describes.
+
+S seeds, N examples.
 """
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pausejax import metrics
+from pausejax import intervals, metrics
 from pausejax.evaluation import results as results_
 from pausejax.evaluation.study import Cell, Study, Variant
+
+# Every format of the table shows it.
+ABOUT_INTERVAL = (
+  "[low, high] is a 95% interval of the expected difference to the first "
+  "variant over finetuning seeds, paired, and over examples, those on one text "
+  "as one draw; the limit that the choice of the best M moves is corrected for "
+  "it (Bonferroni); how far another pretraining run would lie apart is not in "
+  "it."
+)
+
+_NO_GROUPS = (
+  "its predictions were written before they named groups, so that every "
+  "example was taken as independent; evaluate again"
+)
 
 # Goyal et al. (2024), table 1: 1B model, mean and deviation over 5 finetunings.
 PAPER = {
@@ -54,8 +71,11 @@ class Row:
     num_seeds_planned: how many the study wants.
     n: examples of each result.
     difference: mean minus that of the first variant, None without it.
-    interval: 95% interval of the difference.
+    interval: (low, high) of the difference, see `ABOUT_INTERVAL`.
     paper: (mean, deviation) of the paper's 1B model, if it gives them.
+    num_candidates: finetunings of which it is the best.
+    num_groups: groups of examples that the interval counts; 0 without one.
+    remark: why there is no difference or interval, or what is wrong with it.
   """
 
   task: str
@@ -71,14 +91,35 @@ class Row:
   difference: float | None
   interval: tuple[float, float] | None
   paper: tuple[float, float] | None
+  num_candidates: int = 1
+  num_groups: int = 0
+  remark: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-  """The results of one arm under the condition of a variant, by seed."""
+class _Answers:
+  """What the seeds of an arm answered; examples in the order of their ids."""
 
+  ids: tuple[str, ...]
+  values_SN: np.ndarray
+  groups: tuple[str, ...] | None  # None: the predictions do not name them.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arm:
+  """The results of one finetuning under the condition of a variant, by seed.
+
+  Attributes:
+    variant: its name.
+    finetuning: its name.
+    by_seed: seed -> result, seeds rising.
+    num_candidates: finetunings with as many seeds, itself included.
+  """
+
+  variant: str
   finetuning: str
   by_seed: dict[int, dict]
+  num_candidates: int = 1
 
   def metric(self) -> str:
     return next(iter(next(iter(self.by_seed.values()))["metrics"]))
@@ -86,6 +127,23 @@ class _Found:
   def scores(self) -> list[float]:
     name = self.metric()
     return [result["metrics"][name] for result in self.by_seed.values()]
+
+  def digests(self) -> set[str]:
+    return {r.get("examples_sha256", "") for r in self.by_seed.values()}
+
+  @functools.cached_property
+  def answers(self) -> _Answers | None:
+    """The answers, None if the seeds did not answer the same examples."""
+    rows = [_by_id(result) for result in self.by_seed.values()]
+    ids = tuple(sorted(rows[0]))
+    if len(self.digests()) > 1 or any(row.keys() != {*ids} for row in rows):
+      return None
+    name = self.metric()
+    values_SN = np.array(
+      [[row[i]["values"][name] for i in ids] for row in rows]
+    )
+    groups = tuple(rows[0][i].get("group", "") for i in ids)
+    return _Answers(ids, values_SN, groups if all(groups) else None)
 
 
 def build(study: Study, found: Mapping[str, Sequence[dict]]) -> list[Row]:
@@ -114,8 +172,8 @@ def matches(result: Mapping[str, Any], variant: Variant) -> bool:
   return same == (result["num_pauses"], result["position"], result["filler"])
 
 
-def _best(study: Study, task: str, variant: Variant, found) -> _Found | None:
-  """Returns the arm with the best mean; arms with more seeds come first."""
+def _best(study: Study, task: str, variant: Variant, found) -> _Arm | None:
+  """Returns the best mean among the arms with the most seeds."""
   arms = collections.defaultdict(dict)
   split = study.split_of(task)
   for cell in study.finetunings_of(task):
@@ -126,12 +184,16 @@ def _best(study: Study, task: str, variant: Variant, found) -> _Found | None:
       same = (result["task"], result["split"]) == (task, split)
       if same and matches(result, variant):
         arms[cell.finetuning, result["num_pauses"]][cell.seed] = result
-  candidates = [_Found(key[0], by_seed) for key, by_seed in arms.items()]
-  return max(
-    candidates,
-    key=lambda f: (len(f.by_seed), np.mean(f.scores())),
-    default=None,
-  )
+  candidates = [
+    _Arm(variant.name, finetuning, dict(sorted(by_seed.items())))
+    for (finetuning, _), by_seed in arms.items()
+  ]
+  most = max((len(arm.by_seed) for arm in candidates), default=0)
+  candidates = [arm for arm in candidates if len(arm.by_seed) == most]
+  if not candidates:
+    return None
+  best = max(candidates, key=lambda arm: np.mean(arm.scores()))
+  return dataclasses.replace(best, num_candidates=len(candidates))
 
 
 def _belongs(cell: Cell, variant: Variant) -> bool:
@@ -141,7 +203,7 @@ def _belongs(cell: Cell, variant: Variant) -> bool:
   )
 
 
-def _row(study: Study, task, name, arm: _Found | None, baseline) -> Row:
+def _row(study: Study, task, name, arm: _Arm | None, baseline) -> Row:
   paper = PAPER.get(task, {}).get(name)
   planned = len(study.seeds)
   if arm is None:
@@ -150,11 +212,8 @@ def _row(study: Study, task, name, arm: _Found | None, baseline) -> Row:
       task, "", name, "", 0, nan, nan, (), planned, 0, None, None, paper
     )
   mean, std = metrics.mean_and_std(arm.scores())
-  difference, interval = None, None
-  if baseline is not None and arm is not baseline:
-    difference, interval = _difference(arm, baseline)
   first = next(iter(arm.by_seed.values()))
-  return Row(
+  row = Row(
     task=task,
     metric=arm.metric(),
     variant=name,
@@ -162,36 +221,52 @@ def _row(study: Study, task, name, arm: _Found | None, baseline) -> Row:
     num_pauses=first["num_pauses"],
     mean=mean,
     std=std,
-    seeds=tuple(sorted(arm.by_seed)),
+    seeds=tuple(arm.by_seed),
     num_seeds_planned=planned,
     n=first["n"],
-    difference=difference,
-    interval=interval,
+    difference=None,
+    interval=None,
     paper=paper,
+    num_candidates=arm.num_candidates,
   )
+  if baseline is None or arm is baseline:
+    return row
+  return dataclasses.replace(row, **_comparison(arm, baseline))
 
 
-def _difference(
-  arm: _Found, baseline: _Found
-) -> tuple[float, tuple[float, float] | None]:
-  """Returns the difference of the means in percent, and its interval.
-
-  There is none where the two did not answer the same examples.
-  """
-  mine, theirs = _mean_values(arm), _mean_values(baseline)
+def _comparison(arm: _Arm, baseline: _Arm) -> dict[str, Any]:
+  """Returns the fields of a row that compare it with the baseline."""
+  if arm.by_seed.keys() != baseline.by_seed.keys():
+    own, other = (" ".join(map(str, a.by_seed)) for a in (arm, baseline))
+    remark = f"no difference: it has seeds {own}, {baseline.variant} {other}"
+    return {"remark": remark}
+  mine, theirs = arm.answers, baseline.answers
+  same = arm.digests() == baseline.digests()
+  if not (same and mine and theirs and mine.ids == theirs.ids):
+    remark = "no difference: not all seeds of both answered the same examples"
+    return {"remark": remark}
   difference = float(np.mean(arm.scores()) - np.mean(baseline.scores()))
-  if mine.keys() != theirs.keys():
-    return difference, None
-  differences = np.array([mine[i] - theirs[i] for i in mine])
-  low, high = metrics.bootstrap_interval(100 * differences, seed=0)
-  return difference, (low, high)
+  groups = mine.groups or theirs.groups
+  interval = intervals.of_difference(
+    mine.values_SN - theirs.values_SN,
+    groups,
+    num_candidates=(arm.num_candidates, baseline.num_candidates),
+  )
+  if interval is None:
+    reason = (
+      "one seed does not show how far seeds lie apart"
+      if len(arm.by_seed) == 1
+      else "all examples are on one text"
+    )
+    return {"difference": difference, "remark": f"no interval: {reason}"}
+  low, high = interval
+  return {
+    "difference": difference,
+    "interval": (100 * low, 100 * high),
+    "num_groups": len({*(groups or mine.ids)}),
+    "remark": "" if groups else _NO_GROUPS,
+  }
 
 
-def _mean_values(arm: _Found) -> dict[str, float]:
-  """Returns example id -> its metric, averaged over seeds."""
-  values = collections.defaultdict(list)
-  name = arm.metric()
-  for result in arm.by_seed.values():
-    for row in results_.predictions(result):
-      values[row["id"]].append(row["values"][name])
-  return {i: float(np.mean(v)) for i, v in values.items()}
+def _by_id(result: dict) -> dict[str, dict]:
+  return {row["id"]: row for row in results_.predictions(result)}

@@ -168,8 +168,6 @@ def advice(report: Report) -> list[str]:
     lines += [
       "Where a variant has several M, the best was chosen on the score that "
       "is reported, as in the paper: it flatters variants with more of them.",
-      "Intervals come from a paired bootstrap over examples, for these very "
-      "models: other seeds or another pretraining may move a score further.",
     ]
   if 0 < len(report.seeds()) < 3:
     count = len(report.seeds())

@@ -55,7 +55,8 @@ def table(it: Report, *, paper: bool) -> Html:
     tag("tbody", *body),
     class_="sortable",
   )
-  return markup.scrolling(whole, "table of variants")
+  notes = [tag("p", note) for note in render.notes(it.rows)]
+  return markup.join(markup.scrolling(whole, "table of variants"), *notes)
 
 
 def configs(it: Report) -> Html:
@@ -124,7 +125,7 @@ def _cells(row: Row) -> dict[str, Html]:
     _DIFFERENCE: _number(difference, row.difference),
     "M": _number("" if m is None else m, m),
     _FINETUNING: tag("td", row.finetuning, data_value=row.finetuning),
-    "n": _number(f"{row.n:,}" if row.n else "", row.n or None),
+    "n": _number(render.size(row), row.n or None),
     "seeds": _number(render.seeds(row), len(row.seeds)),
     _PAPER: _number(render.published(row), row.paper and row.paper[0]),
   }
