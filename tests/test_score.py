@@ -60,8 +60,8 @@ def folder(tmp_path) -> pathlib.Path:
   return tmp_path
 
 
-def score(folder, task, predictions, *options) -> int:
-  path = folder / "predictions.json"
+def score(folder, task, predictions, *options, name="predictions.json") -> int:
+  path = folder / name
   if not isinstance(predictions, str):
     predictions = json.dumps(predictions)
   path.write_text(predictions)
@@ -127,6 +127,10 @@ def test_options_are_predicted_by_index_or_text(
     ("squad", '{"q1": "a", "q1": "b"}', "'q1' is there 2 times"),
     ("squad", {"q1": 3}, "prediction of 'q1': expected a text, got 3"),
     ("squad", {"q1": None}, "got None"),
+    ("squad", '{"q1": NaN}', "got nan"),
+    ("squad", {"q1": ["a"]}, "got ['a']"),
+    ("squad", "", "malformed JSON"),
+    ("squad", "{}", "is among its 0"),
     ("squad", {"0": "a"}, "no id of 'validation' is among its 1"),
     ("coqa", [{"id": "s1", "answer": "a"}], "turn_id"),
     ("coqa", [{"id": "s1", "turn_id": 1, "answer": 2}], "expected a text"),
@@ -141,6 +145,65 @@ def test_a_wrong_file_is_one_line(folder, capsys, task, predictions, problem):
   said = capsys.readouterr().err
   assert said.count("\n") == 1
   assert f"{folder}/predictions.json: " in said and problem in said
+
+
+@pytest.mark.parametrize(
+  "lines, problem",
+  [
+    ('{"id": "q1", "prediction": "a"}\n' * 2, "p.jsonl:2: 'q1' is answered tw"),
+    ('{"id": "q1"}\n', "p.jsonl:1: expected 'id', a text, and 'prediction'"),
+    ('{"prediction": "a"}\n', "p.jsonl:1: expected 'id'"),
+    ('{"id": 1, "prediction": "a"}\n', "p.jsonl:1: expected 'id', a text"),
+    ('\n{"id": "q1", "prediction": null}\n', "p.jsonl:2: prediction of 'q1'"),
+    ('{"id": "q1", "prediction": NaN}\n', "p.jsonl:1: prediction of 'q1'"),
+    ('{"id": "q1", "id": "q2", "prediction": ""}', "'id' is there 2 times"),
+    (
+      '{"id": "x", "prediction": "a"}\n',
+      "no id of 'validation' is among its 1",
+    ),
+    ("", "no id of 'validation' is among its 0"),
+    ("[]\n", "p.jsonl:1: expected a JSON object"),
+    (
+      '{"id": "q1", "prediction": "", "references": ["an Aleph"]}',
+      "p.jsonl:1: was written for other examples",
+    ),
+    (
+      "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+      "Git LFS pointer",
+    ),
+  ],
+)
+def test_wrong_json_lines_are_one_line(folder, capsys, lines, problem):
+  assert score(folder, "squad", lines, name="p.jsonl") == 1
+  said = capsys.readouterr().err
+  assert said.count("\n") == 1 and problem in said
+
+
+def test_json_lines_of_predictions_count_as_a_document_does(folder, capsys):
+  predictions = {"q1": "the\u2028capital", "q2": "capital", "x": "a\u0085b"}
+  assert score(folder, "squad", predictions) == 0
+  expected = capsys.readouterr().out
+  lines = "\n \r\n".join(
+    json.dumps({"id": key, "prediction": text}, ensure_ascii=False)
+    for key, text in predictions.items()
+  )
+  for name in ("one.predictions.jsonl", "two.jsonl"):
+    assert score(folder, "squad", "\ufeff" + lines, name=name) == 0
+    assert capsys.readouterr().out == expected
+  assert "2 examples without a prediction" in expected
+  assert "1 predictions of no example" in expected
+
+
+def test_what_is_left_out_is_shown_and_not_asked_for(folder, capsys):
+  data = json.loads(json.dumps(SQUAD))
+  data["data"][0]["paragraphs"][0]["qas"][0]["answers"] = []
+  (folder / "dev-v1.1.json").write_text(json.dumps(data))
+  assert (
+    score(folder, "squad", {q: "the capital" for q in ["q2", "q3", "q4"]}) == 0
+  )
+  said = capsys.readouterr().out
+  assert "3 examples; 1 left out: a question without an answer" in said
+  assert "100.000 em" in said and "without a prediction" in said
 
 
 def test_a_wrong_command_line_is_one_line(folder, capsys):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pausejax import errors, files, json_files
+from pausejax.data import records
 from pausejax.data.prompts import Waiting
 
 PREDICTIONS = ".predictions.jsonl"
@@ -69,16 +70,21 @@ def read(folder: pathlib.Path) -> list[dict]:
 
 
 def predictions(result: Mapping[str, Any]) -> list[dict]:
-  """Returns the rows that belong to a result from `read`."""
+  """Returns the rows that belong to a result from `read`.
+
+  Raises:
+    UserError: no such file, a line that is no prediction, or an id twice.
+  """
   path = pathlib.Path(result["path"])
   path = path.with_name(path.stem + PREDICTIONS)
   if not path.is_file():
     raise errors.UserError(f"no predictions {path}; evaluate again")
-  try:
-    lines = files.split_lines(path.read_text("utf-8"))
-  except UnicodeDecodeError as e:
-    raise errors.UserError(f"{path} is damaged: {e}; {_FIX}") from e
-  return [
-    json_files.parse(line, _PREDICTION, f"{path}:{number}", _FIX)
-    for number, line in enumerate(lines, start=1)
-  ]
+  rows: dict[str, dict] = {}
+  for where, line in records.lines(path):
+    row = json_files.parse(line, _PREDICTION, where, _FIX)
+    if row["id"] in rows:
+      raise errors.UserError(
+        f"{where}: a second prediction of {row['id']!r}; {_FIX}"
+      )
+    rows[row["id"]] = row
+  return list(rows.values())

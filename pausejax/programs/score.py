@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs import base
-from pausejax import commandline, errors, metrics, settings, tasks
+from pausejax import commandline, errors, files, metrics, settings, tasks
 from pausejax.data import examples, records
-from pausejax.evaluation import results
+
+# Where an answer stands, for messages, and the answer.
+Located = tuple[str, Any]
 
 
 def main(argv: list[str]) -> int:
@@ -42,7 +44,7 @@ def main(argv: list[str]) -> int:
   if options.out:
     result = {"task": task.name, "split": split, **scores}
     result["examples_sha256"] = loaded.sha256
-    pathlib.Path(options.out).write_text(json.dumps(result, indent=2) + "\n")
+    files.write(pathlib.Path(options.out), json.dumps(result, indent=2) + "\n")
   return 0
 
 
@@ -60,16 +62,12 @@ def read_predictions(
   Raises:
     UserError: the file is malformed, or answers none of the examples.
   """
-  is_ours = path.name.endswith(results.PREDICTIONS)
-  document = None if is_ours else records.json_value(path)
   rows = {row.id: row for row in loaded.rows}
-  try:
-    found = (
-      _of_an_evaluation(path) if is_ours else task.read_predictions(document)
-    )
-    answers = {key: _answer(key, a, rows.get(key)) for key, a in found.items()}
-  except errors.UserError as e:
-    raise errors.UserError(f"{path}: {e.message}") from e
+  read = _of_lines if ".jsonl" in path.suffixes else _of_a_document
+  answers = {
+    key: _answer(where, key, answer, rows.get(key))
+    for key, (where, answer) in read(task, rows, path).items()
+  }
   if not rows.keys() & answers.keys():
     raise errors.UserError(
       f"{path}: no id of {loaded.split!r} is among its {len(answers)}; ids are "
@@ -78,10 +76,46 @@ def read_predictions(
   return answers
 
 
-def _of_an_evaluation(path: pathlib.Path) -> dict[str, str]:
-  """Returns id -> prediction of a file that `pausejax evaluate` wrote."""
-  rows = [row for _, row in records.json_lines(path)]
-  return {records.text(r, "id"): r.get("prediction", "") for r in rows}
+def _of_a_document(task, rows, path: pathlib.Path) -> dict[str, Located]:
+  """Returns id -> (where, answer) of a JSON document that the task reads."""
+  del rows
+  document = records.json_value(path)
+  try:
+    found = task.read_predictions(document)
+  except errors.UserError as e:
+    raise errors.UserError(f"{path}: {e.message}") from e
+  return {key: (str(path), answer) for key, answer in found.items()}
+
+
+def _of_lines(task, rows, path: pathlib.Path) -> dict[str, Located]:
+  """Returns id -> (where, answer) of JSON lines, such as `evaluate` writes."""
+  del task
+  found: dict[str, Located] = {}
+  for where, record in records.json_lines(path):
+    key = record.get("id")
+    if not isinstance(key, str) or "prediction" not in record:
+      raise errors.UserError(
+        f"{where}: expected 'id', a text, and 'prediction', got {record!r:.60}"
+      )
+    if key in found:
+      raise errors.UserError(
+        f"{where}: {key!r} is answered twice, before at {found[key][0]}"
+      )
+    if key in rows:
+      _require_same_example(where, record, rows[key])
+    found[key] = (where, record["prediction"])
+  return found
+
+
+def _require_same_example(where: str, record: dict, row: tasks.Example) -> None:
+  """Raises if a line says that its example had other answers to choose from."""
+  for name in ("references", "options"):
+    wanted = list(getattr(row, name))
+    if record.get(name, wanted) != wanted:
+      raise errors.UserError(
+        f"{where}: was written for other examples: the {name} of {row.id!r} "
+        f"are {wanted!r:.60} here, and {record[name]!r:.60} there"
+      )
 
 
 def score(
@@ -91,21 +125,19 @@ def score(
   if task.kind == "decode":
     references = {row.id: row.references for row in loaded.rows}
     return metrics.score_predictions(answers, references, task.metrics)
-  if any(row.label < 0 for row in loaded.rows):
-    raise errors.UserError(
-      f"split {loaded.split!r} has examples without labels"
-    )
   references = {row.id: [row.options[row.label]] for row in loaded.rows}
   accuracy = {"accuracy": metrics.exact_match}
   return metrics.score_predictions(answers, references, accuracy)
 
 
-def _answer(key: str, answer: Any, row: tasks.Example | None) -> str:
+def _answer(
+  where: str, key: str, answer: Any, row: tasks.Example | None
+) -> str:
   """Returns a prediction as text; raises UserError if it cannot be one."""
   if row is None or not row.options:
     if not isinstance(answer, str):
       raise errors.UserError(
-        f"prediction of {key!r}: expected a text, got {answer!r:.60}"
+        f"{where}: prediction of {key!r}: expected a text, got {answer!r:.60}"
       )
     return answer
   if type(answer) is int and 0 <= answer < len(row.options):
@@ -113,8 +145,8 @@ def _answer(key: str, answer: Any, row: tasks.Example | None) -> str:
   options = [option.strip() for option in row.options]
   if not isinstance(answer, str) or answer.strip() not in options:
     raise errors.UserError(
-      f"prediction of {key!r}: expected the text of an option, or a number "
-      f"from 0 to {len(options) - 1}, got {answer!r:.60}"
+      f"{where}: prediction of {key!r}: expected the text of an option, or a "
+      f"number from 0 to {len(options) - 1}, got {answer!r:.60}"
     )
   return answer
 
