@@ -1,5 +1,6 @@
 """Answers and scores: nobody is counted twice, whatever the batch or hosts."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -101,6 +102,25 @@ def test_the_batch_size_changes_nothing(kind, attention):
 def test_eight_devices_answer_as_one(kind):
   one = answer(kind, batch_size=8)
   same(one, answer(kind, batch_size=8, mesh=mesh_of_8(2, 2, 2)))
+
+
+def test_characters_are_counted_as_an_example_says(monkeypatch):
+  """White space that was published counts in accuracy_per_character."""
+  plain = answer("options", batch_size=8)
+  as_published = [
+    dataclasses.replace(e, num_characters=(100, 1, 1)[: len(e.options)])
+    for e in examples("options")
+  ]
+  monkeypatch.setitem(globals(), "examples", lambda kind: as_published)
+  found = answer("options", batch_size=8)
+  changed = 0
+  for before, after in zip(plain.rows, found.rows, strict=True):
+    assert before["log_likelihoods"] == after["log_likelihoods"]
+    scores = np.array(after["log_likelihoods"])
+    best = np.argmax(scores / np.array([100, 1, 1])[: len(scores)])
+    assert after["values"]["accuracy_per_character"] == float(best == 0)
+    changed += before["values"] != after["values"]
+  assert changed > 0
 
 
 def test_metrics_are_means_over_examples_and_nobody_else():

@@ -38,8 +38,8 @@ def spelling_of(n):
 def small_tasks():
   """Two tasks, one of them without held-out records of its own."""
   with pytest.MonkeyPatch.context() as patch:
+    tasks.names()  # Imports those of the package.
     patch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
-    tasks.names()
     tasks.register(
       tasks.Task(
         name="sums",

@@ -329,7 +329,8 @@ def test_coqa_has_a_turn_an_example_with_the_right_answers_before(
   assert second.prefix.startswith(f"{first.prefix} white\n\n")
   short = {**COQA, "answers": COQA["answers"][:1]}
   write(tmp_path, {"coqa-train-v1.0.json": {"data": [short]}})
-  assert "zip()" in message(data_config, "coqa", "train", tmp_path)
+  said = message(data_config, "coqa", "train", tmp_path)
+  assert "answers: there is no row of turn 2" in said
 
 
 def test_commonsense_qa_needs_a_right_answer(tmp_path, data_config):

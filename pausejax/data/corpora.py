@@ -210,8 +210,16 @@ def read_text(path: str) -> str:
   """Returns the whole file as one document, its line ends as line feeds.
 
   Raises:
-    UserError: what `read_lines` raises, not UTF-8, a NUL, or longer than
-      `MAX_TEXT_BYTES`.
+    UserError: what `read_whole` raises, not UTF-8, or a NUL.
+  """
+  return _decode(read_whole(path).replace(b"\r\n", b"\n"), path, 0)
+
+
+def read_whole(path: str) -> bytes:
+  """Returns the bytes of a file, decompressed, without a byte order mark.
+
+  Raises:
+    UserError: what `read_lines` raises, or longer than `MAX_TEXT_BYTES`.
   """
   lines, size = [], 0
   for line in read_lines(path):
@@ -219,7 +227,7 @@ def read_text(path: str) -> str:
     if size > MAX_TEXT_BYTES:
       raise _too_long(path, "file", MAX_TEXT_BYTES)
     lines.append(line)
-  return _decode(b"".join(lines).replace(b"\r\n", b"\n"), path, 0)
+  return b"".join(lines)
 
 
 def parse_line(line: bytes, path: str, number: int, field: str) -> str:

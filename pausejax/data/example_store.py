@@ -20,7 +20,7 @@ from pausejax.data import examples, prompts, record_files
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.settings import DataConfig
 
-FORMAT = 1
+FORMAT = 2  # 1 had no `num_characters`, and other ids where none is published.
 SPLITS = ("train", "validation")
 _SPLIT = {"num_unusable": {str: int}, "examples_sha256": str}
 _RECORD = {

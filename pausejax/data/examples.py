@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pausejax import errors, tasks
@@ -24,7 +24,8 @@ class Examples:
   Attributes:
     split: its name.
     rows: the examples, in the order of the source.
-    num_unusable: reason -> how many records the task left out for it.
+    num_unusable: reason -> how many were left out for it: whole records by the
+      task, single examples because no answer can be right.
     sha256: digest of all that the examples say.
     prefix_ids: ids of each prefix; empty where they are not known yet.
     target_ids: the same of each target, EOS at the end.
@@ -39,9 +40,7 @@ class Examples:
 
   def summary(self) -> str:
     """Returns one line: the counts, with everything that was left out."""
-    left_out = "".join(
-      f"; {n:,} left out: {reason}" for reason, n in self.num_unusable.items()
-    )
+    left_out = _left_out(self.num_unusable)
     return f"{self.split}: {len(self.rows):,} examples{left_out}"
 
 
@@ -99,27 +98,29 @@ def _read(
 ) -> tuple[list[list[tasks.Example]], dict[str, int]]:
   """Returns (the examples of each usable record, the unusable by reason)."""
   read: list[list[tasks.Example]] = []
-  ids: set[str] = set()
+  places: dict[str, str] = {}
   unusable: dict[str, int] = collections.Counter()
-  for where, record in task.source.records(split, data):
+  for place, (where, record) in enumerate(task.source.records(split, data)):
     try:
       made = _make(task, where, record)
     except tasks.Unusable as e:
       unusable[str(e)] += 1
       continue
-    for place, row in enumerate(made):
-      if not row.id:
-        row = made[place] = dataclasses.replace(row, id=str(len(ids)))
-      if row.id in ids:
+    made = _grouped(_named(made, place))
+    for row in made:
+      if row.id in places:
         raise errors.UserError(
-          f"{where}: the id {row.id!r} was there before, in split {split!r}"
+          f"{where}: the id {row.id!r} was there before, at {places[row.id]}"
         )
-      ids.add(row.id)
-    read.append(_grouped(made))
-  if not ids:
+      places[row.id] = where
+    reasons = [_fault(task, row) for row in made]
+    unusable.update(filter(None, reasons))
+    usable = [row for row, why in zip(made, reasons, strict=True) if not why]
+    read += [usable] if usable else []
+  if not read:
     raise errors.UserError(
       f"task {task.name!r}: no usable example in split {split!r} of "
-      f"{task.source.describe(data)}"
+      f"{task.source.describe(data)}{_left_out(unusable)}"
     )
   return read, dict(unusable)
 
@@ -130,11 +131,50 @@ def _grouped(made: list[tasks.Example]) -> list[tasks.Example]:
   return [dataclasses.replace(row, group=row.group or own) for row in made]
 
 
+def _left_out(unusable: Mapping[str, int]) -> str:
+  """Returns "; 2 left out: REASON; ..." to end a line, "" for none."""
+  return "".join(f"; {n:,} left out: {why}" for why, n in unusable.items())
+
+
+def _named(made: list[tasks.Example], place: int) -> list[tasks.Example]:
+  """Returns the examples of a record, those without an id named by its place.
+
+  Records that are left out count, so that the place is that in the file.
+  """
+  ids = [f"{place}#{turn}" for turn in range(1, len(made) + 1)]
+  ids = ids if len(made) > 1 else [str(place)]
+  return [
+    row if row.id else dataclasses.replace(row, id=own)
+    for row, own in zip(made, ids, strict=False)
+  ]
+
+
+def _fault(task: tasks.Task, row: tasks.Example) -> str:
+  """Returns why no answer to an example can be right, "" if one can."""
+  if not row.prefix.strip():
+    return "an empty prefix"
+  if task.kind == "decode":
+    is_empty = not all(t.strip() for t in (row.target, *row.references))
+    return "an empty answer" if is_empty else ""
+  options = [option.strip() for option in row.options]
+  if row.label < 0:
+    return "no published label"
+  if not all(options):
+    return "an empty option"
+  if len({*options}) < 2:
+    return "fewer than two different options"
+  return "the right option twice" * (options.count(options[row.label]) > 1)
+
+
 def _digest(rows: Iterable[tasks.Example]) -> str:
+  """Returns the sha256 of all that the examples say."""
   digest = hashlib.sha256()
   for row in rows:
     said = dataclasses.asdict(row)
     del said["group"]  # It follows from the rest.
+    # The digests of examples without it are those of earlier versions.
+    if not row.num_characters:
+      del said["num_characters"]
     digest.update(json.dumps([*said.values()]).encode())
   return digest.hexdigest()
 
@@ -179,3 +219,8 @@ def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
     )
   if row.options and row.label >= 0 and row.target != row.options[row.label]:
     raise errors.UserError(f"the target is not option {row.label}")
+  if row.num_characters and len(row.num_characters) != len(row.options):
+    raise errors.UserError(
+      f"num_characters has {len(row.num_characters)} numbers for "
+      f"{len(row.options)} options"
+    )

@@ -5,12 +5,15 @@
   Generated  a function that makes them
 
 Both yield (where, record): `where` names file and line for error messages, and
-`text` and `texts` take a record apart with messages to go behind it.
-Nothing is dropped: what cannot be read is an error that says where.
+`text`, `words` and `texts` take a record apart with messages to go behind it.
+Nothing is dropped silently: what cannot be read is an error that says where,
+and what a task leaves out (`Unusable`) is counted. A line that holds nothing
+but ASCII white space is no record, in every format.
 """
 
 import collections
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +28,10 @@ Located = tuple[str, Any]
 
 class NotThere(errors.UserError):
   """A folder that does not have the files of a split."""
+
+
+class Unusable(ValueError):
+  """Raised by a task for a record it leaves out; counted by its message."""
 
 
 class Source(Protocol):
@@ -48,24 +55,31 @@ def json_lines(path: pathlib.Path) -> Iterator[Located]:
   """Yields one JSON object a line, of .jsonl or .jsonl.gz; skips blank lines.
 
   Raises:
-    UserError: not UTF-8, not JSON, or not an object; names file and line.
+    UserError: not UTF-8, not JSON, not an object, or an object has a key
+      twice; names file and line.
   """
+  for where, line in lines(path):
+    record = _parse(line, where)
+    if not isinstance(record, dict):
+      raise errors.UserError(f"{where}: expected a JSON object on each line")
+    yield where, record
+
+
+def lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+  """Yields (where, line without its end) for each line that is not blank."""
   for number, line in enumerate(corpora.read_lines(str(path)), start=1):
     if line.strip():
-      where = f"{path}:{number}"
-      record = _parse(line.rstrip(b"\r\n"), where)
-      if not isinstance(record, dict):
-        raise errors.UserError(f"{where}: expected a JSON object on each line")
-      yield where, record
+      yield f"{path}:{number}", line.rstrip(b"\r\n")
 
 
 def json_document(path: pathlib.Path) -> Iterator[Located]:
   """Yields the records of one JSON document: a list, or "data" of an object.
 
   Raises:
-    UserError: not UTF-8, not JSON, or neither of the two.
+    UserError: not UTF-8, not JSON, an object has a key twice, or neither of
+      the two.
   """
-  document = _parse(b"".join(corpora.read_lines(str(path))), str(path))
+  document = json_value(path)
   rows = document.get("data") if isinstance(document, dict) else document
   if not isinstance(rows, list):
     raise errors.UserError(
@@ -81,7 +95,7 @@ def json_value(path: pathlib.Path) -> Any:
   Raises:
     UserError: not UTF-8, not JSON, or an object has a key twice.
   """
-  return _parse(b"".join(corpora.read_lines(str(path))), str(path), _once)
+  return _parse(corpora.read_whole(str(path)), str(path))
 
 
 def text(record: Any, field: str) -> str:
@@ -97,6 +111,19 @@ def text(record: Any, field: str) -> str:
   return _text(record[field], field)
 
 
+def words(record: Any, field: str) -> str:
+  """Returns a field as `text` does, one that is not empty.
+
+  Raises:
+    UserError: no such field, or not a text.
+    Unusable: nothing but white space.
+  """
+  found = text(record, field)
+  if not found:
+    raise Unusable(f"an empty {field!r}")
+  return found
+
+
 def texts(record: Any, field: str) -> list[str]:
   """Returns a field that is a list of texts, as `text` returns one.
 
@@ -110,14 +137,11 @@ def texts(record: Any, field: str) -> list[str]:
 
 def text_lines(path: pathlib.Path) -> Iterator[Located]:
   """Yields {"text": line} for each line of a text file that is not blank."""
-  for number, line in enumerate(corpora.read_lines(str(path)), start=1):
-    where = f"{path}:{number}"
+  for where, line in lines(path):
     try:
-      text = line.decode("utf-8").rstrip("\r\n")
+      yield where, {"text": line.decode("utf-8")}
     except UnicodeDecodeError as e:
       raise errors.UserError(f"{where}: not UTF-8: {e.reason}") from e
-    if text.strip():
-      yield where, {"text": text}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,8 +180,7 @@ class Files:
     """Yields the records of the split, local files before TFDS."""
     errors.require_one_of("split", split, self.files)
     if data.local_dir:
-      for path in self.find(split, pathlib.Path(data.local_dir)):
-        yield from self.read(path)
+      yield from self._read_all(self.find(split, pathlib.Path(data.local_dir)))
       return
     errors.require(
       bool(self.tfds),
@@ -177,6 +200,7 @@ class Files:
 
     Raises:
       NotThere: no such folder, or no such file in it.
+      UserError: a file is there both as it is and compressed.
     """
     if not folder.is_dir():
       raise NotThere(f"data.local_dir: no folder {str(folder)!r}")
@@ -185,12 +209,30 @@ class Files:
     for pattern in patterns:
       found = {*folder.glob(pattern), *folder.glob(pattern + ".gz")}
       if found:
+        _require_one_form(found)
         return sorted(found)
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     raise NotThere(
       f"data.local_dir: no {' or '.join(patterns)} for split {split!r} in "
       f"{folder} (found: {there})"
     )
+
+  def _read_all(self, paths: Sequence[pathlib.Path]) -> Iterator[Located]:
+    """Yields the records of files; raises if one has all that another has."""
+    seen: dict[pathlib.Path, set[bytes]] = {}
+    for path in paths:
+      found: set[bytes] = set()
+      for where, record in self.read(path):
+        if len(paths) > 1:
+          found.add(_fingerprint(record))
+        yield where, record
+      for other, theirs in seen.items():
+        if found and theirs and (found <= theirs or theirs <= found):
+          raise errors.UserError(
+            f"{other} and {path}: every record of one is in the other as well; "
+            "leave only one of them in the folder"
+          )
+      seen[path] = found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,6 +260,22 @@ class Generated:
       yield f"{self.name} {split} {number}", record
 
 
+def _require_one_form(paths: set[pathlib.Path]) -> None:
+  """Raises if a file is there both as it is and compressed."""
+  for path in sorted(paths):
+    zipped = path.with_name(f"{path.name}.gz")
+    if zipped in paths:
+      raise errors.UserError(
+        f"{path} and {zipped}: the same file twice; leave only one of them in "
+        "the folder"
+      )
+
+
+def _fingerprint(record: Any) -> bytes:
+  """Returns the sha256 of what a record says."""
+  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
+
+
 def _text(value: Any, field: str) -> str:
   if not isinstance(value, str):
     raise errors.UserError(
@@ -234,18 +292,16 @@ def _text(value: Any, field: str) -> str:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """Returns the object; a key given twice would hide a value."""
-  counts = collections.Counter(key for key, _ in pairs)
-  for key, count in counts.items():
-    if count > 1:
-      raise ValueError(f"the key {key!r} is there {count} times")
-  return dict(pairs)
+  made = dict(pairs)
+  if len(made) < len(pairs):
+    ((key, count),) = collections.Counter(k for k, _ in pairs).most_common(1)
+    raise ValueError(f"the key {key!r} is there {count} times")
+  return made
 
 
-def _parse(
-  data: bytes, where: str, make_object: Callable[[list], Any] | None = None
-) -> Any:
+def _parse(data: bytes, where: str) -> Any:
   try:
-    return json.loads(data.decode("utf-8"), object_pairs_hook=make_object)
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
   except UnicodeDecodeError as e:
     raise errors.UserError(f"{where}: not UTF-8: {e.reason}") from e
   except json.JSONDecodeError as e:

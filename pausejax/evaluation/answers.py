@@ -154,10 +154,8 @@ class Answerer:
       examples, options, scores_BO, strict=True
     ):
       scores_O = scores_O[: len(ids_O)]
-      sizes = (
-        np.array([*map(len, ids_O)]),
-        np.array([*map(len, example.options)]),
-      )
+      characters = example.num_characters or [*map(len, example.options)]
+      sizes = np.array([*map(len, ids_O)]), np.array(characters)
       chosen = {
         name: int(np.argmax(score.normalize(how, scores_O, *sizes)))
         for name, how in ACCURACIES.items()

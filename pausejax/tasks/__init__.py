@@ -33,10 +33,7 @@ ACCURACIES = {
 }
 
 Metric = Callable[[str, Sequence[str]], float]
-
-
-class Unusable(ValueError):
-  """Raised by a task for a record it leaves out; counted by its message."""
+Unusable = records.Unusable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +48,13 @@ class PretrainingTask:
 class Example:
   """One question as text, with what is needed to train on it and to judge it.
 
+  An example to which no answer can be right is left out and counted when it is
+  loaded: an empty prefix, an empty answer or option, no published label, fewer
+  than two different options, the right option twice.
+
   Attributes:
-    id: names the example in files of predictions.
+    id: names the example in files of predictions; "" for the place of its
+      record in the split, from 0 ("PLACE#1", "PLACE#2" ... if it has several).
     prefix: what the model reads before the pauses.
     target: what it must then say; training appends EOS.
     references: answers that a metric accepts; kind "decode" only.
@@ -64,6 +66,8 @@ class Example:
     group: names the text that the question is on, where others are on the same
       one: their answers are not independent, and intervals take them as one
       draw. Several examples of one record are a group by default.
+    num_characters: what `accuracy_per_character` divides the log-likelihood of
+      each option by; the lengths of `options` if it is empty.
   """
 
   id: str
@@ -74,6 +78,12 @@ class Example:
   label: int = -1
   hints: Sequence[str] = ()
   group: str = ""
+  num_characters: Sequence[int] = ()
+
+
+def option(options: Sequence[str], label: int) -> str:
+  """Returns the target of an example with options: "" if there is none."""
+  return options[label] if 0 <= label < len(options) else ""
 
 
 def predictions_by_id(document: Any) -> Mapping[str, str]:

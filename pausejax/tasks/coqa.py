@@ -13,7 +13,8 @@ Published files: coqa-train-v1.0.json (7,199 stories) and coqa-dev-v1.0.json
 file "test" and leaves out ids and additional answers, so that its F1 does not
 compare. The test set is not public.
 
-One example a question, named STORY#TURN. The prompt is lm-evaluation-harness's:
+One example a question, named STORY#TURN. Questions and answers belong together
+by their turn_id, whatever their order. The prompt is lm-evaluation-harness's:
 the story, then every earlier question with its right answer. The target is the
 main answer; the references are all four. The paper says neither which history
 its model saw nor which of the two rules of F1 it used; the first metric here is
@@ -42,14 +43,18 @@ def from_tfds(example: dict) -> dict:
 
 def examples(record: dict) -> Iterator[tasks.Example]:
   """Yields an example for every question of a story."""
-  prefix = records.text(record, "story") + "\n\n"
-  more = record.get("additional_answers", {}).values()
-  turns = zip(record["questions"], record["answers"], *more, strict=True)
-  for question, *answers in turns:
-    references = [records.text(answer, "input_text") for answer in answers]
-    prefix += f"Q: {records.text(question, 'input_text')}\n\nA:"
+  prefix = records.words(record, "story") + "\n\n"
+  questions = _by_turn(record["questions"], "questions")
+  given = [_by_turn(record["answers"], "answers", questions)]
+  for key, rows in record.get("additional_answers", {}).items():
+    given.append(_by_turn(rows, f"additional_answers {key!r}", questions))
+  if not all(questions.values()):
+    raise tasks.Unusable("an empty question")
+  for turn in sorted(questions):
+    references = [answers[turn] for answers in given]
+    prefix += f"Q: {questions[turn]}\n\nA:"
     yield tasks.Example(
-      id=_id(record["id"], question["turn_id"]) if "id" in record else "",
+      id=_id(record["id"], turn) if "id" in record else "",
       prefix=prefix,
       target=references[0],
       references=references,
@@ -75,6 +80,31 @@ def read_predictions(document: Any) -> Mapping[str, str]:
     if key in found:
       raise errors.UserError(f"{key!r} is answered twice")
     found[key] = row["answer"]
+  return found
+
+
+def _by_turn(
+  rows: list[dict], what: str, questions: Mapping[int, str] | None = None
+) -> dict[int, str]:
+  """Returns turn_id -> text; the place from 1 where no row has a turn_id.
+
+  Raises:
+    UserError: a row without turn_id beside others with one, a turn_id twice, or
+      turns that are not those of `questions`.
+  """
+  has_turns = any("turn_id" in row for row in rows)
+  found: dict[int, str] = {}
+  for place, row in enumerate(rows, start=1):
+    turn = row.get("turn_id") if has_turns else place
+    if type(turn) is not int or turn in found:
+      raise errors.UserError(
+        f"{what}: row {place} has the turn_id {turn!r}, expected a number that "
+        "no other row has"
+      )
+    found[turn] = records.text(row, "input_text")
+  for turn in sorted(found.keys() ^ (questions or found).keys()):
+    lacks = "question" if turn in found else "row"
+    raise errors.UserError(f"{what}: there is no {lacks} of turn {turn}")
   return found
 
 

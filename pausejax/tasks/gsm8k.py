@@ -12,25 +12,54 @@ worked solution or the number alone is the target; here it is the solution, its
 calculator annotations included, so that the answer follows "####". The longest
 of the 8,792 solutions has 353 tokens of T5's vocabulary, 1 in 1,000 more than
 311. The paper tried 10 and 50 pauses.
+
+The metrics are the official one and lm-evaluation-harness's, which read digits,
+commas, a dot and a minus. An answer that they cannot read, such as "$18.00",
+"1/2" or "6 apples", is an error: no prediction could ever be right.
 """
 
+import re
 from collections.abc import Iterator
 
 from pausejax import errors, metrics, tasks
 from pausejax.data import records
 
+METRICS = {
+  "accuracy": metrics.gsm8k_accuracy,
+  "flexible_accuracy": metrics.gsm8k_flexible,
+}
+_NUMBER = re.compile(r"-?[0-9,]*\.?[0-9]+\.?")
+
 
 def examples(record: dict) -> Iterator[tasks.Example]:
   """Yields the one example of a record."""
-  answer = records.text(record, "answer")
-  if "#### " not in answer:
-    raise errors.UserError("field 'answer': no number behind '#### '")
+  answer = records.words(record, "answer")
+  _require_readable(answer)
   yield tasks.Example(
     id="",
-    prefix=f"Question: {records.text(record, 'question')}\nAnswer:",
+    prefix=f"Question: {records.words(record, 'question')}\nAnswer:",
     target=answer,
     references=(answer,),
   )
+
+
+def _require_readable(answer: str) -> None:
+  """Raises UserError unless both metrics find the answer in itself."""
+  _, *numbers = answer.split("####")
+  if not numbers:
+    raise errors.UserError("field 'answer': no number behind '#### '")
+  if len(numbers) > 1:
+    raise errors.UserError(
+      f"field 'answer': '####' is there {len(numbers)} times, and a prediction "
+      "is read at the first; keep only the one before the final number"
+    )
+  scores = [metric(answer, [answer]) for metric in METRICS.values()]
+  if not _NUMBER.fullmatch(numbers[0].strip()) or min(scores) < 1:
+    raise errors.UserError(
+      f"field 'answer': {'####' + numbers[0]!r:.60} can never be matched; "
+      "write '#### ' and digits, with at most commas, a dot and a leading "
+      "minus, without unit, fraction or currency"
+    )
 
 
 tasks.register(
@@ -42,10 +71,7 @@ tasks.register(
       tfds="gsm8k:1.0.0",
     ),
     examples=examples,
-    metrics={
-      "accuracy": metrics.gsm8k_accuracy,
-      "flexible_accuracy": metrics.gsm8k_flexible,
-    },
+    metrics=METRICS,
     num_pauses=10,
     max_target_len=384,
   )

@@ -10,24 +10,35 @@ Published files: hellaswag_train.jsonl (39,905) and hellaswag_val.jsonl
 hellaswag:1.1.0. hellaswag_test.jsonl (10,003) has no labels, so there is no
 split "test".
 
+Examples are named by their place in the file, from 0. "ind" is no name: in the
+validation file 19077 is both "Applying sunscreen" and "How to get skinny".
+
 The paper calls it a scoring task. Prompt and clean-up are those of
-lm-evaluation-harness, but for the space that it leaves before an ending where a
-mark was. TFDS joins ctx_a and ctx_b, so that there the last
-sentence of a prefix begins with a small letter, and has no "ind" to name an
-example by.
+lm-evaluation-harness, but for the white space that it leaves around an ending
+where a mark was: that is not scored here, though `accuracy_per_character`
+counts it as acc_norm does. TFDS joins ctx_a and ctx_b, so that there the last
+sentence of a prefix begins with a small letter.
 """
 
 import re
 from collections.abc import Iterator
 
-from pausejax import tasks
+from pausejax import errors, tasks
 from pausejax.data import records
 
 
 def clean(text: str) -> str:
-  """Returns the text without the marks that WikiHow left in it."""
+  """Returns the text without WikiHow's marks and white space around it."""
+  return without_marks(text).strip()
+
+
+def without_marks(text: str) -> str:
+  """Returns the text as lm-evaluation-harness scores it.
+
+  White space where a mark was at the start or the end stays.
+  """
   text = text.strip().replace(" [title]", ". ")
-  return re.sub(r"\[.*?\]", "", text).replace("  ", " ").strip()
+  return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
 def from_tfds(example: dict) -> dict:
@@ -40,14 +51,29 @@ def examples(record: dict) -> Iterator[tasks.Example]:
   activity, ctx_a, ctx_b = (
     records.text(record, name) for name in ("activity_label", "ctx_a", "ctx_b")
   )
-  options = [clean(text) for text in records.texts(record, "endings")]
+  endings = records.texts(record, "endings")
+  options = [clean(text) for text in endings]
+  label = _label(record)
   yield tasks.Example(
-    id=str(record.get("ind", "")),
+    id="",
     prefix=clean(f"{activity}: {ctx_a} {ctx_b.capitalize()}"),
-    target=options[record["label"]],
+    target=tasks.option(options, label),
     options=options,
-    label=record["label"],
+    label=label,
+    num_characters=[len(without_marks(text)) for text in endings],
   )
+
+
+def _label(record: dict) -> int:
+  """Returns the index of the right ending, -1 where none is published."""
+  label = record.get("label", -1)
+  if label in (None, ""):
+    return -1
+  if type(label) is not int:
+    raise errors.UserError(
+      f"field 'label': expected the index of an ending, got {label!r:.60}"
+    )
+  return label
 
 
 tasks.register(

@@ -26,7 +26,7 @@ def examples(record: dict) -> Iterator[tasks.Example]:
   if isinstance(record["answer"], str):  # In copies made through CSV.
     raise tasks.Unusable("answers that are one text, not a list")
   answers = [" ".join(text.split()) for text in records.texts(record, "answer")]
-  question = " ".join(records.text(record, "question").split())
+  question = " ".join(records.words(record, "question").split())
   yield tasks.Example(
     id="",
     prefix=f"Answer these questions:\n\nQ: {question}?\nA:",

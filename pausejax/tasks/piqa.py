@@ -11,14 +11,16 @@ and dev-labels.lst; from https://yonatanbisk.com/piqa, licence AFL-3.0; TFDS
 piqa:1.0.0. The labels of tests.jsonl are not public.
 
 The paper calls it a scoring task. The prompt is lm-evaluation-harness's; the
-likelier solution is the answer.
+likelier solution is the answer. White space around a solution (230 of the
+3,676 in valid.jsonl have some) is not scored, but `accuracy_per_character`
+counts it, as acc_norm of lm-evaluation-harness does.
 """
 
 import pathlib
 from collections.abc import Iterator
 
 from pausejax import errors, tasks
-from pausejax.data import corpora, records
+from pausejax.data import records
 
 
 def read(path: pathlib.Path) -> Iterator[records.Located]:
@@ -31,17 +33,17 @@ def read(path: pathlib.Path) -> Iterator[records.Located]:
   gz = ".gz" if path.suffix == ".gz" else ""
   stem = path.name.removesuffix(gz).removesuffix(".jsonl")
   labels_path = path.with_name(f"{stem}-labels.lst{gz}")
-  labels = b"".join(corpora.read_lines(str(labels_path))).split()
+  labels = list(records.lines(labels_path))
   if len(labels) != len(located):
     raise errors.UserError(
       f"{path} has {len(located)} records, but {labels_path} has "
       f"{len(labels)} labels"
     )
-  for number, ((where, record), label) in enumerate(
-    zip(located, labels, strict=True), start=1
+  for (where, record), (label_where, label) in zip(
+    located, labels, strict=True
   ):
-    if label not in (b"0", b"1"):
-      raise errors.UserError(f"{labels_path}:{number}: {label!r} is not 0 or 1")
+    if label.strip() not in (b"0", b"1"):
+      raise errors.UserError(f"{label_where}: {label!r:.60} is not 0 or 1")
     yield where, {**record, "label": int(label)}
 
 
@@ -50,10 +52,11 @@ def examples(record: dict) -> Iterator[tasks.Example]:
   options = [records.text(record, name) for name in ("sol1", "sol2")]
   yield tasks.Example(
     id="",
-    prefix=f"Question: {records.text(record, 'goal')}\nAnswer:",
-    target=options[record["label"]],
+    prefix=f"Question: {records.words(record, 'goal')}\nAnswer:",
+    target=tasks.option(options, record["label"]),
     options=options,
     label=record["label"],
+    num_characters=[len(record["sol1"]), len(record["sol2"])],
   )
 
 

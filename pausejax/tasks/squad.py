@@ -24,13 +24,18 @@ from pausejax.data import records
 
 
 def read(path: pathlib.Path) -> Iterator[records.Located]:
-  """Yields one record a question: id, context, question, answers."""
+  """Yields one record a question: id, context, question, answers.
+
+  Raises:
+    UserError: not the shape of an article; it names file and article.
+  """
   for where, article in records.json_document(path):
     try:
       for paragraph in article["paragraphs"]:
         for question in paragraph["qas"]:
-          yield where, {"context": paragraph["context"], **question}
-    except (KeyError, TypeError) as e:
+          named = f"{where} question {question.get('id')!r:.60}"
+          yield named, {"context": paragraph["context"], **question}
+    except (AttributeError, KeyError, TypeError) as e:
       raise errors.UserError(
         f"{where}: not an article of SQuAD: {type(e).__name__}: {e}"
       ) from e
@@ -47,8 +52,10 @@ def examples(record: dict) -> Iterator[tasks.Example]:
   answers = [records.text(answer, "text") for answer in record["answers"]]
   if not answers:
     raise tasks.Unusable("a question without an answer")
-  context = records.text(record, "context")
-  question = records.text(record, "question")
+  if not metrics.normalize_answer(answers[0]):
+    raise tasks.Unusable("an answer of articles and punctuation only: F1 is 0")
+  context = records.words(record, "context")
+  question = records.words(record, "question")
   yield tasks.Example(
     id=records.text(record, "id"),
     prefix=f"Context: {context}\nQuestion: {question}\nAnswer:",

@@ -14,9 +14,9 @@ Closed book, which the paper does not say but its name for it, fact recall,
 implies. The prompt is lm-evaluation-harness's. The target is the first answer,
 and every answer counts as right.
 
-Quotes inside an answer are not escaped. An answer ends here where the next
-begins; TFDS ends it at the first parenthesis or quote, which differs in 10 of
-the 5,810 records.
+Quotes inside an answer are not escaped in the published files; where they are,
+the backslash goes. An answer ends here where the next begins; TFDS ends it at
+the first parenthesis or quote, which differs in 10 of the 5,810 records.
 """
 
 import re
@@ -41,12 +41,13 @@ def parse_answers(target: str) -> list[str]:
       "field 'targetValue': expected (list (description ...) ...), got "
       f"{target!r:.60}"
     )
-  return [re.sub(r'(?s)^"(.*)"$', r"\1", answer).strip() for answer in answers]
+  return [_unquoted(answer).strip() for answer in answers]
 
 
 def from_tfds(example: dict) -> dict:
   """Returns the record, its answers written as they were published."""
-  answers = [f'"{answer}"' for answer in example["answers"]]
+  escaped = [re.sub(r'(["\\])', r"\\\1", text) for text in example["answers"]]
+  answers = [f'"{answer}"' for answer in escaped]
   return {"utterance": example["question"], "targetValue": _list(answers)}
 
 
@@ -57,10 +58,16 @@ def examples(record: dict) -> Iterator[tasks.Example]:
     raise tasks.Unusable("a question without an answer")
   yield tasks.Example(
     id="",
-    prefix=f"Question: {records.text(record, 'utterance')}\nAnswer:",
+    prefix=f"Question: {records.words(record, 'utterance')}\nAnswer:",
     target=answers[0],
     references=answers,
   )
+
+
+def _unquoted(answer: str) -> str:
+  """Returns what stands between outer quotes, where there are any."""
+  quoted = re.fullmatch(r'(?s)"(.*)"', answer)
+  return re.sub(r'\\(["\\])', r"\1", quoted.group(1)) if quoted else answer
 
 
 def _list(answers: list[str]) -> str:

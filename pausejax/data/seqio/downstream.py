@@ -144,7 +144,9 @@ def _dataset(
 ) -> tf.data.Dataset:
   """Returns the examples as texts, all in memory; no files to shuffle."""
   del shuffle_files, seed
-  rows = examples.load(task, split, data).rows
+  loaded = examples.load(task, split, data)
+  rows = loaded.rows
+  print(f"{task.name} {loaded.summary()}", flush=True)
   return tf.data.Dataset.from_tensor_slices(
     {
       "id": [row.id for row in rows],
