@@ -210,6 +210,11 @@ LEFT_OUT = [
   ("coqa", turns(story=""), "an empty 'story'"),
   (
     "coqa",
+    turns(questions=[], answers=[], additional_answers={}),
+    "a record without a question",
+  ),
+  (
+    "coqa",
     turns(questions=[said("What?", 1), said(" ", 2)]),
     "an empty question",
   ),

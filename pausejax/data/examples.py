@@ -183,6 +183,8 @@ def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:
   """Returns the examples of a record, or an error that says where it is."""
   try:
     made = list(task.examples(record))
+    if not made:
+      raise tasks.Unusable("a record without a question")
     for row in made:
       _require_whole(task, row)
   except tasks.Unusable:
