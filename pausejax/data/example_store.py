@@ -20,7 +20,10 @@ from pausejax.data import examples, prompts, record_files
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.settings import DataConfig
 
-FORMAT = 2  # 1 had no `num_characters`, and other ids where none is published.
+FORMAT = 2
+# Format 1 had no `num_characters` and no `group`, and other ids where none is
+# published. It is still read; both fields then take their defaults.
+_OLDER_FORMATS = (1,)
 SPLITS = ("train", "validation")
 _SPLIT = {"num_unusable": {str: int}, "examples_sha256": str}
 _RECORD = {
@@ -94,9 +97,10 @@ def load(
   errors.require_one_of("split", split, SPLITS)
   path = epath.Path(folder)
   index = record_files.read_index(path, _SPLIT)
-  errors.require_same(
-    f"the store of examples {folder}", index, identity(task, data, tokenizer)
-  )
+  wanted = identity(task, data, tokenizer)
+  if index.get("examples_format") in _OLDER_FORMATS:
+    wanted["examples_format"] = index["examples_format"]
+  errors.require_same(f"the store of examples {folder}", index, wanted)
   part = index[split]
   source = record_files.open_records(path, part["shards"])
   read = [
