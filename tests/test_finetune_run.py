@@ -1,6 +1,7 @@
 """Finetuning and evaluation as a user runs them: a task of one's own."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -133,6 +134,29 @@ def test_plain_text_is_scored_with_and_without_pauses(place):
   rows = metric_rows.read(place / "pretrained" / "metrics.jsonl")
   (measured,) = [row for row in rows if "eval_loss" in row]
   assert measured["eval_loss"] != measured["eval_loss_without_pauses"] > 0
+
+
+def test_a_run_goes_on_without_the_one_it_began_with(place, tmp_path):
+  first, second, third = (tmp_path / n for n in ("first", "second", "third"))
+  shutil.copytree(place / "pretrained", first)
+  begin = ["--config.num_steps=4", "--config.checkpoint.every=2"]
+  stop = "--config.stop_at_step=2"
+  finetune(place, second, f"--init_from={first}", *begin)
+  finetune(place, third, f"--init_from={second}", *begin, stop)
+  later = (second / "checkpoints" / "2").exists()
+  soak.finish(soak.command(place / "corpus", first, "--config.num_steps=3"))
+  shutil.rmtree(second)
+  output = finetune(place, third, f"--init_from={second}", *begin)
+  assert later and "resuming from step 2" in output
+  assert "without a checkpoint" in output and "began with step 4" in output
+  meta = soak.last_meta(third)
+  assert meta["step"] == 4 and meta["pauses_seen"]
+  assert meta["initial"] == {"workdir": str(second), "step": 4}
+  output = finetune(
+    place, tmp_path / "new", f"--init_from={second}x", *begin, expect=2
+  )
+  assert "--init_from: no folder" in output and "Traceback" not in output
+  assert not (tmp_path / "new").exists()
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(place):

@@ -62,19 +62,69 @@ def test_a_standard_run_and_a_pause_run_are_paired(corpus, tmp_path):
 def test_what_a_resume_may_not_change_is_named(corpus, tmp_path):
   workdir = tmp_path / "run"
   soak.finish(soak.command(corpus, workdir, "--config.num_steps=2"))
-  before = (workdir / "config.json").read_bytes()
+  before = contents(workdir)
   for change, words in (
-    ("--config.seed=7", "seed is 0, this run wants 7"),
-    ("--config.data.pause_fraction=0.2", "pause_fraction is 0.1"),
-    ("--config.model.d_ff=32", "model/blocks/expand/kernel"),
+    ("--config.seed=7", "seed  0 -> 7"),
+    ("--config.data.pause_fraction=0.2", "data.pause_fraction  0.1 -> 0.2"),
+    ("--config.model.d_ff=32", "model.d_ff  128 -> 32"),
+    ("--config.model.rope_theta=500", "model.rope_theta  10000.0 -> 500.0"),
   ):
     more = ("--config.num_steps=4", change)
     process = soak.start(soak.command(corpus, workdir, *more))
     output, _ = process.communicate()
-    assert process.returncode == 1 and words in output, output
+    assert process.returncode == 2 and words in output, output
     assert "Traceback" not in output
   assert soak.last_meta(workdir)["step"] == 2
-  assert (workdir / "config.json").read_bytes() == before
+  assert contents(workdir) == before
+
+
+def contents(folder):
+  """Every file below a folder with its bytes."""
+  files = (p for p in folder.rglob("*") if p.is_file())
+  return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_a_complete_run_is_left_as_it_is(corpus, tmp_path):
+  workdir = tmp_path / "run"
+  soak.finish(soak.command(corpus, workdir, "--config.num_steps=4"))
+  before = contents(workdir)
+  for change, words in (
+    ("--config.num_steps=4", "the run is complete: step 4 of 4"),
+    ("--config.num_steps=3", "beyond num_steps 3"),
+    ("--config.stop_at_step=2", "stop_at_step is 2"),
+  ):
+    output = soak.finish(soak.command(corpus, workdir, change))
+    assert words in output and "nothing to do" in output
+    assert contents(workdir) == before
+
+
+@pytest.mark.parametrize("door", ["segments", "seqio"])
+def test_a_run_that_diverges_ends_each_time_and_goes_on_from_before(
+  corpus, tmp_path, door
+):
+  workdir = tmp_path / "run"
+  # The learning rate makes parameters that are finite and losses that are not.
+  small = (f"--config.data.door={door}", "--config.optim.clip_norm=0")
+  good = soak.command(corpus, workdir, *small, "--config.num_steps=4")
+  soak.finish(good)
+  bad = [*good, "--config.num_steps=99", "--config.optim.learning_rate=1e9"]
+  bad += ["--config.checkpoint.keep=1", "--config.checkpoint.every=3"]
+  bad += ["--config.optim.max_skipped_in_a_row=6"]
+  for _ in range(2):
+    process = soak.start([a for a in bad if a != "--config.num_steps=4"])
+    output, _ = process.communicate()
+    assert process.returncode == 4, output
+    assert "training diverged" in output and "Traceback" not in output
+    assert "the same command with a lower optim.learning_rate" in output
+    kept = soak.last_meta(workdir)["step"]
+    assert f"goes on from step {kept}" in output
+    assert not soak.last_meta(workdir)["counters"]["skipped_in_a_row"]
+  more = [a for a in good if a != "--config.num_steps=4"]
+  output = soak.finish([*more, f"--config.num_steps={kept + 1}"])
+  assert f"resuming from step {kept}" in output
+  history = (workdir / "config_history.jsonl").read_text().splitlines()
+  steps = [json.loads(line)["step"] for line in history]
+  assert steps[0] == 0 and steps[-1] == kept
 
 
 def test_two_runs_cannot_share_a_workdir(corpus, tmp_path):

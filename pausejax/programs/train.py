@@ -10,26 +10,25 @@ With --init_from the model's shape and the tokenizer are those of the run named
 there. The workdir gets config.json, the tokenizer, metrics.jsonl (a line a
 step) and checkpoints/. Start the same command again, after a crash or a kill,
 and it goes on from the newest checkpoint as if nothing had happened: on the
-same devices the losses are the same to the last bit. Several processes run
+same devices the losses are the same to the last bit, and the run named by
+--init_from is no longer needed. Settings that differ are printed; those that
+decide what is computed are refused (docs/resume.md). Several processes run
 together where SLURM, a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
 JAX_PROCESS_ID say so (`runtime/environment.py`).
 """
 
 import argparse
-import contextlib
-import fcntl
 import functools
-import json
 import pathlib
-from collections.abc import Iterator
 from importlib import metadata
 
 from ml_collections import ConfigDict
 
-from pausejax import commandline, errors, files, settings, tasks
+from pausejax import commandline, errors, settings, tasks
 from pausejax.data import doors, prompts, tokenizers
 from pausejax.errors import require_same
 from pausejax.evaluation import trained
+from pausejax.programs import resume, run_folder
 from pausejax.runtime import distributed, signals
 from pausejax.settings import TrainConfig
 
@@ -47,16 +46,19 @@ def main(argv: list[str]) -> int:
   folder = tree.data.local_dir
   errors.require_local("data.local_dir", folder)
   tree.data.local_dir = str(pathlib.Path(folder).resolve()) if folder else ""
+  if tree.init_from:
+    tree.init_from = str(pathlib.Path(tree.init_from).resolve())
   values = tree.to_dict()
   config = settings.train_config(values)
   tasks.import_module(config.tasks_module)
   doors.check(config.data)
   tokenizer = tokenizers.load(config.data.tokenizer)
-  initial = trained.find(config.init_from) if config.init_from else None
-  if initial is not None:
-    _check_tokenizer(tokenizer, initial)
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
   workdir = pathlib.Path(options.workdir).resolve()
+  own = resume.own_checkpoint(workdir)
+  initial = _initial(config.init_from) if not own else None
+  if initial is not None:
+    _check_tokenizer(tokenizer, initial)
   distributed.require_agreement(
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
@@ -67,26 +69,52 @@ def main(argv: list[str]) -> int:
       "versions": _versions(),
     }
   )
-  with _opened(workdir):
+  with run_folder.opened(workdir):
     if distributed.process_index() == 0:
+      if own is not None:
+        resume.require_resumable(workdir, own.meta["config"], values)
+        _check_tokenizer(tokenizer, own)
       doors.prepare(config, values, workdir)
     distributed.everyone("prepared")
     return _train(config, values, tokenizer, initial, workdir, stop)
 
 
 def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
-  """Sets what a config takes over from the run it starts from."""
+  """Sets what a config takes over from the run it starts from.
+
+  A run that has a checkpoint takes it from there: the other run may be gone.
+  """
   settings.check_fields(config.to_dict())
   config.init_from = options.init_from or config.init_from
-  if not config.init_from or options.config.endswith(".json"):
+  if not config.init_from:
     return
-  initial = trained.find(config.init_from)
-  config.data.tokenizer = initial.tokenizer_spec
+  is_saved = options.config.endswith(".json")
+  own = resume.own_checkpoint(pathlib.Path(options.workdir).resolve())
+  source = own or (None if is_saved else _initial(config.init_from))
+  if source is not None:
+    config.data.tokenizer = (
+      resume.tokenizer_spec(own) if own else source.tokenizer_spec
+    )
+  if source is None or is_saved:
+    return
   # Positions are learned up to there.
-  limit = initial.model.max_seq_len
+  limit = source.model.max_seq_len
   config.data.seq_len = min(config.data.seq_len, limit)
   for name in settings.SHAPE_FIELDS:
-    config.model[name] = getattr(initial.model, name)
+    config.model[name] = getattr(source.model, name)
+
+
+def _initial(spec: str) -> trained.Trained | None:
+  """Returns the run to take parameters from, None where none is named."""
+  if not spec:
+    return None
+  path = pathlib.Path(spec)
+  siblings = [str(p) for p in path.parent.glob("*") if p.is_dir()]
+  errors.require(
+    path.is_dir(),
+    f"--init_from: no folder {spec!r}{errors.nearest(spec, siblings)}",
+  )
+  return trained.find(spec)
 
 
 def _check_tokenizer(tokenizer, initial: trained.Trained) -> None:
@@ -130,11 +158,13 @@ def _train(
   with jax.set_mesh(mesh):
     abstract = state.abstract(model_config, optimizer, mesh)
     restored = store.restore(abstract)
+    history = run_folder.History(workdir)
     if restored is None:
       print(f"starting at step 0: no checkpoint in {workdir / 'checkpoints'}")
       counters, owed = meter.Counters(), False
       train_state = _first_state(config, model_config, optimizer, mesh, initial)
     else:
+      resume.require_resumable(workdir, restored.meta["config"], values)
       require_same(
         f"the run in {workdir} (choose another --workdir, or its settings): "
         "the data of the checkpoint",
@@ -146,10 +176,18 @@ def _train(
       owed = restored.meta.get("owed", False)
       train_state = restored.state
       print(f"resuming from step {train_state.step}: {restored.reason}")
+      for line in resume.notes(config, values, restored.meta):
+        print(line)
+    start = int(train_state.step)
+    if restored is not None and resume.is_over(config, start) and not owed:
+      print(resume.nothing_to_do(config, start, workdir / "checkpoints"))
+      return 0
     store.prepare(abstract)
     if jax.process_index() == 0:
-      _keep_inputs(workdir, config, values)
-    start = int(train_state.step)
+      if restored is not None:
+        history.begin(restored.meta["config"])
+      history.add(start, values)
+      run_folder.keep_inputs(workdir, config.data.tokenizer, values)
     for line in door.summary:
       print(line)
     _print_size(train_state.model, mesh)
@@ -158,7 +196,7 @@ def _train(
       start,
       config.log.tensorboard,
       owed=owed,
-      every=config.log.every,
+      every=history.largest_interval(),
     )
     for line in writer.notes():
       print(line)
@@ -186,7 +224,15 @@ def _train(
         plain_evaluation=door.plain_evaluation,
         answer=_answering(config, door, tokenizer, mesh),
         store=store,
-        meta=_identity(config, values, tokenizer, batches, mesh, initial),
+        meta=_identity(
+          config,
+          values,
+          tokenizer,
+          batches,
+          mesh,
+          restored,
+          initial,
+        ),
         counters=counters,
         meter=meter.Meter(
           writer,
@@ -202,7 +248,7 @@ def _train(
         owed=owed,
       ).run(train_state)
     writer.close()
-  print(f"step {final.step} is saved in {workdir / 'checkpoints'}")
+  print(resume.ending(config, final, workdir / "checkpoints"))
   return agreement.exit_code
 
 
@@ -228,15 +274,19 @@ def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
 
 
 def _identity(
-  config: TrainConfig, values, tokenizer, batches, mesh, initial
+  config: TrainConfig, values, tokenizer, batches, mesh, restored, initial
 ) -> dict:
   """Returns what meta.json says of the run, enough to rebuild it."""
+  first = initial and {"workdir": str(initial.workdir), "step": initial.step}
+  before = restored or initial
+  seen = before is not None and before.meta["pauses_seen"]
   return {
     "config": values,
     "model": {"vocab_size": tokenizer.vocab_size, **config.model},
     "tokenizer": tokenizer.fingerprint(),
     "pause_id": tokenizer.pause_id,
-    "pauses_seen": _sees_pauses(config, initial),
+    "initial": restored.meta.get("initial") if restored else first,
+    "pauses_seen": seen or _reads_pauses(config),
     "data": batches.fingerprint(),
     "mesh": dict(mesh.shape),
     "versions": _versions(),
@@ -273,10 +323,8 @@ def _answering(config: TrainConfig, door: doors.Door, tokenizer, mesh):
   return answer
 
 
-def _sees_pauses(config: TrainConfig, initial) -> bool:
-  """Returns whether the model has read `<pause>` by the end of this run."""
-  if initial is not None and initial.meta["pauses_seen"]:
-    return True
+def _reads_pauses(config: TrainConfig) -> bool:
+  """Returns whether the sequences of this run hold `<pause>`."""
   if not doors.is_finetuning(config.data.task):
     return config.data.pause_fraction > 0
   found = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
@@ -294,38 +342,3 @@ def _print_size(model, mesh) -> None:
     f"device(s), mesh {dict(mesh.shape)}",
     flush=True,
   )
-
-
-@contextlib.contextmanager
-def _opened(workdir: pathlib.Path) -> Iterator[None]:
-  """Makes the folder and keeps a second run out of it."""
-  if distributed.process_index() > 0:
-    yield  # Process 0 does it for all.
-    return
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / "lock").open("w")
-  except OSError as e:
-    raise errors.UserError(f"--workdir: cannot write {workdir}: {e}") from e
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise errors.UserError(
-        f"--workdir: another run is using {workdir}; wait for it or choose "
-        "another folder"
-      ) from None
-    yield
-
-
-def _keep_inputs(workdir: pathlib.Path, config: TrainConfig, values) -> None:
-  """Puts the resolved config and the tokenizer into the workdir.
-
-  Only once the run is known to fit what is there, and each in one rename.
-  """
-  contents = {"config.json": (json.dumps(values, indent=2) + "\n").encode()}
-  tokenizer = pathlib.Path(config.data.tokenizer)
-  if tokenizer.is_file():
-    contents[f"tokenizer{tokenizer.suffix}"] = tokenizer.read_bytes()
-  for name, content in contents.items():
-    files.write(workdir / name, content)

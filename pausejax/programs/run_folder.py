@@ -1,0 +1,99 @@
+"""What a run keeps in its folder beside checkpoints, data and metrics.
+
+lock                  held while a run uses the folder
+config.json           the settings of the latest start
+config_history.jsonl  a line for each change of the settings:
+                      {"step": they hold after it, "config": all fields}
+tokenizer.*           a copy of the tokenizer's file
+"""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pausejax import errors, files
+from pausejax.runtime import distributed
+
+HISTORY = "config_history.jsonl"
+
+
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes the folder and keeps a second run out of it."""
+  if distributed.process_index() > 0:
+    yield  # Process 0 does it for all.
+    return
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / "lock").open("w")
+  except OSError as e:
+    raise errors.UserError(f"--workdir: cannot write {workdir}: {e}") from e
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(
+        f"--workdir: another run is using {workdir}; wait for it or choose "
+        "another folder"
+      ) from None
+    yield
+
+
+def keep_inputs(
+  workdir: pathlib.Path, tokenizer_spec: str, values: Mapping[str, Any]
+) -> None:
+  """Puts the resolved config and the tokenizer into the workdir.
+
+  Only once the run is known to fit what is there, and each in one rename.
+  """
+  contents = {"config.json": (json.dumps(values, indent=2) + "\n").encode()}
+  tokenizer = pathlib.Path(tokenizer_spec)
+  if tokenizer.is_file():
+    contents[f"tokenizer{tokenizer.suffix}"] = tokenizer.read_bytes()
+  for name, content in contents.items():
+    files.write(workdir / name, content)
+
+
+class History:
+  """The settings of a run over its steps."""
+
+  def __init__(self, workdir: pathlib.Path):
+    """Reads what is there; a line that is damaged stays in the file."""
+    self._path = workdir / HISTORY
+    self._content = self._path.read_bytes() if self._path.exists() else b""
+    self._entries = list(filter(None, map(_entry, self._content.split(b"\n"))))
+
+  def begin(self, config: Mapping[str, Any]) -> None:
+    """Adds the first settings of a run that has no history yet."""
+    if not self._entries:
+      self.add(0, config)
+
+  def add(self, step: int, config: Mapping[str, Any]) -> None:
+    """Adds the settings after `step` unless they are the last ones."""
+    config = json.loads(json.dumps(config))
+    if self._entries and self._entries[-1]["config"] == config:
+      return
+    entry = {"step": step, "config": config}
+    self._entries.append(entry)
+    if self._content and not self._content.endswith(b"\n"):
+      self._content += b"\n"
+    self._content += json.dumps(entry).encode() + b"\n"
+    files.write(self._path, self._content)
+
+  def largest_interval(self) -> int:
+    """Returns the most steps between two rows of metrics.jsonl."""
+    found = {entry["config"]["log"]["every"] for entry in self._entries}
+    # Where one interval follows another, a gap may be longer than both.
+    return sum(sorted(found)[-2:])
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+  try:
+    found = json.loads(line)
+    int(found["step"]), int(found["config"]["log"]["every"])
+  except (ValueError, TypeError, KeyError, RecursionError):
+    return None
+  return found
