@@ -1,6 +1,6 @@
 """How often a 95% interval of a difference covers the true difference.
 
-  python -m benchmarks.intervals                      (5 minutes on one core)
+  python -m benchmarks.intervals                      (4 minutes of one core)
   python -m benchmarks.intervals --num_studies=500
 
 Simulated studies: two arms answer the same examples with each seed. A seed's

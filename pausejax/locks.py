@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import pathlib
 from collections.abc import Iterator
+from typing import IO
 
 from pausejax import errors
 
@@ -21,6 +22,21 @@ def alone(path: pathlib.Path, message: str) -> Iterator[None]:
     except BlockingIOError:
       raise errors.UserError(message) from None
     yield
+
+
+def take(path: pathlib.Path) -> IO[str] | None:
+  """Returns the locked file `path`, None if another process holds the lock.
+
+  Its content is kept. The lock goes when every process that has the file open,
+  children that inherited it among them, has closed it or ended.
+  """
+  lock = path.open("a+")
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    lock.close()
+    return None
+  return lock
 
 
 @contextlib.contextmanager

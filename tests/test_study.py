@@ -16,6 +16,7 @@ from configs import study_smoke
 from pausejax import commandline, errors
 from pausejax.evaluation import results, study, table
 from pausejax.programs import study as program
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -55,16 +56,17 @@ def plan(workdir: pathlib.Path, **changes) -> study.Study:
 class Recorder(program.Runner):
   """A runner whose commands only leave their traces."""
 
-  def __init__(self, plan, index=1, count=1, fails=()):
+  def __init__(self, plan, index=1, count=1, fails=None):
     super().__init__(plan, index, count)
     self.commands = []
-    self.fails = fails
+    self.fails = fails or {}
 
-  def _command(self, words, log):
+  def _command(self, words, log, lock):
     self.commands.append(words)
     log.touch()
-    if any(text in word for text in self.fails for word in words):
-      return 1
+    for text, code in self.fails.items():
+      if any(text in word for word in words):
+        return code
     for word in words:
       if word.startswith("--workdir="):
         pathlib.Path(word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
@@ -154,14 +156,66 @@ def test_cells_run_once_and_after_what_they_need(tmp_path):
 
 def test_a_failed_cell_stops_those_that_need_it_only(tmp_path):
   built = plan(tmp_path)
-  assert Recorder(built, fails=["pretrain/pause"]).run() == 1
+  assert Recorder(built, fails={"pretrain/pause": 1}).run() == 1
   done = {cell.id: cell.is_done() for cell in built.cells()}
   for cell_id, is_done in done.items():
     assert is_done == ("pause" not in cell_id), cell_id
-  # Mended, the rest runs and nothing else.
+  # Once the cause is fixed, the rest runs and nothing else.
   again = Recorder(built)
   assert again.run() == 0
   assert len(again.commands) == 1 + 2 * 3 + 2 * 2
+
+
+@pytest.mark.parametrize(
+  ("codes", "expected"),
+  [
+    ({"pretrain/pause": 4}, 4),
+    ({"pretrain/pause": 4, "std-stdlib_cloze-m0-s1": 3}, 4),
+    ({"pretrain/pause": 4, "std-stdlib_cloze-m0-s1": 1}, 1),
+    ({"pretrain/pause": 4, "std-stdlib_cloze-m0-s1": 143}, 143),
+    ({"std-stdlib_cloze-m0-s1": -9}, 1),
+  ],
+)
+def test_failures_are_named_and_never_repeated(
+  tmp_path, capsys, codes, expected
+):
+  runner = Recorder(plan(tmp_path), fails=codes)
+  assert runner.run() == expected
+  assert len(runner.commands) == len(set(runner.commands))
+  said = capsys.readouterr().err
+  if "pretrain/pause" in codes:
+    assert "failed: pretrain/pause: training diverged (exit code 4)" in said
+    assert "not run: finetune/pause-stdlib_cloze-m2-s0 needs pretrain" in said
+  if -9 in codes.values():
+    assert "killed by SIGKILL (exit code -9)" in said
+
+
+def test_a_cell_that_another_process_runs_is_waited_for(tmp_path, capsys):
+  built = plan(tmp_path)
+  runner = Recorder(built)
+  first = built.cells()[0]
+  path = tmp_path / "locks" / first.id.replace("/", "-")
+  path.parent.mkdir()
+  code = (
+    "import pathlib, sys, time\nfrom pausejax import locks\n"
+    "lock = locks.take(pathlib.Path(sys.argv[1]))\nlock.write('77')\n"
+    "lock.flush()\nprint('held', flush=True)\ntime.sleep(1)"
+  )
+  holder = subprocess.Popen(
+    [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+  )
+  assert holder.stdout.readline() == "held\n"
+  assert runner.run() == 0
+  assert holder.wait() == 0
+  assert "is still run by process 77; waiting" in capsys.readouterr().out
+
+
+def test_a_cell_that_another_study_finished_meanwhile_is_not_run(tmp_path):
+  built = plan(tmp_path)
+  assert Recorder(built).run() == 0
+  late = Recorder(built)
+  late._run(built.cells()[0], "")
+  assert not late.commands
 
 
 def test_shards_run_every_cell_once(tmp_path):
@@ -268,11 +322,12 @@ def test_what_is_missing_is_a_row_without_a_number(tmp_path):
 
 
 def smaller(config) -> dict:
-  """The smoke study with one task, two variants, one seed, two steps."""
+  """The smoke study with one task, two variants, one seed, small batches."""
   tree = config.to_dict()
-  tree["pretrain_words"] += " --config.num_steps=2 --config.checkpoint.every=1"
-  tree["pretrain_words"] += " --config.eval.num_batches=1"
-  tree["finetune_words"] += " --config.num_steps=2 --config.eval.num_batches=1"
+  train = " --config.num_steps=60 --config.checkpoint.every=30"
+  train += " --config.batch_size=2 --config.eval.num_batches=1"
+  tree["pretrain_words"] += train
+  tree["finetune_words"] += train
   tree["evaluate_words"] = "--batch_size=8 --limit=8"
   tree["tasks"] = ("stdlib_cloze",)
   tree["evaluations"] = {}
@@ -282,7 +337,8 @@ def smaller(config) -> dict:
 
 
 @pytest.mark.slow
-def test_a_study_killed_twice_ends_with_every_cell_once(tmp_path):
+def test_a_killed_study_ends_with_every_cell_once(tmp_path, request):
+  """Killed alone, with its child, and asked to stop: nothing runs twice."""
   config = tmp_path / "small.py"
   tree = smaller(study_smoke.get_config())
   config.write_text(
@@ -295,33 +351,49 @@ def test_a_study_killed_twice_ends_with_every_cell_once(tmp_path):
   command += [f"--config={config}", f"--workdir={workdir}"]
 
   def start() -> subprocess.Popen:
-    return subprocess.Popen(
-      command, cwd=ROOT, start_new_session=True, stdout=subprocess.PIPE
+    process = subprocess.Popen(
+      command,
+      cwd=ROOT,
+      env=processes.environment(0, 1, 0, devices=1),
+      start_new_session=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
     )
+    request.addfinalizer(process.kill)
+    return process
 
-  def wait_for(path: pathlib.Path) -> None:
+  def wait_for_steps(run: str) -> None:
+    path = workdir / run / "metrics.jsonl"
     until = time.monotonic() + 240
-    while not path.exists():
-      assert time.monotonic() < until, f"{path} did not appear"
+    while not (path.exists() and '"step": 3,' in path.read_text()):
+      assert process.poll() is None, process.communicate()[0]
+      assert time.monotonic() < until, f"{path} has no third step"
       time.sleep(0.05)
 
-  cell = workdir / "finetune" / "pause-stdlib_cloze-m10-s0"
-  for landmark in (
-    workdir / "pretrain" / "pause" / "metrics.jsonl",
-    cell / "metrics.jsonl",
-  ):
-    process = start()
-    wait_for(landmark)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-  stamps = {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/done")}
-  assert stamps  # Some cells were whole before the last kill,
   process = start()
-  output = process.communicate()[0].decode()
+  wait_for_steps("pretrain/pause")
+  process.kill()  # The study alone: its child saves and leaves.
+  process.communicate()
+  process = start()
+  wait_for_steps("pretrain/std")
+  os.killpg(process.pid, signal.SIGKILL)
+  process.communicate()
+  process = start()
+  wait_for_steps("finetune/pause-stdlib_cloze-m10-s0")
+  process.terminate()
+  output = process.communicate()[0]
+  assert process.returncode == 143, output
+  stamps = {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/done")}
+  assert len(stamps) == 4, output
+  process = start()
+  output = process.communicate()[0]
   assert process.returncode == 0, output
-  # and were not run again.
   assert all(p.stat().st_mtime_ns == t for p, t in stamps.items())
   assert len(list(workdir.glob("*/*/done"))) == 2 + 2 + 2
+  # The child of the study that was killed alone went on from what it saved.
+  log = (workdir / "logs" / "pretrain-pause.log").read_text()
+  assert log.count("starting at step 0") == log.count("resuming from step") == 1
   rows = json.loads((workdir / "table.json").read_text())
   assert [row["n"] for row in rows] == [8, 8]
   assert "StdPT_StdFT" in output

@@ -5,9 +5,11 @@
   pausejax study --config=configs/study.py --workdir=/runs/study --shard=2/8
 
 Cells that are done are not run again; a cell that was killed goes on where its
-last checkpoint was. Each cell's output lands in WORKDIR/logs. When nothing is
-left, or with --table alone, the table is printed and written as JSON, Markdown,
-CSV and LaTeX; `pausejax report --workdir=WORKDIR` makes the page.
+last checkpoint was. A study that is asked to stop, or is killed, takes the
+command that it runs with it; what still runs is waited for. Each cell's output
+lands in WORKDIR/logs. When nothing is left, or with --table alone, the table is
+printed and written as JSON, Markdown, CSV and LaTeX; `pausejax report
+--workdir=WORKDIR` makes the page.
 
 --shard=i/n runs every n-th cell, for n machines that share the folder; it waits
 for cells of other shards that its own need. --dry_run prints one shell line a
@@ -20,16 +22,22 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import IO
 
 from pausejax import commandline, errors, files, locks
 from pausejax.evaluation import render, results, study, table
-from pausejax.runtime import signals
+from pausejax.runtime import children, signals
 
 _SECONDS_BETWEEN_LOOKS = 2.0
+# Exit codes that starting again does not change.
+_FINAL = {
+  errors.UsageError.exit_code: "a wrong command or config",
+  errors.CheckpointUnusable.exit_code: "no checkpoint can be used",
+  errors.Diverged.exit_code: "training diverged",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -88,62 +96,114 @@ class Runner:
     self._index = index
     self._count = count
     self._stop = signals.StopFlag()
-    self._failed: list[study.Cell] = []
+    self._failed: dict[str, int] = {}  # Id of a cell -> exit code.
+    self._blocked: dict[str, str] = {}  # Id of a cell -> the one it needs.
 
   def run(self) -> int:
-    """Runs what is missing; returns 0, 1 if a cell failed, 143 if stopped."""
+    """Runs what is missing.
+
+    Returns:
+      0: all is done. 130 or 143: a signal stopped it. 2, 3 or 4: cells failed
+      in ways that starting again does not change; 143 or 1: in other ways.
+    """
     cells = self._plan.cells()
     todo = sum(not cell.is_done() for cell in cells)
     print(f"{len(cells)} cells, {len(cells) - todo} done before", flush=True)
     for number, cell in enumerate(cells):
       if number % self._count != self._index - 1 or cell.is_done():
         continue
-      if not self._wait_for(cell, cells[:number]):
-        self._failed.append(cell)
-        continue
+      if self._wait_for(cell, cells[:number]):
+        self._run(cell, f"[{number + 1}/{len(cells)}]")
       if self._stop.exit_code:
         return self._stop.exit_code
-      self._run(cell, f"[{number + 1}/{len(cells)}]")
-      if self._stop.exit_code:
-        return self._stop.exit_code
-    for cell in self._failed:
-      print(f"failed: {cell.id}; see {self._log(cell)}", file=sys.stderr)
-    return 1 if self._failed else 0
+    for cell in cells:
+      if cell.id in self._failed:
+        why = _explain(self._failed[cell.id])
+        print(
+          f"failed: {cell.id}: {why}; see {self._log(cell)}", file=sys.stderr
+        )
+      if cell.id in self._blocked:
+        needed = self._blocked[cell.id]
+        print(f"not run: {cell.id} needs {needed}", file=sys.stderr)
+    return _exit_code([*self._failed.values()])
 
   def _wait_for(self, cell: study.Cell, cells: Sequence[study.Cell]) -> bool:
     """Waits until what a cell needs is done; False if that failed here."""
     needed = [c for c in cells if _needs(cell, c)]
-    told = False
+    is_said = False
     while waiting := [c for c in needed if not c.is_done()]:
-      if any(c in self._failed for c in waiting) or self._stop.exit_code:
+      if self._stop.exit_code:
         return False
-      if not told:
+      for other in waiting:
+        if other.id in self._failed or other.id in self._blocked:
+          self._blocked[cell.id] = other.id
+          return False
+      if not is_said:
         print(f"{cell.id} waits for {waiting[0].id}, of another shard")
-      told = True
+      is_said = True
       time.sleep(_SECONDS_BETWEEN_LOOKS)
     return True
 
   def _run(self, cell: study.Cell, number: str) -> None:
-    """Runs the commands of a cell and marks it as done."""
+    """Runs a cell and marks it as done, unless another process does."""
     began = time.monotonic()
     print(f"{number} {cell.id} ...", end=" ", flush=True)
+    lock = self._lock(cell)
+    if lock is None:
+      return
+    with lock:
+      # Another process may have run it while this one waited for the lock.
+      code = 0 if cell.is_done() else self._commands(cell, lock)
+      if self._stop.exit_code:
+        print("stopped", flush=True)
+      elif code:
+        self._failed[cell.id] = code
+        print(f"{_explain(code)}: {_last_line(self._log(cell))}", flush=True)
+      else:
+        (cell.workdir / "done").touch()
+        print(f"{time.monotonic() - began:.0f} s", flush=True)
+
+  def _lock(self, cell: study.Cell) -> IO[str] | None:
+    """Returns the lock of a cell once nobody else holds it; None if stopped.
+
+    A command holds the lock of its cell until it ends, so that one whose study
+    was killed is waited for: it saves and leaves.
+    """
+    path = self._plan.workdir / "locks" / cell.id.replace("/", "-")
+    path.parent.mkdir(exist_ok=True)
+    is_said = False
+    while (lock := locks.take(path)) is None:
+      if self._stop.exit_code:
+        print("stopped", flush=True)
+        return None
+      if not is_said:
+        holder = path.read_text().strip() or "another study"
+        print(
+          f"is still run by process {holder}; waiting until that ends ...",
+          end=" ",
+          flush=True,
+        )
+      is_said = True
+      time.sleep(_SECONDS_BETWEEN_LOOKS / 4)
+    return lock
+
+  def _commands(self, cell: study.Cell, lock: IO[str]) -> int:
+    """Runs the commands of a cell; returns the first exit code but 0, or 0."""
     if not cell.pretraining:
-      # What was cut short there cannot be gone on with.
+      # What was cut short there cannot be continued.
       shutil.rmtree(cell.workdir, ignore_errors=True)
     log = self._log(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
     for words in cell.commands:
-      code = self._command(words, log)
-      if code:
-        print(f"exit {code}: {_last_line(log)}", flush=True)
-        if not self._stop.exit_code:
-          self._failed.append(cell)
-        return
-    (cell.workdir / "done").touch()
-    print(f"{time.monotonic() - began:.0f} s", flush=True)
+      code = self._command(words, log, lock)
+      if code or self._stop.exit_code:
+        return code
+    return 0
 
-  def _command(self, words: Sequence[str], log: pathlib.Path) -> int:
-    """Runs one `pausejax` command; hands SIGTERM on to it."""
+  def _command(
+    self, words: Sequence[str], log: pathlib.Path, lock: IO[str]
+  ) -> int:
+    """Runs one `pausejax` command; asks it to stop if this process is asked."""
     cache = self._plan.workdir / "compilation_cache"
     environment = {
       "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -152,17 +212,17 @@ class Runner:
     }
     with log.open("a", encoding="utf-8") as output:
       print("$ pausejax", *words, file=output, flush=True)
-      process = subprocess.Popen(
+      process = children.start(
         [sys.executable, "-m", "pausejax", *words],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environment,
+        output=output,
+        environment=environment,
+        lock=lock,
       )
-      told = False
+      is_asked = False
       while (code := process.poll()) is None:
-        if self._stop.exit_code and not told:
+        if self._stop.exit_code and not is_asked:
           process.send_signal(signal.SIGTERM)
-          told = True
+          is_asked = True
         time.sleep(0.1)
     return code
 
@@ -181,3 +241,22 @@ def _needs(cell: study.Cell, other: study.Cell) -> bool:
 def _last_line(log: pathlib.Path) -> str:
   lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
   return lines[-1] if lines else ""
+
+
+def _exit_code(failures: Sequence[int]) -> int:
+  """Returns the exit code of a study whose cells failed with these codes."""
+  if not failures or set(failures) <= {*_FINAL}:
+    return max(failures, default=0)
+  stopped = signals.PREEMPTED
+  return stopped if stopped in failures else 1
+
+
+def _explain(code: int) -> str:
+  """Returns what an exit code of a command means."""
+  if code < 0:
+    meaning = f"killed by {signal.Signals(-code).name}"
+  else:
+    meaning = {**_FINAL, signals.PREEMPTED: "stopped from outside"}.get(
+      code, ""
+    )
+  return f"{meaning} (exit code {code})" if meaning else f"exit code {code}"
