@@ -136,13 +136,15 @@ def host_digests(named: Mapping[str, jax.Array]) -> dict[str, list[int]]:
   return {n: np.asarray(d).tolist() for n, d in host.items()}
 
 
-def _why_damaged(path: pathlib.Path, error: Exception) -> str:
+def _why_damaged(path: pathlib.Path, error: BaseException) -> str:
   """Returns why a step's arrays are damaged, now that Orbax refused them.
 
   Raises:
     UserError: the error, or a read of all files, shows that they are only
       unreadable now.
   """
+  while error.__cause__:  # Orbax's own words come before TensorStore's.
+    error = error.__cause__
   line = next(iter(str(error).strip().splitlines()), repr(error))[:200]
   if isinstance(error, MemoryError) or line.startswith(_NOT_DAMAGE):
     raise errors.UserError(

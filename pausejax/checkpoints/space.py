@@ -13,10 +13,12 @@ from pausejax import errors
 from pausejax.checkpoints import folders
 from pausejax.settings import CheckpointConfig
 
+_OVERHEAD = 150_000  # Bytes of names, digests, and parts of blocks.
+
 
 def size(named: Mapping[str, Any]) -> int:
-  """Returns the bytes of all leaves: what a step takes at most, nearly."""
-  return sum(x.size * x.dtype.itemsize for x in named.values())
+  """Returns the bytes that a step with these leaves takes at most, nearly."""
+  return _OVERHEAD + sum(x.size * x.dtype.itemsize for x in named.values())
 
 
 def require(
@@ -66,7 +68,7 @@ def require_now(folder: pathlib.Path, step_bytes: int) -> None:
   writers, too.
   """
   steps = folders.numbered(folder)
-  last = _on_disk(folder / str(steps[-1])) if steps else 0
+  last = _OVERHEAD + _on_disk(folder / str(steps[-1])) if steps else 0
   if shutil.disk_usage(folder).free < (last or step_bytes):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -77,8 +77,8 @@ class Store:
     """
     self._size = space.size(leaves.flatten(abstract))
     if jax.process_index() == 0:
-      space.require(self._folder, self._size, self._config)
       retention.empty_trash(self._folder)
+      space.require(self._folder, self._size, self._config)
     distributed.everyone("prepared")
     self._identity = _identity(self._folder)
 
@@ -291,6 +291,7 @@ class Store:
     self._failures += 1
     self._writer.close()
     self._require_folder()
+    retention.empty_trash(self._folder)  # The space counts as free.
     message = (
       f"step {step} was not saved in {self._folder}: {space.reason(error)} "
       f"({space.figures(self._folder, self._size)})"
@@ -300,7 +301,6 @@ class Store:
       raise errors.UserError(
         f"{message}; failed saves in a row: {self._failures}; {self._saved()}"
       ) from error
-    retention.empty_trash(self._folder)
     _say(f"{message}; training goes on until the next save")
 
   def _saved(self) -> str:

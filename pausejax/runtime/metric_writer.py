@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
 from pausejax import errors, files
@@ -84,7 +85,9 @@ class MetricWriter:
     if unreadable:
       _append(path.with_name(path.name + ".unreadable"), unreadable)
     files.write(path, b"".join(line + b"\n" for line, _ in kept))
-    self._file = path.open("a", encoding="utf-8")
+    self._path = path
+    self._file = path.open("ab", buffering=0)
+    self._unwritten = b""
     self._events = _open_events(workdir, step) if tensorboard else None
 
   def notes(self) -> list[str]:
@@ -103,20 +106,65 @@ class MetricWriter:
     return ["metrics.jsonl: " + "; ".join(notes)] if notes else []
 
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
-    """Writes the metrics of a step as one line."""
+    """Writes the metrics of a step as one line.
+
+    While the disk is full, lines wait in memory for the next call.
+
+    Raises:
+      UserError: the file was deleted, as with its folder.
+    """
     finite = {k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}
-    self._file.write(json.dumps({"step": step, **finite}) + "\n")
-    self._file.flush()
+    line = json.dumps({"step": step, **finite}) + "\n"
+    was_full = bool(self._unwritten)
+    self._unwritten += line.encode()
+    if (error := self._flush()) and not was_full:
+      print(
+        f"pausejax: warning: cannot write {self._path}: {error}; its lines are "
+        "kept in memory and written later",
+        file=sys.stderr,
+        flush=True,
+      )
     if self._events is not None:
       for key, value in metrics.items():
         self._events.add_scalar(key, value, step)
 
   def close(self) -> None:
-    """Flushes everything to disk."""
+    """Writes everything to disk.
+
+    Raises:
+      UserError: some lines could not be written.
+    """
+    if error := self._flush():
+      raise errors.UserError(
+        f"cannot write {self._path}: {error}; "
+        f"{self._unwritten.count(10)} lines of metrics are lost"
+      )
     os.fsync(self._file.fileno())
     self._file.close()
     if self._events is not None:
       self._events.close()
+
+  def _flush(self) -> OSError | None:
+    """Writes what it can; returns why it could not write the rest."""
+    if not self._is_there():
+      raise errors.UserError(
+        f"{self._path} was deleted or replaced while the run was writing it, "
+        "so the run ends"
+      )
+    try:
+      while self._unwritten:
+        written = self._file.write(self._unwritten)
+        self._unwritten = self._unwritten[written:]
+    except OSError as e:
+      return e
+    return None
+
+  def _is_there(self) -> bool:
+    """Returns whether the file still has its name."""
+    try:
+      return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+    except FileNotFoundError:
+      return False
 
 
 def _is_again(row: metric_rows.Row, step: int, owed: bool) -> bool:
