@@ -206,7 +206,8 @@ def _hide_closed_loops() -> None:
   When a write fails, Orbax logs the error in each thread and closes the event
   loop that the other writes report to. The first error is raised in any case.
   """
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   shown = sys.unraisablehook
 
   def hook(unraisable) -> None:

@@ -1,0 +1,347 @@
+"""Every file of a checkpoint, damaged in every way: found, or without effect.
+
+A reader of a damaged step must refuse it, go back to the step before and say
+so, or return exactly what was saved. Anything else counts as silent.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from pausejax import errors, optimizer, settings
+from pausejax.checkpoints import folders
+from pausejax.checkpoints.store import Store
+from pausejax.training import state
+from tests import models
+from tests.test_sharding import one_device_mesh
+
+KEEP = settings.CheckpointConfig(every=1, keep=9, keep_period=0, keep_best=0)
+
+
+def make_abstract():
+  """The state of a model with one layer and an optimizer without moments."""
+  fields = {**base.get_config().optim.to_dict(), "name": "sgd", "kwargs": {}}
+  made = optimizer.make(settings.OptimConfig(**fields), 2000)[0]
+  config = models.model_config(num_layers=1)
+  return state.abstract(config, made, one_device_mesh())
+
+
+@pytest.fixture(scope="module")
+def abstract():
+  return make_abstract()
+
+
+def state_of(abstract, step):
+  """A state whose every leaf is another one at another step."""
+  rng = np.random.default_rng(step)
+  fresh = jax.tree.map(
+    lambda x: jax.device_put(
+      rng.standard_normal(x.shape).astype(x.dtype), x.sharding
+    ),
+    abstract,
+  )
+  return dataclasses.replace(fresh, step=jax.numpy.asarray(step, "int32"))
+
+
+@pytest.fixture(scope="module")
+def pristine(abstract, tmp_path_factory):
+  """A workdir with the whole steps 4 and 8."""
+  workdir = tmp_path_factory.mktemp("pristine")
+  store = Store(workdir / "checkpoints", KEEP)
+  for step in (4, 8):
+    position = json.dumps({"step": step}).encode()
+    store.save(
+      state_of(abstract, step),
+      data={"position.json": position},
+      meta={"counters": {"total_tokens": 100 * step}, "answers": {}},
+    )
+  store.close()
+  return workdir
+
+
+@pytest.fixture
+def workdir(pristine, tmp_path):
+  return shutil.copytree(pristine, tmp_path / "run")
+
+
+def flip(seed):
+  def damage(path, older):
+    content = bytearray(path.read_bytes())
+    bit = np.random.default_rng(seed).integers(8 * len(content))
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+  return damage
+
+
+def zero(path, older):
+  content = bytearray(path.read_bytes())
+  start = len(content) // 3
+  content[start : start + 64] = bytes(len(content[start : start + 64]))
+  path.write_bytes(content)
+
+
+def swap(path, older):
+  if older.exists():  # Data files of arrays have names of their own.
+    shutil.copyfile(older, path)
+
+
+DAMAGES = {
+  "flip 0": flip(0),
+  "flip 1": flip(1),
+  "flip 2": flip(2),
+  "cut": lambda path, older: os.truncate(path, path.stat().st_size // 2),
+  "cut by 1": lambda path, older: os.truncate(path, path.stat().st_size - 1),
+  "emptied": lambda path, older: os.truncate(path, 0),
+  "deleted": lambda path, older: path.unlink(),
+  "zeroed": zero,
+  "swapped": swap,
+}
+
+
+def files_of(pristine):
+  step = pristine / "checkpoints" / "8"
+  found = [p.relative_to(step) for p in step.rglob("*") if p.is_file()]
+  return sorted(p for p in found if (step / p).stat().st_size)
+
+
+def same(a, b):
+  return all(
+    x.dtype == y.dtype and np.array_equal(x, y)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  )
+
+
+def resume(workdir, abstract, expected):
+  """Returns "whole", "older" or "silent"; twice, as after a restart."""
+  found = [
+    Store(workdir / "checkpoints", KEEP).restore(abstract) for _ in range(2)
+  ]
+  step = int(found[0].state.step)
+  for restored in found:
+    position = json.dumps({"step": step}).encode()
+    if not (
+      same(restored.state, expected[step])
+      and restored.data == {"position.json": position}
+      and restored.meta["counters"] == {"total_tokens": 100 * step}
+    ):
+      return "silent"
+  if step == 8:
+    return "whole"
+  assert "8 was set aside: " in found[0].reason
+  assert [p.name for p in (workdir / "set_aside").iterdir()] == ["8-0"]
+  return "older"
+
+
+def load(workdir, abstract, expected):
+  """As evaluate, generate and --init_from read: "whole" or "refused"."""
+  before = sorted(p for p in workdir.rglob("*"))
+  store = Store(workdir / "checkpoints", None)
+  try:
+    meta = store.meta(8)
+    model = store.restore_params(abstract.model, 8)
+  except errors.CheckpointUnusable as e:
+    assert f"{workdir}/checkpoints/8 is damaged: " in e.message
+    assert f"({workdir}/checkpoints/4)" in e.message
+    assert len(e.message.splitlines()) == 1
+    assert sorted(p for p in workdir.rglob("*")) == before
+    return "refused"
+  is_same = same(model, expected[8].model)
+  is_same = is_same and meta["counters"] == {"total_tokens": 800}
+  return "whole" if is_same else "silent"
+
+
+def matrix(pristine, abstract, tmp_path, damages, files):
+  """Returns {(reader, outcome): files and damages}."""
+  expected = {step: state_of(abstract, step) for step in (4, 8)}
+  outcomes = collections.defaultdict(list)
+  for file in files:
+    for name, damage in damages.items():
+      workdir = tmp_path / "run"
+      shutil.copytree(pristine, workdir)
+      step = workdir / "checkpoints" / "8"
+      damage(step / file, workdir / "checkpoints" / "4" / file)
+      for reader in (load, resume):
+        outcome = reader(workdir, abstract, expected)
+        outcomes[reader.__name__, outcome].append((str(file), name))
+      shutil.rmtree(workdir)
+  return outcomes
+
+
+SOME = {name: DAMAGES[name] for name in ("flip 0", "deleted", "swapped")}
+# What every step has under the same name, and decides what a run reads.
+NAMED = ("data/process_0-position.json", "meta/meta.json", "meta/meta.sha256")
+
+
+def test_small_files_are_never_read_damaged(pristine, abstract, tmp_path):
+  """Here any damage at all is found: each file is under a SHA-256."""
+  outcomes = matrix(pristine, abstract, tmp_path, SOME, NAMED)
+  assert outcomes.keys() == {("load", "refused"), ("resume", "older")}
+  assert all(len(found) == 9 for found in outcomes.values())
+
+
+def test_arrays_are_never_read_damaged(pristine, abstract, tmp_path):
+  largest = max(
+    (pristine / "checkpoints/8/params").rglob("*"),
+    key=lambda p: p.stat().st_size,
+  )
+  file = largest.relative_to(pristine / "checkpoints" / "8")
+  damages = {n: DAMAGES[n] for n in ("flip 0", "cut", "deleted", "zeroed")}
+  outcomes = matrix(pristine, abstract, tmp_path, damages, [file])
+  assert not outcomes["load", "silent"] and not outcomes["resume", "silent"]
+  assert outcomes["load", "refused"] and outcomes["resume", "older"]
+
+
+@pytest.mark.slow
+def test_no_damage_of_any_file_is_silent(pristine, abstract, tmp_path):
+  files = files_of(pristine)
+  outcomes = matrix(pristine, abstract, tmp_path, DAMAGES, files)
+  counts = {key: len(found) for key, found in outcomes.items()}
+  print(counts)
+  assert not outcomes["load", "silent"] and not outcomes["resume", "silent"]
+  assert sum(counts.values()) == 2 * len(files) * len(DAMAGES)
+  assert counts["load", "refused"] >= 50 and counts["resume", "older"] >= 80
+
+
+def test_a_step_under_another_name_is_refused(workdir, abstract):
+  folder = workdir / "checkpoints"
+  shutil.copytree(folder / "8", folder / "12")
+  restored = Store(folder, KEEP).restore(abstract)
+  assert int(restored.state.step) == 8
+  assert "12 was set aside: meta/meta.json is of step 8" in restored.reason
+
+
+def test_whole_items_of_another_step_are_refused(workdir, abstract):
+  folder = workdir / "checkpoints"
+  for item in ("params", "data", "meta"):
+    shutil.copytree(folder / "8" / item, workdir / "kept")
+    shutil.rmtree(folder / "8" / item)
+    shutil.copytree(folder / "4" / item, folder / "8" / item)
+    with pytest.raises(errors.CheckpointUnusable, match="8 is damaged"):
+      store = Store(folder, None)
+      store.restore_params(abstract.model, 8)
+    shutil.rmtree(folder / "8" / item)
+    (workdir / "kept").rename(folder / "8" / item)
+
+
+def listing(workdir):
+  return sorted((p, p.lstat().st_size) for p in workdir.rglob("*"))
+
+
+def ruin(step):
+  (step / "meta" / "meta.json").write_text("{")
+
+
+def refuses(workdir, abstract, kind, match):
+  """Starts three times: the same error each time, and nothing is changed."""
+  before = listing(workdir)
+  for _ in range(3):
+    with pytest.raises(kind, match=match) as caught:
+      Store(workdir / "checkpoints", KEEP).restore(abstract)
+    assert type(caught.value) is kind
+    assert len(caught.value.message.splitlines()) == 1
+    assert listing(workdir) == before
+
+
+def test_damage_of_all_steps_is_refused_each_time(workdir, abstract):
+  for step in ("4", "8"):
+    ruin(workdir / "checkpoints" / step)
+  match = "no checkpoint is whole .*to start over at step 0"
+  refuses(workdir, abstract, errors.CheckpointUnusable, match)
+
+
+def test_what_was_set_aside_keeps_a_run_from_starting_over(workdir, abstract):
+  (workdir / "checkpoints").rename(workdir / "set_aside")
+  match = "/set_aside/4; .*/set_aside/8"
+  refuses(workdir, abstract, errors.CheckpointUnusable, match)
+  (workdir / "checkpoints").mkdir()
+  refuses(workdir, abstract, errors.CheckpointUnusable, match)
+  (workdir / "set_aside" / "8").rename(workdir / "checkpoints" / "8")
+  restored = Store(workdir / "checkpoints", KEEP).restore(abstract)
+  assert int(restored.state.step) == 8
+
+
+def test_an_empty_numbered_folder_is_no_reason_to_start_over(
+  tmp_path, abstract
+):
+  (tmp_path / "checkpoints" / "12").mkdir(parents=True)
+  refuses(tmp_path, abstract, errors.CheckpointUnusable, "it lacks meta/meta")
+
+
+def test_a_first_save_cut_short_is(tmp_path, abstract):
+  for name in ("4.orbax-checkpoint-tmp", "trash", "notes", "²", "007"):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+  assert Store(tmp_path / "checkpoints", KEEP).restore(abstract) is None
+
+
+def test_a_newer_format_is_refused(workdir, abstract):
+  path = workdir / "checkpoints" / "8" / "meta" / "meta.json"
+  meta = json.dumps({**json.loads(path.read_text()), "format": 3}).encode()
+  path.write_bytes(meta)
+  (path.parent / "meta.sha256").write_bytes(folders.checksum(meta))
+  match = "has format 3, this version of pausejax reads formats 1 to 2"
+  refuses(workdir, abstract, errors.CheckpointUnusable, match)
+
+
+def to_format_1(step):
+  """Rewrites a step as pausejax 0.1.0 wrote it."""
+  path = step / "meta" / "meta.json"
+  meta = {**json.loads(path.read_text()), "format": 1}
+  del meta["data_sha256"]
+  path.write_text(json.dumps(meta, indent=1))
+  (path.parent / "meta.sha256").unlink()
+
+
+def test_format_1_is_read_and_checked_as_far_as_it_can_be(workdir, abstract):
+  folder = workdir / "checkpoints"
+  to_format_1(folder / "8")
+  to_format_1(folder / "4")
+  expected = state_of(abstract, 8)
+  assert same(Store(folder, KEEP).restore(abstract).state, expected)
+  model = Store(folder, None).restore_params(abstract.model, 8)
+  assert same(model, expected.model)
+  (folder / "8/data/process_0-position.json").write_text('{"step": 9}')
+  restored = Store(folder, KEEP).restore(abstract)
+  assert int(restored.state.step) == 4
+  assert "position.json is of another step" in restored.reason
+
+
+# An I/O error is no proof of damage.
+
+
+def test_a_folder_that_cannot_be_read_moves_nothing(workdir, abstract):
+  (workdir / "checkpoints").rename(workdir / "elsewhere")
+  (workdir / "checkpoints").write_text("a file")
+  refuses(workdir, abstract, errors.UserError, "that is no sign of damage")
+
+
+@pytest.mark.parametrize("part", ["meta/meta.json", "params/manifest.ocdbt"])
+def test_a_file_that_cannot_be_read_moves_nothing(workdir, abstract, part):
+  # Permissions do not stop root, but reading a folder as a file fails for all,
+  # as a link that leads to itself does.
+  path = workdir / "checkpoints" / "8" / part
+  path.unlink()
+  path.symlink_to(path)
+  refuses(workdir, abstract, errors.UserError, "that is no sign of damage")
+
+
+def test_a_name_with_signs_of_a_glob_is_a_name(abstract, tmp_path):
+  folder = tmp_path / "run [a] {b}\\c*?" / "checkpoints"
+  for name in ("run a {b}", "run [a] {b}"):
+    (tmp_path / name).mkdir()
+  store = Store(folder, KEEP)
+  store.save(
+    state_of(abstract, 4), data={"position.json": b'{"step": 4}'}, meta={}
+  )
+  store.close()
+  restored = Store(folder, KEEP).restore(abstract)
+  assert same(restored.state, state_of(abstract, 4))
+  model = Store(folder, None).restore_params(abstract.model, 4)
+  assert same(model, restored.state.model)
