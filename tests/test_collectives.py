@@ -1,5 +1,7 @@
 """Collectives of compiled programs: found, named, weighed by their loops."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -75,6 +77,112 @@ def test_loops_are_multiplied_out():
     collectives.collectives(compiled(body, jnp.ones((64, 12))))
   )
   assert found == {"all-reduce": (16, 16 * 16 * 6 * 4)}
+
+
+LOOP = """HloModule m
+
+%less (a: {t}[], b: {t}[]) -> pred[] {{
+  %a = {t}[]{{:T(128)}} parameter(0)
+  %b = {t}[]{{:T(128)}} parameter(1)
+  ROOT %c = pred[]{{:T(512)}} compare(%a, %b), direction={direction}
+}}
+
+%condition (p: ({t}[], f32[8], {t}[])) -> pred[] {{
+  %p = ({t}[]{{:T(128)}}, f32[8]{{0}}, /*index=2*/{t}[]) parameter(0)
+  %counter = {t}[]{{:T(128)}} get-tuple-element(%p), index=0
+  {limit}
+  ROOT %go = pred[] {compare}
+}}
+
+%body (p: ({t}[], f32[8], {t}[])) -> ({t}[], f32[8], {t}[]) {{
+  %p = ({t}[]{{:T(128)}}, f32[8]{{0}}, /*index=2*/{t}[]) parameter(0)
+  %i = {t}[] get-tuple-element(%p), index=0
+  %step = {t}[] constant({step})
+  %next = {t}[] add(%i, %step)
+  %x = f32[8]{{0}} get-tuple-element(%p), index=1
+  %y = f32[8]{{0}} collective-permute(%x), source_target_pairs={{{{0,1}},{{1,0}}}}
+  %n = {t}[] get-tuple-element(%p), index=2
+  ROOT %out = ({t}[], f32[8]{{0}}, {t}[]) tuple(%next, %y, %n)
+}}
+
+ENTRY %main (x: f32[8], n: {t}[]) -> f32[8] {{
+  %x = f32[8]{{0}} parameter(0)
+  %start = {t}[] constant({start})
+  %most = {t}[] {most}
+  %carried = {t}[]{{:T(128)}} copy(%most)
+  %init = ({t}[], f32[8]{{0}}, {t}[]) tuple(%start, %x, %carried)
+  %loop = ({t}[], f32[8]{{0}}, {t}[]) while(%init), condition=%condition, body=%body{noted}
+  ROOT %r = f32[8]{{0}} get-tuple-element(%loop), index=1
+}}
+"""  # noqa: E501
+CONSTANT = "%limit = {t}[] constant({n})"
+CARRIED = "%limit = {t}[] get-tuple-element(%p), index=2"
+COMPARE = "compare(%counter, %limit), direction={direction}"
+SWAPPED = "compare(%limit, %counter), direction={direction}"
+FUSED = "fusion(%counter, %limit), kind=kLoop, calls=%less"
+
+
+def loop(
+  *, t="s32", limit=CONSTANT, n=7, start=0, step=1, direction="LT", **changes
+):
+  """Returns the text of a loop around one collective-permute."""
+  parts = dict(compare=COMPARE, noted="", most=f"constant({n})") | changes
+  found = dict(t=t, n=n, start=start, step=step, direction=direction)
+  parts = {name: text.format(**found) for name, text in parts.items()}
+  return LOOP.format(**found, limit=limit.format(**found), **parts)
+
+
+NOTED = ', backend_config={{"known_trip_count":{{"n":"9"}},"x":[{{"n":"2"}}]}}'
+
+
+@pytest.mark.parametrize(
+  ("text", "turns"),
+  [
+    *((loop(t=t), 7) for t in ("s8", "u8", "s16", "s32", "u32", "s64", "u64")),
+    (loop(t="u32", limit=CARRIED), 7),
+    (loop(t="s64", limit=CARRIED, compare=FUSED), 7),
+    (loop(compare=FUSED), 7),
+    (loop(direction="LE"), 8),
+    (loop(direction="NE"), 7),
+    (loop(direction="GT", compare=SWAPPED), 7),
+    (loop(direction="GE", compare=SWAPPED), 8),
+    (loop(start=3, step=2, t="u32"), 2),
+    (loop(start=3, step=2, n=8), 3),
+    (loop(start=12, step=-2, n=1, direction="GT"), 6),
+    (loop(start=12, step=-1, n=0, direction="NE"), 12),
+    (loop(start=9, n=7), 0),
+    (loop(noted=NOTED), 9),
+    (loop(n=4294967295, t="u32", step=65536), 65536),
+  ],
+)
+def test_a_loop_is_counted_whatever_its_counter_is(text, turns):
+  found = collectives.totals(collectives.collectives(text))
+  assert found.get("collective-permute", (0, 0)) == (turns, 32 * turns)
+
+
+def test_a_loop_of_unknown_length_is_a_lower_bound():
+  (one,) = collectives.collectives(loop(limit=CARRIED, most="parameter(1)"))
+  assert (one.count, one.is_lower_bound) == (1, True)
+  (one,) = collectives.collectives(loop())
+  assert not one.is_lower_bound
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int16", "uint8"])
+def test_compiled_loops_with_other_counters_are_counted(dtype):
+  number = jnp.dtype(dtype).type
+
+  def body(a):
+    turn = lambda _, a: jnp.tanh(jax.lax.psum(a, "x") + a)
+    a = jax.lax.fori_loop(number(1), number(6), turn, a)
+    down = lambda c: (c[0] - number(2), turn(0, c[1]))
+    return jax.lax.while_loop(lambda c: c[0] > 0, down, (number(10), a))[1]
+
+  text = re.sub(
+    r'"known_[^{}]*:\{[^{}]*\},?', "", compiled(body, jnp.ones((64, 12)))
+  )
+  assert "known_trip_count" not in text
+  found = collectives.totals(collectives.collectives(text))
+  assert found["all-reduce"][0] == 5 + 5
 
 
 # A TPU's text, cut down: one all-gather spelled out in the fusions that start

@@ -13,9 +13,11 @@ a fusion around an all-reduce; here each of them counts once, by its own name.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+
+from pausejax.runtime import hlo
 
 KINDS = (
   "all-gather",
@@ -27,16 +29,7 @@ KINDS = (
   "collective-broadcast",
 )
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(
-  r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$"
-)
-_CALLED = re.compile(
-  r"(?:calls|to_apply|branch_computations|true_computation|"
-  r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
-)
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d\w*)\[([\d,]*)\]")
-_TRIPS = re.compile(r'known_trip_count[^\d}]*?"?n"?\W+(\d+)')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +43,16 @@ class Collective:
       names them ("bf16", "f32", "s32").
     groups: the devices that talk to each other, by their place in the mesh;
       for a collective-permute (from, to) pairs. Empty: all devices.
-    count: how often it runs in one call of the program. A loop whose length
-      the text does not give counts as one turn.
+    count: how often it runs in one call of the program.
+    is_lower_bound: it stands in a loop whose length the text does not give,
+      which counts as one turn.
   """
 
   kind: str
   arrays: tuple[tuple[str, tuple[int, ...]], ...]
   groups: tuple[tuple[int, ...], ...]
   count: int
+  is_lower_bound: bool = False
 
   @property
   def num_bytes(self) -> int:
@@ -70,7 +65,8 @@ class Collective:
 
 def collectives(hlo_text: str) -> list[Collective]:
   """Returns the collectives of an optimized HLO module, in program order."""
-  return list(_Module(hlo_text).walk())
+  module = hlo.Module(hlo_text)
+  return list(_walk(module, module.entry, 1, {}, []))
 
 
 def totals(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
@@ -82,120 +78,69 @@ def totals(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
   return {kind: sizes for kind, sizes in sums.items() if sizes[0]}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-  name: str
-  type: str  # As written: arrays with layouts, in parentheses where several.
-  op: str
-  rest: str  # Operands and attributes.
+def _walk(
+  module: hlo.Module,
+  name: str,
+  count: int,
+  met: dict[str, str],
+  given: Sequence[hlo.Known],
+) -> Iterator[Collective]:
+  """Yields what the computation and those that it calls hold.
 
-  def attribute(self, pattern: str) -> str | None:
-    match = re.search(pattern, self.rest)
-    return match[1] if match else None
-
-  @property
-  def operands(self) -> list[str]:
-    return re.findall(r"%([\w.\-]+)", self.rest.partition(")")[0])
-
-
-class _Module:
-  """The computations of a module by name, and walks through them."""
-
-  def __init__(self, hlo_text: str):
-    self.computations: dict[str, dict[str, _Instruction]] = {"": {}}
-    self.entry = name = ""
-    for line in hlo_text.splitlines():
-      if header := _COMPUTATION.match(line):
-        name = header[2]
-        self.computations[name] = {}
-        if header[1]:
-          self.entry = name
-      elif name and (match := _INSTRUCTION.match(line)):
-        self.computations[name][match[1]] = _Instruction(*match.groups())
-
-  def walk(self) -> Iterator[Collective]:
-    return self._walk(self.entry, 1, {})
-
-  def _walk(
-    self, name: str, count: int, met: dict[str, str]
-  ) -> Iterator[Collective]:
-    """Yields what the computation and those that it calls hold.
-
-    Args:
-      name: the computation.
-      count: how often it runs.
-      met: channel -> the computation that it was met in, in this turn of
-        the loop around it; added to. (Those of a shard_map may all have one
-        channel, but then they stand in one computation.)
-    """
-    for one in self.computations[name].values():
-      kind = one.op.removesuffix("-start")
-      if kind in KINDS:
-        channel = one.attribute(r"channel_id=(\d+)") or one.name
-        if met.setdefault(channel, name) == name:
-          yield self._collective(name, one, kind, count)
-      elif one.op == "while":
-        body = one.attribute(r"body=%?([\w.\-]+)")
-        yield from self._walk(body, count * self._num_turns(one), {})
-      else:
-        for called in _called(one.rest):
-          yield from self._walk(called, count, met)
-
-  def _collective(
-    self, computation: str, one: _Instruction, kind: str, count: int
-  ) -> Collective:
-    types = [one.type]
-    if kind == "reduce-scatter":
-      scope = self.computations[computation]
-      types = [scope[name].type for name in one.operands]
-    elif one.op.endswith("-start") and kind != "all-reduce":
-      types = _elements(one.type)[1:2]  # Behind what it was made from.
-    if computation.startswith("all-reduce-scatter"):
-      kind = "reduce-scatter"
-    return Collective(
-      kind=kind,
-      arrays=tuple(
-        (dtype, tuple(map(int, filter(None, dims.split(",")))))
-        for dtype, dims in _ARRAY.findall(" ".join(types))
-      ),
-      groups=_groups(one.rest),
-      count=count,
-    )
-
-  def _num_turns(self, loop: _Instruction) -> int:
-    """Returns the turns of a while, 1 where they cannot be read.
-
-    Where the compiler does not note them (TPU), they are the constant that
-    the loop's counter, which starts at 0, is compared with.
-    """
-    if trips := _TRIPS.search(loop.rest):
-      return int(trips[1])
-    name = loop.attribute(r"condition=%?([\w.\-]+)")
-    for one in self.computations.get(name or "", {}).values():
-      if one.op == "constant" and one.type.startswith("s32[]"):
-        return int(one.rest.partition(")")[0])
-    return 1
+  Args:
+    module: all of them.
+    name: the computation.
+    count: how often it runs.
+    met: channel -> the computation that it was met in, in this turn of the
+      loop around it; added to. (Those of a shard_map may all have one channel,
+      but then they stand in one computation.)
+    given: what is known of the computation's parameters.
+  """
+  for one in module.computations[name].values():
+    kind = one.op.removesuffix("-start")
+    if kind in KINDS:
+      channel = one.attribute(r"channel_id=(\d+)") or one.name
+      if met.setdefault(channel, name) == name:
+        yield _collective(module.computations[name], name, one, kind, count)
+    elif one.op == "while":
+      turns, same = module.loop(name, one, given)
+      body = one.attribute(r"body=%?([\w.\-]+)") or ""
+      inside = _walk(module, body, count * (turns or 1), {}, [same])
+      if turns is None:
+        inside = (dataclasses.replace(c, is_lower_bound=True) for c in inside)
+      if turns != 0:
+        yield from inside
+    elif one.called:
+      # Each branch of a conditional takes an operand of its own.
+      is_call = one.op != "conditional"
+      found = module.parameters(name, one, given) if is_call else []
+      for called in one.called:
+        yield from _walk(module, called, count, met, found)
 
 
-def _called(rest: str) -> list[str]:
-  """Returns the computations that an instruction calls."""
-  return [
-    name
-    for match in _CALLED.findall(rest)
-    for name in re.findall(r"[\w.\-]+", match)
-  ]
-
-
-def _elements(type_: str) -> list[str]:
-  """Returns the elements of a tuple type, themselves perhaps tuples."""
-  elements, depth = [""], 0
-  for letter in type_[1:-1]:
-    depth += (letter in "([{") - (letter in ")]}")
-    if letter == "," and depth == 0:
-      elements.append("")
-    else:
-      elements[-1] += letter
-  return elements
+def _collective(
+  scope: dict[str, hlo.Instruction],
+  computation: str,
+  one: hlo.Instruction,
+  kind: str,
+  count: int,
+) -> Collective:
+  types = [one.type]
+  if kind == "reduce-scatter":
+    types = [scope[name].type for name in one.operands]
+  elif one.op.endswith("-start") and kind != "all-reduce":
+    types = hlo.elements(one.type)[1:2]  # Behind what it was made from.
+  if computation.startswith("all-reduce-scatter"):
+    kind = "reduce-scatter"
+  return Collective(
+    kind=kind,
+    arrays=tuple(
+      (dtype, tuple(map(int, filter(None, dims.split(",")))))
+      for dtype, dims in _ARRAY.findall(" ".join(types))
+    ),
+    groups=_groups(one.rest),
+    count=count,
+  )
 
 
 def _itemsize(dtype: str) -> int:

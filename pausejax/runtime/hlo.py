@@ -1,0 +1,253 @@
+"""HLO text: its computations, and how often its loops turn.
+
+Where the compiler does not note the length of a loop (TPU), it follows from the
+condition: the two integers that it compares are computed before the first turn
+and after it, through tuples, copies and fusions. The difference changes by as
+much in every turn.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+)(?: \(.*)? \{$")
+_INSTRUCTION = re.compile(
+  r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$"
+)
+_CALLED = re.compile(
+  r"(?:calls|to_apply|branch_computations|true_computation|"
+  r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_TRIPS = re.compile(r'known_trip_count[^\d}]*?"?n"?\W+(\d+)')
+_INTEGER = re.compile(r"(pred|[su]\d+)\[\]")
+_UNCHANGED = (
+  *("copy", "copy-done", "convert", "bitcast", "bitcast-convert", "reshape"),
+  *("get-tuple-element", "opt-barrier", "optimization-barrier", "domain"),
+)
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+  "add": lambda a, b: a + b,
+  "subtract": lambda a, b: a - b,
+  "multiply": lambda a, b: a * b,
+  "maximum": max,
+  "minimum": min,
+}
+# How many turns keep `difference` below 0, and so on, if it grows by 1 or more.
+_TURNS: dict[str, Callable[[int, int], int]] = {
+  "LT": lambda difference, step: -(difference // step),
+  "LE": lambda difference, step: -difference // step + 1,
+  "NE": lambda difference, step: -difference // step,
+}
+_MIRRORED = {"GT": "LT", "GE": "LE", "NE": "NE"}
+
+# What is known of a value: an integer, the elements of a tuple, or nothing.
+Known = int | list[Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line of HLO: %name = type op(operands), attributes."""
+
+  name: str
+  type: str  # As written: arrays with layouts, in parentheses where several.
+  op: str
+  rest: str  # Operands and attributes.
+  is_root: bool
+
+  def attribute(self, pattern: str) -> str | None:
+    """Returns the first group of the pattern, None where it is not found."""
+    match = re.search(pattern, self.rest)
+    return match[1] if match else None
+
+  @property
+  def operands(self) -> list[str]:
+    """Names of the operands."""
+    given = [text.split() for text in elements(f"({self.rest}")]
+    return [words[-1].lstrip("%") for words in given if words]
+
+  @property
+  def called(self) -> list[str]:
+    """Names of the computations that it calls, those of a loop apart."""
+    return [
+      name
+      for match in _CALLED.findall(self.rest)
+      for name in re.findall(r"[\w.\-]+", match)
+    ]
+
+
+class Module:
+  """The computations of a module.
+
+  Attributes:
+    computations: name -> (name -> instruction, in program order).
+    entry: name of the computation that the program is.
+  """
+
+  def __init__(self, text: str):
+    self.computations: dict[str, dict[str, Instruction]] = {"": {}}
+    self.entry = name = ""
+    for line in text.splitlines():
+      if header := _COMPUTATION.match(line):
+        name = header[2]
+        self.computations[name] = {}
+        if header[1]:
+          self.entry = name
+      elif name and (match := _INSTRUCTION.match(line)):
+        root = line.lstrip().startswith("ROOT ")
+        one = Instruction(*match.groups(), root)
+        self.computations[name][one.name] = one
+
+  def loop(
+    self, computation: str, loop: Instruction, given: Sequence[Known]
+  ) -> tuple[int | None, Known]:
+    """Returns how often a while turns, and what is the same in each turn.
+
+    Args:
+      computation: where it stands.
+      loop: the while.
+      given: what is known of the parameters of the computation.
+
+    Returns:
+      The turns, None where they cannot be read; and what is known of the
+      parameter of its body in every turn.
+    """
+    body = loop.attribute(r"body=%?([\w.\-]+)") or ""
+    first = self._value(computation, loop.operands[0], given)
+    if not isinstance(first, list):
+      first = [None] * len(elements(loop.type))
+    first = self._with_counters(body, first)
+    second = self._turn(body, first)
+    same = [a if a == b else None for a, b in zip(first, second, strict=True)]
+    if trips := _TRIPS.search(loop.rest):
+      return int(trips[1]), same
+    condition = loop.attribute(r"condition=%?([\w.\-]+)") or ""
+    turns = self._num_turns(condition, first, second)
+    return self._limit(condition) if turns is None else turns, same
+
+  def parameters(
+    self, computation: str, call: Instruction, given: Sequence[Known]
+  ) -> list[Known]:
+    """Returns what is known of the parameters of what an instruction calls."""
+    return [self._value(computation, n, given) for n in call.operands]
+
+  def _turn(self, body: str, state: list[Known]) -> list[Known]:
+    """Returns what is known of a loop's state behind a turn."""
+    found = self._result(body, [state])
+    return found if isinstance(found, list) else [None] * len(state)
+
+  def _with_counters(self, body: str, state: list[Known]) -> list[Known]:
+    """Returns the state with 0 for what is not known and changes.
+
+    That is a counter whose start the text does not give.
+    """
+    zeros = [0 if value is None else value for value in state]
+    after = self._turn(body, zeros)
+    return [
+      0 if value is None and next_value not in (None, 0) else value
+      for value, next_value in zip(state, after, strict=True)
+    ]
+
+  def _num_turns(self, condition: str, first, second) -> int | None:
+    """Returns the turns from the loop's state at the first two of them."""
+    before = self._compared(condition, [first])
+    after = self._compared(condition, [second])
+    if before is None or after is None:
+      return None
+    direction, difference = before
+    sign = -1 if direction in ("GT", "GE") else 1
+    step = sign * (after[1] - difference)
+    direction = _MIRRORED.get(direction, direction)
+    if direction == "NE" and step < 0:
+      sign, step = -sign, -step
+    if direction not in _TURNS or step <= 0:
+      return None
+    return max(0, _TURNS[direction](sign * difference, step))
+
+  def _limit(self, condition: str) -> int | None:
+    """Returns the one integer in a condition: a counter's, from 0 by ones."""
+    scope = self.computations.get(condition, {})
+    known = [self._value(condition, name, []) for name in scope]
+    numbers = [value for value in known if isinstance(value, int)]
+    return numbers[0] if len(numbers) == 1 else None
+
+  def _compared(self, name: str, given) -> tuple[str, int] | None:
+    """Returns (direction, left - right) of the compare that a result is."""
+    scope = self.computations.get(name, {})
+    root = next((one for one in scope.values() if one.is_root), None)
+    while root is not None and root.op in _UNCHANGED:
+      root = scope.get(root.operands[0])
+    if root is None:
+      return None
+    if root.op in ("fusion", "call"):
+      return self._compared(root.called[0], self.parameters(name, root, given))
+    if root.op != "compare":
+      return None
+    left, right = self.parameters(name, root, given)
+    direction = root.attribute(r"direction=(\w+)")
+    if direction is None or not isinstance(left, int):
+      return None
+    return (direction, left - right) if isinstance(right, int) else None
+
+  def _result(self, name: str, given: Sequence[Known]) -> Known:
+    """Returns what is known of the result of a computation."""
+    for one in self.computations.get(name, {}).values():
+      if one.is_root:
+        return self._value(name, one.name, given)
+    return None
+
+  def _value(self, computation: str, name: str, given) -> Known:
+    """Returns what is known of an integer, or of a tuple with integers."""
+    one = self.computations.get(computation, {}).get(name)
+    if one is None:
+      return None
+    if one.op == "parameter":
+      index = int(one.rest.partition(")")[0])
+      return given[index] if index < len(given) else None
+    if not (_INTEGER.match(one.type) or one.type.startswith("(")):
+      return None
+    if one.op == "constant":
+      text = one.rest.partition(")")[0]
+      return int(text) if re.fullmatch(r"-?\d+", text) else None
+    if one.op in ("fusion", "call"):
+      found = self.parameters(computation, one, given)
+      return self._result(one.called[0], found)
+    if one.op not in (*_UNCHANGED, *_ARITHMETIC, "tuple"):
+      return None
+    found = self.parameters(computation, one, given)
+    if one.op == "tuple":
+      return found
+    if one.op == "get-tuple-element":
+      index = int(one.attribute(r"index=(\d+)") or 0)
+      whole = found[0]
+      return whole[index] if isinstance(whole, list) else None
+    if one.op in _UNCHANGED:
+      return found[0]
+    a, b = found
+    if not isinstance(a, int) or not isinstance(b, int):
+      return None
+    return _wrapped(_ARITHMETIC[one.op](a, b), one.type)
+
+
+def _wrapped(value: int, type_: str) -> int:
+  """Returns the integer as its type holds it: u8 254 + 10 is 8."""
+  kind, bits = re.match(r"([a-z])[a-z]*(\d*)", type_).groups()  # pyright: ignore
+  size = 2 ** int(bits or 1)
+  value %= size
+  return value - size if kind == "s" and value >= size // 2 else value
+
+
+def elements(type_: str) -> list[str]:
+  """Returns what stands in the first parentheses, at their outer level.
+
+  Elements of a tuple type may be tuples themselves.
+  """
+  found, depth = [""], 0
+  for letter in type_[1:]:
+    if letter == ")" and depth == 0:
+      break
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == "," and depth == 0:
+      found.append("")
+    else:
+      found[-1] += letter
+  return found
