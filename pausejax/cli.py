@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 
 import pausejax
@@ -34,21 +35,27 @@ VERBS = {
 # Verbs that several processes run together.
 TOGETHER = ("train", "evaluate")
 
+_leaving = threading.Lock()
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb and returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
   signal.signal(signal.SIGINT, _stopped)
+  signals.listen(_stopped_in_compiler)
   try:
     exit_code = _run(argv)
     distributed.finish()
     return exit_code
   except BaseException as e:
+    distributed.blame_lost_process(e)
     exit_code = _explain(e)
     if not distributed.is_alone():
       if exit_code is None:
         traceback.print_exc()
-      distributed.leave(1 if exit_code is None else exit_code)
+      # A UserError stops the run as a whole, any other error this process.
+      failed = not isinstance(e, errors.UserError | BrokenPipeError)
+      distributed.leave(1 if exit_code is None else exit_code, failed=failed)
     if exit_code is None:
       raise
     return exit_code
@@ -80,9 +87,17 @@ def _stopped(number: int, *_) -> None:
   An exception would be lost where XLA calls back into Python, and on the way
   out XLA's threads may crash.
   """
+  if not _leaving.acquire(blocking=False):
+    return  # Another thread is on its way out.
   what = "interrupted" if number == signal.SIGINT else "asked to stop"
   print(f"pausejax: {what}", file=sys.stderr, flush=True)
   distributed.leave(128 + number)
+
+
+def _stopped_in_compiler(number: int) -> None:
+  """Leaves in place of a main thread that does not hear the signal."""
+  if not distributed.is_joining():  # There it hears, and tells the others.
+    _stopped(number)
 
 
 def _run(argv: list[str]) -> int:

@@ -1,38 +1,37 @@
 """Several processes as one run: they start, agree and end together.
 
 JAX alone ends badly: a process that fails leaves the others in a barrier for
-300 s, a missing one ends them in a C++ abort, and processes that were told
-different numbers train together without a word. So a process that leaves
-early says so in the coordinator's key-value store, where a thread of every
-other one waits for it, and all processes compare what they were given.
+300 s, a missing one ends them in a C++ abort, and processes that were given
+different numbers train together without a word. So a process that leaves early
+leaves a note in the coordinator's key-value store, `peers.py` watches for it
+and for processes that are lost, and all processes compare what they were given.
 """
 
 import concurrent.futures
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from typing import Any
 
 from pausejax import errors
-from pausejax.runtime import environment
-from pausejax.runtime.signals import StopFlag, Stopped
+from pausejax.runtime import environment, peers
+from pausejax.runtime.signals import PREEMPTED, StopFlag, Stopped
 
 INITIALIZATION_SECONDS = 600  # Until all processes are there.
-HEARTBEAT_SECONDS = 60  # Without one, a process counts as dead.
 SHUTDOWN_SECONDS = 60  # Until all have ended.
 
 # A process that is to stop while it waits for the others tells them if they
 # come within this time. Schedulers give 30 seconds or more in all.
 _MEETING_SECONDS = 10
-_GRACE_SECONDS = 1.0  # For the others to say themselves what went wrong.
 _POLL_SECONDS = 1.0  # Python handles signals between two polls.
-_LEFT = "pausejax/left"
 
 _rounds = itertools.count()
 _is_joining = False
+_watch: peers.Watch | None = None
 
 
 def start() -> None:
@@ -46,14 +45,22 @@ def start() -> None:
     UsageError: the environment names some of the variables only, or SLURM was
       asked for several tasks and none of them started this process.
   """
-  global _is_joining
+  global _is_joining, _watch
   arguments = environment.find()
   if arguments is None:
     return
+  timeout = environment.peer_timeout()
   _is_joining = True
-  _join(arguments)
+  _join(arguments, timeout)
   _is_joining = False
-  threading.Thread(target=_watch, daemon=True).start()
+  _watch = peers.Watch(
+    _client(),
+    process_index(),
+    num_processes(),
+    _state().coordinator_address,
+    timeout,
+  )
+  _watch.hosts = everyone(socket.gethostname())
   if process_index() > 0:
     # The file descriptor, too: Gloo writes from C++.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -62,6 +69,11 @@ def start() -> None:
 def is_alone() -> bool:
   """Returns whether this process is all of the run."""
   return _client() is None and not _is_joining
+
+
+def is_joining() -> bool:
+  """Returns whether this process waits for the others to come."""
+  return _is_joining
 
 
 def process_index() -> int:
@@ -122,62 +134,64 @@ def finish() -> None:
 
   everyone(None)
   if process_index() == 0:
-    client.key_value_set(_LEFT, "done")
-  _get(_LEFT)
+    client.key_value_set(peers.LEFT, peers.DONE)
+  _get(peers.LEFT)
+  if _watch is not None:
+    _watch.stop()
   jax.distributed.shutdown()
 
 
-def leave(exit_code: int) -> None:
-  """Ends this process now, without a barrier, and all others after it."""
+def leave(exit_code: int, *, failed: bool = False) -> None:
+  """Ends this process now, without a barrier, and all others after it.
+
+  Args:
+    exit_code: of this process and, unless it failed alone, of the others.
+    failed: this process raised an error that has nothing to do with the run as
+      a whole: it counts as lost, and the others exit with 143, "run again".
+  """
   client = _client()
   if client is not None:
-    exit_code = _tell(client, exit_code)
+    index = process_index()
+    note = {"process": index, "exit_code": exit_code, "failed": failed}
+    if not peers.leave_note(client, note):
+      exit_code = _first_to_leave(client) or exit_code
+    if index == 0:
+      peers.let_others_hear()
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(exit_code)
 
 
-def _tell(client, exit_code: int) -> int:
-  """Tells the others; returns the exit code of the one that left first."""
-  try:
-    client.key_value_set(_LEFT, f"{process_index()} {exit_code}")
-  except Exception:  # Somebody left before, or the coordinator is gone.
-    exit_code = _first_to_leave(client) or exit_code
-  if process_index() == 0:
-    # Without the coordinator the others would abort and not hear the rest.
-    time.sleep(2 * _GRACE_SECONDS)
-  return exit_code
+def blame_lost_process(error: BaseException) -> None:
+  """Returns if an error is this process's own.
+
+  Where a lost process may be its cause, waits for some seconds: if one is
+  lost, this process meanwhile names it and exits with 143.
+  """
+  if _watch is not None and _may_come_from_others(error):
+    _watch.wait_for_verdict()
+
+
+def _may_come_from_others(error: BaseException | None) -> bool:
+  """Returns whether JAX's runtime raised the error or one behind it."""
+  if error is None:
+    return False
+  # Collectives on CPUs raise a ValueError, all others a RuntimeError.
+  if isinstance(error, RuntimeError) or "Gloo" in str(error):
+    return True
+  return _may_come_from_others(error.__cause__ or error.__context__)
 
 
 def _first_to_leave(client) -> int:
+  """Returns the exit code that another process left first with, or 0."""
   try:
-    return int(client.blocking_key_value_get(_LEFT, 1).split()[1])
+    note = json.loads(client.blocking_key_value_get(peers.LEFT, 1))
+    return PREEMPTED if note.get("failed", True) else note["exit_code"]
   except Exception:
     return 0
 
 
-def _watch() -> None:
-  """Ends this process soon after any other has left early."""
-  try:
-    news = _get(_LEFT, poll_seconds=60)  # No signal comes to this thread.
-  except Exception:  # The coordinator is gone: JAX ends this process itself.
-    return
-  if news == "done":
-    return
-  index, exit_code = map(int, news.split())
-  if index == process_index():
-    return
-  time.sleep(_GRACE_SECONDS)
-  print(
-    f"pausejax: process {index} ended with exit code {exit_code}, so process "
-    f"{process_index()} does, too",
-    file=sys.stderr,
-    flush=True,
-  )
-  os._exit(exit_code)
-
-
-def _join(arguments: dict[str, Any]) -> None:
+def _join(arguments: dict[str, Any], peer_timeout: float) -> None:
   """Meets the other processes, in a thread, so that signals are heard."""
   global _is_joining
   import jax
@@ -192,7 +206,8 @@ def _join(arguments: dict[str, Any]) -> None:
         **arguments,
         # JAX would end the process by an abort; `_meet` is first.
         initialization_timeout=INITIALIZATION_SECONDS + 60,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        # So would it here; `peers.Watch` is first.
+        heartbeat_timeout_seconds=int(3 * peer_timeout + 30),
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
       )
       met.set_result(None)

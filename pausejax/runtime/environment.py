@@ -21,6 +21,7 @@ from typing import Any
 from pausejax import errors
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_TIMEOUT = "PAUSEJAX_PEER_TIMEOUT"
 
 
 def find() -> dict[str, Any] | None:
@@ -36,6 +37,19 @@ def find() -> dict[str, Any] | None:
   if indexed and importlib.util.find_spec("kubernetes"):
     return {}
   return _plain(given) if given or indexed else None
+
+
+def peer_timeout() -> float:
+  """Returns the seconds of silence after which a process counts as lost."""
+  text = os.environ.get(_TIMEOUT) or "30"
+  try:
+    seconds = float(text)
+  except ValueError:
+    raise errors.UsageError(
+      f"{_TIMEOUT}: expected seconds, such as 30, got {text!r}"
+    ) from None
+  errors.require_in_range(_TIMEOUT, seconds, 3, 3600)
+  return seconds
 
 
 def _plain(given: dict[str, str]) -> dict[str, Any] | None:
@@ -69,7 +83,12 @@ def _plain(given: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _slurm() -> dict[str, Any] | None:
-  count = int(os.environ.get("SLURM_NTASKS", "1"))
+  text = os.environ.get("SLURM_NTASKS") or "1"
+  errors.require(
+    text.isdecimal() and int(text) > 0,
+    f"SLURM_NTASKS: expected a number of processes, got {text!r}",
+  )
+  count = int(text)
   if count == 1:
     return None
   errors.require(

@@ -1,15 +1,29 @@
 """SIGTERM and Ctrl-C: what is saved, and when the process ends.
 
-Schedulers send SIGTERM before they take a machine away. Before the first step
-there is nothing to save and the run leaves at once; later it saves at the next
-step boundary. Either way it leaves with 143, on which SLURM, XPK and
+Schedulers send SIGTERM before they take a machine away. Until the first step is
+compiled there is nothing to save and the run leaves at once; later it saves at
+the next step boundary. Either way it leaves with 143, on which SLURM, XPK and
 Kubernetes start a job again. A second signal ends the process at once.
+
+Python calls a handler only when the main thread is back from C++, where XLA
+compiles for minutes. So a thread reads from a pipe, which Python's own C code
+fills at once, and ends the process where the main thread does not.
 """
 
+import os
 import signal
+import threading
+import time
+from collections.abc import Callable
 
 PREEMPTED = 128 + signal.SIGTERM  # 143: saved, run me again.
 INTERRUPTED = 128 + signal.SIGINT  # 130
+
+# For the main thread to leave by itself, and to end its child processes.
+_GRACE_SECONDS = 1.0
+
+_is_listening = False
+_is_deferred = False
 
 
 class Stopped(BaseException):
@@ -33,8 +47,10 @@ class StopFlag:
     Args:
       at_once: raise `Stopped` when a signal comes, until `defer` is called.
     """
+    global _is_deferred
     self.exit_code = 0
     self._raises = at_once
+    _is_deferred = not at_once
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._receive)
 
@@ -44,9 +60,11 @@ class StopFlag:
     Raises:
       Stopped: a signal came before, and its exception was lost in a callback.
     """
+    global _is_deferred
     self._raises = False
     if self.exit_code:
       raise Stopped(self.exit_code)
+    _is_deferred = True
 
   def _receive(self, number: int, frame) -> None:
     del frame
@@ -54,3 +72,39 @@ class StopFlag:
     signal.signal(number, signal.SIG_DFL)
     if self._raises:
       raise Stopped(self.exit_code)
+
+
+def listen(leave: Callable[[int], None]) -> None:
+  """Ends this process on a signal even while the main thread is in C++.
+
+  Args:
+    leave: called in a thread with the number of a signal that came where
+      nothing is lost by leaving, unless the main thread left before.
+  """
+  global _is_listening, _is_deferred
+  _is_deferred = False
+  if _is_listening:
+    return
+  _is_listening = True
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  threading.Thread(target=_listen, args=(reader, leave), daemon=True).start()
+
+
+def _listen(reader: int, leave: Callable[[int], None]) -> None:
+  received = 0
+  while True:
+    (number,) = os.read(reader, 1)
+    if number not in (signal.SIGTERM, signal.SIGINT):
+      continue
+    received += 1
+    if received > 1:
+      os._exit(128 + number)
+    if not _is_deferred:
+      threading.Thread(target=_leave_later, args=(leave, number)).start()
+
+
+def _leave_later(leave: Callable[[int], None], number: int) -> None:
+  time.sleep(_GRACE_SECONDS)
+  leave(number)

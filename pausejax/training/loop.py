@@ -75,15 +75,17 @@ class Loop:
     c = self.config
     end = min(c.num_steps, c.stop_at_step or c.num_steps)
     pending = None
-    self.stop.flag.defer()
-    self._require_finite_steps(int(state.step))
+    start = int(state.step)
+    self._require_finite_steps(start)
     if self.owed and self._measure(state) is None:
       end = 0
-    for step in range(int(state.step) + 1, end + 1):
+    for step in range(start + 1, end + 1):
       began = time.perf_counter()
       batch = next(self.batches)
       data_wait = time.perf_counter() - began
       state, metrics = self.train_step(state, self.put(batch))
+      if step == start + 1:  # It is compiled: from here on a signal saves.
+        self.stop.flag.defer()
       if pending is not None:
         self._record(*pending)
       pending = (step, metrics, data_wait)

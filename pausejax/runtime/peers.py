@@ -1,0 +1,218 @@
+"""Notices that another process of the run was lost, and says which one.
+
+JAX itself waits long and then ends the process by an abort in C++ that names
+nobody. Here each process counts up a number of its own in the coordinator's
+key-value store and reads the numbers of the others. One whose number stands
+still for the timeout is lost: killed, stopped, or cut off from the network. The
+processes that remain print one line and exit with 143, "run again".
+"""
+
+import ctypes
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pausejax.runtime.signals import PREEMPTED
+
+FOLDER = "pausejax/run/"
+LEFT = FOLDER + "left"  # What the first process that left early wrote.
+DONE = "done"
+
+_BEAT_SECONDS = 0.5
+# A collective has failed: whoever is silent for so long is the cause.
+_SUSPECT_SECONDS = 5.0
+_GRACE_SECONDS = 1.0  # For the others to say themselves what went wrong.
+
+
+class Watch:
+  """Two threads: one sends and reads the numbers, one judges the silence.
+
+  The first may wait forever for a coordinator that was stopped.
+
+  Attributes:
+    hosts: name of each process's machine, where known.
+  """
+
+  def __init__(
+    self, client: Any, index: int, count: int, address: str, timeout: float
+  ):
+    """Starts the threads.
+
+    Args:
+      client: JAX's client of the coordinator.
+      index: number of this process.
+      count: how many processes there are.
+      address: HOST:PORT of the coordinator, which lives in process 0.
+      timeout: seconds of silence after which a process is lost.
+    """
+    self.hosts = [""] * count
+    self._client, self._index, self._address = client, index, address
+    self._timeout = timeout
+    self._numbers = [""] * count
+    self._silence = [0.0] * count  # Seconds.
+    self._unanswered = 0.0  # Seconds.
+    self._heard = time.monotonic()
+    self._stopped = threading.Event()
+    self._ending = threading.Lock()  # One thread ends this process.
+    _delay_aborts()
+    for target in (self._beat, self._judge):
+      threading.Thread(target=target, daemon=True).start()
+
+  def stop(self) -> None:
+    """Watches no longer: all processes are done."""
+    self._stopped.set()
+
+  def wait_for_verdict(self) -> None:
+    """Returns if nobody is lost; else this process ends meanwhile.
+
+    To be called when a collective has failed, which a lost process may be the
+    cause of.
+    """
+    self._timeout = min(self._timeout, _SUSPECT_SECONDS)
+    time.sleep(self._timeout + 3)
+
+  def _beat(self) -> None:
+    """Sends this process's number and reads those of all."""
+    key = f"{FOLDER}number/{self._index}"
+    for number in itertools.count():
+      try:
+        self._client.key_value_set(key, str(number), allow_overwrite=True)
+        self._hear(dict(self._client.key_value_dir_get(FOLDER)))
+      except RuntimeError:
+        pass  # Without an answer: `_judge` counts the seconds.
+      if self._stopped.wait(_BEAT_SECONDS):
+        return
+
+  def _hear(self, found: Mapping[str, str]) -> None:
+    elapsed, self._heard = _since(self._heard)
+    self._unanswered = 0.0
+    for index, before in enumerate(self._numbers):
+      number = found.get(f"{FOLDER}number/{index}", "")
+      self._numbers[index] = number
+      silence = 0.0 if number != before else self._silence[index] + elapsed
+      self._silence[index] = silence
+    note = found.get(LEFT, DONE)
+    if note != DONE:
+      self._follow(json.loads(note))
+
+  def _judge(self) -> None:
+    """Ends this process when another one has been silent for too long."""
+    looked = time.monotonic()
+    while not self._stopped.wait(_BEAT_SECONDS):
+      elapsed, looked = _since(looked)
+      self._unanswered += elapsed
+      if self._unanswered > self._timeout:
+        self._end(self._lost([0], self._silent()))
+      if self._unanswered > 2 * _BEAT_SECONDS and _refuses(self._address):
+        self._end(self._lost([0], "it ended without a word"))
+      silent = [
+        index
+        for index, seconds in enumerate(self._silence)
+        if seconds > self._timeout and index != self._index
+      ]
+      if silent:
+        note = {"lost": silent, "why": self._silent()}
+        leave_note(self._client, note)
+        self._end(self._lost(**note))
+
+  def _follow(self, note: dict[str, Any]) -> None:
+    """Ends this process after another one that left early."""
+    left = note.get("process")
+    if left == self._index:
+      return
+    time.sleep(_GRACE_SECONDS)
+    own = f"process {self._index}"
+    if left is None:
+      self._end(self._lost(**note))
+    elif note["failed"]:
+      self._end(
+        f"{self._name(left)} was lost: it failed (exit code "
+        f"{note['exit_code']}, its own output says why), so {own} exits with "
+        f"{PREEMPTED}, run again"
+      )
+    else:
+      code = note["exit_code"]
+      line = f"process {left} ended with exit code {code}, so {own} does, too"
+      self._end(line, code)
+
+  def _lost(self, lost: list[int], why: str) -> str:
+    names = " and ".join(map(self._name, lost))
+    were = "were" if len(lost) > 1 else "was"
+    return (
+      f"{names} {were} lost: {why}; process {self._index} exits with "
+      f"{PREEMPTED}, run again"
+    )
+
+  def _silent(self) -> str:
+    return (
+      f"killed, stopped or cut off, no sign of life for {self._timeout:g} s"
+    )
+
+  def _name(self, index: int) -> str:
+    host = self.hosts[index]
+    return f"process {index} on {host}" if host else f"process {index}"
+
+  def _end(self, line: str, exit_code: int = PREEMPTED) -> None:
+    if self._stopped.is_set() or not self._ending.acquire(blocking=False):
+      return
+    print(f"pausejax: {line}", file=sys.stderr, flush=True)
+    if self._index == 0:
+      let_others_hear()
+    os._exit(exit_code)
+
+
+def leave_note(client: Any, note: dict[str, Any]) -> bool:
+  """Tells the other processes why one leaves; False if one was there first."""
+  try:
+    client.key_value_set(LEFT, json.dumps(note))
+  except Exception:  # The coordinator may be gone, too.
+    return False
+  return True
+
+
+def let_others_hear() -> None:
+  """Keeps the coordinator, in process 0, until the others have read a note."""
+  time.sleep(_BEAT_SECONDS + 2 * _GRACE_SECONDS)
+
+
+def _since(before: float) -> tuple[float, float]:
+  """Returns (seconds since then, now).
+
+  A process that was itself stopped, or kept from running, has not watched
+  meanwhile: that counts as little.
+  """
+  now = time.monotonic()
+  return min(now - before, 4 * _BEAT_SECONDS), now
+
+
+def _refuses(address: str) -> bool:
+  """Returns whether nobody listens at HOST:PORT any more."""
+  host, _, port = address.rpartition(":")
+  try:
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=1):
+      return False
+  except ConnectionRefusedError:
+    return True
+  except OSError:
+    return False  # Unreachable, perhaps for a while.
+
+
+def _delay_aborts() -> None:
+  """Makes abort() wait for 6 seconds before it ends this process.
+
+  JAX's client aborts as soon as the coordinator's process is gone. abort()
+  first calls the handler of SIGABRT with the signal's number, 6: with sleep(6),
+  `Watch` has the time to say who was lost and to exit with the right code. Any
+  other abort ends the process as ever, 6 seconds later.
+  """
+  libc = ctypes.CDLL(None)
+  libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+  libc.signal.restype = ctypes.c_void_p
+  libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
