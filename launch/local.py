@@ -6,9 +6,10 @@
 Meant for trying what runs on many machines: one process drives all devices of
 a machine by itself. The processes find each other by the JAX_* variables that
 `--dry_run` prints. SIGTERM and Ctrl-C are handed on to all of them. When one
-has ended, for whatever reason, the others get a minute. The exit code is the
-largest of all, 128 + n for a process that signal n ended: 143 is "saved, run me
-again".
+has ended, for whatever reason, the others get a minute. The exit code is 2, 3
+or 4 if one process ended with that, since the same command would end in the
+same way; else the largest of all, 128 + n for a process that signal n ended:
+143 is "saved, or lost a process: run again".
 """
 
 import argparse
@@ -64,7 +65,7 @@ def _places(count: int) -> list[dict[str, str]]:
 
 
 def _run(command: list[str], places: list[dict[str, str]]) -> int:
-  """Runs all processes to their end and returns the largest exit code."""
+  """Runs all processes to their end and returns one exit code for all."""
   asked: list[int] = []
   for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, lambda n, _: asked.append(n))
@@ -81,7 +82,9 @@ def _run(command: list[str], places: list[dict[str, str]]) -> int:
       _send(processes, signal.SIGKILL)
     time.sleep(0.05)
   codes = [p.returncode for p in processes]
-  return max(128 - code if code < 0 else code for code in codes)
+  codes = [128 - code if code < 0 else code for code in codes]
+  last = [code for code in codes if code in words.NOT_REPEATED]
+  return max(last or codes)
 
 
 def _start(command, place: dict[str, str], rank: int) -> subprocess.Popen:

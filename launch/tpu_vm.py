@@ -80,7 +80,7 @@ def _train(commands: dict[str, list[str]]) -> int:
   while True:
     state = _state(commands)
     if state == "ACTIVE":
-      if code == 2 or tries == MAX_TRIES:
+      if code in words.NOT_REPEATED or tries == MAX_TRIES:
         print(f"exit code {code}; the slice is still there, to delete it:")
         print(shlex.join(commands["delete"]))
         return code

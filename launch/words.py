@@ -6,6 +6,13 @@ import sys
 
 from pausejax import errors
 
+# Exit codes 2, 3 and 4: the same command would end in the same way.
+NOT_REPEATED = (
+  errors.UsageError.exit_code,
+  errors.CheckpointUnusable.exit_code,
+  errors.Diverged.exit_code,
+)
+
 
 def parse(
   parser: argparse.ArgumentParser, argv: list[str] | None

@@ -17,7 +17,7 @@ import time
 import pytest
 import yaml
 
-from launch import gke, skypilot, tpu_vm
+from launch import gke, skypilot, tpu_vm, words
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What a shell, YAML or Kubernetes would make something else of.
@@ -38,13 +38,17 @@ with open(os.environ["RECORD"], "a") as f:
 """
 
 
+# The stand-in's other modules are the real ones.
+REST = f"__path__.append({str(ROOT / 'pausejax')!r})\n"
+
+
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
   """Puts stand-ins for pausejax in place; returns the calls of them."""
   record = tmp_path / "record"
   for path in ("bin/pausejax", ".venv/bin/pausejax", "pausejax/__main__.py"):
     write_program(tmp_path / path, RECORDER)
-  write_program(tmp_path / "pausejax/__init__.py", "")
+  write_program(tmp_path / "pausejax/__init__.py", REST)
   monkeypatch.setenv("RECORD", str(record))
   monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -111,14 +115,17 @@ def test_local_dry_run_is_a_script(recorded):
 
 
 def test_local_ends_with_its_processes(tmp_path):
-  """A signal reaches all; what stays is killed; the largest code is told."""
-  write_program(tmp_path / "pausejax/__init__.py", "")
+  """A signal reaches all; what stays is killed; one code stands for all."""
+  write_program(tmp_path / "pausejax/__init__.py", REST)
   write_program(
     tmp_path / "pausejax/__main__.py",
     "import os, signal, sys, time\n"
     "rank = int(os.environ['JAX_PROCESS_ID'])\n"
     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
     "print('ready', flush=True)\n"
+    "fails = [w[5:] for w in sys.argv if w.startswith('fail=')]\n"
+    "if fails and rank == 0: sys.exit(int(fails[0]))\n"
+    "if fails: sys.exit(143)\n"
     "if 'die' in sys.argv and rank == 1: os.kill(os.getpid(), 9)\n"
     "if 'die' in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     "time.sleep(60)\n",
@@ -146,6 +153,8 @@ def test_local_ends_with_its_processes(tmp_path):
   began = time.monotonic()
   assert start("--workdir=r", "die").wait(timeout=20) == 128 + signal.SIGKILL
   assert time.monotonic() - began < 15
+  for code, expected in ((1, 143), (2, 2), (3, 3), (4, 4)):
+    assert start("--workdir=r", f"fail={code}").wait(timeout=20) == expected
 
 
 def test_the_sbatch_script_prints_what_it_would_run():
@@ -158,6 +167,39 @@ def test_the_sbatch_script_prints_what_it_would_run():
   assert called[called.index("train") + 1 :] == train
   done = subprocess.run([*script, "--config=x"], capture_output=True, text=True)
   assert done.returncode == 2 and "no --workdir" in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("code", "is_put_back"),
+  [
+    *((code, False) for code in (0, 130, *words.NOT_REPEATED)),
+    *((code, True) for code in (143, 1, 134, 137)),
+  ],
+)
+def test_the_sbatch_script_puts_back_what_may_end_otherwise(
+  tmp_path, code, is_put_back
+):
+  """SLURM's own commands are stand-ins here; `test_launch_slurm` has it."""
+  called = tmp_path / "called"
+  programs = {
+    "srun": f"exit {code}",
+    "squeue": "echo RUNNING",
+    "scontrol": f'echo "$@" >>{called}',
+    "pausejax": "exit 1",
+  }
+  for name, text in programs.items():
+    write_program(tmp_path / "bin" / name, f"#!/bin/bash\n{text}\n")
+  path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+  done = subprocess.run(
+    ["bash", ROOT / "launch/slurm.sbatch", f"--workdir={tmp_path / 'run'}"],
+    env={**os.environ, "PATH": path, "SLURM_JOB_ID": "7"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == code, done.stderr
+  assert called.exists() == is_put_back, done.stdout
+  if is_put_back:
+    assert called.read_text() == "requeue 7\n"
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck here")
@@ -214,11 +256,19 @@ JOBSET = text_schema(
     failurePolicy=text_schema(
       maxRestarts={"type": "integer", "minimum": 0},
       rules={
-        "items": text_schema(
-          name={"pattern": "^[A-Za-z][A-Za-z0-9_,:]*$"},
-          action={"const": "RestartJobSetAndIgnoreMaxRestarts"},
-          onJobFailureReasons={"const": ["PodFailurePolicy"]},
-        )
+        "items": {
+          "type": "object",
+          "properties": {
+            "name": {"pattern": "^[A-Za-z][A-Za-z0-9_,:]*$"},
+            "action": {
+              "enum": ["FailJobSet", "RestartJobSetAndIgnoreMaxRestarts"]
+            },
+            "onJobFailureReasons": {"const": ["PodFailurePolicy"]},
+            "onJobFailureMessagePatterns": {"items": STRING},
+          },
+          "required": ["name", "action", "onJobFailureReasons"],
+          "additionalProperties": False,
+        }
       },
     ),
     replicatedJobs={
@@ -244,6 +294,33 @@ def test_the_jobset_and_its_job_are_valid(capsys):
       job = {"apiVersion": "batch/v1", "kind": "Job", **replicated["template"]}
       job["metadata"] = {"name": found["metadata"]["name"]}
       kubernetes.validate(job, kubernetes.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize(
+  ("code", "action"),
+  [
+    *((code, "FailJobSet") for code in words.NOT_REPEATED),
+    (143, "RestartJobSetAndIgnoreMaxRestarts"),
+    *((code, None) for code in (1, 134, 137)),  # At most maxRestarts times.
+  ],
+)
+def test_a_jobset_repeats_what_may_end_otherwise(capsys, code, action):
+  spec = jobset(capsys)["spec"]
+  job = spec["replicatedJobs"][0]["template"]["spec"]
+  rules = job["podFailurePolicy"]["rules"]
+  failing = [
+    f"failed with exit code {code} matching FailJob rule at index {index}"
+    for index, rule in enumerate(rules)
+    if code in rule.get("onExitCodes", {"values": []})["values"]
+  ]
+  actions = [
+    rule["action"]
+    for rule in spec["failurePolicy"]["rules"]
+    for pattern in rule.get("onJobFailureMessagePatterns", [""])
+    if failing and re.search(pattern, failing[0])
+  ]
+  assert actions[:1] == ([action] if action else [])
+  assert job["backoffLimit"] == 0 < spec["failurePolicy"]["maxRestarts"]
 
 
 def test_a_jobset_has_the_machines_of_its_slices(capsys):
@@ -355,9 +432,12 @@ def test_a_slice_that_is_taken_away_is_asked_for_again(gcloud, recorded):
   assert "--spot" in create and "--node-id=n" in create
 
 
-def test_an_error_leaves_the_slice_and_says_how_to_delete_it(gcloud, capfd):
-  code, calls = gcloud(["ACTIVE"], setup="exit 2")
-  assert code == 2 and [c[3] for c in calls].count("ssh") == 1
+@pytest.mark.parametrize("expected", words.NOT_REPEATED)
+def test_an_error_leaves_the_slice_and_says_how_to_delete_it(
+  gcloud, capfd, expected
+):
+  code, calls = gcloud(["ACTIVE"], setup=f"exit {expected}")
+  assert code == expected and [c[3] for c in calls].count("ssh") == 1
   assert "delete" not in [c[3] for c in calls]
   assert "queued-resources delete n --zone=z" in capfd.readouterr().out
 
@@ -388,6 +468,13 @@ def test_skypilot_hands_words_on(recorded, capsys):
     ["bash", "-c", task["run"]], env={**os.environ, **places}, check=True
   )
   assert recorded() == [["train", *train]]
+
+
+def test_skypilot_repeats_143_only():
+  task = yaml.safe_load(skypilot.TEMPLATE.read_text())
+  recovery = task["resources"]["job_recovery"]
+  assert recovery["recover_on_exit_codes"] == [143]
+  assert recovery["max_restarts_on_errors"] == 0  # It would repeat 3 and 4.
 
 
 def test_skypilot_reads_its_task():

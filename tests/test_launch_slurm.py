@@ -141,8 +141,9 @@ def test_a_crash_that_saves_nothing_comes_to_an_end(submit):
   assert "3 attempts in a row saved nothing new" in job.log()
 
 
-def test_an_error_of_the_user_is_not_put_back(submit):
-  job = submit("2")
+@pytest.mark.parametrize("code", ["2", "3", "4"])
+def test_an_error_that_would_come_again_is_not_put_back(submit, code):
+  job = submit(code)
   assert job.end() == "FAILED" and "queue" not in job.log()
 
 
