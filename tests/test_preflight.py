@@ -10,7 +10,7 @@ import pytest
 
 from configs import base, pretrain_c4
 from pausejax import cli, settings
-from pausejax.programs import preflight_table
+from pausejax.programs import preflight_remedies, preflight_table
 from pausejax.programs.preflight_table import Preflight
 from pausejax.runtime import chips, flops
 from pausejax.training import ahead
@@ -100,8 +100,7 @@ def test_times_follow_from_the_stated_peak():
   seconds = FOUND.step_seconds(0.5)
   tokens = 1024 * 2048
   assert seconds == pytest.approx(tokens * 8e9 / (0.5 * 197e12 * 256))
-  config = settings.train_config(pretrain_c4.get_config("size=1b").to_dict())
-  text = preflight_table.text(FOUND, config)
+  text = preflight_table.text(FOUND)
   (line,) = [x for x in text.splitlines() if x.startswith("   50%")]
   days = 200e9 / (tokens / seconds) / 86_400
   assert f"{seconds:.3f}" in line
@@ -118,18 +117,90 @@ def test_the_step_of_the_paper_needs_what_the_formula_says():
   assert flops.per_token(model, 2048) == 6 * matrices + 6 * layers * 2048 * d
 
 
-def test_a_step_that_does_not_fit_is_told_how_it_may():
+# Of a run of 1,024 rows on 8 devices, each with a copy of the parameters: what
+# it needs in GiB, with all changes alike.
+def needs(config, *, state=8, row=1 / 16, copies=8):
+  split = copies if config.mesh.data == 1 else 1
+  rows = config.batch_size / config.optim.num_microbatches
+  kept = 0.5 if config.model["remat"] == "full" else 1
+  extra = 1 if config.optim.num_microbatches > 1 else 0  # The sum of gradients.
+  return state / split + row * rows * kept + extra
+
+
+def remedies(available, *, largest, **sizes):
+  """Returns (what is offered, what was asked) for a run that does not fit."""
   config = settings.train_config(pretrain_c4.get_config("size=1b").to_dict())
-  text = preflight_table.text(FOUND, config)
-  assert "It does not fit v5e-256: the step needs 20.00 GiB" in text
-  assert "16.00 GiB are there" in text
-  for remedy in ("num_microbatches=2", "remat=full", "batch_size=512"):
-    assert remedy in text
-  assert "mesh.data" not in text
-  copied = dataclasses.replace(
-    FOUND, mesh={**FOUND.mesh, "data": 8, "fsdp": 32}
+  asked = []
+
+  def ask(changed, words):
+    asked.append((words, needs(changed, **sizes)))
+    return int(asked[-1][1] * GIB)
+
+  found = preflight_remedies.find(
+    config,
+    ask,
+    available_bytes=available * GIB,
+    num_slices=1,
+    num_copies=8,
+    num_shards=8,
+    largest_batch=largest,
   )
-  assert "mesh.fsdp=-1" in preflight_table.text(copied, config)
+  return found, asked
+
+
+SPLIT = "--config.mesh.data=1 --config.mesh.fsdp=-1"
+
+
+@pytest.mark.parametrize(
+  ("available", "largest", "offered"),
+  [
+    (66, 900, SPLIT),
+    (60, 900, "--config.optim.num_microbatches=2"),
+    # The estimate is wrong: microbatches need a copy of the gradients more.
+    (40.5, 512, "--config.optim.num_microbatches=4"),
+    # Only together: the state is too large, and so are the rows.
+    (8, 0, f"{SPLIT} --config.model.remat=full "
+     "--config.optim.num_microbatches=128"),
+  ],
+)  # fmt: skip
+def test_what_is_offered_first_was_accepted(available, largest, offered):
+  found, asked = remedies(available, largest=largest)
+  assert found[0].words == offered
+  assert found[0].needed_bytes == int(dict(asked)[offered] * GIB)
+  assert found[0].needed_bytes <= available * GIB
+  # One was accepted, and the search stopped; the others were not asked.
+  assert [words for words, gib in asked if gib <= available] == [offered]
+  assert all(not one.needed_bytes for one in found[1:])
+  refused = {words for words, gib in asked if gib > available}
+  assert not refused & {one.words for one in found}
+
+
+def test_a_smaller_batch_is_offered_where_it_was_accepted():
+  found, _ = remedies(14, largest=128, state=9, copies=1, row=1 / 32)
+  assert found[0].words == "--config.optim.num_microbatches=8"
+  found, _ = remedies(9.2, largest=64, state=8.6, copies=1, row=1 / 64)
+  assert found[0].words == "--config.batch_size=32"
+
+
+def test_nothing_is_offered_as_fitting_that_does_not():
+  found, asked = remedies(0.5, largest=0)
+  assert found == [] and len(asked) <= 6
+  text = preflight_table.text(dataclasses.replace(FOUND, remedies=found))
+  assert "It does not fit v5e-256: the step needs 20.00 GiB" in text
+  assert "16.00 GiB are there" in text and "--config" not in text
+  assert "more devices" in text
+
+
+def test_what_was_not_checked_says_so():
+  found = [
+    preflight_remedies.Remedy(words=SPLIT, needed_bytes=11 * GIB),
+    preflight_remedies.Remedy(words="--config.model.remat=full"),
+  ]
+  text = preflight_table.text(dataclasses.replace(FOUND, remedies=found))
+  checked, others = text.split("not checked: ")
+  assert f"add {SPLIT} (needs 11.00 GiB: it fits)" in checked
+  assert "--config.model.remat=full, or more devices" in others
+  assert "an estimate, on the line through 1,024 and 2,048" in checked
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from typing import Any
 
 from pausejax import commandline, errors, settings
 from pausejax.data import tokenizers
-from pausejax.programs import preflight_table
+from pausejax.programs import preflight_remedies, preflight_table
 from pausejax.runtime import topologies
 from pausejax.runtime.topologies import Topology
 from pausejax.settings import TrainConfig
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
   os.environ.update(_ENVIRONMENT)
   found = _measure(config, vocab_size + 1, topology, compiler)
-  print(preflight_table.text(found, config))
+  print(preflight_table.text(found))
   if options.json:
     whole = {"config": options.config, **dataclasses.asdict(found)}
     pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
@@ -148,6 +148,18 @@ def _measure(
     print(preflight_table.verdict_line(verdict), flush=True)
     return verdict
 
+  def ask_changed(changed: TrainConfig, words: str) -> int:
+    changed_model = dataclasses.replace(
+      model_config, remat=changed.model["remat"]
+    )
+    changed_mesh = sharding.make_mesh(changed.mesh, devices)
+    sharding.check_run(changed_mesh, changed, changed_model)
+    verdict = ahead.compile_step(
+      changed, changed_model, changed_mesh, frees_memory=bool(compiler)
+    )
+    print(preflight_table.verdict_line(verdict, words), flush=True)
+    return verdict.needed_bytes
+
   print(
     f"compiling with {compiler or 'the CPU'}, jax {jax.__version__}", flush=True
   )
@@ -161,6 +173,19 @@ def _measure(
     available_bytes=available,
     refuses=topology.is_tpu and bool(compiler),
   )
+  remedies = []
+  if first.needed_bytes > available:
+    print("it does not fit: trying what may help", flush=True)
+    remedies = preflight_remedies.find(
+      config,
+      ask_changed,
+      available_bytes=available,
+      num_slices=topology.num_slices,
+      num_copies=mesh.shape["data"],
+      num_shards=shards,
+      largest_batch=largest,
+    )
+  traffic = collectives.collectives(first.hlo_text)
   return preflight_table.Preflight(
     topology=topology.name,
     compiler=compiler,
@@ -175,7 +200,9 @@ def _measure(
     batch_size=config.batch_size,
     largest_batch=largest,
     verdicts=[preflight_table.as_data(verdict) for verdict in verdicts],
-    collectives=_traffic(collectives.collectives(first.hlo_text), mesh),
+    collectives=_traffic(traffic, mesh),
+    num_uncounted=sum(one.is_lower_bound for one in traffic),
+    remedies=remedies,
     tokens_per_step=config.batch_size * config.data.seq_len,
     flops_per_token=flops.per_token(model_config, config.data.seq_len),
     peak_flops=topology.chip.peak_flops,

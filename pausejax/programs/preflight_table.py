@@ -1,11 +1,11 @@
 """What a preflight found, as text."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pausejax.settings import TrainConfig
-
 if TYPE_CHECKING:
+  from pausejax.programs.preflight_remedies import Remedy
   from pausejax.training import ahead
 
 _GIB = 2**30
@@ -34,6 +34,9 @@ class Preflight:
     verdicts: what the compiler said of which batch size.
     collectives: kind -> count, bytes, and far_bytes between slices (TPU) or
       hosts (GPU), a step; empty where the step was refused.
+    num_uncounted: collectives in loops whose length the compiler's text does
+      not tell, which count once.
+    remedies: what to change where it does not fit, best first.
     tokens_per_step: pauses among them.
     flops_per_token: forward and backward pass, without rematerialisation.
     peak_flops: of a device, dense bfloat16.
@@ -54,6 +57,8 @@ class Preflight:
   largest_batch: int
   verdicts: list[dict[str, Any]]
   collectives: dict[str, dict[str, int]]
+  num_uncounted: int = 0
+  remedies: Sequence["Remedy"] = ()
   tokens_per_step: int
   flops_per_token: float
   peak_flops: float
@@ -70,11 +75,12 @@ class Preflight:
     return self.tokens_per_step * self.flops_per_token / rate
 
 
-def verdict_line(verdict: "ahead.Verdict") -> str:
-  """Returns what the compiler said of one batch size."""
+def verdict_line(verdict: "ahead.Verdict", change: str = "") -> str:
+  """Returns what the compiler said of one batch size, or of a change."""
   said = "refused" if verdict.is_refused else "compiled"
+  what = f"with {change}" if change else f"batch {verdict.batch_size:,}"
   return (
-    f"  batch {verdict.batch_size:,}: {said}, needs "
+    f"  {what}: {said}, needs "
     f"{_gib(verdict.needed_bytes)} a device ({verdict.seconds:.0f} s)"
   )
 
@@ -89,10 +95,10 @@ def as_data(verdict: "ahead.Verdict") -> dict[str, Any]:
   }
 
 
-def text(found: Preflight, config: TrainConfig) -> str:
+def text(found: Preflight) -> str:
   """Returns the whole report."""
   parts = [_machine(found), _memory(found), _collectives(found), _times(found)]
-  parts.append([_conclusion(found, config)])
+  parts.append([_conclusion(found)])
   return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
@@ -128,11 +134,11 @@ def _largest(found: Preflight) -> str:
   rows = found.largest_batch
   exact = {v["batch_size"] for v in found.verdicts if not v["refused"]}
   a, b = found.verdicts[0], found.verdicts[-1]
-  how = (
-    "compiled"
-    if rows in exact
-    else f"on the line through {a['batch_size']:,} and {b['batch_size']:,}"
-  )
+  how = f"on the line through {a['batch_size']:,} and {b['batch_size']:,}"
+  if not exact:
+    how = f"an estimate, {how}, which do not fit"
+  if rows in exact:
+    how = "compiled"
   bound = "" if found.compiler else "at least "
   return f"{bound}{rows:,} rows ({how})"
 
@@ -147,7 +153,13 @@ def _collectives(found: Preflight) -> list[str]:
     between = f"   {far:.2f} of it between {where}" if far else ""
     size = row["bytes"] / 1e9
     lines.append(f"  {kind:20}{row['count']:10,}{size:11.2f}{between}")
-  return [*lines, "  (sizes of the whole arrays, as each device sees them)"]
+  lines.append("  (sizes of the whole arrays, as each device sees them)")
+  if found.num_uncounted:
+    lines.append(
+      f"  (at least: {found.num_uncounted} stand in loops of unknown length, "
+      "counted as one turn)"
+    )
+  return lines
 
 
 def _times(found: Preflight) -> list[str]:
@@ -170,7 +182,7 @@ def _times(found: Preflight) -> list[str]:
   return lines
 
 
-def _conclusion(found: Preflight, config: TrainConfig) -> str:
+def _conclusion(found: Preflight) -> str:
   if found.fits:
     return f"It fits {found.topology}."
   short = found.needed_bytes - found.available_bytes
@@ -182,41 +194,22 @@ def _conclusion(found: Preflight, config: TrainConfig) -> str:
   return (
     f"It does not fit {found.topology}: the step needs "
     f"{_gib(found.needed_bytes)} a device and {_gib(found.available_bytes)} "
-    f"are there, {_gib(short)} too few. Change: "
-    f"{'; or '.join(_remedies(found, config))}.{doubt}"
+    f"are there, {_gib(short)} too few. {_advice(found)}{doubt}"
   )
 
 
-def _remedies(found: Preflight, config: TrainConfig) -> list[str]:
-  """Returns what may make it fit, the cheapest for the run's speed first."""
-  ways = []
-  if found.mesh["data"] > found.num_slices:
-    ways.append(
-      f"--config.mesh.data={found.num_slices} --config.mesh.fsdp=-1 (splits "
-      "the state)"
-    )
-  if parts := _microbatches(found, config.optim.num_microbatches):
-    ways.append(f"--config.optim.num_microbatches={parts}")
-  if config.model["remat"] != "full":
-    ways.append("--config.model.remat=full")
-  if found.largest_batch:
-    ways.append(f"--config.batch_size={found.largest_batch}")
-  return [*ways, "more devices"]
-
-
-def _microbatches(found: Preflight, now: int) -> int:
-  """Returns into how many parts the batch would fit; 0: into none."""
-  shards = found.mesh["data"] * found.mesh["fsdp"]
-  most_rows = found.largest_batch // now
-  return next(
-    (
-      parts
-      for parts in range(now + 1, found.batch_size // shards + 1)
-      if found.batch_size % (parts * shards) == 0
-      and found.batch_size // parts <= most_rows
-    ),
-    0,
-  )
+def _advice(found: Preflight) -> str:
+  """Returns what to change, and what of it the compiler has accepted."""
+  checked = [
+    f"add {r.words} (needs {_gib(r.needed_bytes)}: it fits)"
+    for r in found.remedies
+    if r.needed_bytes
+  ]
+  others = [r.words for r in found.remedies if not r.needed_bytes]
+  if not checked:
+    checked = ["no other mesh, remat, microbatch or batch size tried here fits"]
+  others.append("more devices")
+  return f"Change: {checked[0]}; not checked: {', or '.join(others)}."
 
 
 def _gib(num_bytes: float) -> str:
