@@ -93,9 +93,11 @@ class Module:
         if header[1]:
           self.entry = name
       elif name and (match := _INSTRUCTION.match(line)):
+        label, type_, op, rest = match.groups()
         root = line.lstrip().startswith("ROOT ")
-        one = Instruction(*match.groups(), root)
-        self.computations[name][one.name] = one
+        self.computations[name][label] = Instruction(
+          label, type_, op, rest, root
+        )
 
   def loop(
     self, computation: str, loop: Instruction, given: Sequence[Known]
@@ -230,8 +232,8 @@ class Module:
 
 def _wrapped(value: int, type_: str) -> int:
   """Returns the integer as its type holds it: u8 254 + 10 is 8."""
-  kind, bits = re.match(r"([a-z])[a-z]*(\d*)", type_).groups()  # pyright: ignore
-  size = 2 ** int(bits or 1)
+  bits = type_.partition("[")[0].lstrip("predsu")
+  kind, size = type_[0], 2 ** int(bits or 1)
   value %= size
   return value - size if kind == "s" and value >= size // 2 else value
 

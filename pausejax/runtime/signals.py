@@ -102,7 +102,9 @@ def _listen(reader: int, leave: Callable[[int], None]) -> None:
     if received > 1:
       os._exit(128 + number)
     if not _is_deferred:
-      threading.Thread(target=_leave_later, args=(leave, number)).start()
+      threading.Thread(
+        target=_leave_later, args=(leave, number), daemon=True
+      ).start()
 
 
 def _leave_later(leave: Callable[[int], None], number: int) -> None:
