@@ -7,10 +7,11 @@ import pathlib
 import pytest
 
 from pausejax import errors, tasks
-from pausejax.data import corpora
+from pausejax.data import corpora, file_lists, text_files
 
 TEXTS = [
-  f"Document {i}: Zürich, 東京 and \U0001f600.\n" * (i % 4) for i in range(45)
+  f"Document {i}: Zürich, 東京 and \U0001f600.\n" * (i % 4 + 1)
+  for i in range(45)
 ]
 REAL = os.environ.get("PAUSEJAX_REAL_DATA", "")
 
@@ -85,9 +86,9 @@ def test_a_line_ends_at_a_line_feed_and_no_mark_is_in_it(
 ):
   path = tmp_path / f"a.txt{suffix}"
   write_bytes(path, mark + b"".join(LINES))
-  assert list(corpora.read_lines(str(path))) == LINES
+  assert list(text_files.read_lines(str(path))) == LINES
   write_bytes(path, mark)
-  assert list(corpora.read_lines(str(path))) == []
+  assert list(text_files.read_lines(str(path))) == []
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
@@ -119,17 +120,17 @@ def test_a_text_about_git_lfs_is_text(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.txt.gz"])
 def test_a_line_longer_than_any_text_is_refused(tmp_path, name, monkeypatch):
-  monkeypatch.setattr(corpora, "MAX_LINE_BYTES", 1000)
+  monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 1000)
   path = tmp_path / name
   write_bytes(path, b" " * 999 + b"\n")
-  assert len(list(corpora.read_lines(str(path)))) == 1
+  assert len(list(text_files.read_lines(str(path)))) == 1
   write_bytes(path, b"\n" + b" " * 1000 + b"\n")
   with pytest.raises(errors.UserError, match=rf"{name}:2: this line has more"):
-    list(corpora.read_lines(str(path)))
+    list(text_files.read_lines(str(path)))
 
 
 def test_a_text_too_long_for_memory_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(corpora, "MAX_TEXT_BYTES", 1000)
+  monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 1000)
   write_bytes(tmp_path / "a.txt.gz", b"word\n" * 201)
   assert_refused(
     files_of(tmp_path), "a.txt.gz", "more than 1,000 bytes", split="validation"
@@ -150,9 +151,9 @@ def test_a_nul_names_its_line_in_json(tmp_path, line):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
   with pytest.raises(errors.UserError, match=f"{tmp_path}: cannot be read"):
-    list(corpora.read_lines(str(tmp_path)))
+    list(text_files.read_lines(str(tmp_path)))
   with pytest.raises(errors.UserError, match="NUL"):
-    list(corpora.read_lines("a\0b"))
+    list(text_files.read_lines("a\0b"))
 
 
 def test_line_ends_and_a_missing_last_one_do_not_matter(tmp_path):
@@ -206,48 +207,18 @@ def test_holding_out_every_file_is_an_error(tmp_path):
   assert_refused(files_of(tmp_path, tmp_path), "no document in split 'train'")
 
 
-def test_folders_globs_and_lists_name_the_same_files(tmp_path):
-  for i in range(3):
-    (tmp_path / f"{i}.txt").write_text(str(i))
-  names = [str(tmp_path / f"{i}.txt") for i in range(3)]
-  assert corpora.expand(str(tmp_path)) == names
-  assert corpora.expand(f"{tmp_path}/*.txt") == names
-  assert corpora.expand(",".join(reversed(names))) == names
-  assert corpora.expand(", ".join(names) + ",") == names
-
-
-def test_two_stars_reach_into_every_folder(tmp_path):
-  (tmp_path / "a" / "b").mkdir(parents=True)
-  for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
-    (folder / "x.txt").write_text("x")
-  assert len(corpora.expand(f"{tmp_path}/**/*.txt")) == 3
-
-
-def test_a_file_may_be_named_like_a_glob(tmp_path):
-  path = tmp_path / "part[1]?.txt"
-  path.write_text("x")
-  assert corpora.expand(str(path)) == [str(path)]
-
-
-def test_a_folder_named_like_a_file_is_passed_over(tmp_path):
-  (tmp_path / "old.txt").mkdir()
-  (tmp_path / "new.txt").write_text("x")
-  (tmp_path / "README.md").write_text("not a document")
-  assert corpora.expand(str(tmp_path)) == [str(tmp_path / "new.txt")]
-
-
 @pytest.mark.parametrize(
   "spec", ["none", "none/*.txt", "empty", "empty/*.json"]
 )
 def test_nothing_at_the_glob_is_an_error(tmp_path, spec):
   (tmp_path / "empty").mkdir()
-  assert_refused(files_of(tmp_path / spec), "nothing at", spec)
+  assert_refused(files_of(tmp_path / spec), "nothing to read at", spec)
 
 
 def test_nothing_at_the_glob_of_validation_is_an_error(tmp_path):
   write_lines(tmp_path / "a.jsonl", TEXTS)
   assert_refused(
-    files_of(tmp_path / "a.jsonl", tmp_path / "b*"), "nothing at", "b*"
+    files_of(tmp_path / "a.jsonl", tmp_path / "b*"), "nothing to read at", "b*"
   )
 
 
@@ -276,7 +247,6 @@ def test_another_field_can_hold_the_text(tmp_path):
 @pytest.mark.parametrize(
   "line",
   [
-    "",
     "not json",
     '{"text": "cut sho',
     '{"text": "a"} {"text": "b"}',
@@ -374,13 +344,62 @@ def test_a_damaged_gz_is_an_error(tmp_path, damage):
   assert_refused(files_of(path), path.name)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz"])
-def test_an_empty_source_is_an_error(tmp_path, name):
-  write_bytes(tmp_path / name, b"")
+def test_an_empty_source_is_an_error(tmp_path):
+  write_bytes(tmp_path / "a.json.gz", b"\n \r\n")
   for split in corpora.SPLITS:
     assert_refused(
       files_of(tmp_path), "no document in split", split, split=split
     )
+
+
+def places(source):
+  """Split -> the numbers that its documents hold."""
+  return {
+    split: [int(t) for t in texts] for split, texts in read(source).items()
+  }
+
+
+@pytest.mark.parametrize(
+  ("num_files", "num_lines"), [(200, 2), (60, 1), (1, 90), (33, 7), (7, 33)]
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json.gz", ".txt"])
+def test_one_in_n_of_the_whole_corpus_is_held_out(
+  tmp_path, num_files, num_lines, suffix
+):
+  num_lines = 1 if suffix == ".txt" else num_lines
+  for f in range(num_files):
+    numbers = range(f * num_lines, (f + 1) * num_lines)
+    path = tmp_path / f"{f:03d}{suffix}"
+    if suffix == ".txt":
+      path.write_text(str(f))
+    else:
+      write_lines(path, map(str, numbers))
+  total = range(num_files * num_lines)
+  found = places(files_of(tmp_path, holdout_every=20))
+  assert found["validation"] == list(total[::20])
+  assert found["train"] == [i for i in total if i % 20]
+
+
+@pytest.mark.parametrize("blank", ["\n", "\r\n", "  \t\n", "\n\n"])
+def test_blank_lines_are_no_documents(tmp_path, blank):
+  lines = [json.dumps({"text": str(i)}) + "\n" for i in range(40)]
+  (tmp_path / "a.jsonl").write_text(blank + blank.join(lines[:30]) + blank)
+  (tmp_path / "b.jsonl").write_text("".join(lines[30:]) + blank)
+  found = places(files_of(tmp_path))
+  assert found["validation"] == list(range(0, 40, 5))
+  (tmp_path / "b.jsonl").write_text("\n\n{}\n")
+  assert_refused(files_of(tmp_path), "b.jsonl:3: no field", split="validation")
+
+
+def test_what_was_read_is_counted(tmp_path):
+  (tmp_path / "a.jsonl").write_text('\n{"text": "0"}\n \n{"text": "1"}\n')
+  (tmp_path / "b.txt").write_bytes(b"one\r\ntwo\r\n")
+  (tmp_path / "c.txt").write_bytes(b"one\ntwo\n")
+  reading = corpora.Reading()
+  (unit,) = files_of(tmp_path).units()
+  found = list(unit.read(reading, corpora.SPLITS))
+  assert len(found) == unit.count() == 4
+  assert reading == corpora.Reading(documents=4, blank_lines=2, crlf_files=1)
 
 
 def test_a_source_smaller_than_the_hold_out_is_an_error(tmp_path):
@@ -465,9 +484,9 @@ def test_published_files_are_split_without_loss(name):
   folder = pathlib.Path(REAL, name)
   if not folder.is_dir():
     pytest.skip(f"PAUSEJAX_REAL_DATA has no {name}")
-  files = corpora.expand(str(folder))
+  files = file_lists.expand(str(folder)).files
   count = sum(
-    sum(1 for _ in corpora.read_lines(f)) if corpora.is_json(f) else 1
+    sum(1 for _ in text_files.read_lines(f)) if text_files.is_json(f) else 1
     for f in files
   )
   found = read(files_of(folder))

@@ -275,7 +275,7 @@ def test_a_note_of_a_unit_that_is_damaged_is_made_anew(tmp_path, data_config):
   tokenizer = tokenizers.load("bytes")
   out = tmp_path / "store"
   index = segment_writer.write(data, tokenizer, out)
-  path = next((out / "units").glob("train-*.json"))
+  path = next((out / "units").glob("unit-*.json"))
   whole = path.read_bytes()
   for raw in [*RAW, *(json.dumps(x).encode() for x in damaged({"key": 1}))]:
     path.write_bytes(raw)

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from pausejax import batching, cli, errors, pause
-from pausejax.data import batches, segment_writer, segments, tokenizers
+from pausejax.data import (
+  batches,
+  segment_cutter,
+  segment_writer,
+  segments,
+  tokenizers,
+)
 
 BYTES = tokenizers.load("bytes")
 SEED = 17
@@ -112,7 +118,7 @@ def test_writing_loses_nothing(open_source, split, mode):
 def test_how_many_documents_are_taken_at_once_does_not_matter(
   data, folder, tmp_path, monkeypatch, at_once
 ):
-  monkeypatch.setattr(segment_writer, "_DOCUMENTS_AT_ONCE", at_once)
+  monkeypatch.setattr(segment_cutter, "_DOCUMENTS_AT_ONCE", at_once)
   segment_writer.write(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
 

@@ -58,7 +58,8 @@ def folder(tmp_path_factory) -> str:
   root = tmp_path_factory.mktemp("corpus")
   for name, document in zip("abc", TEXTS, strict=False):
     (root / f"{name}.txt").write_text(document)
-  lines = [json.dumps({"text": t, "url": "u"}) for t in TEXTS[3:]]
+  texts = [text.replace("\x00", "") for text in TEXTS[3:]]
+  lines = [json.dumps({"text": t, "url": "u"}) for t in texts]
   (root / "b1.jsonl").write_text("\n".join(lines[:20]) + "\n")
   compressed = [gzip.compress(f"{line}\n".encode()) for line in lines[20:]]
   (root / "b2.json.gz").write_bytes(b"".join(compressed))
@@ -296,7 +297,8 @@ def test_documents_of_files_are_those_of_the_source(folder, split):
     assert expected and read(source, split) == expected
 
 
-def test_shuffled_files_hold_the_same_documents(folder):
+def test_shuffled_files_hold_the_same_documents(folder, monkeypatch):
+  monkeypatch.setattr(corpora, "_UNIT_BYTES", 1)
   dataset = sources.data_source(file_source(folder)).get_dataset(
     "train", shuffle=True, seed=5
   )
@@ -587,7 +589,7 @@ def test_fingerprint_names_every_difference(folder, bpe):
       },
       {*before} - {"door", "task", "split"} - set(stream.LIBRARIES),
     ),
-    ({"split": "validation"}, {"split", "source_sha256"}),
+    ({"split": "validation"}, {"split"}),
   ):
     after = open_stream(**{"data": data, **changed}).fingerprint()
     assert {key for key in before if after[key] != before[key]} == fields
@@ -704,18 +706,19 @@ def test_text_that_is_not_utf_8_is_named(tmp_path):
   assert f"{tmp_path}/b.txt:2:" in said and "not UTF-8" in said
 
 
-def test_a_cut_off_gz_is_refused_and_not_read_in_part(tmp_path):
+def test_a_cut_off_gz_is_refused_before_its_text_comes_again(tmp_path):
   lines = [json.dumps({"text": os.urandom(50).hex()}) for _ in range(200)]
   whole = gzip.compress("\n".join(lines).encode())
   path = tmp_path / "cut.jsonl.gz"
   for content in (whole[:-5], whole[: len(whole) // 2], b"no gzip\n"):
     path.write_bytes(content)
-    assert str(path) in message(drain, data_config(files=str(path)))
+    data = data_config(files=str(path))
+    assert str(path) in message(drain, data, num_batches=300)
 
 
 def test_missing_files_are_one_line_errors(tmp_path):
   data = data_config(files=str(tmp_path / "nothing"))
-  assert "nothing at" in message(open_stream, data)
+  assert "nothing to read at" in message(open_stream, data)
 
 
 def test_a_split_without_documents_ends_at_once(tmp_path):
@@ -723,7 +726,7 @@ def test_a_split_without_documents_ends_at_once(tmp_path):
   data = data_config(files=str(tmp_path))
   assert "no document in split 'train'" in message(open_stream, data)
   (tmp_path / "only.txt").rename(tmp_path / "only.jsonl")
-  (tmp_path / "only.jsonl").write_text("")
+  (tmp_path / "only.jsonl").write_text("\n")
   for split in corpora.SPLITS:
     assert split in message(open_stream, data, split=split)
 
@@ -735,7 +738,7 @@ def test_every_seed_of_the_settings_works(folder):
 
 
 def test_fewer_documents_than_hosts_end_at_once(folder):
-  data = data_config(files=f"{folder}/a.txt,{folder}/c.txt", holdout_every=2)
+  data = data_config(files=f"{folder}/a.txt,{folder}/b.txt", holdout_every=2)
   said = message(open_stream, data, shard=(3, 4))
   assert "host 3 of 4" in said
   assert "divisible" in message(open_stream, data, batch_size=6, shard=(0, 4))

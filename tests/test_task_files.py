@@ -12,7 +12,7 @@ import pathlib
 import pytest
 
 from pausejax import tasks
-from pausejax.data import corpora
+from pausejax.data import text_files
 from tests import test_tasks
 from tests.test_task_records import GOOD, load, message, write
 from tests.test_tasks import FILES, HELLASWAG, PIQA
@@ -77,8 +77,8 @@ def test_a_git_lfs_pointer_is_refused(name, gz, tmp_path):
 def test_a_small_file_that_unpacks_to_much_is_refused(
   name, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(corpora, "MAX_LINE_BYTES", 5_000)
-  monkeypatch.setattr(corpora, "MAX_TEXT_BYTES", 9_000)
+  monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 5_000)
+  monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 9_000)
   *_, (split, files) = FILES[name].items()
   path = tmp_path / (next(iter(files)) + ".gz")
   path.write_bytes(gzip.compress(b"x" * 100_000))

@@ -1,84 +1,96 @@
 """Where documents come from, in plain Python.
 
-A source answers one question, `units(split)`: the documents, in parts that can
-be read apart. Nothing is dropped: what cannot be read is an error that names
-file and line. How a corpus falls into units, the corpus alone decides, never
-the number of workers. `TfdsSource` alone needs TensorFlow, and only says so
-when it is read.
+A source answers one question, `units()`: the corpus, in parts that can be read
+apart. Nothing is dropped silently: what cannot be read is an error that names
+file and line, and what is not read is counted (`file_lists.py`,
+`text_files.py`). How
+a corpus falls into units, the corpus alone decides, never the number of
+workers. `TfdsSource` alone needs TensorFlow, and only says so when it is read.
 
 Files come as a folder, a glob or one path, comma-separated:
 
   .txt                 one document a file; CRLF is read as a line feed
-  .jsonl, .json        one document a line, the text in `field`
+  .jsonl, .json        one document a line, the text in `field`; blank lines
+                       are none
   any of these + .gz   the same, compressed (C4's published shards)
 """
 
-import codecs
-import contextlib
 import dataclasses
 import functools
-import glob
-import gzip
 import hashlib
-import json
 import pathlib
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 
 from pausejax import errors
+from pausejax.data import file_lists, text_files
+from pausejax.data.text_files import Reading
 
 SPLITS = ("train", "validation")
 # Small files are read together up to so many bytes, as one unit of work.
 _UNIT_BYTES = 2**24
 _UNIT_DOCUMENTS = 8192  # The same where the corpus is no files.
-# The most bytes of one line and of one .txt document, decompressed: a small .gz
-# may hold a line that does not fit in memory.
-MAX_LINE_BYTES = 2**28
-MAX_TEXT_BYTES = 2**30
-# How a pointer of Git LFS begins, and the most bytes that one may have.
-_LFS_START = b"version https://git-lfs.github.com/spec/"
-_LFS_BYTES = 1024
-_SUFFIXES = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz")
+
+Document = tuple[str, str]  # Split and text.
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  """A part of a split that is read by itself.
+  """A part of a corpus that is read by itself.
 
   Attributes:
     key: tells these documents from others without reading large files: an edit
       that keeps the size of a file goes unnoticed.
-    documents: yields the text of each document.
+    splits: that its documents can be in.
+    read: yields the documents of some splits and counts in a `Reading`, whose
+      `documents` must be the place of the unit's first one.
+    count: returns the number of documents of all splits, faster than `read`;
+      None where no split depends on the place of a document.
   """
 
   key: str
-  documents: Callable[[], Iterator[str]]
+  splits: Sequence[str]
+  read: Callable[[Reading, Collection[str]], Iterator[Document]]
+  count: Callable[[], int] | None = None
 
 
 class Source:
-  """A corpus, read split by split in an order that never changes."""
+  """A corpus, read in an order that never changes."""
 
   def describe(self) -> str:
     """Returns what the source is, the same in every process."""
     return repr(self)
 
-  def units(self, split: str) -> list[Unit]:
-    """Returns the parts of a split, in order."""
+  def units(self) -> list[Unit]:
+    """Returns the parts of the corpus, in order."""
     raise NotImplementedError
+
+  def left_out(self) -> file_lists.LeftOut:
+    """Returns reason -> files that are there but are not read."""
+    return {}
 
   def documents(self, split: str) -> Iterator[str]:
     """Yields the text of each document of a split."""
-    for unit in self.units(split):
-      yield from unit.documents()
+    reading = Reading()
+    for unit in self.units():
+      if split in unit.splits:
+        for _, text in unit.read(reading, (split,)):
+          yield text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileSource(Source):
   """Text files; without `validation`, every n-th document is held out.
 
-  Of .txt files every `holdout_every`-th file is held out, of JSON lines every
-  `holdout_every`-th line: a choice that no host or worker count can move.
+  Documents are numbered from 0 through all files, in the order of the names;
+  those whose number is a multiple of `holdout_every` are held out. No host or
+  worker count can move this choice.
   """
 
   train: str
@@ -86,49 +98,76 @@ class FileSource(Source):
   field: str
   holdout_every: int
 
-  def files(self, split: str) -> list[str]:
-    """Returns the files that hold the split, sorted by name."""
-    if self.validation:
-      held_out = expand(self.validation)
-      if split == "validation":
-        return held_out
-      # A folder may hold both: what is held out is not trained on.
-      resolved = {pathlib.Path(f).resolve() for f in held_out}
-      files = expand(self.train)
-      return [f for f in files if pathlib.Path(f).resolve() not in resolved]
-    held_out = split == "validation"
-    files = expand(self.train)
-    texts = [f for f in files if not is_json(f)]
-    texts = [f for i, f in enumerate(texts) if self._is_held_out(i) == held_out]
-    return sorted(texts + [f for f in files if is_json(f)])
+  def lists(self) -> dict[str, file_lists.FileList]:
+    """Returns the files of each split; the same for both if some are held out.
 
-  def keeps_line(self, line: int, split: str) -> bool:
-    """Returns whether JSON line `line` (from 0) of a file is in the split."""
-    return bool(self.validation) or (
-      self._is_held_out(line) == (split == "validation")
-    )
+    Raises:
+      UserError: what `file_lists.expand` raises.
+    """
+    train = file_lists.expand(self.train)
+    if not self.validation:
+      return dict.fromkeys(SPLITS, train)
+    validation = file_lists.expand(self.validation, "data.validation_files")
+    # A folder may hold both: what is held out is not trained on.
+    train = train.without(validation.files)
+    file_lists.require_no_twins(sorted(train.files + validation.files))
+    return {"train": train, "validation": validation}
 
-  def units(self, split: str) -> list[Unit]:
+  def left_out(self) -> file_lists.LeftOut:
+    """Returns reason -> files that are there but are not read."""
+    found: dict[str, list[str]] = {}
+    for listed in self.lists().values():
+      for reason, paths in listed.left_out.items():
+        found[reason] = sorted({*found.get(reason, []), *paths})
+    return found
+
+  def units(self) -> list[Unit]:
     """Returns the files; small ones that follow each other share a unit."""
+    lists = self.lists()
+    if not self.validation:
+      return [
+        self._unit(group, SPLITS) for group in _together(lists["train"].files)
+      ]
     return [
-      Unit(
-        digest([f"{pathlib.Path(f).name} {size}" for f, size in group]),
-        functools.partial(self._read, [f for f, _ in group], split),
-      )
-      for group in _together(self.files(split))
+      self._unit(group, (split,))
+      for split in SPLITS
+      for group in _together(lists[split].files)
     ]
 
-  def _read(self, files: Sequence[str], split: str) -> Iterator[str]:
-    for path in files:
-      if not is_json(path):
-        yield read_text(path)
-        continue
-      for number, line in enumerate(read_lines(path)):
-        if self.keeps_line(number, split):
-          yield parse_line(line, path, number, self.field)
+  def _unit(
+    self, group: Sequence[tuple[str, int]], splits: Sequence[str]
+  ) -> Unit:
+    files = [f for f, _ in group]
+    return Unit(
+      digest([f"{pathlib.Path(f).name} {size}" for f, size in group]),
+      splits,
+      functools.partial(self._read, files, splits),
+      None if self.validation else functools.partial(_count, files),
+    )
 
-  def _is_held_out(self, index: int) -> bool:
-    return index % self.holdout_every == 0
+  def _read(
+    self,
+    files: Sequence[str],
+    splits: Sequence[str],
+    reading: Reading,
+    wanted: Collection[str],
+  ) -> Iterator[Document]:
+    for path in files:
+      for number, line in text_files.records(path, reading):
+        held_out = reading.documents % self.holdout_every == 0
+        split = splits[held_out] if len(splits) > 1 else splits[0]
+        reading.documents += 1
+        if split not in wanted:
+          continue
+        if line is None:
+          yield split, text_files.read_text(path, reading)
+        else:
+          yield split, text_files.parse_line(line, path, number, self.field)
+
+
+def _count(files: Iterable[str]) -> int:
+  """Returns the number of documents in some files."""
+  return sum(1 for path in files for _ in text_files.records(path, Reading()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,18 +182,26 @@ class PythonSource(Source):
     """Returns the name and how much is held out."""
     return f"{self.name}, one in {self.holdout_every} held out"
 
-  def units(self, split: str) -> list[Unit]:
+  def units(self) -> list[Unit]:
     """Returns runs of documents, in the function's order."""
-    texts = [
-      text
-      for i, text in enumerate(self.load())
-      if (i % self.holdout_every == 0) == (split == "validation")
-    ]
+    texts: Mapping[str, list[str]] = {split: [] for split in SPLITS}
+    for number, text in enumerate(self.load()):
+      texts[SPLITS[number % self.holdout_every == 0]].append(text)
     return [
-      Unit(digest(part), functools.partial(iter, part))
-      for start in range(0, len(texts), _UNIT_DOCUMENTS)
-      for part in [texts[start : start + _UNIT_DOCUMENTS]]
+      Unit(digest(part), (split,), functools.partial(_given, split, part))
+      for split in SPLITS
+      for start in range(0, len(texts[split]), _UNIT_DOCUMENTS)
+      for part in [texts[split][start : start + _UNIT_DOCUMENTS]]
     ]
+
+
+def _given(
+  split: str, texts: Sequence[str], reading: Reading, wanted: Collection[str]
+) -> Iterator[Document]:
+  """Yields documents that are in memory, if their split is wanted."""
+  for text in texts if split in wanted else ():
+    reading.documents += 1
+    yield split, text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,112 +212,11 @@ class TfdsSource(Source):
   data_dir: str
   field: str
 
-  def units(self, split: str) -> list[Unit]:
+  def units(self) -> list[Unit]:
     """Returns the files that TFDS prepared; imports TensorFlow."""
     from pausejax.data.seqio import sources
 
-    return sources.tfds_units(self, split)
-
-
-def expand(spec: str) -> list[str]:
-  """Returns the files that a folder, glob or path names (comma-separated).
-
-  Raises:
-    UserError: nothing there, or a file of another kind.
-  """
-  files = []
-  for part in filter(None, map(str.strip, spec.split(","))):
-    path = pathlib.Path(part)
-    if path.is_dir():
-      found = [str(f) for f in path.iterdir() if f.name.endswith(_SUFFIXES)]
-    elif path.exists():  # Its name may hold the signs of a glob.
-      found = [part]
-    else:
-      found = glob.glob(part, recursive=True)
-    found = [f for f in found if pathlib.Path(f).is_file()]
-    if not found:
-      raise errors.UserError(
-        f"data.files: nothing at {part!r} (looked for {', '.join(_SUFFIXES)})"
-      )
-    files += found
-  for f in files:
-    if not f.endswith(_SUFFIXES):
-      raise errors.UserError(
-        f"data.files: {f}: unknown kind of file (known: {', '.join(_SUFFIXES)})"
-      )
-  return sorted(files)
-
-
-def is_json(path: str) -> bool:
-  """Returns whether the file holds JSON lines, by its name."""
-  return path.removesuffix(".gz").endswith((".json", ".jsonl"))
-
-
-def read_text(path: str) -> str:
-  """Returns the whole file as one document, its line ends as line feeds.
-
-  Raises:
-    UserError: what `read_whole` raises, not UTF-8, or a NUL.
-  """
-  return _decode(read_whole(path).replace(b"\r\n", b"\n"), path, 0)
-
-
-def read_whole(path: str) -> bytes:
-  """Returns the bytes of a file, decompressed, without a byte order mark.
-
-  Raises:
-    UserError: what `read_lines` raises, or longer than `MAX_TEXT_BYTES`.
-  """
-  lines, size = [], 0
-  for line in read_lines(path):
-    size += len(line)
-    if size > MAX_TEXT_BYTES:
-      raise _too_long(path, "file", MAX_TEXT_BYTES)
-    lines.append(line)
-  return b"".join(lines)
-
-
-def parse_line(line: bytes, path: str, number: int, field: str) -> str:
-  """Returns `field` of one JSON line; `number` counts from 0.
-
-  Raises:
-    UserError: not UTF-8, not JSON, no such field, or the field is not a text.
-  """
-  where = f"{path}:{number + 1}"
-  decoded = _decode(line, path, number)
-  try:
-    record = json.loads(decoded)
-  except json.JSONDecodeError as e:
-    raise errors.UserError(
-      f"{where}: malformed JSON at column {e.colno}: {e.msg}"
-    ) from e
-  except (ValueError, RecursionError) as e:
-    raise errors.UserError(f"{where}: malformed JSON: {e}") from e
-  if not isinstance(record, dict):
-    raise errors.UserError(
-      f"{where}: expected a JSON object on each line, got {_start(record)}"
-    )
-  if field not in record:
-    raise errors.UserError(
-      f"{where}: no field {field!r}{errors.nearest(field, record)}; name it "
-      "with --config.data.field="
-    )
-  if not isinstance(record[field], str):
-    raise errors.UserError(
-      f"{where}: field {field!r} is not a text: {_start(record[field])}"
-    )
-  try:
-    record[field].encode("utf-8")
-  except UnicodeEncodeError as e:
-    raise errors.UserError(
-      f"{where}: field {field!r} holds half a surrogate pair, "
-      f"\\u{ord(e.object[e.start]):04x}, which is no character"
-    ) from e
-  if "\0" in record[field]:
-    raise errors.UserError(
-      f"{where}: field {field!r} holds a NUL, which is no text"
-    )
-  return record[field].removeprefix("\ufeff")
+    return sources.tfds_units(self)
 
 
 def require_documents(source: Source, split: str) -> Iterator[str]:
@@ -288,59 +234,6 @@ def no_documents(source: Source, split: str) -> errors.UserError:
   return errors.UserError(
     f"no document in split {split!r} of {source.describe()}; is the source "
     "empty, or smaller than data.holdout_every?"
-  )
-
-
-def read_lines(path: str) -> Iterator[bytes]:
-  r"""Yields the lines of a file, decompressed if its name ends in .gz.
-
-  A line ends at "\n" only, and keeps it. A byte order mark at the start of the
-  file is not part of its first line.
-
-  Raises:
-    UserError: the file cannot be opened or read to its end, it is a Git LFS
-      pointer, or a line is longer than `MAX_LINE_BYTES`.
-  """
-  mark = codecs.BOM_UTF8
-  try:
-    with _opened(path) as f:
-      lines = iter(functools.partial(f.readline, MAX_LINE_BYTES + 1), b"")
-      for number, line in enumerate(lines, start=1):
-        if len(line) > MAX_LINE_BYTES:
-          raise _too_long(f"{path}:{number}", "line", MAX_LINE_BYTES)
-        line = line.removeprefix(mark) if number == 1 else line
-        if line:
-          yield line
-  except (OSError, EOFError, zlib.error) as e:
-    raise errors.UserError(f"{path}: cannot be read: {e}") from e
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
-  """Opens a file for reading bytes, decompressed if its name ends in .gz."""
-  if "\0" in path:
-    raise errors.UserError(f"{path!r}: a file name cannot hold a NUL")
-  with open(path, "rb") as raw:
-    start = raw.read(_LFS_BYTES)
-    if start.startswith(_LFS_START) and b"\noid sha256:" in start:
-      raise errors.UserError(
-        f"{path}: is a Git LFS pointer, not the file itself; fetch it with "
-        "`git lfs pull`"
-      )
-    raw.seek(0)
-    if not path.endswith(".gz"):
-      yield raw
-      return
-    if not start:
-      raise EOFError("it has no bytes, so it is not gzip")
-    with gzip.GzipFile(fileobj=raw) as f:
-      yield f
-
-
-def _too_long(where: str, what: str, limit: int) -> errors.UserError:
-  return errors.UserError(
-    f"{where}: this {what} has more than {limit:,} bytes, the most that is "
-    "read; split it"
   )
 
 
@@ -364,24 +257,3 @@ def digest(texts: Iterable[str]) -> str:
     data = text.encode("utf-8")
     total.update(len(data).to_bytes(8, "little") + data)
   return total.hexdigest()
-
-
-def _start(value: object) -> str:
-  """Returns how a value looks, cut to fit an error message."""
-  text = repr(value)
-  return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _decode(data: bytes, path: str, number: int) -> str:
-  """Returns the text of bytes that begin at line `number` (from 0)."""
-  try:
-    text = data.decode("utf-8")
-  except UnicodeDecodeError as e:
-    raise errors.UserError(
-      f"{path}:{number + 1 + data[: e.start].count(10)}: byte "
-      f"{data[e.start]:#04x} at offset {e.start} is not UTF-8"
-    ) from e
-  if "\0" in text:
-    line = number + 1 + data[: data.index(0)].count(10)
-    raise errors.UserError(f"{path}:{line}: a NUL, which is no text")
-  return text

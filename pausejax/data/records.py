@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pausejax import errors
-from pausejax.data import corpora
+from pausejax.data import text_files
 from pausejax.settings import DataConfig
 
 Located = tuple[str, Any]
@@ -67,7 +67,7 @@ def json_lines(path: pathlib.Path) -> Iterator[Located]:
 
 def lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
   """Yields (where, line without its end) for each line that is not blank."""
-  for number, line in enumerate(corpora.read_lines(str(path)), start=1):
+  for number, line in enumerate(text_files.read_lines(str(path)), start=1):
     if line.strip():
       yield f"{path}:{number}", line.rstrip(b"\r\n")
 
@@ -95,7 +95,7 @@ def json_value(path: pathlib.Path) -> Any:
   Raises:
     UserError: not UTF-8, not JSON, or an object has a key twice.
   """
-  return _parse(corpora.read_whole(str(path)), str(path))
+  return _parse(text_files.read_whole(str(path)), str(path))
 
 
 def text(record: Any, field: str) -> str:

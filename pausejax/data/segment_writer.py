@@ -2,52 +2,64 @@
 
 A corpus falls into units (`corpora.Source.units`): a file, some small files, or
 a run of documents. The documents of a unit are tokenised, each followed by EOS,
-joined, and cut into segments of `segment_len` ids. What a unit has left over
-waits in its note; when every unit is made, the leftovers are joined in the
-order of the units and cut in the same way. So no token is lost, one segment of
-a split at most is short, and the bytes do not depend on who made what when.
+joined, and cut into segments of `segment_len` ids, for each split by itself.
+What a unit has left over is kept in its note; when every unit is made, the
+leftovers are joined in the order of the units and cut in the same way. So no
+token is lost, one segment of a split at most is short, and the bytes do not
+depend on who made what when.
 
   OUT/train-00000.array_record   the segments of unit 0
-  OUT/units/train-00000.json     its note: what it was made of, and the rest
+  OUT/units/unit-00000.json      its note: what it was made of, and the rest
+  OUT/units/count-00000.json     how many documents it has
   OUT/units/store.json           what all units have in common
   OUT/index.json                 written last
 
+Where documents are held out by their place in the corpus, a unit must know how
+many come before it. One process that goes through the units in order knows;
+several first count the documents of the units, which reads the files once more.
+
 Each file appears by a rename. A unit is done when its note is there and its
-file is as long as the note says; whoever comes again, after a kill or because a
-file was removed, makes the others.
+files are as long as the note says; whoever comes again, after a kill or because
+a file was removed, makes the others.
 """
 
-import collections
 import dataclasses
 import functools
-import hashlib
-import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pausejax import errors, json_files, locks, tasks
 from pausejax.data import (
   corpora,
+  file_lists,
   record_files,
+  segment_cutter,
   segments,
   tokenizers,
   workers,
 )
 from pausejax.settings import DataConfig
 
-_DOCUMENTS_AT_ONCE = 256
+# Of what a making that was begun can go on with.
+_UNITS_FORMAT = 2
+_COUNT = {"key": str, "num_documents": int}
 _NOTE = {
-  "key": object,
-  "shards": record_files.SHARDS,
-  "num_documents": int,
-  "documents_sha256": str,
-  "counts": list,
-  "rest": list,
+  "key": str,
+  "start": int,
+  "blank_lines": int,
+  "crlf_files": int,
+  "splits": {
+    str: {
+      "shards": record_files.SHARDS,
+      "num_documents": int,
+      "documents_sha256": str,
+      "counts": list,
+      "rest": list,
+    }
+  },
 }
-
-Part = tuple[str, int]  # Split and number of a unit.
 
 
 @dataclasses.dataclass
@@ -105,17 +117,16 @@ def write(
     out / record_files.UNITS / f"lock-{index}-of-{count}",
     f"--out: shard {index}/{count} of {out} is being made already",
   ):
-    todo = [part for part in store.parts if store.note(part) is None]
-    progress = Progress(len(store.parts), len(store.parts) - len(todo))
+    setup = functools.partial(_open, data, out, tasks_module)
+    mine = range(store.num_units)[index - 1 :: count]
+    if num_workers > 1:
+      _count(store, mine, num_workers, setup)
+    todo = [i for i in range(store.num_units) if store.note(i) is None]
+    progress = Progress(store.num_units, store.num_units - len(todo))
     report(progress)
-    mine = set(store.parts[index - 1 :: count])
-    _make(
-      store,
-      [part for part in todo if part in mine],
-      functools.partial(_advance, progress, report),
-      num_workers,
-      functools.partial(_maker, data, out, tasks_module),
-    )
+    todo = sorted({*mine} & {*todo})
+    advance = functools.partial(_advance, progress, report)
+    _make(store, todo, advance, num_workers, setup)
   # Shards may end together: one of them joins and tidies at a time.
   with locks.in_turn(out / "units" / "lock-index"):
     return store.finish()
@@ -131,21 +142,44 @@ def _advance(
   report(progress)
 
 
-def _make(store, parts: Sequence[Part], advance, num_workers: int, setup):
+def _count(store, mine: Sequence[int], num_workers: int, setup) -> None:
+  """Counts the units in several processes; this machine's share comes first.
+
+  Machines that begin together share the work: none counts what another has.
+  """
+  # Nothing comes after the last unit.
+  jobs = [i for i in range(store.num_units - 1) if store.is_uncounted(i)]
+  jobs.sort(key=lambda i: i not in mine)
+  num_workers = min(num_workers, len(jobs))
+  if num_workers:
+    counter = functools.partial(_counter, setup)
+    workers.run(counter, jobs, num_workers, lambda *_: None)
+
+
+def _make(store, todo: Sequence[int], advance, num_workers: int, setup):
   """Makes some units, here or in other processes."""
-  num_workers = min(num_workers, len(parts))
+  num_workers = min(num_workers, len(todo))
   if num_workers > 1:
-    workers.run(setup, parts, num_workers, advance)
+    workers.run(functools.partial(_maker, setup), todo, num_workers, advance)
     return
-  for part in parts:
-    store.make(part, advance)
+  for number in todo:
+    store.make(number, advance)
     advance()
 
 
-def _maker(data: DataConfig, out: pathlib.Path, tasks_module: str):
-  """Returns what makes a unit in a worker process."""
+def _open(data: DataConfig, out: pathlib.Path, tasks_module: str) -> "_Store":
+  """Returns the store in a worker process."""
   tasks.import_module(tasks_module)
-  return _Store(data, tokenizers.load(data.tokenizer), out).make
+  return _Store(data, tokenizers.load(data.tokenizer), out)
+
+
+def _maker(setup: Callable[[], "_Store"]):
+  return setup().make
+
+
+def _counter(setup: Callable[[], "_Store"]):
+  store = setup()
+  return lambda number, report: store.count(number)
 
 
 class _Store:
@@ -161,12 +195,8 @@ class _Store:
     self.out = out
     self._tokenizer = tokenizer
     self._source = tasks.pretraining(data.task).source(data)
-    self._units = {s: self._source.units(s) for s in corpora.SPLITS}
-    self.parts: list[Part] = [
-      (split, i)
-      for split in corpora.SPLITS
-      for i in range(len(self._units[split]))
-    ]
+    self._units = self._source.units()
+    self._starts = [0]  # Documents before each unit, as far as known.
     self._dtype = np.dtype(
       np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     )
@@ -177,100 +207,166 @@ class _Store:
       "dtype": self._dtype.name,
     }
 
+  @property
+  def num_units(self) -> int:
+    """The number of parts of the corpus."""
+    return len(self._units)
+
   def begin(self) -> None:
     """Makes the folder, or checks that it holds the same store, begun."""
-    record_files.begin(self.out, self._head)
+    head = {**self._head, "units_format": _UNITS_FORMAT}
+    record_files.begin(self.out, head)
 
-  def note(self, part: Part) -> dict | None:
+  def note(self, number: int) -> dict | None:
     """Returns the note of a unit that is done."""
-    path = self._note_path(part)
-    if not path.exists():
-      return None
-    try:
-      note = json_files.read(path, _NOTE, "")
-    except errors.UserError:
-      return None  # Torn by a loss of power: the unit is made anew.
-    counts, rest = (_numbers(note[name]) for name in ("counts", "rest"))
-    if counts is None or len(counts) != self._tokenizer.vocab_size:
-      return None
-    if rest is None or note["key"] != self._unit(part).key:
-      return None
-    whole = all(record_files.has_size(self.out, r) for r in note["shards"])
+    unit = self._units[number]
+    note = _load(self._path("unit", number), _NOTE)
+    if (
+      not note or note["key"] != unit.key or {*note["splits"]} != {*unit.splits}
+    ):
+      return None  # Not there yet, or of other files.
+    if note["start"] != self._start(number):
+      return None  # Files before it have changed.
+    parts = note["splits"].values()
+    rows = [row for part in parts for row in part["shards"]]
+    whole = all(map(self._is_whole, parts)) and all(
+      record_files.has_size(self.out, row) for row in rows
+    )
     return note if whole else None
 
-  def make(self, part: Part, report: Callable[[int, int], None]) -> None:
+  def _is_whole(self, part: dict) -> bool:
+    """Returns whether what a note says of a split can be used."""
+    counts, rest = (_numbers(part[name]) for name in ("counts", "rest"))
+    num_ids = self._tokenizer.vocab_size
+    return counts is not None and len(counts) == num_ids and rest is not None
+
+  def is_uncounted(self, number: int) -> bool:
+    """Returns whether the documents of a unit must be counted, and are not."""
+    if self._units[number].count is None:
+      return False
+    found = _load(self._path("count", number), _COUNT)
+    return not found or found["key"] != self._units[number].key
+
+  def count(self, number: int) -> None:
+    """Counts the documents of a unit, unless somebody did."""
+    counted = self._units[number].count
+    if counted is not None and self.is_uncounted(number):
+      self._write_count(number, counted())
+
+  def make(self, number: int, report: Callable[[int, int], None]) -> None:
     """Makes one unit; reports documents and tokens as they come."""
-    writer = record_files.Writer(self.out / f"{_name(part)}.array_record")
-    cutter = _Cutter(self._tokenizer, self.data.num_text_tokens, self._dtype)
-    for segment in cutter.segments(self._unit(part).documents(), report):
-      writer.write(segment)
-    note = {
-      "key": self._unit(part).key,
-      "shards": writer.close(),
-      **cutter.statistics(),
-      "rest": cutter.rest.tolist(),
+    unit, start = self._units[number], self._start(number)
+    cutters = {
+      split: segment_cutter.Cutter(
+        self._tokenizer,
+        self.data.num_text_tokens,
+        self._dtype,
+        record_files.Writer(self.out / f"{split}-{number:05d}.array_record"),
+        report,
+      )
+      for split in unit.splits
     }
-    record_files.write_json(self._note_path(part), note)
+    reading = corpora.Reading(documents=start)
+    for split, text in unit.read(reading, unit.splits):
+      cutters[split].add(text)
+    note = {
+      "key": unit.key,
+      "start": start,
+      "blank_lines": reading.blank_lines,
+      "crlf_files": reading.crlf_files,
+      "splits": {split: cutter.close() for split, cutter in cutters.items()},
+    }
+    if unit.count is not None:
+      self._write_count(number, reading.documents - start)
+    record_files.write_json(self._path("unit", number), note)
 
   def finish(self) -> dict | None:
     """Joins the leftovers and writes the index, once all units are done."""
-    notes: dict[str, list[dict]] = collections.defaultdict(list)
-    for part in self.parts:
-      note = self.note(part)
+    notes = []
+    for number in range(self.num_units):
+      note = self.note(number)
       if note is None:
         return None
-      notes[part[0]].append(note)
+      notes.append(note)
     index = dict(self._head)
     for split in corpora.SPLITS:
-      index[split] = self._join(split, notes[split])
+      parts = [n["splits"][split] for n in notes if split in n["splits"]]
+      index[split] = self._join(split, parts)
+    for name in ("blank_lines", "crlf_files"):
+      index[name] = sum(note[name] for note in notes)
+    index["left_out"] = file_lists.describe(self._source.left_out())
     self._tidy(index)
     record_files.write_json(self.out / record_files.INDEX, index)
     return index
 
-  def _join(self, split: str, notes: Sequence[dict]) -> dict:
+  def _join(self, split: str, parts: Sequence[dict]) -> dict:
     """Returns the index of a split; writes the segments of its leftovers."""
-    if not sum(note["num_documents"] for note in notes):
+    if not sum(part["num_documents"] for part in parts):
       raise corpora.no_documents(self._source, split)
-    rest = np.concatenate([np.array(n["rest"], self._dtype) for n in notes])
+    rest = np.concatenate([np.array(p["rest"], self._dtype) for p in parts])
     writer = record_files.Writer(self.out / f"{split}-rest.array_record")
     for start in range(0, len(rest), self.data.num_text_tokens):
       writer.write(rest[start : start + self.data.num_text_tokens].tobytes())
-    shards = [row for note in notes for row in note["shards"]] + writer.close()
-    counts = np.sum([note["counts"] for note in notes], axis=0)
+    shards = [row for part in parts for row in part["shards"]] + writer.close()
+    counts = np.sum([part["counts"] for part in parts], axis=0)
     p = counts[counts > 0] / counts.sum()
     return {
-      "num_documents": sum(note["num_documents"] for note in notes),
+      "num_documents": sum(part["num_documents"] for part in parts),
       "num_tokens": int(counts.sum()),
       "num_segments": sum(row["num_records"] for row in shards),
       # Nats a token of the best model that ignores all context.
       "unigram_entropy": float(-np.sum(p * np.log(p))),
-      "documents_sha256": corpora.digest(n["documents_sha256"] for n in notes),
+      "documents_sha256": corpora.digest(p["documents_sha256"] for p in parts),
       "shards": shards,
     }
 
   def _tidy(self, index: dict) -> None:
     """Removes what a kill, or units that are no more, left behind."""
     kept = {row["file"] for s in corpora.SPLITS for row in index[s]["shards"]}
-    kept |= {self._note_path(part).name for part in self.parts}
     kept |= {record_files.HEAD, record_files.INDEX}
+    for number in range(self.num_units):
+      kept |= {self._path(kind, number).name for kind in ("unit", "count")}
     # Nothing but what this program writes.
     for folder, pattern in (
       (self.out, "*.array_record"),
       (self.out, "*.array_record.*.partial"),
-      (self.out, "index.json.*.partial"),
+      (self.out, "index.json.*.tmp"),
       (self._notes, "*-*.json"),
-      (self._notes, "*-*.json.*.partial"),
+      (self._notes, "*-*.json.*.tmp"),
     ):
       for path in folder.glob(pattern):
         if path.name not in kept:
           path.unlink(missing_ok=True)
 
-  def _unit(self, part: Part) -> corpora.Unit:
-    split, number = part
-    return self._units[split][number]
+  def _start(self, number: int) -> int:
+    """Returns the place in the corpus of a unit's first document.
 
-  def _note_path(self, part: Part) -> pathlib.Path:
-    return self._notes / f"{_name(part)}.json"
+    It counts what has to be counted; 0 where places do not matter.
+    """
+    if self._units[number].count is None:
+      return 0
+    while len(self._starts) <= number:
+      before = len(self._starts) - 1
+      if self.is_uncounted(before):
+        self.count(before)
+      count = json_files.read(self._path("count", before), _COUNT, "remove it")
+      self._starts.append(self._starts[-1] + count["num_documents"])
+    return self._starts[number]
+
+  def _write_count(self, number: int, count: int) -> None:
+    found = {"key": self._units[number].key, "num_documents": count}
+    record_files.write_json(self._path("count", number), found)
+
+  def _path(self, kind: str, number: int) -> pathlib.Path:
+    return self._notes / f"{kind}-{number:05d}.json"
+
+
+def _load(path: pathlib.Path, shape: json_files.Shape) -> dict | None:
+  """Returns a note, None if it is not there or was torn by a loss of power."""
+  try:
+    return json_files.read(path, shape, "") if path.exists() else None
+  except errors.UserError:
+    return None
 
 
 def _numbers(values: list) -> np.ndarray | None:
@@ -280,60 +376,3 @@ def _numbers(values: list) -> np.ndarray | None:
   except (ValueError, TypeError, OverflowError):
     return None
   return found if found.ndim == 1 else None
-
-
-def _name(part: Part) -> str:
-  return f"{part[0]}-{part[1]:05d}"
-
-
-class _Cutter:
-  """Tokenises documents, joins them and cuts; keeps count of what it saw.
-
-  Attributes:
-    rest: the ids behind the last full segment, once all are taken.
-  """
-
-  def __init__(self, tokenizer, segment_len: int, dtype: np.dtype):
-    self._tokenizer = tokenizer
-    self._segment_len = segment_len
-    self._dtype = dtype
-    self._digest = hashlib.sha256()
-    self._counts = np.zeros(tokenizer.vocab_size, np.int64)
-    self._num_documents = 0
-    self.rest = np.zeros(0, dtype)
-
-  def segments(
-    self, documents: Iterator[str], report: Callable[[int, int], None]
-  ) -> Iterator[bytes]:
-    """Yields the raw ids of each full segment."""
-    while texts := list(itertools.islice(documents, _DOCUMENTS_AT_ONCE)):
-      ids = self._tokenised(texts)
-      report(len(texts), len(ids))
-      joined = np.concatenate([self.rest, ids])
-      end = len(joined) - len(joined) % self._segment_len
-      for start in range(0, end, self._segment_len):
-        yield joined[start : start + self._segment_len].tobytes()
-      self.rest = joined[end:]
-
-  def statistics(self) -> dict:
-    """Returns what the note of a unit says of its documents."""
-    return {
-      "num_documents": self._num_documents,
-      "documents_sha256": self._digest.hexdigest(),
-      "counts": self._counts.tolist(),
-    }
-
-  def _tokenised(self, texts: list[str]) -> np.ndarray:
-    """Returns the ids of many documents, each ended by EOS."""
-    for text in texts:
-      # The length in front keeps the digest from running texts together.
-      data = text.encode("utf-8")
-      self._digest.update(len(data).to_bytes(8, "little") + data)
-    eos = [self._tokenizer.eos_id]
-    ids = itertools.chain.from_iterable(
-      doc + eos for doc in self._tokenizer.encode(texts)
-    )
-    ids = np.fromiter(ids, self._dtype)
-    self._num_documents += len(texts)
-    self._counts += np.bincount(ids, minlength=len(self._counts))
-    return ids

@@ -96,8 +96,22 @@ def main(argv: list[str]) -> int:
       f"{part['num_tokens']:,} tokens, {part['num_segments']:,} segments, "
       f"unigram entropy {part['unigram_entropy']:.3f} nats"
     )
+  for line in _what_was_not_read(index):
+    print(line)
   print(f"segments are in {out}")
   return 0
+
+
+def _what_was_not_read(index: dict) -> list[str]:
+  """Returns what a store says of its files beyond its documents."""
+  lines = list(index["left_out"])
+  if index["blank_lines"]:
+    lines.append(
+      f"{index['blank_lines']:,} blank lines, which are no documents"
+    )
+  if index["crlf_files"]:
+    lines.append(f"{index['crlf_files']:,} .txt files with CRLF, read as LF")
+  return lines
 
 
 def _showing(bar: CountBar) -> segment_writer.Report:

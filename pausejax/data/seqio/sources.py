@@ -9,9 +9,10 @@ it back.
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import tensorflow_datasets as tfds
 from pausejax import errors
 from pausejax.data import corpora
 
+_BLOCK = 64  # Documents read together; changes speed, not results.
 _FILE_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError)
 
 
@@ -41,31 +43,38 @@ def data_source(source: corpora.Source) -> seqio.DataSource:
   )
 
 
-def tfds_units(source: corpora.TfdsSource, split: str) -> list[corpora.Unit]:
+def tfds_units(source: corpora.TfdsSource) -> list[corpora.Unit]:
   """Returns a unit for each file that TFDS prepared."""
-  files = PreparedTfdsSource(source).list_shards(split)
-  return [
-    corpora.Unit(
-      key=corpora.digest([part.decode()]),
-      documents=functools.partial(
-        _tfds_documents, source, split, seqio.ShardInfo(number, len(files))
-      ),
-    )
-    for number, part in enumerate(_names_and_sizes(files))
-  ]
+  units = []
+  for split in corpora.SPLITS:
+    files = PreparedTfdsSource(source).list_shards(split)
+    for number, part in enumerate(_names_and_sizes(files)):
+      shard = seqio.ShardInfo(number, len(files))
+      read = functools.partial(_tfds_documents, source, split, shard)
+      units.append(
+        corpora.Unit(corpora.digest([part.decode()]), (split,), read)
+      )
+  return units
 
 
 def _tfds_documents(
-  source: corpora.TfdsSource, split: str, shard: seqio.ShardInfo
-) -> Iterator[str]:
-  """Yields the text of each document of one file."""
+  source: corpora.TfdsSource,
+  split: str,
+  shard: seqio.ShardInfo,
+  reading: corpora.Reading,
+  wanted: Collection[str],
+) -> Iterator[corpora.Document]:
+  """Yields the documents of one file, if its split is wanted."""
+  if split not in wanted:
+    return
   dataset = PreparedTfdsSource(source).get_dataset(
     split, shuffle=False, shard_info=shard
   )
   with one_line_errors():
     for number, example in enumerate(dataset.as_numpy_iterator()):
+      reading.documents += 1
       try:
-        yield example["text"].decode("utf-8")
+        yield split, example["text"].decode("utf-8")
       except UnicodeDecodeError as e:
         raise errors.UserError(
           f"{source.name}, split {split!r}, file {shard.index}, document "
@@ -83,9 +92,12 @@ def identity(source: corpora.Source, split: str) -> dict[str, str]:
     parts = (text.encode() for text in source.documents(split))
     settings = f"{source.name}, holdout_every={source.holdout_every}"
   elif isinstance(source, corpora.FileSource):
-    parts = _names_and_sizes(source.files(split))
-    holdout = "separate" if source.validation else source.holdout_every
-    settings = f"files, field={source.field}, holdout_every={holdout}"
+    parts = (
+      unit.key.encode() for unit in source.units() if split in unit.splits
+    )
+    holdout = f"one in {source.holdout_every} of all documents held out"
+    holdout = "separate validation files" if source.validation else holdout
+    settings = f"files, field={source.field}, {holdout}"
   else:
     parts = _names_and_sizes(data_source(source).list_shards(split))
     settings = f"tfds {source.name}, field={source.field}"
@@ -189,77 +201,83 @@ def _file_dataset(
   shuffle_files: bool,
   seed: int | None = None,
 ) -> tf.data.Dataset:
-  """Returns the documents file by file; the files may be shuffled."""
-  files = source.files(split)
-  paths = tf.constant(files, tf.string, shape=[len(files)])
-  paths = tf.data.Dataset.from_tensor_slices(paths)
+  """Returns the documents unit by unit; the units may be shuffled."""
+  blocks = _Blocks(source, split)
+  units = tf.data.Dataset.range(len(blocks))
   if shuffle_files:
-    paths = paths.shuffle(len(files) + 1, seed=seed)
-  # The next file is checked while the one before it is read.
-  paths = paths.map(_checked).prefetch(1)
-  return paths.flat_map(functools.partial(_documents, source, split))
+    units = units.shuffle(max(len(blocks), 1), seed=seed)
+  return units.flat_map(blocks.dataset)
 
 
-def _checked(path: tf.Tensor) -> tf.Tensor:
-  """Returns `path`, once a .gz has been read through to its end.
+class _Blocks:
+  """Blocks of documents: what block k of a unit holds never changes.
 
-  TensorFlow takes a .gz that was cut off for a shorter file, and would lose
-  documents without a word.
+  So tf.data needs to keep two numbers only, and the documents are those that
+  `corpora` reads. Reading goes on where the block before ended; after a
+  restore the unit is read again from its beginning.
   """
 
-  def read_through(path: bytes) -> bytes:
-    if path.endswith(b".gz"):
-      for _ in corpora.read_lines(path.decode()):
-        pass
-    return path
+  def __init__(self, source: corpora.FileSource, split: str):
+    self._split = split
+    self._units = [u for u in source.units() if split in u.splits]
+    self._counts: dict[int, int] = {}  # Unit -> documents of all splits.
+    self._ahead: dict[tuple[int, int], Iterator[str]] = {}
+    self._bad: dict[int, int] = {}  # Unit -> its block that cannot be read.
 
-  return _call(read_through, [path], tf.string)
+  def __len__(self) -> int:
+    return len(self._units)
 
+  def dataset(self, unit: tf.Tensor) -> tf.data.Dataset:
+    """Returns {"text"}, the documents of one unit."""
 
-def _documents(
-  source: corpora.FileSource, split: str, path: tf.Tensor
-) -> tf.data.Dataset:
-  """Returns the documents of one file, whichever kind it is."""
-  is_json = tf.strings.regex_full_match(path, r"(?s).*\.jsonl?(\.gz)?")
-  is_gz = tf.strings.regex_full_match(path, r"(?s).*\.gz")
-  texts = tf.data.Dataset.from_tensor_slices(
-    tf.boolean_mask([path], [~is_json])
-  )
-  texts = texts.map(
-    lambda path: _call(
-      lambda p: corpora.read_text(p.decode()).encode(), [path], tf.string
+    def read(block):
+      texts = tf.numpy_function(
+        self._read, [unit, block], tf.string, stateful=False
+      )
+      texts.set_shape([None])
+      return texts
+
+    # In order, one call at a time: tf.data makes other maps parallel.
+    blocks = tf.data.Dataset.range(2**62).map(
+      read, num_parallel_calls=1, deterministic=True
     )
-  )
-  lines = tf.data.TextLineDataset(
-    tf.boolean_mask([path], [is_json]),
-    compression_type=tf.where(is_gz, "GZIP", ""),
-  )
-  parse = functools.partial(_parse, source, split)
-  lines = lines.enumerate().map(
-    lambda number, line: _call(
-      parse, [line, path, number], (tf.bool, tf.string)
-    )
-  )
-  lines = lines.filter(lambda keeps, text: keeps).map(lambda keeps, text: text)
-  return texts.concatenate(lines).map(lambda text: {"text": text})
+    blocks = blocks.take_while(lambda texts: tf.size(texts) > 0)
+    return blocks.unbatch().map(lambda text: {"text": text})
 
+  def _read(self, unit: int, block: int) -> np.ndarray:
+    """Returns the documents of a block; none behind the last of the unit.
 
-def _parse(
-  source: corpora.FileSource, split: str, line: bytes, path: bytes, number: int
-) -> tuple[bool, bytes]:
-  """Returns whether the line is in the split, and then its text."""
-  if not source.keeps_line(int(number), split):
-    return False, b""
-  text = corpora.parse_line(line, path.decode(), int(number), source.field)
-  return True, text.encode()
+    Nothing comes behind an error, either: tf.data would ask without end.
+    """
+    place = int(unit), int(block)
+    if block > self._bad.get(place[0], block):
+      return np.array([], object)
+    ahead = self._ahead.pop(place, None) or self._from(*place)
+    try:
+      texts = list(itertools.islice(ahead, _BLOCK))
+    except errors.UserError:
+      self._bad[place[0]] = place[1]
+      raise
+    if texts:
+      self._ahead[place[0], place[1] + 1] = ahead
+    # Of bytes, numpy would take zeros at the end for padding.
+    return np.array([text.encode() for text in texts], object)
 
+  def _from(self, unit: int, block: int) -> Iterator[str]:
+    """Yields the documents of a unit from a block on."""
+    start = self._start(unit)
+    reading = corpora.Reading(documents=start)
+    documents = self._units[unit].read(reading, (self._split,))
+    for _, text in itertools.islice(documents, block * _BLOCK, None):
+      yield text
+    self._counts[unit] = reading.documents - start
 
-def _call(function, inputs, dtypes):
-  """Runs a Python function on scalars inside tf.data."""
-  outputs = tf.numpy_function(function, inputs, dtypes, stateful=False)
-  for output in tf.nest.flatten(outputs):
-    output.set_shape([])
-  return outputs
+  def _start(self, unit: int) -> int:
+    """Returns the place in the corpus of a unit's first document."""
+    for before, part in enumerate(self._units[:unit]):
+      if part.count is not None and before not in self._counts:
+        self._counts[before] = part.count()
+    return sum(self._counts.get(before, 0) for before in range(unit))
 
 
 def tfds_examples(name: str, data_dir: str, split: str) -> Iterator[dict]:
