@@ -5,10 +5,13 @@ so, or return exactly what was saved. Anything else counts as silent.
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -330,6 +333,47 @@ def test_a_file_that_cannot_be_read_moves_nothing(workdir, abstract, part):
   path.unlink()
   path.symlink_to(path)
   refuses(workdir, abstract, errors.UserError, "that is no sign of damage")
+
+
+@contextlib.contextmanager
+def without_rights():
+  """Root may read everything, so it becomes another user inside."""
+  is_root = os.geteuid() == 0
+  if is_root:
+    os.seteuid(65534)
+  try:
+    yield
+  finally:
+    if is_root:
+      os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+  "part",
+  [
+    *(".", "checkpoints", "checkpoints/8", "checkpoints/8/meta"),
+    *("checkpoints/8/params", "checkpoints/8/opt_state/d", "set_aside"),
+    "checkpoints/8/data/process_0-position.json",
+  ],
+)
+def test_what_may_not_be_read_moves_nothing(pristine, abstract, part):
+  with tempfile.TemporaryDirectory() as folder:
+    os.chmod(folder, 0o755)  # pytest's own folders are for one user.
+    workdir = shutil.copytree(pristine, f"{folder}/run")
+    (pathlib.Path(workdir) / "set_aside").mkdir()
+    os.chmod(workdir, 0o755)
+    before = listing(pathlib.Path(workdir))
+    os.chmod(os.path.join(workdir, part), 0)
+    try:
+      for _ in range(2):
+        with without_rights(), pytest.raises(errors.UserError) as caught:
+          store = Store(os.path.join(workdir, "checkpoints"), KEEP)
+          store.restore(abstract)
+        assert type(caught.value) is errors.UserError
+        assert "that is no sign of damage" in caught.value.message
+    finally:
+      os.chmod(os.path.join(workdir, part), 0o755)
+    assert listing(pathlib.Path(workdir)) == before
 
 
 def test_a_name_with_signs_of_a_glob_is_a_name(abstract, tmp_path):

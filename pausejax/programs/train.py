@@ -161,8 +161,7 @@ def _train(
     history = run_folder.History(workdir)
     if restored is None:
       print(f"starting at step 0: no checkpoint in {workdir / 'checkpoints'}")
-      counters, owed = meter.Counters(), False
-      train_state = _first_state(config, model_config, optimizer, mesh, initial)
+      counters, owed, start = meter.Counters(), False, 0
     else:
       resume.require_resumable(workdir, restored.meta["config"], values)
       require_same(
@@ -174,15 +173,18 @@ def _train(
       batches.restore(restored.data)
       counters = meter.Counters(**restored.meta["counters"])
       owed = restored.meta.get("owed", False)
-      train_state = restored.state
-      print(f"resuming from step {train_state.step}: {restored.reason}")
+      start = int(restored.state.step)
+      print(f"resuming from step {start}: {restored.reason}")
       for line in resume.notes(config, values, restored.meta):
         print(line)
-    start = int(train_state.step)
     if restored is not None and resume.is_over(config, start) and not owed:
       print(resume.nothing_to_do(config, start, workdir / "checkpoints"))
       return 0
     store.prepare(abstract)
+    if restored is None:
+      train_state = _first_state(config, model_config, optimizer, mesh, initial)
+    else:
+      train_state = restored.state
     if jax.process_index() == 0:
       if restored is not None:
         history.begin(restored.meta["config"])
