@@ -123,11 +123,11 @@ def same(a, b):
 
 
 def resume(workdir, abstract, expected):
-  """Returns "whole", "older" or "silent"; twice, as after a restart."""
-  found = [
-    Store(workdir / "checkpoints", KEEP).restore(abstract) for _ in range(2)
-  ]
+  """Returns "whole", "older" or "silent"; what was set aside stays so."""
+  found = [Store(workdir / "checkpoints", KEEP).restore(abstract)]
   step = int(found[0].state.step)
+  if step != 8:
+    found.append(Store(workdir / "checkpoints", KEEP).restore(abstract))
   for restored in found:
     position = json.dumps({"step": step}).encode()
     if not (
@@ -171,7 +171,9 @@ def matrix(pristine, abstract, tmp_path, damages, files):
       shutil.copytree(pristine, workdir)
       step = workdir / "checkpoints" / "8"
       damage(step / file, workdir / "checkpoints" / "4" / file)
-      for reader in (load, resume):
+      reads_it = "opt_state" not in file.parts
+      # The optimizer's state is read by a resume alone.
+      for reader in (load, resume) if reads_it else (resume,):
         outcome = reader(workdir, abstract, expected)
         outcomes[reader.__name__, outcome].append((str(file), name))
       shutil.rmtree(workdir)
@@ -180,7 +182,11 @@ def matrix(pristine, abstract, tmp_path, damages, files):
 
 SOME = {name: DAMAGES[name] for name in ("flip 0", "deleted", "swapped")}
 # What every step has under the same name, and decides what a run reads.
-NAMED = ("data/process_0-position.json", "meta/meta.json", "meta/meta.sha256")
+NAMED = (
+  pathlib.Path("data/process_0-position.json"),
+  pathlib.Path("meta/meta.json"),
+  pathlib.Path("meta/meta.sha256"),
+)
 
 
 def test_small_files_are_never_read_damaged(pristine, abstract, tmp_path):
@@ -205,11 +211,12 @@ def test_arrays_are_never_read_damaged(pristine, abstract, tmp_path):
 @pytest.mark.slow
 def test_no_damage_of_any_file_is_silent(pristine, abstract, tmp_path):
   files = files_of(pristine)
+  of_load = [f for f in files if "opt_state" not in f.parts]
   outcomes = matrix(pristine, abstract, tmp_path, DAMAGES, files)
   counts = {key: len(found) for key, found in outcomes.items()}
   print(counts)
   assert not outcomes["load", "silent"] and not outcomes["resume", "silent"]
-  assert sum(counts.values()) == 2 * len(files) * len(DAMAGES)
+  assert sum(counts.values()) == (len(files) + len(of_load)) * len(DAMAGES)
   assert counts["load", "refused"] >= 50 and counts["resume", "older"] >= 80
 
 
