@@ -143,11 +143,9 @@ def test_a_run_goes_on_without_the_one_it_began_with(place, tmp_path):
   stop = "--config.stop_at_step=2"
   finetune(place, second, f"--init_from={first}", *begin)
   finetune(place, third, f"--init_from={second}", *begin, stop)
-  later = (second / "checkpoints" / "2").exists()
-  soak.finish(soak.command(place / "corpus", first, "--config.num_steps=3"))
   shutil.rmtree(second)
   output = finetune(place, third, f"--init_from={second}", *begin)
-  assert later and "resuming from step 2" in output
+  assert "resuming from step 2" in output
   assert "without a checkpoint" in output and "began with step 4" in output
   meta = soak.last_meta(third)
   assert meta["step"] == 4 and meta["pauses_seen"]
