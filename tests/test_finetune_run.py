@@ -1,6 +1,7 @@
 """Finetuning and evaluation as a user runs them: a task of one's own."""
 
 import json
+import shlex
 import shutil
 import sys
 
@@ -155,6 +156,29 @@ def test_a_run_goes_on_without_the_one_it_began_with(place, tmp_path):
   )
   assert "--init_from: no folder" in output and "Traceback" not in output
   assert not (tmp_path / "new").exists()
+
+
+def test_the_commands_of_the_report_make_the_results_again(place):
+  run(place, "report", f"--workdir={place}", f"--out={place / 'page.html'}")
+  commands = json.loads((place / "page.json").read_text())["commands"]
+  names = ("pretrained", "whole")
+  assert [name for name in commands if name in names] == [*names]
+  for name in names:
+    for command in commands[name]:
+      _, verb, *words = shlex.split(command)
+      run(place, verb, *words)
+  digests = [
+    soak.last_meta(place / name)["digests"] for name in ("whole", "whole-again")
+  ]
+  assert digests[0] == digests[1]
+  before, after = (
+    sorted((place / name / "evaluations").glob("*.json"))
+    for name in ("whole", "whole-again")
+  )
+  assert [path.name for path in before] == [path.name for path in after]
+  for a, b in zip(before, after, strict=True):
+    a, b = json.loads(a.read_text()), json.loads(b.read_text())
+    assert (a["metrics"], a["n"]) == (b["metrics"], b["n"])
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(place):

@@ -191,7 +191,9 @@ def test_json_holds_sweeps_disagreements_differences_and_commands(written):
   std, pause = found["sweeps"]["gsm8k"]
   assert (std["label"], pause["label"]) == ("std m0", "pause m10")
   assert pause["num_pauses_finetuned"] == 10
-  means = {p["num_pauses"]: p["mean"] for p in pause["points"]}
+  means = {
+    p["num_pauses"]: p["scores"]["accuracy"]["mean"] for p in pause["points"]
+  }
   assert means == {0: 12.5, 10: 87.5}
   compared = found["disagreements"]["gsm8k"][1]
   assert (compared["gained"], compared["lost"], compared["n"]) == (2, 0, 4)
@@ -267,7 +269,7 @@ def test_a_study_with_nothing_done_says_so_in_each_section(tmp_path):
   assert page.cells.count("0 of 2 seeds") == 3
   for text in ("Nothing was evaluated", "No run has", "It takes two variants"):
     assert text in page.text
-  assert page.count("section") == 6 and "pausejax train" in page.text
+  assert page.count("section") == 9 and "pausejax train" in page.text
 
 
 def test_a_folder_of_runs_needs_no_study(tmp_path):

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pausejax.evaluation.table import ABOUT_INTERVAL, Row
+from pausejax.evaluation.table import ABOUT_INTERVAL, ABOUT_SCORE, Row
 
 _HEADINGS = ("task", "metric", "variant", "score", "difference", "n", "seeds")
 _PAPER = "paper, 1B"
@@ -50,7 +50,11 @@ def markdown(rows: Sequence[Row], *, paper: bool) -> str:
 def csv(rows: Sequence[Row]) -> str:
   """Returns one line a row, in full precision; what is not there is empty."""
   names = [*(field.name for field in dataclasses.fields(Row)), _ABOUT]
-  pairs = {"interval": ("low", "high"), "paper": ("paper_mean", "paper_std")}
+  pairs = {
+    "interval": ("low", "high"),
+    "score_interval": ("score_low", "score_high"),
+    "paper": ("paper_mean", "paper_std"),
+  }
   out = io.StringIO()
   writer = csv_.writer(out, lineterminator="\n")
   writer.writerow(
@@ -96,7 +100,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
   """Returns what stands below the table, a sentence each."""
   has_interval = any(row.interval for row in rows)
   remarks = (f"{r.task}, {r.variant}: {r.remark}" for r in rows if r.remark)
-  return [*([ABOUT_INTERVAL] if has_interval else []), *remarks]
+  about = [ABOUT_SCORE] if any(row.seeds for row in rows) else []
+  return [*about, *([ABOUT_INTERVAL] if has_interval else []), *remarks]
 
 
 def has_paper(rows: Sequence[Row]) -> bool:
@@ -105,12 +110,19 @@ def has_paper(rows: Sequence[Row]) -> bool:
 
 
 def score(row: Row) -> str:
-  """Returns "24.9 ± 1.1 (M=10)", without a deviation for a single seed."""
-  if not row.seeds:
-    return "missing"
-  return (
-    f"{mean_and_std(row.mean, row.std, len(row.seeds))} (M={row.num_pauses})"
-  )
+  """Returns "24.9 ± 1.1 [23.1, 26.8] (M=10)"; one seed has no deviation."""
+  return f"{score_alone(row)} (M={row.num_pauses})" if row.seeds else "missing"
+
+
+def score_alone(row: Row) -> str:
+  """Returns "24.9 ± 1.1 [23.1, 26.8]"."""
+  text = mean_and_std(row.mean, row.std, len(row.seeds))
+  return f"{text} {interval(row.score_interval)}".rstrip()
+
+
+def interval(limits: tuple[float, float] | None) -> str:
+  """Returns "[23.1, 26.8]", "" where there is none."""
+  return f"[{limits[0]:.1f}, {limits[1]:.1f}]" if limits else ""
 
 
 def mean_and_std(mean: float, std: float, num_seeds: int) -> str:

@@ -9,10 +9,10 @@ appears by a rename.
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pausejax import errors, files, json_files
+from pausejax import errors, files, intervals, json_files
 from pausejax.data import records
 from pausejax.data.prompts import Waiting
 
@@ -30,6 +30,22 @@ _RESULT = {
   "metrics": {str: float},
   "pausejax": str,
 }
+# What is read of a score of plain text.
+_TEXT_SCORE = {
+  "text": str,
+  "pause_fraction": float,
+  "seq_len": int,
+  "num_documents": int,
+  "num_empty": int,
+  "num_tokens": int,
+  "num_bytes": int,
+  "nats_per_token": float,
+  "perplexity": float,
+  "bits_per_byte": float,
+  "documents_sha256": str,
+  "step": int,
+}
+TEXT_SCORES = "text_scores"  # Below a workdir, beside `evaluations`.
 _PREDICTION = {"id": str, "prediction": str, "values": {str: float}}
 _FIX = "evaluate again"
 
@@ -69,14 +85,28 @@ def read(folder: pathlib.Path) -> list[dict]:
   return [{**json_files.read(p, _RESULT, _FIX), "path": str(p)} for p in paths]
 
 
+def read_text_scores(workdir: pathlib.Path) -> list[dict]:
+  """Returns the scores of plain text of a run, sorted by name.
+
+  Raises:
+    UserError: a file is no such score.
+  """
+  paths = sorted((workdir / TEXT_SCORES).glob("*.json"))
+  return [json_files.read(path, _TEXT_SCORE, _FIX) for path in paths]
+
+
+def has_predictions(result: Mapping[str, Any]) -> bool:
+  """Returns whether the predictions of a result from `read` are there."""
+  return _predictions_path(result).is_file()
+
+
 def predictions(result: Mapping[str, Any]) -> list[dict]:
   """Returns the rows that belong to a result from `read`.
 
   Raises:
     UserError: no such file, a line that is no prediction, or an id twice.
   """
-  path = pathlib.Path(result["path"])
-  path = path.with_name(path.stem + PREDICTIONS)
+  path = _predictions_path(result)
   if not path.is_file():
     raise errors.UserError(f"no predictions {path}; evaluate again")
   rows: dict[str, dict] = {}
@@ -88,3 +118,25 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
       )
     rows[row["id"]] = row
   return list(rows.values())
+
+
+def score_intervals(rows: Sequence[dict]) -> dict[str, tuple[float, float]]:
+  """Returns metric -> its 95% interval in percent (`intervals.of_score`).
+
+  Args:
+    rows: predictions. Those of several seeds of one arm: each `values` the
+      mean over seeds.
+  """
+  groups = [row.get("group") or row["id"] for row in rows]
+  return {
+    name: tuple(
+      100 * limit
+      for limit in intervals.of_score([r["values"][name] for r in rows], groups)
+    )
+    for name in rows[0]["values"]
+  }
+
+
+def _predictions_path(result: Mapping[str, Any]) -> pathlib.Path:
+  path = pathlib.Path(result["path"])
+  return path.with_name(path.stem + PREDICTIONS)

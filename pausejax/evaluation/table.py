@@ -30,6 +30,11 @@ ABOUT_INTERVAL = (
   "it."
 )
 
+ABOUT_SCORE = (
+  "± is the sample deviation over seeds; the brackets behind a score are its "
+  "95% interval over examples (Wilson), seeds as they are."
+)
+
 _NO_GROUPS = (
   "its predictions were written before they named groups, so that every "
   "example was taken as independent; evaluate again"
@@ -76,6 +81,8 @@ class Row:
     num_candidates: finetunings of which it is the best.
     num_groups: groups of examples that the interval counts; 0 without one.
     remark: why there is no difference or interval, or what is wrong with it.
+    score_interval: (low, high) of the mean, see `ABOUT_SCORE`; None where the
+      seeds did not answer the same examples.
   """
 
   task: str
@@ -94,6 +101,7 @@ class Row:
   num_candidates: int = 1
   num_groups: int = 0
   remark: str = ""
+  score_interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +131,13 @@ class _Arm:
 
   def metric(self) -> str:
     return next(iter(next(iter(self.by_seed.values()))["metrics"]))
+
+  def score_interval(self) -> tuple[float, float] | None:
+    if self.answers is None:
+      return None
+    values_N = self.answers.values_SN.mean(axis=0)
+    low, high = intervals.of_score(values_N, self.answers.groups)
+    return 100 * low, 100 * high
 
   def scores(self) -> list[float]:
     name = self.metric()
@@ -228,6 +243,7 @@ def _row(study: Study, task, name, arm: _Arm | None, baseline) -> Row:
     interval=None,
     paper=paper,
     num_candidates=arm.num_candidates,
+    score_interval=arm.score_interval(),
   )
   if baseline is None or arm is baseline:
     return row

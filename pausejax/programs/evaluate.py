@@ -159,6 +159,7 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
   folder = options.local_dir or data.local_dir
   if folder and num_tasks > 1:
     folder = examples.folder_of(folder, name)
+  folder = str(pathlib.Path(folder).resolve()) if folder else ""
   return dataclasses.replace(data, local_dir=folder)
 
 
@@ -199,6 +200,7 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
       print(
         f"{task.name} {found.summary()}; {len(rows):,} to answer", flush=True
       )
+      data = _data(options, run.meta["config"], task.name, len(plans))
       for wait in conditions:
         began = time.perf_counter()
         answerer = Answerer(
@@ -213,9 +215,10 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
         seconds = time.perf_counter() - began
         stem = results.name(task.name, found.split, wait, run.step)
         result = {
-          **_condition(run, task, found, wait),
+          **_condition(run, task, found, wait, data.local_dir),
           "n": len(rows),
           "metrics": answers.metrics,
+          "intervals": results.score_intervals(answers.rows),
           "num_cut": answers.num_cut,
           "num_cut_tokens": answers.num_cut_tokens,
           "seconds": seconds,
@@ -226,7 +229,7 @@ def _evaluate(options, run: trained.Trained, plans, splits) -> None:
   print(f"results are in {folder}")
 
 
-def _condition(run: trained.Trained, task, found, wait) -> dict:
+def _condition(run: trained.Trained, task, found, wait, local_dir) -> dict:
   """Returns everything that a result was measured under."""
   config = run.meta["config"]
   trained_on = tasks.mixture(config["data"]["task"])
@@ -242,6 +245,7 @@ def _condition(run: trained.Trained, task, found, wait) -> dict:
     "filler": wait.filler or "<pause>",
     "finetuned": was and dataclasses.asdict(was),
     "seed": config["seed"],
+    "local_dir": local_dir,
     "checkpoint": str(run.workdir),
     "step": run.step,
     "tokenizer": run.meta["tokenizer"],
@@ -250,9 +254,17 @@ def _condition(run: trained.Trained, task, found, wait) -> dict:
   }
 
 
+def _interval(limits: tuple[float, float] | None) -> str:
+  """Returns " [low, high]", 95% over examples; "" for a perplexity."""
+  return f" [{limits[0]:.2f}, {limits[1]:.2f}]" if limits else ""
+
+
 def _line(wait: prompts.Waiting, result: dict) -> str:
   """Returns one line for a person: condition, metrics, n."""
-  metrics = "  ".join(f"{k} {v:.2f}" for k, v in result["metrics"].items())
+  metrics = "  ".join(
+    f"{name} {value:.2f}{_interval(result['intervals'].get(name))}"
+    for name, value in result["metrics"].items()
+  )
   cut = f", {result['num_cut']} prompts cut" if result["num_cut"] else ""
   return (
     f"  M={wait.num_pauses} {wait.position} {result['filler']}: {metrics}  "

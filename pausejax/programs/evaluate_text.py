@@ -9,10 +9,9 @@ import time
 import pausejax
 from pausejax import errors, files
 from pausejax.data import corpora
-from pausejax.evaluation import trained
+from pausejax.evaluation import results, trained
 from pausejax.settings import DataConfig, LossConfig
 
-FOLDER = "text_scores"  # Below the workdir, beside `evaluations`.
 _MAX_FRACTION = 0.9
 
 
@@ -96,7 +95,7 @@ def _score(options, run: trained.Trained, documents, fractions, seq_len):
   sharding.check_divisible(
     mesh, {"--batch_size": (options.batch_size, "batch")}
   )
-  folder = pathlib.Path(options.out or run.workdir / FOLDER)
+  folder = pathlib.Path(options.out or run.workdir / results.TEXT_SCORES)
   folder.mkdir(parents=True, exist_ok=True)
   with jax.set_mesh(mesh):
     model = run.load(mesh)
@@ -115,7 +114,7 @@ def _score(options, run: trained.Trained, documents, fractions, seq_len):
           show=bar.update,
         )
       result = {
-        **_condition(options.text, run, documents),
+        **_condition(options, run, documents),
         "pause_fraction": fraction,
         "seq_len": seq_len,
         **found,
@@ -127,10 +126,11 @@ def _score(options, run: trained.Trained, documents, fractions, seq_len):
   print(f"results are in {folder}")
 
 
-def _condition(text: str, run: trained.Trained, documents) -> dict:
+def _condition(options, run: trained.Trained, documents) -> dict:
   """Returns what a result was measured on, and with which model."""
   return {
-    "text": text,
+    "text": options.text,
+    "field": options.field,
     "documents_sha256": documents.sha256,
     "num_documents": len(documents.ids),
     "num_empty": documents.num_empty,

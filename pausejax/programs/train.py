@@ -20,7 +20,6 @@ JAX_PROCESS_ID say so (`runtime/environment.py`).
 import argparse
 import functools
 import pathlib
-from importlib import metadata
 
 from ml_collections import ConfigDict
 
@@ -29,7 +28,7 @@ from pausejax.data import doors, prompts, tokenizers
 from pausejax.errors import require_same
 from pausejax.evaluation import trained
 from pausejax.programs import resume, run_folder
-from pausejax.runtime import distributed, signals
+from pausejax.runtime import distributed, provenance, signals
 from pausejax.settings import TrainConfig
 
 
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> int:
       "--workdir": str(workdir),
       "--init_from": initial and f"step {initial.step} of {initial.workdir}",
       "tokenizer": tokenizer.fingerprint(),
-      "versions": _versions(),
+      "versions": provenance.versions(),
     }
   )
   with run_folder.opened(workdir):
@@ -291,13 +290,10 @@ def _identity(
     "pauses_seen": seen or _reads_pauses(config),
     "data": batches.fingerprint(),
     "mesh": dict(mesh.shape),
-    "versions": _versions(),
+    "versions": provenance.versions(),
+    "commit": provenance.commit(),
+    "devices": provenance.devices(),
   }
-
-
-def _versions() -> dict[str, str]:
-  packages = ("pausejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-  return {name: metadata.version(name) for name in packages}
 
 
 def _answering(config: TrainConfig, door: doors.Door, tokenizer, mesh):

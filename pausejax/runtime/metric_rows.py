@@ -23,13 +23,20 @@ def read(path: pathlib.Path) -> list[Row]:
   A last line without its line feed may still be being written: it is left out
   and not counted.
   """
-  *lines, last = path.read_bytes().split(b"\n")
-  rows = [parse(line) for line in lines if line.strip()]
-  if count := rows.count(None):
+  rows, count = scan(path)
+  if count:
     print(
       f"pausejax: {path}: {count} unreadable lines left out", file=sys.stderr
     )
-  return [row for row in [*rows, parse(last)] if row is not None]
+  return rows
+
+
+def scan(path: pathlib.Path) -> tuple[list[Row], int]:
+  """Returns the rows of a file as `read` does, and the lines that are none."""
+  *lines, last = path.read_bytes().split(b"\n")
+  rows = [parse(line) for line in lines if line.strip()]
+  whole = [row for row in [*rows, parse(last)] if row is not None]
+  return whole, rows.count(None)
 
 
 def parse(line: bytes) -> Row | None:

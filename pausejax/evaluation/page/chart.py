@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pausejax.evaluation.page.markup import Html, tag
 
 _WIDTH, _HEIGHT = 440, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 26, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 40
 _NUM_COLOURS = 8
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 # Drawn around (0, 0).
@@ -31,14 +31,14 @@ class Mark:
     x: where, in the units of the axis.
     y: likewise.
     title: what a pointer that rests there is told.
-    spread: whiskers reach this far up and down.
+    whisker: (low, high) of an interval around y, or None.
     ring: whether a ring is drawn around it.
   """
 
   x: float
   y: float
   title: str
-  spread: float = 0.0
+  whisker: tuple[float, float] | None = None
   ring: bool = False
 
 
@@ -68,14 +68,14 @@ class Chart:
     x_label: below the axis.
     y_label: above the axis.
     series: the lines.
-    level: (y, label) of a dashed line across, or None.
+    levels: (y, label) of each dashed line across.
   """
 
   title: str
   x_label: str
   y_label: str
   series: Sequence[Series]
-  level: tuple[float, str] | None = None
+  levels: Sequence[tuple[float, str]] = ()
 
   def svg(self) -> Html:
     """Returns the drawing."""
@@ -89,7 +89,7 @@ class Chart:
       tag("title", self.title),
       *_x_axis(x, self.x_label),
       *_y_axis(y, self.y_label),
-      *(self._level(y) if self.level else ()),
+      *(_level(y, *level) for level in self.levels),
       *drawn,
       viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
       role="img",
@@ -99,28 +99,22 @@ class Chart:
   def _asides(self) -> list[float]:
     """Returns how far each line moves, so that whiskers stand side by side."""
     count = len(self.series)
-    if not any(m.spread for s in self.series for m in s.marks):
+    if not any(m.whisker for s in self.series for m in s.marks):
       return [0.0] * count
     step = min(2.5, 12 / count)
     return [step * (i - (count - 1) / 2) for i in range(count)]
 
-  def _axes(self) -> tuple["_Axis", "_Axis"]:
+  def _axes(self) -> tuple["Axis", "Axis"]:
     marks = [m for s in self.series for m in s.marks]
     line = [p for s in self.series for p in s.line]
     xs = [m.x for m in marks] + [x for x, _ in line]
-    ys = [m.y + d for m in marks for d in (-m.spread, m.spread)]
-    ys += [y for _, y in line] + ([self.level[0]] if self.level else [])
+    ys = [y for m in marks for y in (m.y, *(m.whisker or ()))]
+    ys += [y for _, y in line] + [y for y, _ in self.levels]
     inside = (xs and max(xs) > min(xs)) or 0
     pad = 10 if inside else 0
-    x = _axis(xs, _LEFT + pad, _WIDTH - _RIGHT - pad, widen=not inside)
-    return x, _axis(ys, _HEIGHT - _BOTTOM, _TOP, widen=True)
-
-  def _level(self, y: "_Axis") -> list[Html]:
-    assert self.level
-    value, label = self.level
-    at = _n(y.at(value))
-    line = f"M{_LEFT} {at}H{_WIDTH - _RIGHT}"
-    return [tag("path", tag("title", label), d=line, class_="level")]
+    ends = _LEFT + pad, _WIDTH - _RIGHT - pad
+    x = make_axis(xs, *ends, widen=not inside, least_step=1)
+    return x, make_axis(ys, _HEIGHT - _BOTTOM, _TOP, widen=True)
 
 
 def legend(series: Sequence[Series]) -> Html:
@@ -131,8 +125,8 @@ def legend(series: Sequence[Series]) -> Html:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Axis:
-  """Maps [low, high] to pixels [start, stop]."""
+class Axis:
+  """Maps [low, high] to pixels [start, stop]; ticks are inside [low, high]."""
 
   low: float
   high: float
@@ -141,13 +135,23 @@ class _Axis:
   ticks: tuple[float, ...]
 
   def at(self, value: float) -> float:
+    """Returns the pixel of a value."""
     share = (value - self.low) / (self.high - self.low)
     return self.start + share * (self.stop - self.start)
 
 
-def ticks(low: float, high: float, most: int = 8) -> list[float]:
-  """Returns at most `most` round numbers that lie in [low, high]."""
-  rough = (high - low) / (most - 1)
+def ticks(
+  low: float, high: float, most: int = 8, *, least_step: float = 0.0
+) -> list[float]:
+  """Returns at most `most` round numbers that lie in [low, high].
+
+  Args:
+    low: end of the axis.
+    high: the other end.
+    most: of them.
+    least_step: between two of them, such as 1 for counts.
+  """
+  rough = max((high - low) / (most - 1), least_step)
   power = 10.0 ** math.floor(math.log10(rough))
   step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
   first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -155,51 +159,85 @@ def ticks(low: float, high: float, most: int = 8) -> list[float]:
 
 
 def short(value: float) -> str:
-  """Returns a number for an axis: 0.5, 250, 1.5M."""
+  """Returns a number for an axis: 3e-4, 0.5, 250, 1.5M."""
+  if 0 < abs(value) < 0.01:
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
   power = 0
   while abs(value) >= 1000 and power < len(_SUFFIXES) - 1:
     value, power = value / 1000, power + 1
   return f"{value:.4g}{_SUFFIXES[power]}"
 
 
-def _axis(values: Sequence[float], start, stop, *, widen: bool) -> _Axis:
-  """Returns the axis of values; `widen` leaves some room at both ends."""
+def make_axis(
+  values: Sequence[float],
+  start: float,
+  stop: float,
+  *,
+  widen: bool = True,
+  least_step: float = 0.0,
+) -> Axis:
+  """Returns the axis of values.
+
+  Args:
+    values: what it must show.
+    start: pixel of the lower end.
+    stop: pixel of the upper end.
+    widen: leave some room at both ends.
+    least_step: between two ticks, such as 1 for counts.
+  """
   low, high = (min(values), max(values)) if values else (0.0, 1.0)
-  room = 0.06 * (high - low) or max(abs(low) * 0.1, 0.5)
+  room = 0.06 * (high - low) or abs(low) * 0.1 or 0.5
   if widen:
     low, high = low - room, high + room
-  return _Axis(low, high, start, stop, tuple(ticks(low, high)))
+  marks = ticks(low, high, least_step=least_step)
+  return Axis(low, high, start, stop, tuple(marks))
 
 
-def _x_axis(axis: _Axis, label: str) -> list[Html]:
+def _x_axis(axis: Axis, label: str) -> list[Html]:
   bottom = _HEIGHT - _BOTTOM
   middle = (_LEFT + _WIDTH - _RIGHT) / 2
   parts = [tag("path", d=f"M{_LEFT} {bottom}H{_WIDTH - _RIGHT}", class_="axis")]
   for value in axis.ticks:
-    at = _n(axis.at(value))
+    at = pixels(axis.at(value))
     parts.append(tag("path", d=f"M{at} {bottom}v4", class_="axis"))
     parts.append(
       tag("text", short(value), x=at, y=bottom + 17, class_="middle")
     )
-  name = tag("text", label, x=_n(middle), y=_HEIGHT - 6, class_="middle name")
+  name = tag(
+    "text", label, x=pixels(middle), y=_HEIGHT - 6, class_="middle name"
+  )
   return [*parts, name]
 
 
-def _y_axis(axis: _Axis, label: str) -> list[Html]:
+def _y_axis(axis: Axis, label: str) -> list[Html]:
   parts = []
   for value in axis.ticks:
     at = axis.at(value)
-    line = f"M{_LEFT} {_n(at)}H{_WIDTH - _RIGHT}"
+    line = f"M{_LEFT} {pixels(at)}H{_WIDTH - _RIGHT}"
     parts.append(tag("path", d=line, class_="grid"))
     parts.append(
-      tag("text", short(value), x=_LEFT - 6, y=_n(at + 4), class_="end")
+      tag("text", short(value), x=_LEFT - 6, y=pixels(at + 4), class_="end")
     )
   return [*parts, tag("text", label, x=4, y=13, class_="name")]
 
 
-def _series(series: Series, x: _Axis, y: _Axis, aside: float) -> Html:
+def _level(y: Axis, value: float, label: str) -> Html:
+  """Returns a dashed line across, named at its right end."""
+  at = y.at(value)
+  right = _WIDTH - _RIGHT
+  return tag(
+    "g",
+    tag("path", d=f"M{_LEFT} {pixels(at)}H{right}", class_="level"),
+    tag("text", label, x=right, y=pixels(at - 4), class_="end small"),
+  )
+
+
+def _series(series: Series, x: Axis, y: Axis, aside: float) -> Html:
   """Returns a line and its markers, moved by `aside` pixels."""
-  points = " ".join(f"{_n(x.at(a))},{_n(y.at(b))}" for a, b in series.line)
+  points = " ".join(
+    f"{pixels(x.at(a))},{pixels(y.at(b))}" for a, b in series.line
+  )
   line = tag(
     "polyline",
     tag("title", series.label),
@@ -212,22 +250,22 @@ def _series(series: Series, x: _Axis, y: _Axis, aside: float) -> Html:
     "g",
     *([line] if points else []),
     *marks,
-    class_=_look(series.style),
-    transform=f"translate({_n(aside)} 0)" if aside else None,
+    class_=look(series.style),
+    transform=f"translate({pixels(aside)} 0)" if aside else None,
   )
 
 
-def _mark(mark: Mark, style: int, x: _Axis, y: _Axis) -> Html:
+def _mark(mark: Mark, style: int, x: Axis, y: Axis) -> Html:
   at_x, at_y = x.at(mark.x), y.at(mark.y)
   parts = [tag("title", mark.title)]
-  if mark.spread:
-    top, bottom = y.at(mark.y + mark.spread), y.at(mark.y - mark.spread)
-    whisker = f"M0 {_n(top - at_y)}V{_n(bottom - at_y)}"
+  if mark.whisker:
+    bottom, top = map(y.at, mark.whisker)
+    whisker = f"M0 {pixels(top - at_y)}V{pixels(bottom - at_y)}"
     parts.append(tag("path", d=whisker, class_="whisker"))
   if mark.ring:
     parts.append(tag("circle", r=8.5, class_="ring"))
-  parts.append(tag("path", d=_MARKERS[style % len(_MARKERS)], class_="mark"))
-  return tag("g", *parts, transform=f"translate({_n(at_x)} {_n(at_y)})")
+  parts.append(tag("path", d=marker(style), class_="mark"))
+  return tag("g", *parts, transform=f"translate({pixels(at_x)} {pixels(at_y)})")
 
 
 def _swatch(style: int) -> Html:
@@ -237,20 +275,26 @@ def _swatch(style: int) -> Html:
     tag("path", d="M1 8H41", class_="line", stroke_dasharray=dash),
     tag(
       "path",
-      d=_MARKERS[style % len(_MARKERS)],
+      d=marker(style),
       class_="mark",
       transform="translate(21 8)",
     ),
     viewBox="0 0 42 16",
-    class_=f"swatch {_look(style)}",
+    class_=f"swatch {look(style)}",
     aria_hidden="true",
   )
 
 
-def _look(style: int) -> str:
+def marker(style: int) -> str:
+  """Returns the path of a look's marker, drawn around (0, 0)."""
+  return _MARKERS[style % len(_MARKERS)]
+
+
+def look(style: int) -> str:
+  """Returns the CSS class of a look's color."""
   return f"look{style % _NUM_COLOURS}"
 
 
-def _n(value: float) -> str:
+def pixels(value: float) -> str:
   """Returns a coordinate to a tenth of a pixel."""
   return f"{value:.1f}".removesuffix(".0")

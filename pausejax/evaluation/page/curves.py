@@ -14,6 +14,14 @@ AXES = {
   "real_tokens": "tokens of text",
   "flops": "FLOPs",
 }
+# Drawn against the steps, one chart each -> its unit.
+QUANTITIES = {
+  "loss_after_real": "loss after text, nats",
+  "loss_after_pause": "loss after pauses, nats",
+  "learning_rate": "learning rate",
+  "grad_norm": "gradient norm",
+  "tokens_per_second": "tokens per second",
+}
 # Points of all lines of a page together, and bounds for one line; markers are
 # a sixth of it.
 _NUM_POINTS, _FEWEST, _MOST = 3_000, 12, 60
@@ -37,12 +45,28 @@ class Curve:
     loss: training losses, each the mean of some lines.
     held_out: losses of held-out text as measured; the last, and some others.
     num_lines_averaged: lines of metrics.jsonl in each point of `loss`.
+    rows: of training steps, as they are in metrics.jsonl.
+    evaluations: of held-out measurements, likewise.
+    num_unreadable: lines of metrics.jsonl that are no rows.
   """
 
   run: Run
   loss: tuple[Sample, ...]
   held_out: tuple[Sample, ...]
   num_lines_averaged: int
+  rows: list[dict[str, Any]]
+  evaluations: list[dict[str, Any]]
+  num_unreadable: int
+
+  def quantity(self, name: str) -> tuple[tuple[float, float], ...]:
+    """Returns (step, mean value) of one of `QUANTITIES`, thinned as `loss`."""
+    samples = [
+      Sample(float(row[name]), {"steps": row["step"]})
+      for row in self.rows
+      if name in row
+    ]
+    thinned = _thinned(samples, self.num_lines_averaged)
+    return tuple((s.x["steps"], s.loss) for s in thinned)
 
 
 def read(runs: Sequence[Run]) -> list[Curve]:
@@ -53,8 +77,9 @@ def read(runs: Sequence[Run]) -> list[Curve]:
 
 
 def _curve(run: Run, most: int) -> Curve:
+  rows, num_unreadable = run.metrics()
   trained, held_out, x = [], [], None
-  for row in run.metrics():
+  for row in rows:
     if "loss" in row and _has_axes(row):
       x = _axes(row)
       trained.append(Sample(float(row["loss"]), x))
@@ -65,7 +90,15 @@ def _curve(run: Run, most: int) -> Curve:
   stride = max(math.ceil(len(held_out) * _POINTS_PER_MARKER / most), 1)
   last_first = held_out[::-1][::stride]
   loss = tuple(_thinned(trained, size))
-  return Curve(run, loss, tuple(last_first[::-1]), size)
+  return Curve(
+    run,
+    loss,
+    tuple(last_first[::-1]),
+    size,
+    rows=[row for row in rows if "loss" in row],
+    evaluations=[row for row in rows if "eval_loss" in row],
+    num_unreadable=num_unreadable,
+  )
 
 
 def _has_axes(row: dict[str, Any]) -> bool:

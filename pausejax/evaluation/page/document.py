@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from importlib import resources
 
 from pausejax.evaluation import render
-from pausejax.evaluation.page import cases, figures, report, sections
+from pausejax.evaluation.page import (
+  cases,
+  figures,
+  grid,
+  losses,
+  report,
+  sections,
+)
 from pausejax.evaluation.page.markup import Html, join, tag
 from pausejax.evaluation.page.report import Report
 
@@ -17,10 +24,20 @@ _POLICY = (
 
 def page(it: Report, *, paper: bool) -> str:
   """Returns one HTML file that asks for no other."""
+  variants = join(
+    sections.table(it, paper=paper), grid.section(it.plan, it.rows)
+  )
+  held_out = join(losses.held_out(it), losses.text_scores(it))
+  training = join(
+    losses.training(it), figures.training(it), losses.machines(it)
+  )
   parts = [
-    ("variants", "Variants", sections.table(it, paper=paper)),
+    ("variants", "Variants", variants),
     ("pauses", "Pauses at inference", figures.sweeps(it)),
+    ("metrics", "Every metric", figures.metrics(it)),
+    ("held-out", "Held-out losses", held_out),
     ("losses", "Losses", figures.curves(it)),
+    ("training", "Training", training),
     ("examples", "Where variants disagree", cases.section(it)),
     ("configs", "What differs in the configs", sections.configs(it)),
     ("commands", "To run it again", sections.commands(it)),
@@ -53,7 +70,7 @@ def markdown(it: Report, *, paper: bool) -> str:
       [
         line.label,
         str(p.num_pauses),
-        render.mean_and_std(p.mean, p.std, len(p.seeds)),
+        figures.spelled(p.first, len(p.seeds)),
         str(len(p.seeds)),
       ]
       for line in lines

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from pausejax.evaluation import render
-from pausejax.evaluation.page import chart, markup
-from pausejax.evaluation.page.curves import AXES, Curve, Sample
+from pausejax.evaluation.page import chart, dots, markup
+from pausejax.evaluation.page.curves import AXES, QUANTITIES, Curve, Sample
 from pausejax.evaluation.page.markup import Html, tag
 from pausejax.evaluation.page.report import Report
-from pausejax.evaluation.page.sweeps import Line, Point
+from pausejax.evaluation.page.sweeps import Line, Point, Score
 
 
 def sweeps(report: Report) -> Html:
@@ -20,10 +20,10 @@ def sweeps(report: Report) -> Html:
     _sweep(report, task, lines, styles) for task, lines in report.sweeps.items()
   ]
   note = (
-    "Mean over seeds, whiskers of one sample deviation, drawn side by side "
-    "where they would meet. A ring marks the M "
-    "that an arm was finetuned with. An arm is its pretraining and its "
-    "finetuning; what is not as finetuned stands in brackets."
+    "Mean over seeds. Whiskers: 95% interval over examples (Wilson); arms are "
+    "drawn side by side, so that none hides another. A ring marks the M that "
+    "an arm was finetuned with. An arm is its pretraining and its finetuning; "
+    "what is not as finetuned is in brackets."
   )
   return markup.join(tag("p", note), tag("div", *charts, class_="charts"))
 
@@ -67,58 +67,143 @@ def _sweep(
     chart.Series(
       line.label,
       styles[line.label],
-      tuple((p.num_pauses, p.mean) for p in line.points),
+      tuple((p.num_pauses, p.first.mean) for p in line.points),
       tuple(_sweep_mark(line, p) for p in line.points),
     )
     for line in lines
   ]
   row = report.baseline(task)
-  level = (row.mean, f"{row.variant} {row.mean:.1f}") if row else None
+  levels = [(row.mean, f"{row.variant} {row.mean:.1f}")] if row else []
+  levels += [
+    (level.percent, f"{level.label} {level.percent:.1f}")
+    for level in report.levels[task]
+  ]
+  name = f"{lines[0].metric}, %"
+  if len({p.num_pauses for line in lines for p in line.points}) == 1:
+    drawing = dots.svg(
+      _dots(lines, styles), title=f"{task}: {name}", x_label=name, levels=levels
+    )
+    return tag("figure", tag("figcaption", tag("h3", task)), drawing)
   drawing = chart.Chart(
     title=f"{task}: {lines[0].metric} against pauses at inference",
     x_label="pauses at inference, M",
-    y_label=f"{lines[0].metric}, %",
+    y_label=name,
     series=series,
-    level=level,
-  )
-  about = f"dashed across: {level[1]}" if level else ""
+    levels=levels,
+  ).svg()
   return tag(
     "figure",
-    tag("figcaption", tag("h3", task), about),
-    drawing.svg(),
+    tag("figcaption", tag("h3", task)),
+    drawing,
     chart.legend(series),
-    _numbers(lines),
   )
+
+
+def _dots(lines: Sequence[Line], styles: dict[str, int]) -> list[dots.Dot]:
+  """Returns the points of lines that all have the same single M."""
+  return [
+    dots.Dot(
+      label=f"{line.label}, M={point.num_pauses}",
+      style=styles[line.label],
+      value=point.first.mean,
+      interval=point.first.interval,
+      title=_sweep_mark(line, point).title,
+    )
+    for line in lines
+    for point in line.points
+  ]
 
 
 def _sweep_mark(line: Line, point: Point) -> chart.Mark:
-  text = render.mean_and_std(point.mean, point.std, len(point.seeds))
+  text = spelled(point.first, len(point.seeds))
   return chart.Mark(
     point.num_pauses,
-    point.mean,
+    point.first.mean,
     f"{line.label}, M={point.num_pauses}: {text} "
     f"({len(point.seeds)} seeds, n={point.n:,})",
-    spread=point.std,
+    whisker=point.first.interval,
     ring=point.num_pauses == line.num_pauses_finetuned,
   )
 
 
-def _numbers(lines: Sequence[Line]) -> Html:
-  """Returns the chart's numbers as a table, folded away."""
-  counts = sorted({p.num_pauses for line in lines for p in line.points})
-  body = []
-  for line in lines:
-    at = {p.num_pauses: p for p in line.points}
-    cells = [
-      render.mean_and_std(at[m].mean, at[m].std, len(at[m].seeds))
-      if m in at
-      else ""
-      for m in counts
+def metrics(report: Report) -> Html:
+  """Returns a table per task: every metric of every arm at every M."""
+  if not report.sweeps:
+    return tag("p", "Nothing was evaluated yet.", class_="missing")
+  tables = [
+    _metrics(task, lines, report) for task, lines in report.sweeps.items()
+  ]
+  return markup.join(*tables)
+
+
+def _metrics(task: str, lines: Sequence[Line], report: Report) -> Html:
+  names = dict.fromkeys(
+    name for line in lines for p in line.points for name in p.scores
+  )
+  body = [
+    [
+      line.label,
+      f"{point.num_pauses}",
+      *(
+        spelled(point.scores[name], len(point.seeds))
+        if name in point.scores
+        else ""
+        for name in names
+      ),
+      f"{point.n:,}",
+      f"{len(point.seeds)}",
     ]
-    body.append([line.label, *cells])
-  head = ["arm", *(f"M={m}" for m in counts)]
-  table = markup.table(f"{lines[0].metric}, %", head, body)
-  return tag("details", tag("summary", "numbers"), table)
+    for line in lines
+    for point in line.points
+  ]
+  known = "; ".join(
+    f"{level.label} {level.percent:.1f}" for level in report.levels[task]
+  )
+  caption = f"{task}: percent" + (
+    f"; without a model: {known}" if known else ""
+  )
+  return markup.table(caption, ["arm", "M", *names, "n", "seeds"], body)
+
+
+def spelled(score: Score, num_seeds: int) -> str:
+  """Returns "24.9 \u00b1 1.1 [23.1, 26.8]"."""
+  text = render.mean_and_std(score.mean, score.std, num_seeds)
+  return f"{text} {render.interval(score.interval)}".rstrip()
+
+
+def training(report: Report) -> Html:
+  """Returns a chart of each quantity of the training steps, task by task."""
+  styles = _styles([curve.run.arm for curve in report.curves])
+  figures = [
+    _quantity(task, name, curves, styles)
+    for task, curves in _by_task(report.curves)
+    for name in QUANTITIES
+  ]
+  return tag("div", *filter(None, figures), class_="charts")
+
+
+def _quantity(
+  task: str, name: str, curves: list[Curve], styles: dict[str, int]
+) -> Html:
+  """Returns the chart of a quantity, "" where no run of the task has it."""
+  series = [
+    chart.Series(curve.run.id, styles[curve.run.arm], points, ())
+    for curve in curves
+    if (points := curve.quantity(name))
+  ]
+  if not series:
+    return Html("")
+  label = QUANTITIES[name]
+  drawing = chart.Chart(
+    title=f"{task}: {label} against steps",
+    x_label="steps",
+    y_label=label,
+    series=series,
+  )
+  arms = {c.run.id: c.run.arm for c in curves}
+  looks = [chart.Series(arms[s.label], s.style, (), ()) for s in series]
+  caption = tag("figcaption", tag("h3", f"{task}: {label}"))
+  return tag("figure", caption, drawing.svg(), chart.legend(looks))
 
 
 def _radio(index: int, name: str, text: str) -> tuple[Html, Html]:

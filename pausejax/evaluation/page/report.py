@@ -3,16 +3,17 @@
 import dataclasses
 import datetime
 import pathlib
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import pausejax
 from pausejax import errors
-from pausejax.evaluation import render, study, table
+from pausejax.evaluation import render, results, study, table
+from pausejax.evaluation.page import commands as commands_
 from pausejax.evaluation.page import curves as curves_
 from pausejax.evaluation.page import differences as differences_
 from pausejax.evaluation.page import disagreements as disagreements_
+from pausejax.evaluation.page import levels as levels_
 from pausejax.evaluation.page import runs as runs_
 from pausejax.evaluation.page import sweeps as sweeps_
 from pausejax.evaluation.page.runs import Run
@@ -30,6 +31,7 @@ class Report:
     rows: the table.
     sweeps: task -> its lines against the number of pauses.
     curves: of the runs.
+    levels: task -> scores that need no model.
     disagreements: task -> where variants disagree.
     differences: config key -> arm -> values.
     commands: run or cell -> what makes it again.
@@ -42,6 +44,7 @@ class Report:
   rows: list[table.Row]
   sweeps: dict[str, list[sweeps_.Line]]
   curves: list[curves_.Curve]
+  levels: dict[str, list[levels_.Level]]
   disagreements: dict[str, disagreements_.Disagreement]
   differences: dict[str, dict[str, str]]
   commands: dict[str, list[str]]
@@ -76,6 +79,10 @@ class Report:
       "sweeps": {
         task: [dataclasses.asdict(line) for line in lines]
         for task, lines in self.sweeps.items()
+      },
+      "levels": {
+        task: [dataclasses.asdict(level) for level in found]
+        for task, found in self.levels.items()
       },
       "runs": [_summary(curve) for curve in self.curves],
       "disagreements": {
@@ -135,7 +142,7 @@ def _of_runs(title: str, runs: list[Run]) -> Report:
     _loose_rows(sweeps),
     sweeps=sweeps,
     contenders=disagreements_.of_runs(runs),
-    commands={run.id: [_train_again(run)] for run in runs},
+    commands=commands_.of_runs(runs),
   )
 
 
@@ -151,6 +158,7 @@ def _report(
     rows=rows,
     sweeps=sweeps,
     curves=curves_.read(runs),
+    levels={task: _levels(runs, task) for task in sweeps},
     disagreements={
       task: disagreements_.find(some)
       for task, some in contenders.items()
@@ -163,7 +171,7 @@ def _report(
 
 def advice(report: Report) -> list[str]:
   """Returns what a reader must know to trust the numbers neither too much."""
-  lines = ["± is the sample deviation over seeds, in percentage points."]
+  lines = ["Scores and differences are in percent and percentage points."]
   if report.plan:
     lines += [
       "Where a variant has several M, the best was chosen on the score that "
@@ -186,6 +194,15 @@ def _sweeps(
   return {task: lines for task, lines in found.items() if lines}
 
 
+def _levels(runs: Sequence[Run], task: str) -> list[levels_.Level]:
+  """Returns the levels of a task, from the first predictions that are there."""
+  for run in runs:
+    for result in run.results:
+      if result["task"] == task and results.has_predictions(result):
+        return levels_.find(results.predictions(result))
+  return []
+
+
 def _loose_rows(sweeps: dict[str, list[sweeps_.Line]]) -> list[table.Row]:
   """Returns one row for every point; nothing says what was planned."""
   return [
@@ -195,26 +212,20 @@ def _loose_rows(sweeps: dict[str, list[sweeps_.Line]]) -> list[table.Row]:
       variant=line.label,
       finetuning="",
       num_pauses=point.num_pauses,
-      mean=point.mean,
-      std=point.std,
+      mean=point.first.mean,
+      std=point.first.std,
       seeds=point.seeds,
       num_seeds_planned=len(point.seeds),
       n=point.n,
       difference=None,
       interval=None,
       paper=None,
+      score_interval=point.first.interval,
     )
     for task, lines in sweeps.items()
     for line in lines
     for point in line.points
   ]
-
-
-def _train_again(run: Run) -> str:
-  """Returns the command that trains the same in a new folder."""
-  config = f"--config={run.workdir / 'config.json'}"
-  words = ["pausejax", "train", config, f"--workdir={run.workdir}-again"]
-  return shlex.join(words)
 
 
 def _summary(curve: curves_.Curve) -> dict[str, Any]:
@@ -227,4 +238,8 @@ def _summary(curve: curves_.Curve) -> dict[str, Any]:
     **(curve.loss[-1].x if curve.loss else {}),
     "loss": curve.loss[-1].loss if curve.loss else None,
     "eval_loss": curve.held_out[-1].loss if curve.held_out else None,
+    "last_evaluation": curve.evaluations[-1] if curve.evaluations else None,
+    "text_scores": curve.run.text_scores,
+    "num_unreadable_lines": curve.num_unreadable,
+    **{n: curve.run.meta.get(n) for n in ("devices", "commit", "versions")},
   }

@@ -1,11 +1,13 @@
 """The runs of a folder: config, losses and results of each."""
 
+import contextlib
 import dataclasses
 import pathlib
 import re
 from typing import Any
 
-from pausejax import json_files
+from pausejax import errors, json_files
+from pausejax.checkpoints import folders
 from pausejax.evaluation import results
 from pausejax.evaluation.study import Cell, Study
 from pausejax.runtime import metric_rows
@@ -25,6 +27,8 @@ class Run:
     workdir: its folder.
     config: its config.json.
     results: of `pausejax evaluate`, each a condition.
+    text_scores: of `pausejax evaluate --text`, each a condition.
+    meta: of its newest checkpoint; empty where none can be read.
   """
 
   id: str
@@ -32,6 +36,8 @@ class Run:
   workdir: pathlib.Path
   config: dict[str, Any]
   results: list[dict]
+  text_scores: list[dict]
+  meta: dict[str, Any]
 
   @property
   def task(self) -> str:
@@ -43,9 +49,9 @@ class Run:
     """The seed of its config."""
     return self.config["seed"]
 
-  def metrics(self) -> list[dict[str, Any]]:
-    """Returns the rows of metrics.jsonl; a run may be writing the last."""
-    return metric_rows.read(self.workdir / "metrics.jsonl")
+  def metrics(self) -> tuple[list[dict[str, Any]], int]:
+    """Returns the rows of metrics.jsonl, and how many lines are none."""
+    return metric_rows.scan(self.workdir / "metrics.jsonl")
 
 
 def of_study(plan: Study) -> list[Run]:
@@ -88,4 +94,17 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
       config, _CONFIG, "remove its folder, or start that run again"
     ),
     results=results.read(workdir / "evaluations"),
+    text_scores=results.read_text_scores(workdir),
+    meta=_newest_meta(workdir / "checkpoints"),
   )
+
+
+def _newest_meta(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns meta.json of the newest whole checkpoint, {} if there is none."""
+  try:
+    for step in reversed(folders.numbered(folder)):
+      with contextlib.suppress(folders.Damaged, errors.UserError):
+        return folders.read(folder, step).meta
+  except OSError:
+    pass
+  return {}

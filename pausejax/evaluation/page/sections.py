@@ -47,7 +47,7 @@ def table(it: Report, *, paper: bool) -> Html:
   first = it.rows[0].variant
   about = f"Differences are to {first}; bold where the interval leaves out 0."
   about = about if it.plan else "Every condition that was evaluated."
-  caption = f"Mean \u00b1 deviation over seeds. {about}"
+  caption = about
   whole = tag(
     "table",
     tag("caption", tag("span", caption)),
@@ -112,7 +112,7 @@ def _heading(text: str) -> Html:
 def _cells(row: Row) -> dict[str, Html]:
   """Returns heading -> cell; data-value is what a column is sorted by."""
   if row.seeds:
-    score = render.mean_and_std(row.mean, row.std, len(row.seeds))
+    score = render.score_alone(row)
     task, mean, m = f"{row.task}, {row.metric}", row.mean, row.num_pauses
   else:
     score, task, mean, m = tag("i", "missing"), row.task, None, None

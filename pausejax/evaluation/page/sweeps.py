@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
+import statistics
 from collections.abc import Sequence
 
 from pausejax import metrics
+from pausejax.evaluation import results
 from pausejax.evaluation.page.runs import Run
 
 PAUSE = "<pause>"
@@ -13,14 +15,41 @@ _USUAL = {"position": "append", "filler": ""}
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-  """A mean over seeds, in percent, at one number of pauses."""
+class Score:
+  """A metric at one point.
 
-  num_pauses: int
+  Attributes:
+    mean: over seeds, percent (a perplexity is one itself).
+    std: sample deviation over seeds, 0 for a single one.
+    interval: 95% interval over examples of the mean over seeds, percent; None
+      for a perplexity, and where the predictions are not there.
+  """
+
   mean: float
   std: float
+  interval: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """What an arm scored at one number of pauses.
+
+  Attributes:
+    num_pauses: M at inference.
+    scores: metric -> score, the task's first metric first.
+    seeds: that were evaluated.
+    n: examples of each.
+  """
+
+  num_pauses: int
+  scores: dict[str, Score]
   seeds: tuple[int, ...]
   n: int
+
+  @property
+  def first(self) -> Score:
+    """The score of the task's first metric."""
+    return next(iter(self.scores.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +127,50 @@ def _line(label: str, by_condition: dict) -> Line:
   by_m = collections.defaultdict(dict)
   for (m, seed), result in sorted(by_condition.items()):
     by_m[m][seed] = result
-  points = [_point(m, by_seed, metric) for m, by_seed in by_m.items()]
+  points = [_point(m, by_seed) for m, by_seed in by_m.items()]
   was = first["finetuned"]
   return Line(label, metric, was and was["num_pauses"], tuple(points))
 
 
-def _point(m: int, by_seed: dict[int, dict], metric: str) -> Point:
-  scores = [result["metrics"][metric] for result in by_seed.values()]
-  n = next(iter(by_seed.values()))["n"]
-  return Point(m, *metrics.mean_and_std(scores), tuple(by_seed), n)
+def _point(m: int, by_seed: dict[int, dict]) -> Point:
+  found = list(by_seed.values())
+  intervals = (
+    results.score_intervals(rows) if (rows := mean_rows(found)) else {}
+  )
+  names = [
+    n for n in found[0]["metrics"] if all(n in r["metrics"] for r in found)
+  ]
+  scores = {
+    name: Score(
+      *metrics.mean_and_std([r["metrics"][name] for r in found]),
+      intervals.get(name),
+    )
+    for name in names
+  }
+  return Point(m, scores, tuple(by_seed), found[0]["n"])
+
+
+def mean_rows(found: Sequence[dict]) -> list[dict]:
+  """Returns the predictions of results, each value the mean over them.
+
+  Empty where predictions are missing, or are not of the same examples.
+  """
+  if not all(map(results.has_predictions, found)):
+    return []
+  first, *others = (
+    {row["id"]: row for row in results.predictions(result)} for result in found
+  )
+  if any(rows.keys() != first.keys() for rows in others):
+    return []
+  return [
+    {
+      **row,
+      "values": {
+        name: statistics.fmean(
+          rows[i]["values"].get(name, value) for rows in (first, *others)
+        )
+        for name, value in row["values"].items()
+      },
+    }
+    for i, row in first.items()
+  ]

@@ -1,0 +1,157 @@
+"""What each section of the report takes from runs and results."""
+
+import json
+import shlex
+
+import pytest
+
+from pausejax.evaluation.page import commands, grid, levels, losses, report
+from pausejax.programs import report as program
+from tests import test_report
+
+
+def folder_of_runs(tmp_path):
+  """Two finetunings that sort before the pretraining they start from."""
+  pretraining = tmp_path / "z"
+  for name in ("a b", "c", "z"):
+    test_report.write_run(tmp_path / name, task="gsm8k")
+    config = tmp_path / name / "config.json"
+    fields = json.loads(config.read_text())
+    fields["num_steps"] = 4
+    if name != "z":
+      fields["init_from"] = str(pretraining / "checkpoints" / "4")
+    config.write_text(json.dumps(fields))
+  test_report.write_result(tmp_path / "a b", 10, [1, 0, 0, 1])
+  return tmp_path
+
+
+def text_score(**changes):
+  return {
+    "text": "held out.txt",
+    "pause_fraction": 0.1,
+    "seq_len": 256,
+    "num_documents": 3,
+    "num_empty": 1,
+    "num_tokens": 1234,
+    "num_bytes": 5000,
+    "nats_per_token": 2.5,
+    "perplexity": 12.18,
+    "bits_per_byte": 0.8904,
+    "documents_sha256": "0",
+    "step": 4,
+    **changes,
+  }
+
+
+def test_runs_come_after_the_run_they_start_from(tmp_path):
+  found = report.collect(folder_of_runs(tmp_path)).commands
+  assert list(found) == ["z", "a b", "c"]
+  train, evaluate = map(shlex.split, found["a b"])
+  assert f"--init_from={tmp_path / 'z'}-again" in train
+  assert f"--workdir={tmp_path / 'a b'}-again" in train
+  assert f"--checkpoint={tmp_path / 'a b'}-again" in evaluate
+  for word in ("--task=gsm8k", "--split=test", "--pauses=10", "--limit=4"):
+    assert word in evaluate
+
+
+def test_runs_that_name_each_other_are_still_shown(tmp_path):
+  for name, other in (("a", "b"), ("b", "a")):
+    test_report.write_run(tmp_path / name)
+    config = tmp_path / name / "config.json"
+    fields = json.loads(config.read_text())
+    fields["init_from"] = str(tmp_path / other)
+    config.write_text(json.dumps(fields))
+  runs = report.collect(tmp_path).runs
+  assert [run.id for run in commands.ordered(runs)] == ["a", "b"]
+
+
+def test_plain_text_scores_are_shown_and_made_again(tmp_path):
+  folder = folder_of_runs(tmp_path) / "c" / "text_scores"
+  folder.mkdir()
+  (folder / "x.json").write_text(json.dumps(text_score(step=2)))
+  it = report.collect(tmp_path)
+  assert "0.8904" in losses.text_scores(it)
+  words = shlex.split(it.commands["c"][-1])
+  assert "--text=held out.txt" in words and "--limit=4" in words
+  assert f"--checkpoint={tmp_path / 'c'}-again/checkpoints/2" in words
+
+
+def test_held_out_losses_compare_runs_by_the_text_without_pauses(tmp_path):
+  test_report.write_run(tmp_path / "run")
+  metrics = tmp_path / "run" / "metrics.jsonl"
+  rows = [
+    {"step": 6, "eval_loss": 3.0, "eval_loss_without_pauses": 2.75},
+    {"step": 8, "eval_loss": 2.0, "eval_loss_without_pauses": 2.875},
+  ]
+  text = metrics.read_text().rsplit("\n", 1)[0] + "\nnot a row\n"
+  metrics.write_text(text + "".join(json.dumps(r) + "\n" for r in rows))
+  it = report.collect(tmp_path)
+  shown = losses.held_out(it)
+  assert "2.8750" in shown and "2.7500 (6)" in shown
+  assert "1 unreadable lines left out" in losses.training(it)
+
+
+def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
+  test_report.write_run(tmp_path / "run")
+  (run,) = report.collect(tmp_path).runs
+  assert losses.machine(run) == ["unknown"] * 3
+
+
+@pytest.mark.parametrize(
+  "rows, expected",
+  [
+    ([], {}),
+    (
+      [{"options": ["a", "b"], "label": i % 4 == 0} for i in range(8)],
+      {"chance": 50.0, "most common label": 75.0},
+    ),
+    (
+      [{"options": ["a", "b"], "label": 0}, {"options": [*"abcd"], "label": 3}],
+      {"chance": 37.5},
+    ),
+    (
+      [{"references": ["0", "0"]}, {"references": ["1"]}] * 2,
+      {"most common answer": 50.0},
+    ),
+    ([{"references": [str(i)]} for i in range(100)], {}),
+  ],
+)
+def test_levels_need_no_model(rows, expected):
+  assert {x.label: x.percent for x in levels.find(rows)} == expected
+
+
+def test_a_single_number_of_pauses_gets_no_axis_of_pauses(tmp_path):
+  for name in ("a", "b"):
+    test_report.write_run(tmp_path / name, task="gsm8k")
+    test_report.write_result(tmp_path / name, 10, [1, 0, 1, 1])
+  program.main([f"--workdir={tmp_path}"])
+  page = (tmp_path / "report.html").read_text()
+  assert "pauses at inference, M" not in page
+  assert "a, M=10" in page and "most common answer" in page
+
+
+def test_nothing_right_of_a_few_is_not_certain(tmp_path):
+  test_report.write_run(tmp_path / "run", task="gsm8k")
+  test_report.write_result(tmp_path / "run", 10, [0] * 64)
+  (line,) = report.collect(tmp_path).sweeps["gsm8k"]
+  low, high = line.points[0].first.interval
+  assert low == 0.0 and 5.0 < high < 6.0  # Wilson: z^2 / (n + z^2).
+
+
+FOUR = (
+  ("StdPT_StdFT", "std", "m0"),
+  ("StdPT_PauseFT", "std", "m10"),
+  ("PausePT_StdFT", "pause", "m0"),
+  ("PausePT_PauseFT", "pause", "m10"),
+)
+
+
+def test_the_square_of_four_variants(tmp_path):
+  plan = test_report.plan(tmp_path / "four", variants=FOUR)
+  names = [[v.name for v in line] for line in grid.find(plan)]
+  assert names == [
+    ["StdPT_StdFT", "StdPT_PauseFT"],
+    ["PausePT_StdFT", "PausePT_PauseFT"],
+  ]
+  three = test_report.plan(tmp_path / "three", variants=FOUR[:3])
+  assert grid.find(three) is None
