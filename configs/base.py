@@ -142,18 +142,22 @@ def get_config(arg: str = "") -> Any:
   c.optim.kwargs = ConfigDict(dict(b1=0.9, b2=0.95, weight_decay=0.1))
   # Peak, per step, after the warm-up.
   c.optim.learning_rate = 3e-4
-  # cosine, rsqrt, wsd or constant.
+  # cosine, linear, rsqrt, wsd or constant.
   c.optim.schedule = "cosine"
   # Steps of linear warm-up.
   c.optim.warmup_steps = c.get_oneway_ref("num_steps") // 50
   # Steps of linear decay at the end of wsd.
   c.optim.decay_steps = 0
-  # Last learning rate as a fraction of the peak (cosine, wsd).
+  # Last learning rate as a fraction of the peak (cosine, linear, wsd).
   c.optim.final_fraction = 0.1
   # Largest global norm of the gradient; 0: no clipping.
   c.optim.clip_norm = 1.0
   # Matrices with one of these logical axes get weight decay.
   c.optim.decay_axes = ("heads", "kv_heads", "mlp", "vocab")
+  # Multiplies the learning rate of the token and position embeddings.
+  c.optim.embedding_lr_multiplier = 1.0
+  # Multiplies that of the head; tied embeddings have no head of their own.
+  c.optim.head_lr_multiplier = 1.0
   # Parts of a batch whose gradients are summed before the update.
   c.optim.num_microbatches = 1
   # Steps in a row with a loss or gradient that is not finite (each is skipped)

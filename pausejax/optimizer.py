@@ -1,13 +1,17 @@
-"""Any optax optimizer by name, with a schedule, clipping and decay by axis.
+"""Any optax optimizer by name, with clipping, weight decay and learning rates.
 
-  make(OptimConfig(name="lion", kwargs={"b2": 0.99}, ...), model, num_steps)
+  make(OptimConfig(name="lion", kwargs={"b2": 0.99}, ...), num_steps)
 
-There is no list of optimizers here: `name` is looked up in optax, and `kwargs`
-are checked against the signature found there.
+There is no list of optimizers here: `name` is looked up in optax, `kwargs` are
+checked against the signature found there, and the result is traced on a small
+tree. The trace shows whether parameters and gradients are all that it needs,
+and whether it may see the layers stacked (`unstacked.py`).
 """
 
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,10 +19,25 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from pausejax import errors
+from pausejax import errors, parameter_groups, unstacked
+from pausejax.parameter_groups import Kind, decay_mask
+from pausejax.schedules import make_schedule
 from pausejax.settings import OptimConfig
 
-_MASK_NAMES = ("mask", "weight_decay_mask")
+__all__ = ["decay_mask", "make", "make_schedule", "names", "treatments"]
+
+# Arguments of optax's optimizers that are filled in here.
+_MASKS = ("mask", "weight_decay_mask")
+_DIMENSIONS = "muon_weight_dimension_numbers"
+_FILLED_IN = ("learning_rate", _DIMENSIONS, *_MASKS)
+# Strengths of weight decay; the last is that of the Adam inside Muon.
+_DECAYS = ("weight_decay", "weight_decay_rate")
+_ADAM_DECAY = "adam_weight_decay"
+
+_REFUSED = {
+  "galore": "it projects leaves of two dimensions only, and attention has a "
+  "dimension for heads here",
+}
 
 
 def make(
@@ -27,96 +46,249 @@ def make(
   """Returns the optimizer and the schedule of its learning rate.
 
   Gradients are clipped to a global norm of `clip_norm` (0: not), then passed
-  to the optimizer. Where that takes a mask for its weight decay, it decays the
-  parameters with a `decay_axes` axis beside "embed": matrices, never biases or
-  norms, however many dimensions the stacking over layers gives them.
+  to the optimizer, which moves every parameter as it would in a model whose
+  layers are separate. Weight decay applies to parameters with a `decay_axes`
+  axis beside "embed": matrices, never biases or norms, however many dimensions
+  the stacking over layers gives them. Muon moves the matrices of the blocks;
+  the Adam inside `optax.contrib.muon` moves all others.
+
+  The embeddings learn at `embedding_lr_multiplier` times the learning rate,
+  the head at `head_lr_multiplier` times. Groups that differ in it, or in a
+  weight decay for which optax takes no mask, are optimized apart: an optimizer
+  that estimates one scale for all its parameters (dog, prodigy) then estimates
+  one for each group.
 
   Raises:
-    UsageError: optax has no such optimizer, or it lacks one of the kwargs.
+    UsageError: optax has no such optimizer, it lacks one of the kwargs, or it
+      needs more than parameters, gradients and a learning rate.
   """
   schedule = make_schedule(config, num_steps)
-  factory = _lookup(config.name)
-  known = inspect.signature(factory).parameters
+  if config.name not in _factories():
+    errors.require_one_of("optim.name", config.name, names(config))
+  known = _arguments(config.name)
   for key in config.kwargs:
     errors.require(
-      key in known and key not in ("learning_rate", *_MASK_NAMES),
+      key in known and key not in _FILLED_IN,
       f"optim.kwargs: optax.{config.name} takes no {key!r}"
-      f"{errors.nearest(key, set(known) - {'learning_rate', *_MASK_NAMES})}",
+      f"{errors.nearest(key, set(known) - set(_FILLED_IN))}",
     )
-  kwargs: dict[str, Any] = dict(config.kwargs)
-  for key in _MASK_NAMES:
+  optimizer = _build(config, schedule)
+  if not config.clip_norm:
+    return optax.chain(optimizer), schedule
+  clip = optax.clip_by_global_norm(config.clip_norm)
+  return optax.chain(clip, optimizer), schedule
+
+
+def names(config: OptimConfig) -> list[str]:
+  """Returns the optimizers that are accepted with optax's default settings."""
+
+  def is_accepted(name: str) -> bool:
+    try:
+      _build(dataclasses.replace(config, name=name, kwargs={}), lambda _: 0.1)
+    except errors.UsageError:
+      return False
+    return True
+
+  return [name for name in sorted(_factories()) if is_accepted(name)]
+
+
+def treatments(config: OptimConfig, params: Any) -> list[str]:
+  """Returns the lines of a table: what the optimizer does to which parameters.
+
+  Args:
+    config: of an optimizer that `make` accepts.
+    params: the decoder, or its shapes.
+  """
+  rows = [("parameters", "number", "optimizer", "weight decay", "rate")]
+  for group, size in parameter_groups.sizes(params, config.decay_axes).items():
+    kind, is_decayed = group
+    is_adam = _is_muon(config.name) and kind != Kind.BLOCK_MATRIX
+    decay = _value(config, _ADAM_DECAY) if is_adam else _masked_decay(config)
+    rows.append(
+      (
+        kind.value,
+        f"{size:,}",
+        "adam (in muon)" if is_adam else config.name,
+        f"{decay:g}" if is_decayed and decay else "no",
+        f"x {_multipliers(config).get(kind, 1.0):g}",
+      )
+    )
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  padded = [map(str.ljust, row, widths) for row in rows]
+  return ["  ".join(cells).rstrip() for cells in padded]
+
+
+def _build(
+  config: OptimConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """Returns the optimizer without clipping; raises a UsageError if it fails."""
+  try:
+    optimizer = _grouped(config, schedule)
+    jaxpr, state = _trace(optimizer)
+  except Exception as e:  # Whatever optax, or what it calls, raises.
+    reason = (str(e).strip().splitlines() or [""])[0]
+    why = f"it fails with {type(e).__name__}: {reason}"
+    raise errors.UsageError(_refusal(config, why)) from e
+  why = _REFUSED.get(config.name) or _obstacle(state)
+  errors.require(not why, _refusal(config, why))
+  # Muon's dimension numbers leave out the stacked axis already.
+  return (
+    optimizer if _is_muon(config.name) else unstacked.adapt(optimizer, jaxpr)
+  )
+
+
+def _refusal(config: OptimConfig, why: str) -> str:
+  given = f" with kwargs {dict(config.kwargs)}" if config.kwargs else ""
+  return (
+    f"optim.name: optax.{config.name}{given} cannot be used: {why}; choose "
+    "another, such as adamw"
+  )
+
+
+def _trace(optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
+  """Returns (jaxpr, state's shapes) of a start and a step on a small tree.
+
+  Large enough to be factored by any optimizer; nothing is computed.
+  """
+
+  def params() -> dict[str, nnx.Param]:
+    zeros = lambda *shape: jnp.zeros(shape)
+    return {
+      "bias": nnx.Param(zeros(3, 2**14), axes=("mlp",)),
+      "embedding": nnx.Param(zeros(2**15, 2**13), axes=("vocab", "embed")),
+      "kernel": nnx.Param(zeros(3, 2**13, 2**14), axes=("embed", "mlp")),
+    }
+
+  def step(params: Any) -> tuple[Any, Any]:
+    state = optimizer.init(params)
+    return state, optimizer.update(params, state, params)
+
+  shapes = jax.eval_shape(params)
+  closed, (state, _) = jax.make_jaxpr(step, return_shape=True)(shapes)
+  return closed.jaxpr, state
+
+
+def _obstacle(state: Any) -> str:
+  """Returns why an optimizer with this state cannot be used, or nothing."""
+  is_schedule_free = lambda x: isinstance(x, optax.contrib.ScheduleFreeState)
+  if any(
+    is_schedule_free(x)
+    for x in jax.tree.leaves(state, is_leaf=is_schedule_free)
+  ):
+    return (
+      "it is to be evaluated at other parameters than it trains, and what is "
+      "evaluated and saved here are those"
+    )
+  is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  if any(is_key(x) for x in jax.tree.leaves(state)):
+    return "its state is a random key, which checkpoints do not keep"
+  return ""
+
+
+def _grouped(
+  config: OptimConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """Returns optax's optimizer, once for each group that needs its own."""
+  unmasked = [key for key in _unmasked_decays(config) if _value(config, key)]
+  multipliers = _multipliers(config)
+  if not unmasked and set(multipliers.values()) == {1.0}:
+    return _one(config, schedule, 1.0, ())
+
+  def label(param: nnx.Variable) -> str:
+    group = parameter_groups.kind(param)
+    is_decayed = parameter_groups.is_decayed(param, config.decay_axes)
+    return _label(multipliers.get(group, 1.0), is_decayed or not unmasked)
+
+  return optax.partition(
+    {
+      _label(multiplier, is_decayed): _one(
+        config, schedule, multiplier, () if is_decayed else unmasked
+      )
+      for multiplier in {1.0, *multipliers.values()}
+      for is_decayed in ((True, False) if unmasked else (True,))
+    },
+    lambda params: parameter_groups.each(label, params),
+  )
+
+
+def _label(multiplier: float, is_decayed: bool) -> str:
+  return f"rate_x_{multiplier:g}" + ("" if is_decayed else "_without_decay")
+
+
+def _one(
+  config: OptimConfig, schedule: optax.Schedule, multiplier: float, undecayed
+) -> optax.GradientTransformation:
+  """Returns optax's optimizer at a multiple of the learning rate.
+
+  Args:
+    config: the optimizer.
+    schedule: the learning rate.
+    multiplier: of the learning rate.
+    undecayed: arguments for weight decay to set to 0.
+  """
+  known = _arguments(config.name)
+  kwargs: dict[str, Any] = dict(config.kwargs) | dict.fromkeys(undecayed, 0.0)
+  for key in _MASKS:
     if key in known:
       kwargs[key] = decay_mask(config.decay_axes)
-  steps = [factory(learning_rate=schedule, **kwargs)]
-  if config.clip_norm:
-    steps.insert(0, optax.clip_by_global_norm(config.clip_norm))
-  return optax.chain(*steps), schedule
+  if _is_muon(config.name):
+    kwargs[_DIMENSIONS] = parameter_groups.muon_dimensions
+    if (peak := kwargs.get("adam_learning_rate")) is not None:
+      ratio = peak / config.learning_rate
+      kwargs["adam_learning_rate"] = _scaled(schedule, multiplier * ratio)
+  rate = _scaled(schedule, multiplier)
+  return _factories()[config.name](learning_rate=rate, **kwargs)
 
 
-def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
-  """Returns the learning rate at each step, counted from 0.
-
-  After a linear warm-up over `warmup_steps`, from learning_rate / warmup_steps
-  at step 0 to `learning_rate` at the last of them:
-
-    cosine    a half cosine down to `final_fraction` of it at `num_steps`
-    rsqrt     learning_rate * sqrt(warmup_steps / step)
-    wsd       constant, then linear to `final_fraction` over the last
-              `decay_steps` (Hu et al., 2024, MiniCPM)
-    constant  as it says
-  """
-  c, peak = config, config.learning_rate
-  # A run shorter than its warm-up only warms up.
-  rest = max(num_steps - c.warmup_steps, 1)
-  errors.require(
-    c.schedule != "wsd" or c.decay_steps <= rest,
-    f"optim.decay_steps {c.decay_steps} and optim.warmup_steps "
-    f"{c.warmup_steps} do not fit num_steps {num_steps}; lower them",
-  )
-  if c.schedule == "cosine":
-    after = optax.cosine_decay_schedule(peak, rest, alpha=c.final_fraction)
-  elif c.schedule == "rsqrt":
-    start = max(c.warmup_steps, 1)
-    after = lambda step: peak * jnp.sqrt(start / (start + jnp.maximum(step, 0)))
-  elif c.schedule == "wsd":
-    after = optax.linear_schedule(
-      peak, peak * c.final_fraction, c.decay_steps, rest - c.decay_steps
-    )
-  else:
-    after = optax.constant_schedule(peak)
-  if not c.warmup_steps:
-    return after
-  # Step 0 already moves: the warm-up reaches the peak at its last step.
-  warmup = optax.linear_schedule(
-    peak / c.warmup_steps, peak, c.warmup_steps - 1
-  )
-  return optax.join_schedules([warmup, after], [c.warmup_steps])
+def _scaled(schedule: optax.Schedule, factor: float) -> optax.Schedule:
+  return schedule if factor == 1.0 else lambda step: factor * schedule(step)
 
 
-def decay_mask(decay_axes: tuple[str, ...]) -> Callable[[Any], Any]:
-  """Returns a function of the parameters: the same tree, True where decayed."""
-
-  def is_decayed(param: nnx.Param) -> bool:
-    axes = param.get_metadata("axes")
-    return "embed" in axes and any(a in decay_axes for a in axes)
-
-  def mask(params: Any) -> Any:
-    return jax.tree.map(
-      lambda p: jax.tree.map(lambda _: is_decayed(p), p),
-      params,
-      is_leaf=lambda x: isinstance(x, nnx.Param),
-    )
-
-  return mask
-
-
-def _lookup(name: str) -> Callable[..., optax.GradientTransformation]:
-  """Returns the optax function that makes the optimizer called `name`."""
-  known = {
-    n: f
-    for module in (optax.contrib, optax)
-    for n, f in inspect.getmembers(module, inspect.isfunction)
-    if "learning_rate" in inspect.signature(f).parameters
+def _multipliers(config: OptimConfig) -> dict[Kind, float]:
+  return {
+    Kind.TOKEN_EMBEDDING: config.embedding_lr_multiplier,
+    Kind.POSITION_EMBEDDING: config.embedding_lr_multiplier,
+    Kind.HEAD: config.head_lr_multiplier,
   }
-  errors.require_one_of("optim.name", name, known)
-  return known[name]
+
+
+def _unmasked_decays(config: OptimConfig) -> list[str]:
+  """Returns the arguments for weight decay that no mask of optax's covers."""
+  known = _arguments(config.name)
+  has_mask = any(key in known for key in _MASKS)
+  keys = (_ADAM_DECAY,) if has_mask else (*_DECAYS, _ADAM_DECAY)
+  return [key for key in keys if key in known]
+
+
+def _masked_decay(config: OptimConfig) -> float:
+  return sum(_value(config, key) for key in _DECAYS)
+
+
+def _value(config: OptimConfig, key: str) -> float:
+  """Returns an argument for weight decay, 0 where there is none."""
+  known = _arguments(config.name)
+  given = config.kwargs.get(key, known[key].default if key in known else 0.0)
+  return given or 0.0
+
+
+def _is_muon(name: str) -> bool:
+  return _DIMENSIONS in _arguments(name)
+
+
+def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
+  return inspect.signature(_factories()[name]).parameters
+
+
+@functools.cache
+def _factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
+  """Returns name -> function of all that optax makes from a learning rate.
+
+  Except parts of optimizers, which optax calls scale_by_NAME.
+  """
+  return {
+    name: function
+    for module in (optax.contrib, optax)
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if "learning_rate" in inspect.signature(function).parameters
+    and not name.startswith(("_", "scale_by_"))
+  }

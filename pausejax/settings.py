@@ -49,6 +49,8 @@ PAUSE_INITS = ("mean", "normal", "keep")
 
 _DTYPES = ("float32", "bfloat16")
 
+_SCHEDULES = ("cosine", "linear", "rsqrt", "wsd", "constant")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -195,13 +197,13 @@ class OptimConfig:
   final_fraction: float
   clip_norm: float
   decay_axes: tuple[str, ...]
+  embedding_lr_multiplier: float
+  head_lr_multiplier: float
   num_microbatches: int
   max_skipped_in_a_row: int
 
   def __post_init__(self):
-    errors.require_one_of(
-      "optim.schedule", self.schedule, ("cosine", "rsqrt", "wsd", "constant")
-    )
+    errors.require_one_of("optim.schedule", self.schedule, _SCHEDULES)
     errors.require_in_range("optim.learning_rate", self.learning_rate, 0.0)
     errors.require_in_range("optim.warmup_steps", self.warmup_steps, 0)
     errors.require_in_range("optim.decay_steps", self.decay_steps, 0)
@@ -209,6 +211,8 @@ class OptimConfig:
       "optim.final_fraction", self.final_fraction, 0.0, 1.0
     )
     errors.require_in_range("optim.clip_norm", self.clip_norm, 0.0)
+    for name in ("embedding_lr_multiplier", "head_lr_multiplier"):
+      errors.require_in_range(f"optim.{name}", getattr(self, name), 0.0)
     errors.require_in_range("optim.num_microbatches", self.num_microbatches, 1)
     errors.require_in_range(
       "optim.max_skipped_in_a_row", self.max_skipped_in_a_row, 0
@@ -333,6 +337,11 @@ class TrainConfig:
     errors.require(
       size % parts == 0,
       f"data.seq_len {size} is not divisible by loss.num_chunks {parts}",
+    )
+    errors.require(
+      not self.model["tied_embeddings"] or self.optim.head_lr_multiplier == 1.0,
+      "optim.head_lr_multiplier: with model.tied_embeddings the head is the "
+      "embedding; set optim.embedding_lr_multiplier",
     )
     limit = self.model["max_seq_len"]
     errors.require(

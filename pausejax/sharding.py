@@ -170,15 +170,23 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
   A `nnx.Param` is laid out by its `axes`, with "layers" in front where it is
   stacked; the moments that an optimizer makes from it are Params too. Anything
-  else (counters, factored moments of another rank) is replicated.
+  else (counters, factored moments of another rank) is replicated, and so are
+  the dimensions of a moment of another shape that do not divide over the mesh.
+  `check_run` refuses parameters that do not.
   """
+
+  def of_array(x: nnx.Variable, shape: tuple[int, ...]) -> NamedSharding:
+    axes = logical_axes(x, len(shape))
+    divides = lambda a, n: a is not None and n % _num_parts(mesh, a) == 0
+    whole = [
+      a if divides(a, n) else None for a, n in zip(axes, shape, strict=True)
+    ]
+    return NamedSharding(mesh, spec(*whole))
 
   def of_variable(x: Any) -> Any:
     if not isinstance(x, nnx.Variable):
       return NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(
-      lambda a: NamedSharding(mesh, spec(*logical_axes(x, a.ndim))), x
-    )
+    return jax.tree.map(lambda a: of_array(x, a.shape), x)
 
   return jax.tree.map(
     of_variable, tree, is_leaf=lambda x: isinstance(x, nnx.Variable)

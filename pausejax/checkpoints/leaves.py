@@ -77,6 +77,8 @@ def digests(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _digest(x: jax.Array) -> jax.Array:
+  if x.dtype == bool:
+    x = x.astype(jnp.uint8)
   words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
   bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
   index = jnp.zeros(x.shape, jnp.uint32)

@@ -192,6 +192,7 @@ def _train(
     for line in door.summary:
       print(line)
     _print_size(train_state.model, mesh)
+    print(*optimizers.treatments(config.optim, train_state.model), sep="\n")
     writer = metric_writer.open_writer(
       workdir,
       start,

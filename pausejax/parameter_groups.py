@@ -1,0 +1,100 @@
+"""What a parameter is to an optimizer, derived from its logical axes.
+
+The number of dimensions says nothing: layers are stacked along a leading axis,
+and heads are a dimension of their own.
+"""
+
+import collections
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+
+class Kind(enum.Enum):
+  """Kinds of parameters, by the name that users read."""
+
+  TOKEN_EMBEDDING = "token embedding"
+  POSITION_EMBEDDING = "position embedding"
+  BLOCK_MATRIX = "block matrices"
+  HEAD = "head"
+  VECTOR = "norm scales and biases"
+
+
+_TABLES = {
+  ("vocab", "embed"): Kind.TOKEN_EMBEDDING,
+  ("position", "embed"): Kind.POSITION_EMBEDDING,
+  ("embed", "vocab"): Kind.HEAD,
+}
+
+
+def kind(param: nnx.Variable) -> Kind:
+  """Returns what kind of parameter this is, or what it is a moment of."""
+  axes = param.get_metadata("axes")
+  default = Kind.BLOCK_MATRIX if "embed" in axes else Kind.VECTOR
+  return _TABLES.get(axes, default)
+
+
+def is_decayed(param: nnx.Variable, decay_axes: tuple[str, ...]) -> bool:
+  """Returns whether weight decay applies: a matrix with one of these axes."""
+  axes = param.get_metadata("axes")
+  return "embed" in axes and any(a in decay_axes for a in axes)
+
+
+def each(function: Callable[[nnx.Variable], Any], params: Any) -> Any:
+  """Returns the tree with `function` of each parameter in its place."""
+  return jax.tree.map(function, params, is_leaf=_is_param)
+
+
+def decay_mask(decay_axes: tuple[str, ...]) -> Callable[[Any], Any]:
+  """Returns a function of the parameters: the same tree, True where decayed."""
+
+  def mask(params: Any) -> Any:
+    return each(
+      lambda p: jax.tree.map(lambda _: is_decayed(p, decay_axes), p), params
+    )
+
+  return mask
+
+
+def muon_dimensions(params: Any) -> Any:
+  """Returns for each parameter how Muon reads it as a matrix, or None.
+
+  Block matrices map "embed" to the other axes or back; heads and head_dim
+  together are one axis of the matrix. The leading axis of stacked layers is
+  left out: optax maps over it.
+  """
+
+  def dimensions(param: nnx.Variable) -> Any:
+    if kind(param) != Kind.BLOCK_MATRIX:
+      return None
+    axes = param.get_metadata("axes")
+    # Counted from the end, where stacking changes nothing.
+    embed = axes.index("embed") - len(axes)
+    rest = tuple(i for i in range(-len(axes), 0) if i != embed)
+    is_input = axes[0] == "embed"
+    return optax.contrib.MuonDimensionNumbers(
+      reduction_axis=(embed,) if is_input else rest,
+      output_axis=rest if is_input else (embed,),
+    )
+
+  return each(dimensions, params)
+
+
+def sizes(
+  params: Any, decay_axes: tuple[str, ...]
+) -> dict[tuple[Kind, bool], int]:
+  """Returns (kind, is it decayed) -> how many numbers, in order of `Kind`."""
+  total: dict[tuple[Kind, bool], int] = collections.Counter()
+  for param in jax.tree.leaves(params, is_leaf=_is_param):
+    key = kind(param), is_decayed(param, decay_axes)
+    total[key] += sum(x.size for x in jax.tree.leaves(param))
+  order = list(Kind)
+  return dict(sorted(total.items(), key=lambda item: order.index(item[0][0])))
+
+
+def _is_param(x: Any) -> bool:
+  return isinstance(x, nnx.Variable)

@@ -1,0 +1,51 @@
+"""The learning rate at each step: a linear warm-up, then a named shape."""
+
+import jax.numpy as jnp
+import optax
+
+from pausejax import errors
+from pausejax.settings import OptimConfig
+
+
+def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
+  """Returns the learning rate at each step, counted from 0.
+
+  After a linear warm-up over `warmup_steps`, from learning_rate / warmup_steps
+  at step 0 to `learning_rate` at the last of them:
+
+    cosine    a half cosine down to `final_fraction` of it at `num_steps`
+    linear    a straight line down to `final_fraction` of it at `num_steps`
+    rsqrt     learning_rate * sqrt(warmup_steps / step)
+    wsd       constant, then linear to `final_fraction` over the last
+              `decay_steps` (Hu et al., 2024, MiniCPM)
+    constant  `learning_rate` to the end
+  """
+  c, peak = config, config.learning_rate
+  # A run shorter than its warm-up only warms up.
+  rest = max(num_steps - c.warmup_steps, 1)
+  errors.require(
+    c.schedule != "wsd" or c.decay_steps <= rest,
+    f"optim.decay_steps {c.decay_steps} and optim.warmup_steps "
+    f"{c.warmup_steps} do not fit num_steps {num_steps}; lower them",
+  )
+  last = peak * c.final_fraction
+  if c.schedule == "cosine":
+    after = optax.cosine_decay_schedule(peak, rest, alpha=c.final_fraction)
+  elif c.schedule == "linear":
+    after = optax.linear_schedule(peak, last, rest)
+  elif c.schedule == "rsqrt":
+    start = max(c.warmup_steps, 1)
+    after = lambda step: peak * jnp.sqrt(start / (start + jnp.maximum(step, 0)))
+  elif c.schedule == "wsd":
+    after = optax.linear_schedule(
+      peak, last, c.decay_steps, rest - c.decay_steps
+    )
+  else:
+    after = optax.constant_schedule(peak)
+  if not c.warmup_steps:
+    return after
+  # Step 0 already moves: the warm-up reaches the peak at its last step.
+  warmup = optax.linear_schedule(
+    peak / c.warmup_steps, peak, c.warmup_steps - 1
+  )
+  return optax.join_schedules([warmup, after], [c.warmup_steps])

@@ -1,0 +1,171 @@
+"""Optimizers that treat stacked layers as if each had leaves of its own.
+
+The parameters of all blocks are stacked along a leading axis. An optimizer that
+looks at each number by itself, such as AdamW, need not know. One that takes the
+norm of a leaf or factors it (LAMB, Adafactor) would mix the layers: it is
+mapped over them. One that relates leaves to one another (DoG) is given every
+layer as leaves of its own, since the rounding of its sums depends on them.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.extend import core
+
+from pausejax.model.decoder import Block
+
+Optimizer = optax.GradientTransformation
+
+
+def adapt(optimizer: Optimizer, jaxpr: core.Jaxpr) -> Optimizer:
+  """Returns the optimizer as it is for a model whose layers are separate.
+
+  Args:
+    optimizer: any.
+    jaxpr: of its start and one step on any tree whose parameters are its own
+      gradients, so that every input is one leaf.
+  """
+  if not _mixes_elements(jaxpr):
+    return optimizer
+  return _separated(optimizer) if _mixes_leaves(jaxpr) else _mapped(optimizer)
+
+
+def _mixes_elements(jaxpr: core.Jaxpr) -> bool:
+  """Returns whether any array is computed from arrays of other shapes.
+
+  Reductions, products and factored moments do so; arithmetic on the elements
+  of one shape, and on scalars such as the count of steps, does not.
+  """
+  for equation in jaxpr.eqns:
+    inner = list(_inner_jaxprs(equation))
+    if any(map(_mixes_elements, inner)):
+      return True
+    shapes = set(map(_shape, equation.invars)) - {()}
+    outputs = set(map(_shape, equation.outvars))
+    if shapes and not inner and (len(shapes) > 1 or outputs != shapes):
+      return True
+  return False
+
+
+def _mixes_leaves(jaxpr: core.Jaxpr) -> bool:
+  """Returns whether any output depends on more than one input."""
+  none: frozenset[Any] = frozenset()
+  sources = {v: frozenset([v]) for v in jaxpr.invars}
+  read = lambda v: none if isinstance(v, core.Literal) else sources.get(v, none)
+  for equation in jaxpr.eqns:
+    merged = none.union(*map(read, equation.invars))
+    sources |= dict.fromkeys(equation.outvars, merged)
+  return any(len(read(v)) > 1 for v in jaxpr.outvars)
+
+
+def _shape(x: core.Var | core.Literal) -> tuple[int, ...]:
+  return getattr(x.aval, "shape", ())
+
+
+def _inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+  """Yields the functions that an operation calls."""
+  for value in equation.params.values():
+    for one in value if isinstance(value, (tuple, list)) else (value,):
+      if isinstance(one, core.ClosedJaxpr):
+        yield one.jaxpr
+      elif isinstance(one, core.Jaxpr):
+        yield one
+
+
+class _MappedState(NamedTuple):
+  """The state of the blocks, all of it stacked, and of everything else."""
+
+  blocks: Any
+  rest: Any
+
+
+def _mapped(optimizer: Optimizer) -> Optimizer:
+  """Returns the optimizer, mapped over the layers of a tree's `Block`s."""
+
+  def init(params: Any) -> _MappedState:
+    blocks, rest = _split(params)
+    return _MappedState(jax.vmap(optimizer.init)(blocks), optimizer.init(rest))
+
+  def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    parts = zip(_split(updates), state, _split(params), strict=True)
+    of_blocks, of_rest = parts
+    blocks, blocks_state = jax.vmap(optimizer.update)(*of_blocks)
+    rest, rest_state = optimizer.update(*of_rest)
+    return _join(blocks, rest), _MappedState(blocks_state, rest_state)
+
+  return optax.GradientTransformation(init, update)
+
+
+class _Elsewhere(NamedTuple):
+  """Takes the place of the blocks in a tree without them."""
+
+
+def _split(tree: Any) -> tuple[list[Block], Any]:
+  """Returns the blocks of a tree and the tree without them."""
+  blocks = [x for x in jax.tree.leaves(tree, is_leaf=_is_block) if _is_block(x)]
+  hide = lambda x: _Elsewhere() if _is_block(x) else x
+  return blocks, jax.tree.map(hide, tree, is_leaf=_is_block)
+
+
+def _join(blocks: list[Block], rest: Any) -> Any:
+  """The inverse of `_split`."""
+  is_gap = lambda x: isinstance(x, _Elsewhere)
+  found = iter(blocks)
+  return jax.tree.map(
+    lambda x: next(found) if is_gap(x) else x, rest, is_leaf=is_gap
+  )
+
+
+class _Layers(NamedTuple):
+  """The layers of a stack, one `Block` each."""
+
+  layers: tuple[Block, ...]
+
+
+def _separated(optimizer: Optimizer) -> Optimizer:
+  """Returns the optimizer, every layer a `Block` of its own to it.
+
+  Its state is stacked again behind each step, so that it is laid out and saved
+  as any other. Compilation takes longer the more layers there are.
+  """
+
+  def init(params: Any) -> Any:
+    return _stack(optimizer.init(_unstack(params)))
+
+  def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    args = map(_unstack, (updates, state, params))
+    return _stack(optimizer.update(*args))
+
+  return optax.GradientTransformation(init, update)
+
+
+def _unstack(tree: Any) -> Any:
+  """Returns the tree with `_Layers` in place of every stacked `Block`."""
+
+  def layers(x: Any) -> Any:
+    if not _is_block(x):
+      return x
+    count = x.config.num_layers
+    return _Layers(
+      tuple(jax.tree.map(lambda a, i=i: a[i], x) for i in range(count))
+    )
+
+  return jax.tree.map(layers, tree, is_leaf=_is_block)
+
+
+def _stack(tree: Any) -> Any:
+  """The inverse of `_unstack`."""
+
+  def stack(x: Any) -> Any:
+    if not isinstance(x, _Layers):
+      return x
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *x.layers)
+
+  return jax.tree.map(stack, tree, is_leaf=lambda x: isinstance(x, _Layers))
+
+
+def _is_block(x: Any) -> bool:
+  return isinstance(x, Block)
