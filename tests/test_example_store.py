@@ -1,11 +1,22 @@
 """Finetuning from a store gives the batches of the published files."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import finetune as finetune_config
 from pausejax import cli, errors, metrics, settings, tasks
-from pausejax.data import batches, doors, finetune, records, tokenizers
+from pausejax.data import (
+  batches,
+  doors,
+  finetune,
+  record_files,
+  records,
+  tokenizers,
+)
 
 BYTES = tokenizers.load("bytes")
 TASKS = ("sums", "spelling")
@@ -147,3 +158,28 @@ def test_a_store_of_another_task_or_of_segments_is_an_error(stores, tmp_path):
 def test_training_takes_the_store(stores):
   source = source_of(run_of("sums", stores["sums"]))
   assert next(batches.StepBatches(source))["tokens"].shape == (4, 256)
+
+
+@pytest.mark.parametrize("field", ["prefix_ids", "target_ids"])
+@pytest.mark.parametrize(
+  "wrong", [259, 260, 65_535, -1, 2**40, 2**80, "7", 7.5, [7]]
+)
+def test_an_id_that_no_text_has_names_file_and_record(
+  stores, tmp_path, field, wrong
+):
+  out = tmp_path / "out"
+  shutil.copytree(stores["sums"], out)
+  index = json.loads((out / "index.json").read_text())
+  whole = record_files.open_records(epath.Path(out), index["train"]["shards"])
+  writer = record_files.Writer(out / "train.array_record")
+  for number in range(len(whole)):
+    record = json.loads(whole[number])
+    if number == 3:
+      record[field][0] = wrong
+    writer.write(json.dumps(record).encode())
+  index["train"]["shards"] = writer.close()
+  (out / "index.json").write_text(json.dumps(index))
+  with pytest.raises(errors.UserError) as raised:
+    source_of(run_of("sums", str(out)))
+  message = str(raised.value)
+  assert "record 3 of train.array_record" in message and "\n" not in message

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 
 from pausejax import batching, cli, errors, pause
 from pausejax.data import (
@@ -273,6 +274,66 @@ def test_a_damaged_file_is_named_and_made_again(
   file.unlink(missing_ok=True)
   segment_writer.write(data, BYTES, out)
   assert contents(out) == contents(folder)
+
+
+def with_id(folder, out, wrong, dtype):
+  """Copies a store; one id of a record is `wrong`, and the index agrees."""
+  shutil.copytree(folder, out)
+  index = json.loads((out / "index.json").read_text())
+  row = index["train"]["shards"][0]
+  whole = segments.record_files.open_records(epath.Path(out), [row])
+  records = [np.frombuffer(whole[i], "<u2") for i in range(len(whole))]
+  records = [r.astype(dtype) for r in records]
+  records[5][-1] = wrong
+  writer = segments.record_files.Writer(out / "new.array_record")
+  for record in records:
+    writer.write(record.tobytes())
+  index["train"]["shards"] = writer.close()
+  index["dtype"] = np.dtype(dtype).name
+  (out / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+  ("wrong", "dtype", "fragment"),
+  [
+    (260, np.uint16, "id 260 is none of the 259 ids of text"),
+    (65_535, np.uint16, "id 65535 is none"),
+    (259, np.uint16, "id 259 is the pause"),
+    (2**31, np.uint32, "id 2147483648 is none"),
+    (2**32 - 1, np.uint32, "id 4294967295 is none"),  # -1 as an int32.
+  ],
+)
+def test_an_id_that_no_text_has_names_file_and_record(
+  data, folder, tmp_path, wrong, dtype, fragment
+):
+  out = tmp_path / "out"
+  with_id(folder, out, wrong, dtype)
+  store = segments.load(out, "train", data, BYTES)
+  assert store.read([0, 1, 2, 3, 4], 0).max() < 259
+  source = batches.SegmentSource(
+    data=data, store=store, tokenizer=BYTES, batch_size=8, seed=0
+  )
+  for read in (
+    lambda: store.read([3, 5], 0),
+    lambda: list(source.evaluation_batches(0)),
+    lambda: [source.training_batch(step) for step in range(len(store))],
+  ):
+    with pytest.raises(errors.UserError) as raised:
+      read()
+    assert_one_line(
+      raised, str(out), "record 5 of new.array_record", fragment, "--verify="
+    )
+
+
+def test_a_tokenizer_that_breaks_its_word_is_not_stored(data, tmp_path):
+  class Wrong(tokenizers.ByteTokenizer):
+    def encode(self, texts):
+      return [[*ids, 259] for ids in super().encode(texts)]
+
+  with pytest.raises(errors.UserError, match="id 259 is the pause"):
+    segment_writer.write(
+      data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out"
+    )
 
 
 def test_verifying_finds_a_changed_bit_and_reading_does_not_hide_it(

@@ -595,6 +595,20 @@ def test_fingerprint_names_every_difference(folder, bpe):
     assert {key for key in before if after[key] != before[key]} == fields
 
 
+@pytest.mark.parametrize("wrong", [259, 260, 65_535, -2])
+def test_an_id_that_no_text_has_is_an_error(folder, monkeypatch, wrong):
+  class Wrong(vocabulary.PauseVocabulary):
+    def _encode_tf(self, s):
+      return tf.concat([super()._encode_tf(s), [wrong]], axis=0)
+
+  base = vocabulary.vocabulary("bytes").base
+  monkeypatch.setattr(stream, "vocabulary", lambda spec: Wrong(base))
+  for split in corpora.SPLITS:
+    batches = open_stream(data_config(files=folder), split=split)
+    said = message(lambda b: [next(b) for _ in range(50)], batches)
+    assert "an id that is none of the 259 ids of text" in said
+
+
 # Resuming.
 
 RESUME = """

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import pathlib
 
+import numpy as np
 from etils import epath
 
 from pausejax import errors, json_files, locks, tasks
@@ -109,6 +110,15 @@ def load(
     )
     for i in range(len(source))
   ]
+  for number, record in enumerate(read):
+    problem = _wrong_id(record, tokenizer)
+    if problem:
+      file, place = record_files.locate(part["shards"], number)
+      raise errors.UserError(
+        f"the store of examples {folder}: record {place} of {file} cannot be "
+        f"used: {problem}; `pausejax segments --verify={folder}` names a "
+        "damaged file; if it finds none, make the store again"
+      )
   return examples.Examples(
     split,
     [tasks.Example(**record["example"]) for record in read],
@@ -117,6 +127,18 @@ def load(
     [record["prefix_ids"] for record in read],
     [record["target_ids"] for record in read],
   )
+
+
+def _wrong_id(record: dict, tokenizer: PauseTokenizer) -> str:
+  """Returns what is wrong with the ids of a record, "" if nothing."""
+  for name in ("prefix_ids", "target_ids"):
+    try:
+      ids = np.asarray(record[name])
+    except ValueError:  # Lists of several lengths.
+      return f"{name} is no list of ids"
+    if problem := tokenizer.wrong_id(ids):
+      return problem
+  return ""
 
 
 def _write(found: examples.Examples, task, tokenizer, out) -> list[dict]:

@@ -174,6 +174,15 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
   return grain.sources.ArrayRecordDataSource(paths)
 
 
+def locate(rows: Sequence[dict], record: int) -> tuple[str, int]:
+  """Returns the file of a record of the split, and its number in the file."""
+  for row in rows:
+    if record < row["num_records"]:
+      return row["file"], record
+    record -= row["num_records"]
+  raise IndexError(record)
+
+
 def verify(folder: epath.Path) -> Iterator[tuple[str, str]]:
   """Yields (file, what is wrong with it or "") for every file, digests too."""
   index = read_index(folder)

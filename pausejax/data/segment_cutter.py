@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pausejax import errors
 from pausejax.data import record_files, tokenizers
 
 _DOCUMENTS_AT_ONCE = 256
@@ -81,7 +82,11 @@ class Cutter:
     ids = itertools.chain.from_iterable(
       doc + eos for doc in self._tokenizer.encode(texts)
     )
-    ids = np.fromiter(ids, self._dtype)
+    ids = np.fromiter(ids, np.int64)
+    if problem := self._tokenizer.wrong_id(ids):
+      raise errors.UserError(
+        f"data.tokenizer: {problem}, but it came from a document"
+      )
     self._num_documents += len(texts)
     self._counts += np.bincount(ids, minlength=len(self._counts))
-    return ids
+    return ids.astype(self._dtype)

@@ -11,7 +11,7 @@ pause run. `segment_writer.py` makes stores, `record_files.py` keeps them whole.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ class Segments:
   segment_len: int
   _records: Any
   _dtype: np.dtype
+  _tokenizer: tokenizers.PauseTokenizer
 
   def __len__(self) -> int:
     return len(self._records)
@@ -67,29 +68,51 @@ class Segments:
     """Returns int32 [B, segment_len], a short segment filled up.
 
     Raises:
-      UserError: a record is damaged.
+      UserError: a record is damaged, or holds an id that is none of the text's
+        (the pause's is none); it names file and record.
     """
     # One by one: a local read takes less time than handing it to a thread.
-    raw = [self._read(int(r)) for r in records]
-    rows = np.full((len(raw), self.segment_len), padding, np.int32)
-    for row, data in zip(rows, raw, strict=True):
-      row[: len(data) // self._dtype.itemsize] = np.frombuffer(
+    numbers = [int(r) for r in records]
+    raw = [self._read(r) for r in numbers]
+    ids = np.zeros((len(raw), self.segment_len), self._dtype)
+    rows = np.full(ids.shape, padding, np.int32)
+    for id_row, data in zip(ids, raw, strict=True):
+      id_row[: len(data) // self._dtype.itemsize] = np.frombuffer(
         data, self._dtype
       )
+    # All at once: nearly always, none is wrong.
+    if self._tokenizer.wrong_id(ids):
+      self._refuse(ids, numbers)
+    for row, id_row, data in zip(rows, ids, raw, strict=True):
+      length = len(data) // self._dtype.itemsize
+      row[:length] = id_row[:length]
     return rows
 
   def _read(self, record: int) -> bytes:
     try:
       data = self._records[record]
-      if 0 < len(data) <= self.segment_len * self._dtype.itemsize:
+      size = self._dtype.itemsize
+      if 0 < len(data) <= self.segment_len * size and not len(data) % size:
         return data
       problem = f"{len(data)} bytes are no segment"
     except (RuntimeError, ValueError, IndexError) as e:
       problem = str(e)
-    raise errors.UserError(
+    raise self._damaged(record, problem)
+
+  def _refuse(self, ids: np.ndarray, records: Sequence[int]) -> None:
+    """Raises the error of the first record with an id that is no text's."""
+    for row, record in zip(ids, records, strict=True):
+      if problem := self._tokenizer.wrong_id(row):
+        raise self._damaged(record, problem)
+
+  def _damaged(self, record: int, problem: str) -> errors.UserError:
+    rows = self.index[self.split]["shards"]
+    file, number = record_files.locate(rows, record)
+    return errors.UserError(
       f"segments at {self.folder}: record {record} of split {self.split!r} "
-      f"cannot be read: {problem}; `pausejax segments --verify={self.folder}` "
-      "names the damaged file"
+      f"(record {number} of {file}) cannot be used: {problem}; `pausejax "
+      f"segments --verify={self.folder}` names a damaged file; if it finds "
+      "none, make the store again"
     )
 
 
@@ -126,4 +149,6 @@ def load(
   errors.require_one_of("dtype of the segments", index.get("dtype"), _DTYPES)
   records = record_files.open_records(folder, index[split]["shards"])
   dtype = np.dtype(_DTYPES[index["dtype"]])
-  return Segments(folder, index, split, data.num_text_tokens, records, dtype)
+  return Segments(
+    folder, index, split, data.num_text_tokens, records, dtype, tokenizer
+  )

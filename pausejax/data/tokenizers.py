@@ -18,6 +18,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from pausejax import errors
 
 
@@ -62,6 +64,23 @@ class PauseTokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of the ids, the pauses left out."""
     return self.base.decode([int(i) for i in ids if i < self.pause_id])
+
+  def wrong_id(self, ids: np.ndarray) -> str:
+    """Returns what is wrong with ids that should be those of text, "" if none.
+
+    Args:
+      ids: of any shape; every one must be in [0, pause_id).
+    """
+    if not ids.size:
+      return ""
+    if ids.dtype.kind not in "iu":
+      return "its ids are not all whole numbers of 64 bits"
+    for wrong in (ids.max(), ids.min()):
+      if wrong == self.pause_id:
+        return f"id {wrong} is the pause, which no text has"
+      if not 0 <= wrong < self.pause_id:
+        return f"id {wrong} is none of the {self.pause_id:,} ids of text"
+    return ""
 
   def fingerprint(self) -> dict[str, str]:
     """Returns what decides the ids; compared whenever data is read again."""

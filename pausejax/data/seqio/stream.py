@@ -28,6 +28,7 @@ from pausejax.settings import DataConfig
 from pausejax.tasks import PretrainingTask
 
 LIBRARIES = ("seqio", "tensorflow", "tensorflow-text", "tensorflow-datasets")
+_WRONG = PADDING - 1  # Marks an id that no text may have.
 _STATE = "tfdata"  # Prefix of the files of a checkpoint.
 
 
@@ -90,6 +91,12 @@ class SeqioBatches:
   def __next__(self) -> batching.Batch:
     with sources.one_line_errors():
       tokens_BT = next(self._iterator).numpy()
+    if tokens_BT.min(initial=PADDING) < PADDING:
+      raise errors.UserError(
+        f"data.tokenizer: {self._data.tokenizer!r} gave an id that is none of "
+        f"the {self._tokenizer.pause_id:,} ids of text (seen in split "
+        f"{self._split!r}); is it another tokenizer than the one named?"
+      )
     return batching.language_model_batch(
       tokens_BT,
       bos_id=self._tokenizer.bos_id,
@@ -164,7 +171,10 @@ class SeqioBatches:
       shard_info=seqio.ShardInfo(host, num_hosts) if shares else None,
       try_in_mem_cache=False,
     )
-    return segments.map(preprocessors.with_padding)
+    pause_id = self._tokenizer.pause_id
+    return segments.map(preprocessors.with_padding).map(
+      lambda ids_T: tf.where(ids_T < pause_id, ids_T, _WRONG)
+    )
 
   def _require_segment(self, segments: tf.data.Dataset) -> None:
     with sources.one_line_errors():
