@@ -26,7 +26,13 @@ import time
 from benchmarks import measure
 from configs import base
 from pausejax import settings, tasks
-from pausejax.data import batches, segment_writer, segments, tokenizers
+from pausejax.data import (
+  batches,
+  segment_writer,
+  segments,
+  tokenizer_training,
+  tokenizers,
+)
 from pausejax.runtime import metric_rows
 
 SEQ_LEN = 2048
@@ -186,7 +192,7 @@ def main() -> None:
     folder = pathlib.Path(name)
     if not options.tokenizer:
       source = tasks.pretraining("stdlib_docs").source(config_of(options, 0.0))
-      model = tokenizers.train_sentencepiece(
+      model = tokenizer_training.train(
         list(source.documents("train")), vocab_size=8192
       )
       options.tokenizer = str(folder / "tokenizer.model")

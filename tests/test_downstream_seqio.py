@@ -11,7 +11,13 @@ seqio = pytest.importorskip("seqio")
 tfds = pytest.importorskip("tensorflow_datasets")
 
 from pausejax import errors, tasks  # noqa: E402
-from pausejax.data import examples, prompts, records, tokenizers  # noqa: E402
+from pausejax.data import (  # noqa: E402
+  examples,
+  prompts,
+  records,
+  tokenizer_training,
+  tokenizers,
+)
 from pausejax.data.seqio import downstream, sources, vocabulary  # noqa: E402
 
 NUM_PAUSES = 3
@@ -52,7 +58,7 @@ def tokenizer(request, tmp_path_factory) -> str:
     return "bytes"
   path = tmp_path_factory.mktemp("tokenizer") / "bpe.model"
   texts = [f"{row['question']} {row['answer']}" for row in GSM8K]
-  path.write_bytes(tokenizers.train_sentencepiece(texts, vocab_size=290))
+  path.write_bytes(tokenizer_training.train(texts, vocab_size=290))
   return str(path)
 
 

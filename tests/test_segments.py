@@ -15,6 +15,7 @@ from pausejax.data import (
   segment_cutter,
   segment_writer,
   segments,
+  tokenizer_training,
   tokenizers,
 )
 
@@ -207,7 +208,7 @@ def test_a_store_of_other_data_is_an_error(data, folder, changes, fragments):
 
 
 def test_a_store_of_another_tokenizer_is_an_error(data, folder, tmp_path):
-  model = tokenizers.train_sentencepiece(documents(), vocab_size=290)
+  model = tokenizer_training.train(documents(), vocab_size=290)
   (tmp_path / "bpe.model").write_bytes(model)
   other = tokenizers.load(str(tmp_path / "bpe.model"))
   with pytest.raises(errors.UserError) as raised:

@@ -21,7 +21,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 
 from configs import base  # noqa: E402
 from pausejax import batching, errors, pause, settings  # noqa: E402
-from pausejax.data import corpora, tokenizers  # noqa: E402
+from pausejax.data import corpora, tokenizer_training, tokenizers  # noqa: E402
 from pausejax.data.seqio import (  # noqa: E402
   pauses,
   preprocessors,
@@ -48,7 +48,7 @@ TEXTS = (
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory) -> str:
   path = tmp_path_factory.mktemp("tokenizer") / "bpe.model"
-  path.write_bytes(tokenizers.train_sentencepiece(TEXTS, vocab_size=330))
+  path.write_bytes(tokenizer_training.train(TEXTS, vocab_size=330))
   return str(path)
 
 

@@ -7,7 +7,7 @@ import pytest
 import tokenizers as huggingface
 
 from pausejax import errors
-from pausejax.data import tokenizers
+from pausejax.data import tokenizer_training, tokenizers
 
 CORPUS = (
   "Think before you speak: the model waits, and then it answers.\n" * 3,
@@ -59,7 +59,7 @@ def byte_level_bpe(special=("<|endoftext|>",), added=()):
 def specs(tmp_path_factory):
   """Kind -> what `data.tokenizer` says, one of every kind."""
   root = tmp_path_factory.mktemp("tokenizers")
-  model = tokenizers.train_sentencepiece(CORPUS, vocab_size=400)
+  model = tokenizer_training.train(CORPUS, vocab_size=400)
   (root / "bpe.model").write_bytes(model)
   byte_level_bpe().save(str(root / "tokenizer.json"))
   return {
@@ -141,7 +141,7 @@ def test_a_fingerprint_tells_kind_file_and_pause(specs):
 
 def test_another_vocabulary_has_another_fingerprint(specs, tmp_path):
   other = tmp_path / "other.model"
-  other.write_bytes(tokenizers.train_sentencepiece(CORPUS, vocab_size=390))
+  other.write_bytes(tokenizer_training.train(CORPUS, vocab_size=390))
   assert (
     tokenizers.load(str(other)).fingerprint()
     != tokenizers.load(specs["sentencepiece"]).fingerprint()
@@ -161,7 +161,7 @@ def test_bytes_that_are_no_text_are_left_out():
 
 
 def test_training_again_gives_the_same_bytes(specs):
-  again = tokenizers.train_sentencepiece(CORPUS, vocab_size=400)
+  again = tokenizer_training.train(CORPUS, vocab_size=400)
   with open(specs["sentencepiece"], "rb") as f:
     assert again == f.read()
 
@@ -275,17 +275,51 @@ def test_an_end_that_texts_can_spell_is_an_error(tmp_path):
   assert_refused(path, "encodes texts to its end-of-sequence token '</s>'")
 
 
+def pieces_of(documents):
+  """Trains, and returns the pieces."""
+  import sentencepiece
+
+  model = tokenizer_training.train(documents, vocab_size=280)
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  return {processor.id_to_piece(i) for i in range(280)}
+
+
+@pytest.mark.parametrize(
+  "document",
+  [
+    "wonder " * 5_000,  # 35,000 bytes on one line.
+    "wonder\u2028" * 5_000,  # No space in it.
+    "wonder " * 50 + "\u2585",
+  ],
+)
+def test_every_line_is_trained_on(document):
+  pieces = pieces_of(["a few words", document])
+  assert any("wonder" in piece for piece in pieces)
+
+
+def test_a_long_line_is_cut_into_the_same_words():
+  rng = np.random.default_rng(0)
+  words = ["".join(rng.choice(list("aé東 "), n)) for n in range(1, 300)]
+  for text in (" ".join(words), "".join(words).replace(" ", ""), "x" * 40_000):
+    parts = list(tokenizer_training.sentences(text + "\n\n b\n"))
+    assert parts[-1] == " b"
+    assert max(len(p.encode()) for p in parts) <= tokenizer_training.MAX_BYTES
+    # Words end at one space; SentencePiece puts one in front of a part.
+    joint = " " if " " in text else ""
+    assert joint.join(parts[:-1]) == text
+
+
 @pytest.mark.parametrize("vocab_size", [10, 100_000])
 def test_a_vocabulary_that_does_not_suit_the_text_is_an_error(vocab_size):
   with pytest.raises(errors.UserError, match=f"vocab_size {vocab_size}") as e:
-    tokenizers.train_sentencepiece(CORPUS, vocab_size=vocab_size)
+    tokenizer_training.train(CORPUS, vocab_size=vocab_size)
   assert len(str(e.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("documents", [[], [""], ["\n \n"]])
 def test_training_on_nothing_is_an_error(documents):
   with pytest.raises(errors.UserError, match="no text"):
-    tokenizers.train_sentencepiece(documents, vocab_size=300)
+    tokenizer_training.train(documents, vocab_size=300)
 
 
 @pytest.mark.skipif(not REAL, reason="PAUSEJAX_REAL_DATA is not set")

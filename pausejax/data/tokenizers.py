@@ -230,51 +230,5 @@ def load(spec: str) -> PauseTokenizer:
   return PauseTokenizer(kind[path.suffix](path))
 
 
-def train_sentencepiece(documents: Sequence[str], *, vocab_size: int) -> bytes:
-  """Trains a BPE SentencePiece model on the documents and returns its bytes.
-
-  Byte fallback and identity normalisation make it lossless: decoding an
-  encoded text gives the text back (but U+2581, SentencePiece's own mark of a
-  space, comes back as one). The same documents give the same bytes.
-
-  Args:
-    documents: the texts; lines of up to 16,384 bytes are read.
-    vocab_size: number of pieces, 256 bytes and 3 control pieces among them.
-
-  Raises:
-    UserError: there is no text, or too little or too much for `vocab_size`.
-  """
-  import io
-
-  import sentencepiece
-
-  lines = [line for d in documents for line in d.split("\n") if line.strip()]
-  if not lines:
-    raise errors.UserError("there is no text to train a vocabulary on")
-  model = io.BytesIO()
-  try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(lines),
-      model_writer=model,
-      model_type="bpe",
-      vocab_size=vocab_size,
-      pad_id=0,
-      eos_id=1,
-      unk_id=2,
-      bos_id=-1,
-      byte_fallback=True,
-      normalization_rule_name="identity",
-      remove_extra_whitespaces=False,
-      max_sentence_length=16384,
-      minloglevel=2,
-    )
-  except RuntimeError as e:
-    reason = str(e).strip().splitlines()[-1]
-    raise errors.UserError(
-      f"vocab_size {vocab_size} does not suit this corpus: {reason}"
-    ) from e
-  return model.getvalue()
-
-
 def _sha256(path: pathlib.Path) -> str:
   return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,8 +9,13 @@ behind the last one, and no text can produce it.
 
 import pathlib
 
-from pausejax import commandline, errors, settings, tasks
-from pausejax.data import corpora, tokenizers
+from pausejax import commandline, errors, files, settings, tasks
+from pausejax.data import (
+  corpora,
+  file_lists,
+  tokenizer_training,
+  tokenizers,
+)
 
 # What decides the text; all else in the config is for other verbs.
 _FIELDS = (
@@ -43,15 +48,15 @@ def main(argv: list[str]) -> int:
   tasks.import_module(config.tasks_module)
   source = tasks.pretraining(config.data.task).source(config.data)
   documents = list(corpora.require_documents(source, "train"))
-  model = tokenizers.train_sentencepiece(
-    documents, vocab_size=options.vocab_size
-  )
+  model = tokenizer_training.train(documents, vocab_size=options.vocab_size)
   out = pathlib.Path(options.out)
   out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_bytes(model)
+  files.write(out, model)
   tokenizer = tokenizers.load(str(out))
   print(
     f"{out}: {options.vocab_size:,} pieces from {len(documents):,} documents, "
     f"<pause> is id {tokenizer.pause_id}"
   )
+  for line in file_lists.describe(source.left_out()):
+    print(line)
   return 0
