@@ -192,3 +192,26 @@ def test_parameters_that_are_not_finite_are_never_saved(norm, limit):
   with pytest.raises(errors.Diverged, match="parameters after step 3"):
     run.go(0, 40, every=3)
   assert run.saved == []
+
+
+def test_the_meter_counts_skipped_steps_in_a_row():
+  counters = meter.Counters()
+  screen = types.SimpleNamespace(
+    update=lambda *args: None, print=lambda line: None
+  )
+  real = meter.Meter(
+    None,
+    screen,
+    counters,
+    every=100,
+    trims=False,
+    unigram_entropy=None,
+    flops_per_token=1.0,
+    peak_flops=None,
+  )
+  found = []
+  for step, skipped in enumerate([0, 1, 1, 0, 1], start=1):
+    metrics = {"num_real": 8.0, "num_pauses": 0.0, "loss": float("nan")}
+    real.record(step, {**metrics, "skipped": float(skipped)}, 0.0)
+    found.append(counters.skipped_in_a_row)
+  assert found == [0, 1, 2, 0, 1]
