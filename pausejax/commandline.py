@@ -11,12 +11,14 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from pausejax import config_files, config_help, errors
 
-TakeOver = Callable[[argparse.Namespace, ConfigDict], None]
+# A ConfigDict is typed as Any: its fields are known when the program runs.
+TakeOver = Callable[[argparse.Namespace, Any], None]
 
 # Options whose values are text, or a store that may lie in a bucket.
 _NO_LOCAL_PATHS = frozenset({"prompt", "filler", "verify"})
@@ -63,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
   def parse(
     self, argv: Sequence[str], take_over: TakeOver | None = None
-  ) -> tuple[argparse.Namespace, ConfigDict]:
+  ) -> tuple[argparse.Namespace, Any]:
     """Returns the options and, where the verb takes one, the config.
 
     Where a word asks for help, prints it, with the values of the config that

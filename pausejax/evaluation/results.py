@@ -128,13 +128,12 @@ def score_intervals(rows: Sequence[dict]) -> dict[str, tuple[float, float]]:
       mean over seeds.
   """
   groups = [row.get("group") or row["id"] for row in rows]
-  return {
-    name: tuple(
-      100 * limit
-      for limit in intervals.of_score([r["values"][name] for r in rows], groups)
-    )
-    for name in rows[0]["values"]
-  }
+  found = {}
+  for name in rows[0]["values"]:
+    values = [row["values"][name] for row in rows]
+    low, high = intervals.of_score(values, groups)
+    found[name] = 100 * low, 100 * high
+  return found
 
 
 def _predictions_path(result: Mapping[str, Any]) -> pathlib.Path:

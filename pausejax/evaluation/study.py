@@ -327,7 +327,7 @@ def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
   for name in known:
     errors.require(name in fields, f"config: the field {name!r} is missing")
   _check_shapes(fields)
-  tupled = {n: tuple(fields[n]) for n in ("tasks", "seeds")}
+  tupled: dict[str, Any] = {n: tuple(fields[n]) for n in ("tasks", "seeds")}
   for name in ("pretrainings", "finetunings", "evaluations", "task_words"):
     tupled[name] = {k: tuple(v) for k, v in fields[name].items()}
   tupled["prepare"] = tuple((name, words) for name, words in fields["prepare"])

@@ -93,7 +93,7 @@ class History:
 def _entry(line: bytes) -> dict[str, Any] | None:
   try:
     found = json.loads(line)
-    int(found["step"]), int(found["config"]["log"]["every"])
+    _ = int(found["step"]), int(found["config"]["log"]["every"])
   except (ValueError, TypeError, KeyError, RecursionError):
     return None
   return found

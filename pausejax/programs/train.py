@@ -20,8 +20,7 @@ JAX_PROCESS_ID say so (`runtime/environment.py`).
 import argparse
 import functools
 import pathlib
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from pausejax import commandline, errors, settings, tasks
 from pausejax.data import doors, prompts, tokenizers
@@ -78,7 +77,7 @@ def main(argv: list[str]) -> int:
     return _train(config, values, tokenizer, initial, workdir, stop)
 
 
-def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
+def _take_over(options: argparse.Namespace, config: Any) -> None:
   """Sets what a config takes over from the run it starts from.
 
   A run that has a checkpoint takes it from there: the other run may be gone.
