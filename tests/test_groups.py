@@ -40,6 +40,18 @@ def test_questions_on_one_story_of_coqa_are_a_group(tmp_path, data_config):
   assert [row.group for row in rows] == ["s1#1", "s1#1", "s2#1", "s2#1"]
 
 
+def test_endings_of_one_video_of_hellaswag_are_a_group(tmp_path, data_config):
+  lines = [
+    {**test_tasks.HELLASWAG, "ind": ind, "source_id": source}
+    for ind, source in enumerate(
+      ["activitynet~a", "activitynet~a", "wikihow~1"]
+    )
+  ]
+  test_tasks.write(tmp_path, {"hellaswag_val.jsonl": lines})
+  rows = test_tasks.load(data_config, "hellaswag", "validation", tmp_path).rows
+  assert [r.group for r in rows] == [line["source_id"] for line in lines]
+
+
 def test_an_example_of_a_record_of_its_own_has_no_group(tmp_path, data_config):
   test_tasks.write(tmp_path, {"test.jsonl": [test_tasks.GSM8K] * 2})
   rows = test_tasks.load(data_config, "gsm8k", "test", tmp_path).rows

@@ -229,6 +229,22 @@ def test_shards_run_every_cell_once(tmp_path):
   assert len(ran) == len(set(ran)) == len(built.finetuning_cells())
 
 
+def test_a_shard_does_not_wait_for_what_failed_in_another(tmp_path, capsys):
+  """What failed before it began may be running again, and is waited for."""
+  built = plan(tmp_path)
+  assert Recorder(built, fails={"pretrain/pause": 1}).run() == 1
+  late = Recorder(built, 6, 8)
+  needed = [c for c in built.cells() if c.id == "pretrain/pause"]
+  assert built.cells()[5].pretraining == "pause"
+  early = Recorder(built, 6, 8)
+  early._began = needed[0].workdir.joinpath("failed").stat().st_mtime - 1
+  assert early.run() == 0 and not early.commands
+  assert "needs pretrain/pause" in capsys.readouterr().err
+  late._stop.exit_code = 143  # Or it would wait.
+  assert late.run() == 143
+  assert "needs pretrain/pause" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
 def test_a_wrong_shard_is_refused(text):
   with pytest.raises(errors.UsageError, match="--shard: expected i/n"):

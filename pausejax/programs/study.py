@@ -32,6 +32,8 @@ from pausejax.evaluation import render, results, study, table
 from pausejax.runtime import children, signals
 
 _SECONDS_BETWEEN_LOOKS = 2.0
+# In the folder of a cell: the last exit code that was not 0.
+_FAILED = "failed"
 # Exit codes that starting again does not change.
 _FINAL = {
   errors.UsageError.exit_code: "a wrong command or config",
@@ -96,6 +98,7 @@ class Runner:
     self._index = index
     self._count = count
     self._stop = signals.StopFlag()
+    self._began = time.time()
     self._failed: dict[str, int] = {}  # Id of a cell -> exit code.
     self._blocked: dict[str, str] = {}  # Id of a cell -> the one it needs.
 
@@ -128,14 +131,15 @@ class Runner:
     return _exit_code([*self._failed.values()])
 
   def _wait_for(self, cell: study.Cell, cells: Sequence[study.Cell]) -> bool:
-    """Waits until what a cell needs is done; False if that failed here."""
+    """Waits until what a cell needs is done; False if that failed."""
     needed = [c for c in cells if _needs(cell, c)]
     is_said = False
     while waiting := [c for c in needed if not c.is_done()]:
       if self._stop.exit_code:
         return False
       for other in waiting:
-        if other.id in self._failed or other.id in self._blocked:
+        ours = other.id in self._failed or other.id in self._blocked
+        if ours or _failed_since(other, self._began):
           self._blocked[cell.id] = other.id
           return False
       if not is_said:
@@ -158,6 +162,7 @@ class Runner:
         print("stopped", flush=True)
       elif code:
         self._failed[cell.id] = code
+        files.write(cell.workdir / _FAILED, f"{code}\n")
         print(f"{_explain(code)}: {_last_line(self._log(cell))}", flush=True)
       else:
         (cell.workdir / "done").touch()
@@ -192,6 +197,7 @@ class Runner:
     if not cell.pretraining:
       # What was cut short there cannot be continued.
       shutil.rmtree(cell.workdir, ignore_errors=True)
+    cell.workdir.mkdir(parents=True, exist_ok=True)
     log = self._log(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
     for words in cell.commands:
@@ -241,6 +247,14 @@ def _needs(cell: study.Cell, other: study.Cell) -> bool:
 def _last_line(log: pathlib.Path) -> str:
   lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
   return lines[-1] if lines else ""
+
+
+def _failed_since(cell: study.Cell, began: float) -> bool:
+  """Returns whether a shard, perhaps another, said so after a time."""
+  try:
+    return (cell.workdir / _FAILED).stat().st_mtime >= began
+  except FileNotFoundError:
+    return False
 
 
 def _exit_code(failures: Sequence[int]) -> int:

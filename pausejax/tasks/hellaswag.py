@@ -61,6 +61,8 @@ def examples(record: dict) -> Iterator[tasks.Example]:
     options=options,
     label=label,
     num_characters=[len(without_marks(text)) for text in endings],
+    # The video, or article, that several examples are cut from.
+    group=records.text(record, "source_id") if "source_id" in record else "",
   )
 
 
