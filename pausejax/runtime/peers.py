@@ -8,6 +8,7 @@ processes that remain print one line and exit with 143, "run again".
 """
 
 import ctypes
+import faulthandler
 import itertools
 import json
 import os
@@ -26,8 +27,9 @@ LEFT = FOLDER + "left"  # What the first process that left early wrote.
 DONE = "done"
 
 _BEAT_SECONDS = 0.5
-# A collective has failed: whoever is silent for so long is the cause.
-_SUSPECT_SECONDS = 5.0
+# A collective has failed: whoever is silent for so long is the cause. That must
+# be said within the 6 seconds that an abort is delayed by.
+_SUSPECT_SECONDS = 3.0
 _GRACE_SECONDS = 1.0  # For the others to say themselves what went wrong.
 
 
@@ -61,8 +63,8 @@ class Watch:
     self._heard = time.monotonic()
     self._stopped = threading.Event()
     self._ending = threading.Lock()  # One thread ends this process.
-    _delay_aborts()
-    for target in (self._beat, self._judge):
+    self._aborts, self._is_aborting = _delayed_aborts(), False
+    for target in (self._beat, self._judge, self._notice_aborts):
       threading.Thread(target=target, daemon=True).start()
 
   def stop(self) -> None:
@@ -75,8 +77,28 @@ class Watch:
     To be called when a collective has failed, which a lost process may be the
     cause of.
     """
+    deadline = time.monotonic() + self._timeout + 10
+    self._suspect()
+    time.sleep(self._timeout)
+    before = list(self._numbers)
+    while time.monotonic() < deadline and not self._all_live(before):
+      time.sleep(_BEAT_SECONDS)
+
+  def _all_live(self, before: list[str]) -> bool:
+    """Returns whether each process has sent two numbers more than before."""
+    return all(
+      int(now or 0) >= int(was or 0) + 2
+      for now, was in zip(self._numbers, before, strict=True)
+    )
+
+  def _suspect(self) -> None:
     self._timeout = min(self._timeout, _SUSPECT_SECONDS)
-    time.sleep(self._timeout + 3)
+
+  def _notice_aborts(self) -> None:
+    """Waits for C++ to abort, as Gloo and JAX's client do over a lost peer."""
+    os.read(self._aborts, 1)
+    self._is_aborting = True
+    self._suspect()
 
   def _beat(self) -> None:
     """Sends this process's number and reads those of all."""
@@ -164,7 +186,7 @@ class Watch:
       return
     print(f"pausejax: {line}", file=sys.stderr, flush=True)
     if self._index == 0:
-      let_others_hear()
+      let_others_hear(in_a_hurry=self._is_aborting)
     os._exit(exit_code)
 
 
@@ -177,9 +199,13 @@ def leave_note(client: Any, note: dict[str, Any]) -> bool:
   return True
 
 
-def let_others_hear() -> None:
-  """Keeps the coordinator, in process 0, until the others have read a note."""
-  time.sleep(_BEAT_SECONDS + 2 * _GRACE_SECONDS)
+def let_others_hear(*, in_a_hurry: bool = False) -> None:
+  """Keeps the coordinator, in process 0, until the others have read a note.
+
+  Args:
+    in_a_hurry: an abort is under way, which leaves no time for them to end.
+  """
+  time.sleep(2 * _BEAT_SECONDS + (0 if in_a_hurry else 2 * _GRACE_SECONDS))
 
 
 def _since(before: float) -> tuple[float, float]:
@@ -204,15 +230,19 @@ def _refuses(address: str) -> bool:
     return False  # Unreachable, perhaps for a while.
 
 
-def _delay_aborts() -> None:
-  """Makes abort() wait for 6 seconds before it ends this process.
+def _delayed_aborts() -> int:
+  """Makes abort() wait for 6 seconds, and returns a pipe that tells of it.
 
-  JAX's client aborts as soon as the coordinator's process is gone. abort()
-  first calls the handler of SIGABRT with the signal's number, 6: with sleep(6),
-  `Watch` has the time to say who was lost and to exit with the right code. Any
-  other abort ends the process as ever, 6 seconds later.
+  JAX's client aborts as soon as the coordinator's process is gone, and Gloo may
+  when a peer is. abort() first calls the handlers of SIGABRT: faulthandler
+  writes to the pipe and calls the one before, sleep(6), since 6 is the number
+  of the signal. That is the time for `Watch` to say who was lost and to exit
+  with the right code. Any other abort ends the process as ever, later.
   """
   libc = ctypes.CDLL(None)
   libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
   libc.signal.restype = ctypes.c_void_p
   libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
+  reader, writer = os.pipe()
+  faulthandler.enable(file=writer, all_threads=False)
+  return reader
