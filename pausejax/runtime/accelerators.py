@@ -1,0 +1,126 @@
+"""A GPU or TPU that is there while JAX computes on the CPU: refused.
+
+JAX falls back to the CPU where the package for the accelerator is missing, and
+a run then takes a hundred times as long. JAX_PLATFORMS=cpu asks for the CPU.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+
+from pausejax import errors
+
+_GOOGLE, _NETWORK = "0x1ae0", "0x0042"  # PCI vendor; its network card.
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+  """A kind of device.
+
+  Attributes:
+    name: for messages.
+    path: the file that says it is there.
+    modules: of which JAX needs one to use it.
+    install: the command that installs one of them.
+  """
+
+  name: str
+  path: pathlib.Path
+  modules: tuple[str, ...]
+  install: str
+
+  def __str__(self) -> str:
+    return f"this machine has {self.name} ({self.path}),"
+
+
+def find(root: pathlib.Path = pathlib.Path("/")) -> Accelerator | None:
+  """Returns the accelerator of a machine, None if there is none.
+
+  Args:
+    root: of its file system.
+  """
+  for pattern in (
+    "dev/nvidia[0-9]*",
+    "proc/driver/nvidia/gpus/*",
+    "usr/lib/wsl/lib/nvidia-smi",
+  ):
+    for path in sorted(root.glob(pattern)):
+      return Accelerator(
+        "an NVIDIA GPU",
+        path,
+        ("jax_cuda12_plugin", "jax_cuda13_plugin"),
+        "make env EXTRA=cuda, or pip install 'jax[cuda12]'",
+      )
+  for path in _tpu_paths(root):
+    return Accelerator(
+      "a TPU",
+      path,
+      ("libtpu",),
+      "make env EXTRA=tpu, or pip install 'jax[tpu]'",
+    )
+  return None
+
+
+def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
+  """Starts JAX's devices, and raises if JAX leaves an accelerator unused.
+
+  Where several processes run together, to be called after they have met.
+
+  Args:
+    root: of the machine's file system.
+
+  Raises:
+    UsageError: JAX computes on the CPU though there is an accelerator, and the
+      environment does not ask for that.
+    UserError: JAX does not start.
+  """
+  require_installed(root)
+  try:
+    import jax
+
+    backend = jax.default_backend()
+  except (RuntimeError, ValueError) as e:
+    raise errors.UserError(f"JAX does not start: {errors.first_line(e)}") from e
+  found = None if _is_cpu_asked_for() else find(root)
+  if found and backend == "cpu":
+    raise errors.UsageError(
+      f"{found} but JAX cannot start it and computes on the CPU; is its driver "
+      "new enough, and is it free? JAX_PLATFORMS=cpu computes there on purpose"
+    )
+
+
+def require_installed(root: pathlib.Path = pathlib.Path("/")) -> None:
+  """Raises UsageError if what JAX needs for an accelerator is not installed."""
+  found = None if _is_cpu_asked_for() else find(root)
+  if found and not any(map(importlib.util.find_spec, found.modules)):
+    raise errors.UsageError(
+      f"{found} but JAX is installed for the CPU only; install it with "
+      f"{found.install}; JAX_PLATFORMS=cpu computes on the CPU on purpose"
+    )
+
+
+def _is_cpu_asked_for() -> bool:
+  """Returns whether the environment says where JAX is to compute."""
+  if os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"):
+    return True
+  return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
+
+
+def _tpu_paths(root: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the device files of TPUs; vfio has those of other devices, too."""
+  found = sorted(root.glob("dev/accel[0-9]*"))
+  devices = root.glob("sys/bus/pci/devices/*")
+  if any(_is_tpu(device) for device in devices):
+    found += sorted(root.glob("dev/vfio/[0-9]*"))
+  return found
+
+
+def _is_tpu(device: pathlib.Path) -> bool:
+  try:
+    vendor, kind = (
+      (device / name).read_text().strip() for name in ("vendor", "device")
+    )
+  except OSError:
+    return False
+  return vendor == _GOOGLE and kind != _NETWORK
