@@ -140,8 +140,8 @@ class Parser(argparse.ArgumentParser):
   def _check_word(self, word: str) -> None:
     """Refuses a word that is no option, unless it may stand alone."""
     stands_alone = any(not a.option_strings for a in self._actions)
-    name = word.partition("=")[0]
-    is_named = f"--{name}" in self._option_string_actions
+    name, equals, _ = word.partition("=")
+    is_named = equals and f"--{name}" in self._option_string_actions
     if word.startswith("-") or is_named or not stands_alone:
       raise errors.UsageError(
         f"unexpected argument {word!r}{self._hint(word, name)}"

@@ -66,6 +66,79 @@ FAULTS = {
     "3 examples",
     "not below 1.0",
   ),
+  "nan": (
+    "{'metrics': {'bad': lambda a, refs: float('nan')}}",
+    "3 examples",
+    "nan is not in [0, 1]",
+  ),
+  "nan_of_nothing": (
+    "{'metrics': {'em': lambda a, refs:"
+    " metrics.exact_match(a, refs) if a else float('nan')}}",
+    "3 examples",
+    "'em' of '': nan is not in [0, 1]",
+  ),
+  "percent": (
+    "{'metrics': {'em': lambda a, refs: 100 * metrics.exact_match(a, refs)}}",
+    "3 examples",
+    "100.0 is not in [0, 1]",
+  ),
+  "empty_split": (
+    "{'source': records.Generated(name='x', make={'train': made,"
+    " 'test': lambda: iter(())})}",
+    "2 source",
+    "no usable example in split 'test'",
+  ),
+  "empty_targets": (
+    "{'examples': lambda r: [tasks.Example(id='', prefix=r['q'], target='',"
+    " references=('a',))]}",
+    "2 source",
+    "an empty answer",
+  ),
+  "empty_references": (
+    "{'examples': lambda r: [tasks.Example(id='', prefix=r['q'], target='a',"
+    " references=(' ',))]}",
+    "2 source",
+    "an empty answer",
+  ),
+  "no_references": (
+    "{'examples': lambda r: [tasks.Example(id='', prefix=r['q'], target='a')]}",
+    "2 source",
+    "needs references",
+  ),
+  "same_ids": (
+    "{'examples': lambda r: [tasks.Example(id='7', prefix=r['q'], target='a',"
+    " references=('a',))]}",
+    "2 source",
+    "'7'",
+  ),
+  "no_label": (
+    "{'kind': 'options', 'metrics': {}, 'examples': lambda r:"
+    " [tasks.Example(id='', prefix=r['q'], target='', options=('a', 'b'))]}",
+    "2 source",
+    "no published label",
+  ),
+  "few_labels": (
+    "{'kind': 'options', 'metrics': {}, 'examples': lambda r:"
+    " [tasks.Example(id='', prefix=r['q'], options=('a', 'b'),"
+    " label=0 if int(r['a']) % 5 == 0 else -1,"
+    " target='a' if int(r['a']) % 5 == 0 else '')]}",
+    "2 source",
+    "most records of train",
+  ),
+  "one_option": (
+    "{'kind': 'options', 'metrics': {}, 'examples': lambda r:"
+    " [tasks.Example(id='', prefix=r['q'], target='a', options=('a',),"
+    " label=0)]}",
+    "2 source",
+    "1 options, want at least two",
+  ),
+  "label_outside": (
+    "{'kind': 'options', 'metrics': {}, 'examples': lambda r:"
+    " [tasks.Example(id='', prefix=r['q'], target='a', options=('a', 'b'),"
+    " label=2)]}",
+    "2 source",
+    "label 2 is none of 2 options",
+  ),
   "stop": ("{'delimiter': '#', 'stop': '#'}", "4 lengths", "stop text"),
   "too_many": ("{'num_pauses': 2048}", "5 sequences", "ask for fewer pauses"),
 }
@@ -118,6 +191,43 @@ def test_a_fault_is_one_line_that_names_its_stage(write_task, name, capsys):
   *passed, last = capsys.readouterr().out.splitlines()
   assert all(line.startswith("ok ") for line in passed)
   assert last.startswith(f"BAD  {stage}: ") and words in last
+
+
+@pytest.mark.parametrize(
+  ("files", "split", "hint"),
+  [
+    ("{'train': 'trian.jsonl'}", "'train'", "did you mean 'train.jsonl'?"),
+    (
+      "{'train': 'train.jsonl', 'test': ('tst.json', 'test-*.jsonl')}",
+      "'test'",
+      "no tst.json or test-*.jsonl",
+    ),
+    (
+      "{'train': 'train.jsonl', 'validation': 'valid.jsonl'}",
+      "'validation'",
+      "did you mean 'validation.jsonl'?",
+    ),
+  ],
+)
+def test_a_mistyped_file_of_a_split_is_bad_and_named(
+  files, split, hint, write_task, tmp_path, capsys
+):
+  (tmp_path / "data").mkdir()
+  for name in ("train", "validation"):
+    lines = [f'{{"q": "{name} {i}?", "a": "{i}"}}\n' for i in range(40)]
+    (tmp_path / "data" / f"{name}.jsonl").write_text("".join(lines))
+  argv = write_task("files", f"{{'source': records.Files(files={files})}}")
+  assert cli.main([*argv, f"--local_dir={tmp_path / 'data'}"]) == 1
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert last.startswith("BAD  2 source: ")
+  assert hint in last and f"for split {split}" in last
+
+
+@pytest.mark.parametrize("pattern", ["", "/data/train.jsonl"])
+def test_a_pattern_must_lie_below_the_folder(pattern, write_task, capsys):
+  source = f"records.Files(files={{'train': {pattern!r}}})"
+  assert cli.main(write_task("pattern", f"{{'source': {source}}}")) == 2
+  assert "below data.local_dir" in capsys.readouterr().err
 
 
 def test_a_task_that_is_not_there_is_a_wrong_command_line(capsys):

@@ -13,6 +13,7 @@ but ASCII white space is no record, in every format.
 
 import collections
 import dataclasses
+import difflib
 import hashlib
 import json
 import pathlib
@@ -165,6 +166,15 @@ class Files:
   tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
   from_tfds: Callable[[dict[str, Any]], Any] = dict
 
+  def __post_init__(self):
+    for split, found in self.files.items():
+      for pattern in [found] if isinstance(found, str) else found:
+        errors.require(
+          bool(pattern) and not pathlib.PurePath(pattern).is_absolute(),
+          f"records.Files: files of split {split!r}: expected patterns below "
+          f"data.local_dir, such as 'train.jsonl', got {pattern!r}",
+        )
+
   @property
   def splits(self) -> Sequence[str]:
     """Names of the splits."""
@@ -211,10 +221,13 @@ class Files:
       if found:
         _require_one_form(found)
         return sorted(found)
-    there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    there = sorted(p.name for p in folder.iterdir())
+    close = [difflib.get_close_matches(p, there, n=1) for p in patterns]
+    hints = dict.fromkeys(repr(name) for names in close for name in names)
+    hint = f"; did you mean {' or '.join(hints)}?" if hints else ""
     raise NotThere(
       f"data.local_dir: no {' or '.join(patterns)} for split {split!r} in "
-      f"{folder} (found: {there})"
+      f"{folder}{hint} (found: {', '.join(there[:8]) or 'nothing'})"
     )
 
   def _read_all(self, paths: Sequence[pathlib.Path]) -> Iterator[Located]:

@@ -68,9 +68,10 @@ def _fault(task: tasks.Task, row: tasks.Example) -> str:
           f"example {row.id!r}: {name} of the reference {reference!r:.60} "
           f"against itself is {value(reference, [reference])}, not 1.0"
         )
-    if not 0.0 <= value(_NONSENSE, row.references) < 1.0:
+    if value(_NONSENSE, row.references) == 1.0:
       return f"example {row.id!r}: {name} of {_NONSENSE!r} is not below 1.0"
-    if not 0.0 < value(row.target, row.references) <= 1.0:
+    value("", row.references)  # What a model says that stops at once.
+    if value(row.target, row.references) == 0.0:
       return f"example {row.id!r}: {name} of its target {row.target!r:.60} is 0"
   return ""
 
@@ -81,13 +82,13 @@ def _mean_of_targets(name: str, metric, rows) -> float:
 
 
 def _value(name: str, metric, row: tasks.Example, answer: str, known) -> float:
+  where = f"example {row.id!r}: metric {name!r} of {answer!r:.60}"
   try:
-    return float(metric(answer, known))
+    found = float(metric(answer, known))
   except Exception as e:
-    raise errors.UserError(
-      f"example {row.id!r}: metric {name!r} of {answer!r:.60}: "
-      f"{type(e).__name__}: {e}"
-    ) from e
+    raise errors.UserError(f"{where}: {type(e).__name__}: {e}") from e
+  require(0.0 <= found <= 1.0, f"{where}: {found} is not in [0, 1]")
+  return found
 
 
 def options(rows: Sequence[tasks.Example]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pausejax import config_files, errors, json_files
@@ -58,6 +59,21 @@ class Trained:
     store = Store(self.workdir / "checkpoints", None)
     shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
     return store.restore_params(sharding.placed(shapes, mesh), self.step)
+
+  def warn_of_pauses(self, num_pauses: float, what: str = "pauses") -> None:
+    """Says on standard error that the model never read the pauses it will.
+
+    Args:
+      num_pauses: that an answer waits for; 0 for none.
+      what: they are called in the message.
+    """
+    if num_pauses and not self.meta["pauses_seen"]:
+      print(
+        f"pausejax: warning: step {self.step} of {self.workdir} never read a "
+        f"<pause> in training, so what it answers after {num_pauses:g} {what} "
+        "says nothing about pauses",
+        file=sys.stderr,
+      )
 
 
 def find(spec: str) -> Trained:

@@ -19,7 +19,7 @@ import numpy as np
 
 from configs import base
 from pausejax import commandline, errors, settings, tasks
-from pausejax.data import examples, finetune, prompts, records, tokenizers
+from pausejax.data import examples, finetune, prompts, tokenizers
 from pausejax.evaluation import checks, sequences, soundness
 from pausejax.programs import score
 
@@ -102,18 +102,17 @@ class Checkup:
     return f"{task.name}, kind {task.kind!r}, M = {task.num_pauses}, {metrics}"
 
   def read(self) -> str:
-    """Reads every split; those beside "train" may be missing."""
+    """Reads every split; none may be missing, or useless for the most part."""
     lines = []
     for split in examples.splits(self.task):
       counted = _Counted(self.task.examples)
       task = dataclasses.replace(self.task, examples=counted)
-      try:
-        found = examples.load(task, split, self.data)
-      except records.NotThere:
-        if split == "train":
-          raise
-        lines.append(f"{split}: not there")
-        continue
+      found = examples.load(task, split, self.data)
+      num_unusable = sum(found.num_unusable.values())
+      soundness.require(
+        2 * num_unusable <= counted.count,
+        f"most records of {found.summary()} of {counted.count:,} records",
+      )
       self.splits[split] = found
       lines.append(f"{found.summary()} of {counted.count:,} records")
     return "; ".join([self.task.source.describe(self.data), *lines])

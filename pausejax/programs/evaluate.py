@@ -31,7 +31,7 @@ from pausejax import commandline, errors, tasks
 from pausejax.data import examples, prompts, records
 from pausejax.evaluation import results, trained
 from pausejax.programs import evaluate_text
-from pausejax.runtime import distributed
+from pausejax.runtime import accelerators, distributed
 from pausejax.settings import DataConfig, FinetuneConfig
 
 
@@ -89,7 +89,15 @@ def main(argv: list[str]) -> int:
   for task, _ in plans:
     known = examples.splits(task)
     errors.require_one_of("--split", options.split or known[-1], known)
+  for task, conditions in plans:
+    for wait in conditions:  # Refused before anything is read or compiled.
+      prompts.Format(task, run.tokenizer, wait)
+  run.warn_of_pauses(
+    max(0 if w.filler else w.num_pauses for _, ws in plans for w in ws)
+  )
   _require_writable(_folder(options, run))
+  accelerators.require_used()
+  mesh = _mesh(options)
   splits = {
     task.name: examples.load(
       task,
@@ -98,10 +106,7 @@ def main(argv: list[str]) -> int:
     )
     for task, _ in plans
   }
-  for task, conditions in plans:
-    for wait in conditions:  # Refused before any compilation.
-      prompts.Format(task, run.tokenizer, wait)
-  _evaluate(options, run, plans, splits)
+  _evaluate(options, run, plans, splits, mesh)
   return 0
 
 
@@ -125,6 +130,12 @@ def _task_names(spec: str, own: str) -> list[str]:
     names = tasks.downstream_names()
     return [n for n in names if _is_published(tasks.downstream(n))]
   names = list(tasks.mixture(own)) if not spec else spec.split(",")
+  is_pretrained = isinstance(tasks.get(names[0]), tasks.PretrainingTask)
+  errors.require(
+    bool(spec) or not is_pretrained,
+    f"--task: the run was trained on {own!r}, which has no answers; name a "
+    "downstream task, or score plain text with --text",
+  )
   for name in names:
     tasks.downstream(name)  # Names the nearest, and --tasks_module.
   return names
@@ -147,7 +158,7 @@ def _conditions(
   counts = options.pauses or str(wait.num_pauses)
   for text in dict.fromkeys(counts.split(",")):
     errors.require(
-      text.strip().isdigit(),
+      text.strip().isdecimal(),
       f"--pauses: expected whole numbers such as 0,10,50, got {counts!r}",
     )
     yield dataclasses.replace(wait, num_pauses=int(text))
@@ -178,18 +189,24 @@ def _require_writable(folder: pathlib.Path) -> None:
     raise errors.UserError(f"--out: cannot write {folder}: {e}") from e
 
 
-def _evaluate(options, run: trained.Trained, plans, splits) -> None:
-  """Loads the model and writes one result a condition."""
-  import jax
-
+def _mesh(options):
+  """Returns the mesh of all devices; a batch must divide over it."""
   from pausejax import sharding
-  from pausejax.evaluation.answers import Answerer
-  from pausejax.runtime.progress import CountBar
 
   mesh = sharding.data_mesh()
   sharding.check_divisible(
     mesh, {"--batch_size": (options.batch_size, "batch")}
   )
+  return mesh
+
+
+def _evaluate(options, run: trained.Trained, plans, splits, mesh) -> None:
+  """Loads the model and writes one result a condition."""
+  import jax
+
+  from pausejax.evaluation.answers import Answerer
+  from pausejax.runtime.progress import CountBar
+
   folder = _folder(options, run)
   finetune = FinetuneConfig(**run.meta["config"]["finetune"])
   with jax.set_mesh(mesh):

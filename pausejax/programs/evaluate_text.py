@@ -3,13 +3,13 @@
 import argparse
 import json
 import pathlib
-import sys
 import time
 
 import pausejax
 from pausejax import errors, files
 from pausejax.data import corpora
 from pausejax.evaluation import results, trained
+from pausejax.runtime import accelerators
 from pausejax.settings import DataConfig, LossConfig
 
 _MAX_FRACTION = 0.9
@@ -17,6 +17,7 @@ _MAX_FRACTION = 0.9
 
 def main(options: argparse.Namespace, run: trained.Trained) -> int:
   """Scores the text under each pause fraction; one line and one JSON each."""
+  accelerators.require_used()
   from pausejax.evaluation import plain_text
 
   data = DataConfig(**run.meta["config"]["data"])
@@ -28,11 +29,7 @@ def main(options: argparse.Namespace, run: trained.Trained) -> int:
     raise errors.UserError(f"--text: no text in {options.text}")
   for line in _describe(documents, seq_len):
     print(line, flush=True)
-  if any(fractions) and not run.meta["pauses_seen"]:
-    print(
-      "warning: this model never read a <pause> in training",
-      file=sys.stderr,
-    )
+  run.warn_of_pauses(max(fractions), "pauses a position")
   _score(options, run, documents, fractions, seq_len)
   return 0
 

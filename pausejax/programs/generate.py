@@ -14,6 +14,7 @@ import numpy as np
 
 from pausejax import commandline, errors, pause, settings
 from pausejax.evaluation import trained
+from pausejax.runtime import accelerators
 
 
 def main(argv: list[str]) -> int:
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
 def _continue(options) -> Iterator[str]:
   """Yields the text that follows each prompt."""
   run = trained.find(options.checkpoint)
+  run.warn_of_pauses(options.pauses)
   prompts = run.tokenizer.encode(options.prompt)
   ids_BN = _generate(options, run, [_row(ids, options, run) for ids in prompts])
   eos_id, decode = run.tokenizer.eos_id, run.tokenizer.decode
@@ -68,6 +70,7 @@ def _generate(
   options, run: trained.Trained, rows: list[list[int]]
 ) -> np.ndarray:
   """Returns int32 [B, N], what the model answers to each row."""
+  accelerators.require_used()
   import jax
 
   from pausejax import sharding

@@ -27,12 +27,12 @@ from pausejax.data import doors, prompts, tokenizers
 from pausejax.errors import require_same
 from pausejax.evaluation import trained
 from pausejax.programs import resume, run_folder
-from pausejax.runtime import distributed, provenance, signals
+from pausejax.runtime import accelerators, distributed, provenance, signals
 from pausejax.settings import TrainConfig
 
 
 def main(argv: list[str]) -> int:
-  """Checks everything that needs no device, then trains."""
+  """Checks all that costs nothing, the devices last; then trains."""
   stop = signals.StopFlag(at_once=True)
   parser = commandline.Parser("train", __doc__, config=True)
   parser.add_argument("--workdir", required=True, help="folder of the run")
@@ -67,14 +67,15 @@ def main(argv: list[str]) -> int:
       "versions": provenance.versions(),
     }
   )
+  accelerators.require_used()
+  from pausejax.training import parts  # The command line is checked: JAX.
+
+  made = parts.make(config, tokenizer.vocab_size)
   with run_folder.opened(workdir):
-    if distributed.process_index() == 0:
-      if own is not None:
-        resume.require_resumable(workdir, own.meta["config"], values)
-        _check_tokenizer(tokenizer, own)
-      doors.prepare(config, values, workdir)
-    distributed.everyone("prepared")
-    return _train(config, values, tokenizer, initial, workdir, stop)
+    if distributed.process_index() == 0 and own is not None:
+      resume.require_resumable(workdir, own.meta["config"], values)
+      _check_tokenizer(tokenizer, own)
+    return _train(config, values, tokenizer, initial, workdir, stop, made)
 
 
 def _take_over(options: argparse.Namespace, config: Any) -> None:
@@ -127,35 +128,34 @@ def _check_tokenizer(tokenizer, initial: trained.Trained) -> None:
 
 
 def _train(
-  config: TrainConfig, values, tokenizer, initial, workdir, stop
+  config: TrainConfig, values, tokenizer, initial, workdir, stop, made
 ) -> int:
   """Puts the run together, restores what there is, and runs the loop."""
-  # Imported here: the command line is checked before JAX starts.
   import jax
 
-  from pausejax import optimizer as optimizers
-  from pausejax import sharding
+  from pausejax import optimizer, sharding
   from pausejax.checkpoints.store import Store
   from pausejax.runtime import flops, metric_writer
   from pausejax.runtime.agreement import Agreement
   from pausejax.runtime.progress import ProgressBar
-  from pausejax.training import loop, meter, state, step
+  from pausejax.training import loop, meter, step
 
-  model_config = config.model_config(tokenizer.vocab_size)
-  optimizer, schedule = optimizers.make(config.optim, config.num_steps)
-  mesh = sharding.make_mesh(config.mesh)
-  sharding.check_run(mesh, config, model_config)
-  host = sharding.host_part(mesh, jax.process_index())
-  door = doors.open_door(config, tokenizer, workdir, host)
+  model_config, mesh = made.model, made.mesh
+  store = Store(workdir / "checkpoints", config.checkpoint)
+  is_new = not (workdir / "checkpoints").exists()
+  if distributed.everyone(is_new)[0]:  # A complete run stays as it is.
+    store.prepare(made.abstract)
+  if jax.process_index() == 0:
+    doors.prepare(config, values, workdir)
+  distributed.everyone("prepared")
+  door = doors.open_door(config, tokenizer, workdir, made.host)
   batches = door.batches
   distributed.require_agreement(
     {"devices": jax.local_device_count(), "data": batches.fingerprint()}
   )
   agreement = Agreement(stop, mesh)
-  store = Store(workdir / "checkpoints", config.checkpoint)
   with jax.set_mesh(mesh):
-    abstract = state.abstract(model_config, optimizer, mesh)
-    restored = store.restore(abstract)
+    restored = store.restore(made.abstract)
     history = run_folder.History(workdir)
     if restored is None:
       print(f"starting at step 0: no checkpoint in {workdir / 'checkpoints'}")
@@ -178,11 +178,11 @@ def _train(
     if restored is not None and resume.is_over(config, start) and not owed:
       print(resume.nothing_to_do(config, start, workdir / "checkpoints"))
       return 0
-    store.prepare(abstract)
     if restored is None:
-      train_state = _first_state(config, model_config, optimizer, mesh, initial)
+      train_state = _first_state(config, made, initial)
     else:
       train_state = restored.state
+    store.prepare(made.abstract)
     if jax.process_index() == 0:
       if restored is not None:
         history.begin(restored.meta["config"])
@@ -191,7 +191,7 @@ def _train(
     for line in door.summary:
       print(line)
     _print_size(train_state.model, mesh)
-    print(*optimizers.treatments(config.optim, train_state.model), sep="\n")
+    print(*optimizer.treatments(config.optim, train_state.model), sep="\n")
     writer = metric_writer.open_writer(
       workdir,
       start,
@@ -204,14 +204,7 @@ def _train(
     with ProgressBar(start, config.num_steps) as progress:
       final = loop.Loop(
         config=config,
-        train_step=step.of_run(
-          config,
-          optimizer,
-          schedule,
-          pause_id=tokenizer.pause_id,
-          layout=jax.tree.map(lambda x: x.sharding, abstract),
-          mesh=mesh,
-        ),
+        train_step=made.train_step,
         evaluate_batch=jax.jit(
           functools.partial(
             step.evaluate_batch,
@@ -253,7 +246,7 @@ def _train(
   return agreement.exit_code
 
 
-def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
+def _first_state(config: TrainConfig, made, initial):
   """Returns fresh parameters, or those of the run to start from."""
   from pausejax.checkpoints.store import Store
   from pausejax.training import initial as initials
@@ -261,14 +254,16 @@ def _first_state(config: TrainConfig, model_config, optimizer, mesh, initial):
 
   if initial is None:
     print("fresh parameters: no --init_from")
-    return state.init_on_mesh(model_config, optimizer, config.seed, mesh)
+    return state.init_on_mesh(
+      made.model, made.optimizer, config.seed, made.mesh
+    )
   print(f"parameters from step {initial.step} of {initial.workdir}")
   return initials.from_checkpoint(
     Store(initial.workdir / "checkpoints", None),
     initial.meta,
-    model_config,
-    optimizer,
-    mesh,
+    made.model,
+    made.optimizer,
+    made.mesh,
     pause_init=config.finetune.pause_init,
     seed=config.seed,
   )

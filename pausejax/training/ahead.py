@@ -101,7 +101,7 @@ def compile_step(
   )
   began = time.monotonic()
   with jax.set_mesh(mesh):
-    lowered = train_step.lower(shapes, _batch_shapes(config, mesh))
+    lowered = train_step.lower(shapes, batch_shapes(config, mesh))
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as e:
@@ -120,7 +120,7 @@ def compile_step(
   )
 
 
-def _batch_shapes(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
+def batch_shapes(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
   """Returns the shapes of a batch as `batching.py` makes it."""
   dtypes = {
     "tokens": jnp.int32,
