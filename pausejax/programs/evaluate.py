@@ -129,10 +129,9 @@ def _task_names(spec: str, own: str) -> list[str]:
   if spec == "all":
     names = tasks.downstream_names()
     return [n for n in names if _is_published(tasks.downstream(n))]
-  names = list(tasks.mixture(own)) if not spec else spec.split(",")
-  is_pretrained = isinstance(tasks.get(names[0]), tasks.PretrainingTask)
+  names = spec.split(",") if spec else list(tasks.mixture(own))
   errors.require(
-    bool(spec) or not is_pretrained,
+    bool(spec) or isinstance(tasks.get(names[0]), tasks.Task),
     f"--task: the run was trained on {own!r}, which has no answers; name a "
     "downstream task, or score plain text with --text",
   )
