@@ -37,7 +37,7 @@ def find(plan: Study) -> list[list[Variant]] | None:
   for variant in plan.variants:
     if variant.pretraining not in names or variant.filler:
       continue
-    key = variant.pretraining == names[1], _pauses(plan, variant)
+    key = variant.pretraining != names[0], _pauses(plan, variant)
     found.setdefault(key, variant)
   if len(found) < 4:
     return None
