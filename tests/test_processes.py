@@ -47,6 +47,7 @@ def variables(monkeypatch):
     {"JAX_NUM_PROCESSES": "1"},
     {"SLURM_JOB_ID": "7"},
     {**SLURM, "SLURM_NTASKS": "1"},
+    {**SLURM, "SLURM_NTASKS": ""},
   ],
 )
 def test_one_process_runs_alone(variables, found):
@@ -88,6 +89,7 @@ def test_slurm_is_left_to_jax(variables, tasks_per_node, expected):
     ({**PLAIN, "JAX_NUM_PROCESSES": "x"}, "got 'x' and '3'"),
     ({**PLAIN, "JAX_COORDINATOR_ADDRESS": "node"}, "HOST:PORT, got 'node'"),
     ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, "not started by srun"),
+    ({**SLURM, "SLURM_NTASKS": "two"}, "a number of processes, got 'two'"),
     ({"JOB_COMPLETION_INDEX": "0"}, "JAX_NUM_PROCESSES=1 runs alone"),
   ],
 )
@@ -95,6 +97,15 @@ def test_half_an_environment_is_refused(variables, found, fragment):
   variables(found)
   with pytest.raises(errors.UsageError, match=fragment):
     environment.find()
+
+
+@pytest.mark.parametrize("text", ["2", "x", "nan", "-1", "1e9"])
+def test_a_timeout_that_cannot_be_is_refused(monkeypatch, text):
+  monkeypatch.setenv("PAUSEJAX_PEER_TIMEOUT", text)
+  with pytest.raises(errors.UsageError, match="PAUSEJAX_PEER_TIMEOUT"):
+    environment.peer_timeout()
+  monkeypatch.setenv("PAUSEJAX_PEER_TIMEOUT", "")
+  assert environment.peer_timeout() == 30
 
 
 # The bodies below take the place of the train program: how processes meet and
