@@ -111,7 +111,8 @@ def test_names_cannot_break_out_of_a_format():
 
 def test_terminal_columns_stand_below_each_other():
   text = render.terminal([row(), MISSING])
-  head, *lines = text.removesuffix(f"\n{ABOUT_INTERVAL}").splitlines()
+  notes = "\n".join(["", *render.notes([row(), MISSING])])
+  head, *lines = text.removesuffix(notes).splitlines()
   for line in lines:
     assert line[head.index("seeds") :].endswith("of 5 seeds")
     assert line[head.index("task") :].startswith("squad")
