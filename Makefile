@@ -1,5 +1,6 @@
 # The commands of the README. `make env` takes the newest of Python 3.12 and
 # 3.11 that runs here; `make env PYTHON=python3.11 VENV=.venv311` chooses.
+# `make env EXTRA=cuda` (or cuda13, tpu) adds an extra of setup.cfg, not locked.
 PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if \
   $(shell $(p) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' \
   2>/dev/null),$(p))))
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 
 .PHONY: env demo test test-fast lint lock clean
 
-env: $(VENV)/installed
+env: $(VENV)/installed $(if $(EXTRA),$(VENV)/installed-$(EXTRA))
 
 # pip checks every file against the hashes of the lock before installing it.
 $(VENV)/installed: requirements/lock-py311.txt requirements/lock-py312.txt setup.cfg
@@ -17,6 +18,11 @@ $(VENV)/installed: requirements/lock-py311.txt requirements/lock-py312.txt setup
 	$(BIN)/python -m pip install --quiet --require-hashes \
 	  -r requirements/lock-py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# pip keeps what the lock installed and adds what goes with it.
+$(VENV)/installed-%: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[$*]'
 	touch $@
 
 demo: env
