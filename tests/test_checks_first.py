@@ -5,7 +5,9 @@ import pathlib
 import pytest
 
 import configs
-from pausejax import cli
+from pausejax import cli, config_files
+from pausejax.evaluation import study
+from pausejax.programs import check_study
 
 SMOKE = pathlib.Path(configs.__file__).parent / "smoke.py"
 
@@ -42,3 +44,66 @@ def test_training_refuses_a_workdir_that_is_a_file(tmp_path, capfd):
   assert cli.main(argv) == 1
   out, err = capfd.readouterr()
   assert "--workdir: cannot write" in err and "preparing" not in out
+
+
+def study_of(tmp_path, **changes) -> str:
+  """Writes a config: the smoke study with some fields changed."""
+  path = tmp_path / "mine.py"
+  lines = "".join(
+    f"  c.{name} = {value!r}\n" for name, value in changes.items()
+  )
+  path.write_text(
+    "from ml_collections import ConfigDict\n"
+    "from configs import study_smoke\n"
+    "def get_config(arg=''):\n"
+    "  c = ConfigDict(study_smoke.get_config().to_dict())\n"
+    f"{lines}  return c.lock()\n"
+  )
+  return str(path)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"pretrain_words": "--config.num_step=5"}, "did you mean 'num_steps'?"),
+    ({"finetune_words": "--config.num_steps=x"}, "expected int, got 'x'"),
+    ({"finetune_words": "--config.learning_rate=1"}, "optim.learning_rate"),
+    ({"finetune_words": "--config.batch_size=0"}, "batch_size: must be"),
+    ({"evaluate_words": "--pause=3"}, "did you mean '--pauses'?"),
+    ({"evaluate_words": "--split=tests"}, "--split: unknown value 'tests'"),
+    ({"evaluate_words": "--batch_size=many"}, "--batch_size"),
+    (
+      {"task_words": {"stdlib_choice": ("--config.data.door=x",)}},
+      "-stdlib_choice-m0-s0: train: data.door: unknown value 'x'",
+    ),
+    (
+      {"finetunings.m10": ("configs/finetune_smoke.py:task={task},m=1",)},
+      "config argument: unknown value 'm'",
+    ),
+    ({"pretrainings.std": ("configs/smok.py",)}, "smoke.py'?"),
+    ({"pretrainings.std": ("no/such/run",)}, "no folder 'no/such/run'"),
+    ({"prepare": (("tok", "tokenizer train --vocab=5"),)}, "'--vocab_size'?"),
+    ({"prepare": (("tok", "tokeniser train"),)}, "did you mean 'tokenizer'?"),
+    (
+      {"pretrain_words": "--config.data.tokenizer=none.model"},
+      "data.tokenizer: no file 'none.model'",
+    ),
+  ],
+)
+def test_a_study_checks_every_command_before_the_first_runs(
+  changes, words, tmp_path, monkeypatch, capfd
+):
+  monkeypatch.chdir(SMOKE.parent.parent)
+  config = study_of(tmp_path, **changes)
+  workdir = tmp_path / "study"
+  assert cli.main(["study", f"--config={config}", f"--workdir={workdir}"]) == 2
+  out, err = capfd.readouterr()
+  assert words in err and len(err.splitlines()) == 1 and out == ""
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize("name", ["study", "study_smoke"])
+def test_the_commands_of_our_own_studies_pass(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(SMOKE.parent.parent)
+  config = config_files.load_config(f"configs/{name}.py")
+  check_study.check(study.make(tmp_path, config.to_dict()))

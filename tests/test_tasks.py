@@ -510,6 +510,7 @@ def test_an_entry_point_makes_a_task_known(my_task, monkeypatch):
   entry = importlib.metadata.EntryPoint("my", "my_tasks", "pausejax.tasks")
   monkeypatch.syspath_prepend(my_task)
   monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
+  tasks._import_all.cache_clear()
   assert "my_task" in tasks.downstream_names()
 
 

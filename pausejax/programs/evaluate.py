@@ -37,35 +37,7 @@ from pausejax.settings import DataConfig, FinetuneConfig
 
 def main(argv: list[str]) -> int:
   """Checks the command line, then evaluates every task and condition."""
-  parser = commandline.Parser("evaluate", __doc__, config=False)
-  add = parser.add_argument
-  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
-  add("--task", default="", help="TASK[,TASK...] or all (the run's task)")
-  add("--split", default="", help="split (test, else validation)")
-  add("--pauses", default="", help="M[,M...] at inference (as finetuned)")
-  add("--position", default="", help="append or prepend (as finetuned)")
-  add("--filler", default=None, help="text in place of <pause> (as finetuned)")
-  add("--local_dir", default="", help="published files (as in the run)")
-  add("--tasks_module", default="", help="registers tasks of your own")
-  add("--batch_size", type=int, default=32, help="examples at a time (32)")
-  add("--limit", type=int, default=0, help="only the first so many; 0: all")
-  add("--out", default="", help="folder of results (in WORKDIR)")
-  add("--text", default="", help="score plain text: a folder, glob or files")
-  add(
-    "--field", default="text", help="field of JSON lines with the text (text)"
-  )
-  add(
-    "--pause_fraction",
-    default="",
-    help="F[,F...] of the positions with --text (0, and as pretrained)",
-  )
-  add(
-    "--seq_len",
-    type=int,
-    default=0,
-    help="positions of a window with --text (as pretrained)",
-  )
-  options, _ = parser.parse(argv)
+  options, _ = parser().parse(argv)
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
   _check_combination(options)
@@ -108,6 +80,39 @@ def main(argv: list[str]) -> int:
   }
   _evaluate(options, run, plans, splits, mesh)
   return 0
+
+
+def parser() -> commandline.Parser:
+  """Returns the parser of the verb."""
+  made = commandline.Parser("evaluate", __doc__, config=False)
+  add = made.add_argument
+  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
+  add("--task", default="", help="TASK[,TASK...] or all (the run's task)")
+  add("--split", default="", help="split (test, else validation)")
+  add("--pauses", default="", help="M[,M...] at inference (as finetuned)")
+  add("--position", default="", help="append or prepend (as finetuned)")
+  add("--filler", default=None, help="text in place of <pause> (as finetuned)")
+  add("--local_dir", default="", help="published files (as in the run)")
+  add("--tasks_module", default="", help="registers tasks of your own")
+  add("--batch_size", type=int, default=32, help="examples at a time (32)")
+  add("--limit", type=int, default=0, help="only the first so many; 0: all")
+  add("--out", default="", help="folder of results (in WORKDIR)")
+  add("--text", default="", help="score plain text: a folder, glob or files")
+  add(
+    "--field", default="text", help="field of JSON lines with the text (text)"
+  )
+  add(
+    "--pause_fraction",
+    default="",
+    help="F[,F...] of the positions with --text (0, and as pretrained)",
+  )
+  add(
+    "--seq_len",
+    type=int,
+    default=0,
+    help="positions of a window with --text (as pretrained)",
+  )
+  return made
 
 
 def _check_combination(options: argparse.Namespace) -> None:

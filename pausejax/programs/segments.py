@@ -57,13 +57,7 @@ def main(argv: list[str]) -> int:
   """Makes a store and prints what is in it, or verifies one."""
   if any(arg.partition("=")[0] == "--verify" for arg in argv):
     return _verify(argv)
-  parser = commandline.Parser("segments", __doc__, config=True, uses=_FIELDS)
-  add = parser.add_argument
-  add("--out", required=True, help="folder to make")
-  add("--num_workers", type=int, default=1, help="processes (1)")
-  add("--shard", default="1/1", help="i/n: make every n-th unit (1/1)")
-  add("--verify", metavar="DIR", help="check a store, alone on the line")
-  options, tree = parser.parse(argv)
+  options, tree = parser().parse(argv)
   errors.require_in_range("--num_workers", options.num_workers, 1)
   shard = commandline.shard(options.shard)
   config = settings.train_config(tree.to_dict())
@@ -71,6 +65,11 @@ def main(argv: list[str]) -> int:
   out = pathlib.Path(options.out)
   tokenizer = tokenizers.load(config.data.tokenizer)
   if doors.is_finetuning(config.data.task):
+    errors.require(
+      (options.num_workers, shard) == (1, (1, 1)),
+      "--num_workers, --shard: the examples of a downstream task are made by "
+      "one process; leave them out",
+    )
     index = example_store.write(config.data, tokenizer, out)
     for split in example_store.SPLITS:
       print(f"{split}: {index[split]['num_examples']:,} examples")
@@ -100,6 +99,17 @@ def main(argv: list[str]) -> int:
     print(line)
   print(f"segments are in {out}")
   return 0
+
+
+def parser() -> commandline.Parser:
+  """Returns the parser of the verb."""
+  made = commandline.Parser("segments", __doc__, config=True, uses=_FIELDS)
+  add = made.add_argument
+  add("--out", required=True, help="folder to make")
+  add("--num_workers", type=int, default=1, help="processes (1)")
+  add("--shard", default="1/1", help="i/n: make every n-th unit (1/1)")
+  add("--verify", metavar="DIR", help="check a store, alone on the line")
+  return made
 
 
 def _what_was_not_read(index: dict) -> list[str]:

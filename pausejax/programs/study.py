@@ -29,7 +29,8 @@ from typing import IO
 
 from pausejax import commandline, errors, files, locks
 from pausejax.evaluation import render, results, study, table
-from pausejax.runtime import children, signals
+from pausejax.programs import check_study
+from pausejax.runtime import accelerators, children, signals
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 # In the folder of a cell: the last exit code that was not 0.
@@ -61,6 +62,9 @@ def main(argv: list[str]) -> int:
     for cell in plan.cells()[index - 1 :: count]:
       print(cell.shell())
     return 0
+  if not options.table:
+    accelerators.require_installed()
+    check_study.check(plan)
   plan.save()
   code = 0
   if not options.table:

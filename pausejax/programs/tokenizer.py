@@ -35,14 +35,7 @@ def main(argv: list[str]) -> int:
   if argv and not argv[0].startswith("-"):
     errors.require_one_of("tokenizer", argv[0], ["train"])
     argv = argv[1:]
-  parser = commandline.Parser(
-    "tokenizer train", __doc__, config=True, uses=_FIELDS
-  )
-  parser.add_argument("--out", required=True, help="file to write (.model)")
-  parser.add_argument(
-    "--vocab_size", type=int, default=32_000, help="pieces (default: 32000)"
-  )
-  options, tree = parser.parse(argv)
+  options, tree = parser().parse(argv)
   errors.require_in_range("--vocab_size", options.vocab_size, 260)
   config = settings.train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
@@ -60,3 +53,15 @@ def main(argv: list[str]) -> int:
   for line in file_lists.describe(source.left_out()):
     print(line)
   return 0
+
+
+def parser() -> commandline.Parser:
+  """Returns the parser of the verb, behind the word `train`."""
+  made = commandline.Parser(
+    "tokenizer train", __doc__, config=True, uses=_FIELDS
+  )
+  made.add_argument("--out", required=True, help="file to write (.model)")
+  made.add_argument(
+    "--vocab_size", type=int, default=32_000, help="pieces (default: 32000)"
+  )
+  return made

@@ -34,12 +34,7 @@ from pausejax.settings import TrainConfig
 def main(argv: list[str]) -> int:
   """Checks all that costs nothing, the devices last; then trains."""
   stop = signals.StopFlag(at_once=True)
-  parser = commandline.Parser("train", __doc__, config=True)
-  parser.add_argument("--workdir", required=True, help="folder of the run")
-  parser.add_argument(
-    "--init_from", default="", help="run to take parameters from"
-  )
-  options, tree = parser.parse(argv, _take_over)
+  options, tree = parser().parse(argv, _take_over)
   # As the run is read from other folders, too.
   folder = tree.data.local_dir
   errors.require_local("data.local_dir", folder)
@@ -76,6 +71,16 @@ def main(argv: list[str]) -> int:
       resume.require_resumable(workdir, own.meta["config"], values)
       _check_tokenizer(tokenizer, own)
     return _train(config, values, tokenizer, initial, workdir, stop, made)
+
+
+def parser() -> commandline.Parser:
+  """Returns the parser of the verb."""
+  made = commandline.Parser("train", __doc__, config=True)
+  made.add_argument("--workdir", required=True, help="folder of the run")
+  made.add_argument(
+    "--init_from", default="", help="run to take parameters from"
+  )
+  return made
 
 
 def _take_over(options: argparse.Namespace, config: Any) -> None:

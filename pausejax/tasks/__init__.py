@@ -11,6 +11,7 @@ group "pausejax.tasks".
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import pathlib
@@ -282,7 +283,9 @@ def _require_known(what: str, name: str, known: Sequence[str]) -> None:
   )
 
 
+@functools.cache
 def _import_all() -> None:
+  """Registers the tasks of this package and of installed ones, once."""
   for module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{module.name}")
   for entry in importlib.metadata.entry_points(group="pausejax.tasks"):

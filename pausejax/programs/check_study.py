@@ -1,0 +1,73 @@
+"""The commands of a study, checked before the first of them runs.
+
+A mistake in the words of the last finetuning is found now, and not when days of
+pretraining are over. What depends on devices, or on what earlier commands make,
+is found when the command runs.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import pathlib
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from pausejax import cli, errors, settings, tasks
+from pausejax.data import doors, examples, tokenizers
+from pausejax.evaluation.study import Cell, Study
+
+
+def check(plan: Study) -> None:
+  """Checks the commands of every cell that is not done, for one seed.
+
+  Raises:
+    UsageError: a command is wrong; the message names its cell.
+  """
+  for cell in plan.cells():
+    if not cell.is_done() and cell.seed in (0, plan.seeds[0]):
+      for words in cell.commands:
+        _check_command(cell, words, plan)
+
+
+def _check_command(cell: Cell, words: Sequence[str], plan: Study) -> None:
+  verb, *rest = words or [""]
+  try:
+    errors.require_one_of("verb", verb, cli.VERBS)
+    if verb == "tokenizer":
+      rest = rest[1:]
+    if verb in ("train", "evaluate", "segments", "tokenizer"):
+      program = importlib.import_module(f"pausejax.programs.{verb}")
+      # What it warns of, it does again when it runs.
+      with contextlib.redirect_stderr(io.StringIO()):
+        options, tree = program.parser().parse(rest)
+      _check_options(verb, options, tree, plan)
+  except errors.UserError as e:
+    raise errors.UsageError(f"{cell.id}: {verb}: {e.message}") from e
+
+
+def _check_options(
+  verb: str, options: argparse.Namespace, tree: ConfigDict, plan: Study
+) -> None:
+  """Checks what a command line says, as far as the files are there."""
+  if verb == "evaluate":
+    tasks.import_module(options.tasks_module)
+    known = examples.splits(tasks.downstream(options.task))
+    errors.require_one_of("--split", options.split or known[-1], known)
+    return
+  config = settings.train_config(tree.to_dict())
+  tasks.import_module(config.tasks_module)
+  doors.check(config.data)
+  if not _is_made_later(config.data.tokenizer, plan) and verb != "tokenizer":
+    tokenizers.load(config.data.tokenizer)
+  source = options.init_from if verb == "train" else ""
+  if source and not _is_made_later(source, plan):
+    errors.require(
+      pathlib.Path(source).is_dir(), f"--init_from: no folder {source!r}"
+    )
+
+
+def _is_made_later(name: str, plan: Study) -> bool:
+  """Returns whether a file or folder is made by the study itself."""
+  return pathlib.Path(name).resolve().is_relative_to(plan.workdir)
