@@ -89,7 +89,7 @@ def test_slurm_is_left_to_jax(variables, tasks_per_node, expected):
     ({**PLAIN, "JAX_NUM_PROCESSES": "x"}, "got 'x' and '3'"),
     ({**PLAIN, "JAX_COORDINATOR_ADDRESS": "node"}, "HOST:PORT, got 'node'"),
     ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, "not started by srun"),
-    ({**SLURM, "SLURM_NTASKS": "two"}, "a number of processes, got 'two'"),
+    ({**SLURM, "SLURM_NTASKS": "two"}, "a whole number, got 'two'"),
     ({"JOB_COMPLETION_INDEX": "0"}, "JAX_NUM_PROCESSES=1 runs alone"),
   ],
 )

@@ -216,7 +216,13 @@ def _available_bytes(topology: Topology) -> int:
     return topology.chip.memory_bytes
   # JAX takes this part of a card when it starts, and no more.
   names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-  part = next((float(os.environ[n]) for n in names if n in os.environ), 0.75)
+  name = next((n for n in names if os.environ.get(n)), "")
+  text = os.environ.get(name, "0.75")
+  try:
+    part = float(text)
+  except ValueError:
+    part = -1.0
+  errors.require_in_range(f"{name} (is {text!r})", part, 0.0, 1.0)
   return int(part * topology.chip.memory_bytes)
 
 

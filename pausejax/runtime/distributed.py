@@ -11,13 +11,15 @@ import concurrent.futures
 import itertools
 import json
 import os
+import pathlib
 import socket
 import sys
+import tempfile
 import threading
 import time
-from typing import Any
+from typing import IO, Any
 
-from pausejax import errors
+from pausejax import errors, locks
 from pausejax.runtime import environment, peers
 from pausejax.runtime.signals import PREEMPTED, StopFlag, Stopped
 
@@ -31,6 +33,7 @@ _POLL_SECONDS = 1.0  # Python handles signals between two polls.
 
 _rounds = itertools.count()
 _is_joining = False
+_number_held: IO[str] | None = None
 _watch: peers.Watch | None = None
 
 
@@ -50,6 +53,7 @@ def start() -> None:
   if arguments is None:
     return
   timeout = environment.peer_timeout()
+  _hold_number(arguments)
   _is_joining = True
   _join(arguments, timeout)
   _is_joining = False
@@ -64,6 +68,25 @@ def start() -> None:
   if process_index() > 0:
     # The file descriptor, too: Gloo writes from C++.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _hold_number(arguments: dict[str, Any]) -> None:
+  """Holds the number of this process, which no other of the machine may have.
+
+  JAX ends all processes by an abort where two have the same number, or lets two
+  that are both the first wait for ever. (On several machines it still does.)
+  """
+  global _number_held
+  if "process_id" not in arguments:
+    return
+  index, address = arguments["process_id"], arguments["coordinator_address"]
+  name = f"pausejax-{os.getuid()}-{address.replace('/', '-')}-{index}.lock"
+  _number_held = locks.take(pathlib.Path(tempfile.gettempdir()) / name)
+  errors.require(
+    _number_held is not None,
+    f"JAX_PROCESS_ID is {index} in two processes of the run at {address}; give "
+    f"each one its own, from 0 to {arguments['num_processes'] - 1}",
+  )
 
 
 def is_alone() -> bool:
@@ -239,7 +262,7 @@ def _meet(met: concurrent.futures.Future) -> None:
       "process started, with this address and number of processes?"
     )
   if error := met.exception():
-    reason = str(error).strip().splitlines()[0]
+    reason = errors.first_line(error) or type(error).__name__
     raise errors.UserError(f"jax.distributed did not start: {reason}")
 
 

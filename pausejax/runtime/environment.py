@@ -63,15 +63,17 @@ def _plain(given: dict[str, str]) -> dict[str, Any] | None:
   )
   address, *numbers = (given[n] for n in _VARIABLES)
   errors.require(
-    all(n.isdigit() for n in numbers) and int(numbers[1]) < int(numbers[0]),
+    all(map(_is_number, numbers)) and int(numbers[1]) < int(numbers[0]),
     "JAX_NUM_PROCESSES and JAX_PROCESS_ID: expected a count and a number "
-    f"below it, got {' and '.join(map(repr, numbers))}",
+    f"below it, got {' and '.join(f'{n!r:.40}' for n in numbers)}",
   )
+  host, _, port = address.rpartition(":")
   errors.require(
-    re.fullmatch(r".+:\d+", address) is not None,
-    f"JAX_COORDINATOR_ADDRESS: expected HOST:PORT, got {address!r}",
+    bool(host) and port.isdecimal() and 0 < int(port) < 2**16,
+    f"JAX_COORDINATOR_ADDRESS: expected HOST:PORT, got {address!r} (a port is "
+    "a number from 1 to 65535)",
   )
-  is_local = address.rpartition(":")[0] in ("127.0.0.1", "localhost")
+  is_local = host in ("127.0.0.1", "localhost")
   return {
     "coordinator_address": address,
     "num_processes": int(numbers[0]),
@@ -83,12 +85,8 @@ def _plain(given: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _slurm() -> dict[str, Any] | None:
-  text = os.environ.get("SLURM_NTASKS") or "1"
-  errors.require(
-    text.isdecimal() and int(text) > 0,
-    f"SLURM_NTASKS: expected a number of processes, got {text!r}",
-  )
-  count = int(text)
+  count = _number("SLURM_NTASKS", "1")
+  errors.require(count > 0, "SLURM_NTASKS: expected at least 1, got '0'")
   if count == 1:
     return None
   errors.require(
@@ -96,11 +94,26 @@ def _slurm() -> dict[str, Any] | None:
     f"SLURM_NTASKS is {count}, but this process was not started by srun; "
     "start it with srun, or with SLURM_NTASKS=1 to run alone",
   )
+  for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID"):
+    _number(name, "0")  # JAX reads them.
   # JAX gives each task one GPU of its node; a task on its own gets all.
   tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
   return (
     {"local_device_ids": []} if re.fullmatch(r"1(\(x\d+\))?", tasks) else {}
   )
+
+
+def _number(name: str, default: str = "") -> int:
+  """Returns the whole number in a variable; set and empty is as not set."""
+  text = os.environ.get(name) or default
+  errors.require(
+    _is_number(text), f"{name}: expected a whole number, got {text!r:.40}"
+  )
+  return int(text)
+
+
+def _is_number(text: str) -> bool:
+  return text.isdecimal() and int(text[:20]) < 2**32
 
 
 def _is_on_tpu() -> bool:
