@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import pathlib
 
 import pytest
 from etils import epath
@@ -67,10 +68,14 @@ def paths(value, above=()):
       yield from paths(value[key], (*above, key))
 
 
-def refuses_all_damage(path, read) -> None:
-  """Damages a file in every way; each reading works or is one line."""
+def refuses_all_damage(path, read, every=1) -> None:
+  """Damages a file in every way; each reading works or is one line.
+
+  Of many fields, one in `every` ways of damage: another one for each field.
+  """
   whole = path.read_bytes()
   texts = [json.dumps(x).encode() for x in damaged(json.loads(whole))]
+  texts = texts[::every]
   refused = 0
   for text in [*RAW, *texts]:
     path.write_bytes(text)
@@ -117,6 +122,7 @@ def test_a_config(tmp_path):
     lambda: settings.train_config(
       config_files.load_config(str(path)).to_dict()
     ),
+    every=5,
   )
 
 
@@ -238,7 +244,7 @@ def test_what_a_checkpoint_says_of_itself(run):
     return False
 
   assert not refused(run)
-  assert sum(map(refused, damaged(run))) > 100
+  assert sum(map(refused, [*damaged(run)][::5])) > 100
 
 
 def test_a_checkpoint_of_an_older_version_takes_the_defaults(run):
@@ -314,3 +320,35 @@ def test_verbs_end_with_one_line(raw, loose_study, capsys):
     argv = [verb, f"--config={config}", f"--workdir={workdir / 'new'}"]
     assert cli.main(argv) == 2
   assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", tasks.downstream_names())
+def test_predictions_of_another_shape(name):
+  task = tasks.downstream(name)
+  records = [{}, {"id": "x"}, {"id": 1, "turn_id": []}, {"paragraphs": 3}]
+  for value in [*GARBAGE, *records, records, {"data": records}, {"0": None}]:
+    with contextlib.suppress(errors.UserError):
+      task.read_predictions(value)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".model"])
+def test_tokenizers_of_another_shape(suffix, tmp_path):
+  path = tmp_path / f"tokenizer{suffix}"
+  for raw in [*RAW, b"\x00" * 100, *(json.dumps(x).encode() for x in GARBAGE)]:
+    path.write_bytes(raw)
+    with pytest.raises(errors.UserError):
+      tokenizers.load(str(path))
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_pauses_that_a_model_never_read_are_said_once(run, seen, capsys):
+  tokenizer = tokenizers.load("bytes")
+  meta = trained.checked({**run, "pauses_seen": seen})
+  model = settings.ModelConfig(**meta["model"])
+  found = trained.Trained(pathlib.Path("w"), 5, meta, tokenizer, "bytes", model)
+  found.warn_of_pauses(0)
+  assert capsys.readouterr().err == ""
+  found.warn_of_pauses(10)
+  said = capsys.readouterr().err.splitlines()
+  assert len(said) == (not seen)
+  assert seen or ("never read a <pause>" in said[0] and "10" in said[0])
