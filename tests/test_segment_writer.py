@@ -1,5 +1,6 @@
 """Making a store: the bytes do not depend on who makes what, or on kills."""
 
+import collections
 import json
 import os
 import random
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 
 from pausejax import batching, errors, locks
-from pausejax.data import corpora, segment_writer, segments, tokenizers
+from pausejax.data import (
+  corpora,
+  segment_writer,
+  segments,
+  text_files,
+  tokenizers,
+)
 from tests.test_segments import assert_one_line, contents
 
 BYTES = tokenizers.load("bytes")
@@ -77,6 +84,26 @@ def test_shards_of_many_machines_make_one_store(data, whole, tmp_path):
     ]
     assert made[0] is None and made[-1] is not None
     assert contents(out) == contents(whole)
+
+
+def test_one_process_reads_the_corpus_once(data, tmp_path, monkeypatch):
+  opened = collections.Counter()
+  opener = text_files._opened
+
+  def counting(path):
+    opened[path] += 1
+    return opener(path)
+
+  monkeypatch.setattr(text_files, "_opened", counting)
+  segment_writer.write(data, BYTES, tmp_path / "once")
+  assert set(opened.values()) == {1} and len(opened) == 7
+  # Another machine counts the files before its own, each once.
+  opened.clear()
+  segment_writer.write(data, BYTES, tmp_path / "shared", shard=(2, 2))
+  assert set(opened.values()) <= {1, 2} and opened.total() < 11
+  opened.clear()
+  segment_writer.write(data, BYTES, tmp_path / "shared", shard=(1, 2))
+  assert opened.total() == 4
 
 
 class Killed(Exception):

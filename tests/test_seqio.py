@@ -307,6 +307,72 @@ def test_shuffled_files_hold_the_same_documents(folder, monkeypatch):
   assert got != expected and sorted(got) == sorted(expected)
 
 
+def messy_corpus(root, seed) -> list[str]:
+  """Writes files of all kinds with all that is no text; returns the text."""
+  rng, expected = np.random.default_rng(seed), []
+  words = ["word", "\u2028", "\u0085", "<pause>", "\r", "東京", "\ufeff", "\t"]
+  for number in range(rng.integers(4, 12)):
+    suffix = rng.choice([".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz"])
+    mark, end = rng.choice(["", "\ufeff"]), rng.choice(["\n", "\r\n"])
+    texts = [
+      "x" + " ".join(rng.choice(words, rng.integers(1, 9))) + "\nend"
+      for _ in range(1 if "txt" in suffix else rng.integers(1, 90))
+    ]
+    lines = [json.dumps({"text": text}) for text in texts]
+    for _ in range(0 if "txt" in suffix else rng.integers(0, 5)):
+      lines.insert(rng.integers(0, len(lines) + 1), rng.choice(["", " \t "]))
+    whole = texts[0].replace("\n", end) if "txt" in suffix else end.join(lines)
+    expected += texts
+    content = (mark + whole).encode()
+    (root / f"{number:02d}{suffix}").write_bytes(
+      gzip.compress(content) if "gz" in suffix else content
+    )
+  for name in ("README.txt", "LICENSE.txt", "a.jsonl.zst"):
+    (root / name).write_text("no document")
+  (root / "empty.txt").touch()
+  (root / "link.jsonl").symlink_to(next(root.glob("0*")))
+  return expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_pipelines_read_the_same_text_and_hold_out_the_same(
+  tmp_path, monkeypatch, seed
+):
+  monkeypatch.setattr(sources, "_BLOCK", 7)
+  monkeypatch.setattr(corpora, "_UNIT_BYTES", (1, 500, 2**24)[seed % 3])
+  texts = messy_corpus(tmp_path, seed)
+  source = file_source(str(tmp_path), holdout_every=4)
+  for split, expected in (
+    ("train", [t for i, t in enumerate(texts) if i % 4]),
+    ("validation", texts[::4]),
+  ):
+    assert list(source.documents(split)) == expected
+    assert read(source, split) == expected
+    shuffled = sources.data_source(source).get_dataset(
+      split, shuffle=True, seed=3
+    )
+    found = [e["text"].decode() for e in shuffled.as_numpy_iterator()]
+    assert sorted(found) == sorted(expected)
+
+
+def test_a_restored_stream_reads_on_at_the_same_document(tmp_path, monkeypatch):
+  monkeypatch.setattr(sources, "_BLOCK", 7)
+  monkeypatch.setattr(corpora, "_UNIT_BYTES", 500)
+  messy_corpus(tmp_path, 1)
+  data = data_config(files=str(tmp_path), holdout_every=4, shuffle_buffer=3)
+  straight = open_stream(data)
+  batches = [digest(next(straight)) for _ in range(120)]
+  for place in (1, 40, 100):
+    first = open_stream(data)
+    for _ in range(place):
+      next(first)
+    again = open_stream(data)
+    again.restore(first.state())
+    assert [digest(next(again)) for _ in range(20)] == (
+      batches[place : place + 20]
+    )
+
+
 @pytest.mark.parametrize("split", corpora.SPLITS)
 def test_documents_made_in_python_are_those_of_the_source(split):
   for texts in (TEXTS, [], ["only one"]):
