@@ -779,6 +779,29 @@ def test_a_bad_line_is_named(tmp_path, suffix):
     assert said.startswith(f"{path}:22: ") and problem in said
 
 
+@pytest.mark.slow
+def test_a_process_whose_stream_failed_ends(tmp_path):
+  lines = [json.dumps({"text": "x" * 50})] * 400
+  (tmp_path / "a.jsonl").write_text(
+    "\n".join([*lines, lines[0], "no json", *lines])
+  )
+  code = (
+    "from tests import test_seqio as t\n"
+    f"stream = t.open_stream(t.data_config(files={str(tmp_path)!r}))\n"
+    "print(t.message(lambda: [next(stream) for _ in range(500)]))\n"
+  )
+  run = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=pathlib.Path(__file__).parent.parent,
+    capture_output=True,
+    text=True,
+    timeout=150,  # It used to wait for its own threads without end.
+  )
+  assert run.returncode == 0, run.stderr
+  assert "a.jsonl:402: malformed JSON at column 1" in run.stdout
+  assert 'File "' not in run.stderr
+
+
 def test_text_that_is_not_utf_8_is_named(tmp_path):
   for name in ("a.txt", "b.txt"):
     (tmp_path / name).write_bytes(b"one\ntwo \xff three")

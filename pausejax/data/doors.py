@@ -22,6 +22,7 @@ from pausejax.data import (
   batches,
   example_store,
   examples,
+  file_lists,
   finetune,
   prompts,
   record_files,
@@ -267,10 +268,11 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
 def _open_seqio(config: TrainConfig, host) -> Door:
   from pausejax.data.seqio.stream import SeqioBatches
 
+  task = tasks.pretraining(config.data.task)
   stream = functools.partial(
     SeqioBatches,
     config.data,
-    tasks.pretraining(config.data.task),
+    task,
     batch_size=config.batch_size,
     seed=config.seed,
     shard=host,
@@ -287,4 +289,5 @@ def _open_seqio(config: TrainConfig, host) -> Door:
     plain_evaluation=(
       plain_evaluation if config.data.pause_fraction else evaluation
     ),
+    summary=file_lists.describe(task.source(config.data).left_out()),
   )

@@ -113,7 +113,7 @@ def one_line_errors() -> Iterator[None]:
   try:
     yield
   except tf.errors.OpError as e:
-    found = re.search(r"\bU(?:ser|sage)Error: (.*)", e.message)
+    found = re.search(r"\bU(?:ser|sage)Error: (.*?)'?\]?$", e.message, re.M)
     if not found and not isinstance(e, _FILE_ERRORS):
       raise
     message = found[1] if found else e.message.splitlines()[0]
@@ -222,7 +222,7 @@ class _Blocks:
     self._units = [u for u in source.units() if split in u.splits]
     self._counts: dict[int, int] = {}  # Unit -> documents of all splits.
     self._ahead: dict[tuple[int, int], Iterator[str]] = {}
-    self._bad: dict[int, int] = {}  # Unit -> its block that cannot be read.
+    self._problem = b""  # What could not be read; nothing is read behind it.
 
   def __len__(self) -> int:
     return len(self._units)
@@ -231,11 +231,12 @@ class _Blocks:
     """Returns {"text"}, the documents of one unit."""
 
     def read(block):
-      texts = tf.numpy_function(
-        self._read, [unit, block], tf.string, stateful=False
+      # An error leaves as a value: TensorFlow logs a traceback of what raises.
+      problem, texts = tf.numpy_function(
+        self._read, [unit, block], (tf.string, tf.string), stateful=False
       )
-      texts.set_shape([None])
-      return texts
+      with tf.control_dependencies([tf.Assert(problem == "", [problem])]):
+        return tf.ensure_shape(texts, [None])
 
     # In order, one call at a time: tf.data makes other maps parallel.
     blocks = tf.data.Dataset.range(2**62).map(
@@ -244,24 +245,22 @@ class _Blocks:
     blocks = blocks.take_while(lambda texts: tf.size(texts) > 0)
     return blocks.unbatch().map(lambda text: {"text": text})
 
-  def _read(self, unit: int, block: int) -> np.ndarray:
-    """Returns the documents of a block; none behind the last of the unit.
+  def _read(self, unit: int, block: int) -> tuple[bytes, np.ndarray]:
+    """Returns what is wrong, b"" if nothing, and the documents of a block.
 
-    Nothing comes behind an error, either: tf.data would ask without end.
+    There are none behind the last of the unit.
     """
-    place = int(unit), int(block)
-    if block > self._bad.get(place[0], block):
-      return np.array([], object)
-    ahead = self._ahead.pop(place, None) or self._from(*place)
-    try:
-      texts = list(itertools.islice(ahead, _BLOCK))
-    except errors.UserError:
-      self._bad[place[0]] = place[1]
-      raise
+    place, texts = (int(unit), int(block)), []
+    if not self._problem:
+      ahead = self._ahead.pop(place, None) or self._from(*place)
+      try:
+        texts = list(itertools.islice(ahead, _BLOCK))
+      except errors.UserError as e:
+        self._problem = f"UserError: {e.message}".encode()
     if texts:
       self._ahead[place[0], place[1] + 1] = ahead
     # Of bytes, numpy would take zeros at the end for padding.
-    return np.array([text.encode() for text in texts], object)
+    return self._problem, np.array([text.encode() for text in texts], object)
 
   def _from(self, unit: int, block: int) -> Iterator[str]:
     """Yields the documents of a unit from a block on."""

@@ -13,6 +13,7 @@ Shapes: B rows of this host, T positions.
 import importlib.metadata
 import pathlib
 import tempfile
+import weakref
 from typing import Self
 
 import seqio
@@ -83,14 +84,16 @@ class SeqioBatches:
     self._task = tasks.segments_task(task, data, vocabulary(data.tokenizer))
     segments = self._segments()
     self._require_segment(segments)
-    self._iterator = iter(self._pipeline(segments))
+    self._iterators = [iter(self._pipeline(segments))]
+    # Its threads call Python and would keep the interpreter from ending.
+    weakref.finalize(self, self._iterators.clear)
 
   def __iter__(self) -> Self:
     return self
 
   def __next__(self) -> batching.Batch:
     with sources.one_line_errors():
-      tokens_BT = next(self._iterator).numpy()
+      tokens_BT = next(self._iterators[0]).numpy()
     if tokens_BT.min(initial=PADDING) < PADDING:
       raise errors.UserError(
         f"data.tokenizer: {self._data.tokenizer!r} gave an id that is none of "
@@ -136,7 +139,7 @@ class SeqioBatches:
     """
     with tempfile.TemporaryDirectory() as folder:
       prefix = pathlib.Path(folder) / _STATE
-      tf.train.Checkpoint(iterator=self._iterator).write(str(prefix))
+      tf.train.Checkpoint(iterator=self._iterators[0]).write(str(prefix))
       return {f.name: f.read_bytes() for f in sorted(prefix.parent.iterdir())}
 
   def restore(self, state: dict[str, bytes]) -> None:
@@ -158,7 +161,7 @@ class SeqioBatches:
           f"the state of data.door=seqio ({', '.join(state) or 'no file'}) "
           "cannot be restored into this pipeline"
         ) from e
-    self._iterator = iterator
+    self._iterators[:] = [iterator]
 
   def _segments(self) -> tf.data.Dataset:
     """Returns this host's segments, one pass, `PADDING` behind the last."""
