@@ -128,8 +128,9 @@ def get_config(arg: str = "") -> Any:
   c.model.prefix_attention = "causal"
   # Kernel: auto by backend, or xla, splash (TPU), cudnn (GPU, bfloat16).
   c.model.attention = "auto"
-  # Compute dtype, float32 or bfloat16; parameters are always float32.
-  c.model.dtype = "bfloat16"
+  # Compute dtype, float32 or bfloat16; auto: float32 on CPUs, else bfloat16.
+  # Parameters are always float32.
+  c.model.dtype = "auto"
   # Recomputed by the backward pass: none, names (norms, GELU, softmax), full.
   c.model.remat = "names"
   # Layers unrolled per iteration of the scan over layers.

@@ -47,7 +47,7 @@ SHAPE_FIELDS = (
 PAUSE_POSITIONS = ("append", "prepend")
 PAUSE_INITS = ("mean", "normal", "keep")
 
-_DTYPES = ("float32", "bfloat16")
+_DTYPES = ("auto", "float32", "bfloat16")
 
 _SCHEDULES = ("cosine", "linear", "rsqrt", "wsd", "constant")
 

@@ -57,6 +57,8 @@ def config(
   c.optim.learning_rate = 3e-4
   for override in overrides:
     config_files.apply_override(c, override)
+  if c.model.dtype == "auto":  # The other arms know no "auto".
+    c.model.dtype = "float32" if is_cpu else "bfloat16"
   return settings.train_config(c.to_dict())
 
 

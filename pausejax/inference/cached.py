@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pausejax import sharding
-from pausejax.model import attention
+from pausejax.model import attention, products
 from pausejax.model.decoder import Block, Decoder
 
 # Of each layer (k_BKSH, v_BKSH), in the compute dtype.
@@ -51,10 +51,12 @@ class Prefix(NamedTuple):
 def unstack(model: Decoder) -> Unstacked:
   """Takes the blocks apart and casts, once, what every pass would cast."""
 
+  dtype = products.compute_dtype(model.config.dtype)
+
   def cast(param: nnx.Variable) -> nnx.Variable:
     # Norms compute in float32.
     is_norm = param.get_metadata("axes") == ("norm",)
-    to = param[...].dtype if is_norm else model.config.dtype
+    to = param[...].dtype if is_norm else dtype
     return jax.tree.map(lambda x: x.astype(to), param)
 
   is_param = lambda x: isinstance(x, nnx.Variable)
@@ -134,5 +136,6 @@ def extend(
 
 def _empty_cache(config, batch_size: int, num_slots: int) -> Cache:
   shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
-  empty = lambda: jnp.zeros(shape, config.dtype)
+  dtype = products.compute_dtype(config.dtype)
+  empty = lambda: jnp.zeros(shape, dtype)
   return tuple((empty(), empty()) for _ in range(config.num_layers))

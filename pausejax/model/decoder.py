@@ -272,7 +272,8 @@ class Decoder(nnx.Module):
     if self.position_embedding is not None:
       tables.append(self.position_embedding[...])
       ids.append(positions_BT)
-    return embedding.sum_of_rows(tables, ids, self.config.dtype)
+    dtype = products.compute_dtype(self.config.dtype)
+    return embedding.sum_of_rows(tables, ids, dtype)
 
   def head_DV(self) -> jax.Array:
     """Returns the float32 matrix that turns vectors into logits."""

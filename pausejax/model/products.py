@@ -13,6 +13,19 @@ import jax
 import jax.numpy as jnp
 
 
+def compute_dtype(dtype: str) -> str:
+  """Returns the dtype of activations and products that `model.dtype` means.
+
+  "auto" is float32 where CPUs compute, bfloat16 on all other devices: those of
+  the mesh in scope, which may only be described, or else JAX's default.
+  """
+  if dtype != "auto":
+    return dtype
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  kind = jax.default_backend() if device is None else device.device_kind
+  return "float32" if kind == "cpu" else "bfloat16"
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def dense(
   x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_in: int
@@ -42,8 +55,10 @@ def _dense_backward(num_in, saved, dy):
   outputs = [list(range(len(batch), dy.ndim)), list(range(num_in, kernel.ndim))]
   dx = jnp.tensordot(dy, kernel.astype(x.dtype), outputs)
   # The first factor is transposed: the narrow one, so that little is copied.
+  # Not in bfloat16: without instructions for it, XLA's CPU backend cannot run
+  # the product that it makes of the transposed result.
   sums = functools.partial(jnp.tensordot, preferred_element_type=kernel.dtype)
-  if x.size <= dy.size:
+  if x.size <= dy.size or x.dtype != jnp.float32:
     dkernel = sums(x, dy, [batch, batch])
   else:
     dkernel = sums(dy, x, [batch, batch])

@@ -129,6 +129,8 @@ def _measure(
     jax.config.update("jax_num_cpu_devices", topology.num_devices)
   devices = topologies.devices(topology) if compiler else jax.devices()
   model_config = config.model_config(vocab_size)
+  if model_config.dtype == "auto":  # Of the target, whatever compiles for it.
+    model_config = dataclasses.replace(model_config, dtype="bfloat16")
   if not (compiler and topology.is_tpu):
     model_config = dataclasses.replace(model_config, attention="xla")
     if config.model["attention"] != "xla":

@@ -195,7 +195,7 @@ def _train(
       run_folder.keep_inputs(workdir, config.data.tokenizer, values)
     for line in door.summary:
       print(line)
-    _print_size(train_state.model, mesh)
+    _print_size(train_state.model, mesh, restored)
     print(*optimizer.treatments(config.optim, train_state.model), sep="\n")
     writer = metric_writer.open_writer(
       workdir,
@@ -278,6 +278,8 @@ def _identity(
   config: TrainConfig, values, tokenizer, batches, mesh, restored, initial
 ) -> dict:
   """Returns what meta.json says of the run, enough to rebuild it."""
+  from pausejax.model import products
+
   first = initial and {"workdir": str(initial.workdir), "step": initial.step}
   before = restored or initial
   seen = before is not None and before.meta["pauses_seen"]
@@ -290,6 +292,7 @@ def _identity(
     "pauses_seen": seen or _reads_pauses(config),
     "data": batches.fingerprint(),
     "mesh": dict(mesh.shape),
+    "compute_dtype": products.compute_dtype(config.model["dtype"]),
     "versions": provenance.versions(),
     "commit": provenance.commit(),
     "devices": provenance.devices(),
@@ -330,13 +333,20 @@ def _reads_pauses(config: TrainConfig) -> bool:
   return any(wait.num_pauses and not wait.filler for wait in waits)
 
 
-def _print_size(model, mesh) -> None:
+def _print_size(model, mesh, restored) -> None:
+  """Prints how large the model is, where it lies, and the compute dtype."""
   import jax
 
+  from pausejax.model import products
+
   count = sum(x.size for x in jax.tree.leaves(model))
-  device = jax.devices()[0]
+  device, dtype = jax.devices()[0], products.compute_dtype(model.config.dtype)
+  before = restored and restored.meta.get("compute_dtype", dtype)
   print(
     f"{count:,} parameters on {jax.device_count()} {device.device_kind} "
-    f"device(s), mesh {dict(mesh.shape)}",
+    f"device(s), mesh {dict(mesh.shape)}, computing in {dtype}"
+    + (
+      f" (the checkpoint: in {before})" if before not in (None, dtype) else ""
+    ),
     flush=True,
   )
