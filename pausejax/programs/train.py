@@ -112,6 +112,7 @@ def _initial(spec: str) -> trained.Trained | None:
   """Returns the run to take parameters from, None where none is named."""
   if not spec:
     return None
+  errors.require_local("init_from", spec)
   path = pathlib.Path(spec)
   siblings = [str(p) for p in path.parent.glob("*") if p.is_dir()]
   errors.require(
