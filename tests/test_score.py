@@ -206,6 +206,16 @@ def test_what_is_left_out_is_shown_and_not_asked_for(folder, capsys):
   assert "100.000 em" in said and "without a prediction" in said
 
 
+def test_numbers_may_answer_an_example_that_is_left_out(folder, capsys):
+  records = [{**PIQA, "sol2": " "}, PIQA]
+  text = "".join(json.dumps(record) + "\n" for record in records)
+  (folder / "valid.jsonl").write_text(text)
+  assert score(folder, "piqa", {"0": 1, "1": 1}) == 0
+  said = capsys.readouterr().out
+  assert "1 examples; 1 left out" in said
+  assert "1 predictions of no example" in said and "100.000 accuracy" in said
+
+
 def test_a_wrong_command_line_is_one_line(folder, capsys):
   assert score(folder, "squat", {"q1": "a"}) == 2
   assert "did you mean 'squad'?" in capsys.readouterr().err

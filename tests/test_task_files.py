@@ -143,3 +143,15 @@ def test_a_label_that_is_wrong_is_named_by_its_line(tmp_path):
   ):
     (tmp_path / "dev-labels.lst").write_text(labels)
     assert problem in message("piqa", "validation", tmp_path)
+
+
+def test_labels_may_be_compressed_whatever_the_records_are(tmp_path):
+  write(tmp_path, "piqa", [PIQA, PIQA])
+  labels = tmp_path / "dev-labels.lst"
+  zipped = tmp_path / "dev-labels.lst.gz"
+  zipped.write_bytes(gzip.compress(b"1\n0\n"))
+  labels.write_text("1\n0\n")
+  assert f"{labels} and {zipped}" in message("piqa", "validation", tmp_path)
+  labels.unlink()
+  rows = load("piqa", "validation", tmp_path).rows
+  assert [row.label for row in rows] == [1, 0]

@@ -273,6 +273,18 @@ class Generated:
       yield f"{self.name} {split} {number}", record
 
 
+def one_form(path: pathlib.Path) -> pathlib.Path:
+  """Returns a file, or the one with ".gz" behind its name if that is there.
+
+  Raises:
+    UserError: both are there.
+  """
+  zipped = path.with_name(f"{path.name}.gz")
+  found = {p for p in (path, zipped) if p.exists()}
+  _require_one_form(found)
+  return zipped if found == {zipped} else path
+
+
 def _require_one_form(paths: set[pathlib.Path]) -> None:
   """Raises if a file is there both as it is and compressed."""
   for path in sorted(paths):

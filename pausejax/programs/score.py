@@ -65,7 +65,7 @@ def read_predictions(
   rows = {row.id: row for row in loaded.rows}
   read = _of_lines if ".jsonl" in path.suffixes else _of_a_document
   answers = {
-    key: _answer(where, key, answer, rows.get(key))
+    key: _answer(where, key, answer, task, rows.get(key))
     for key, (where, answer) in read(task, rows, path).items()
   }
   if not rows.keys() & answers.keys():
@@ -131,9 +131,15 @@ def score(
 
 
 def _answer(
-  where: str, key: str, answer: Any, row: tasks.Example | None
+  where: str,
+  key: str,
+  answer: Any,
+  task: tasks.Task,
+  row: tasks.Example | None,
 ) -> str:
   """Returns a prediction as text; raises UserError if it cannot be one."""
+  if row is None and task.kind == "options" and type(answer) is int:
+    return str(answer)  # Of an example that is left out: its options are none.
   if row is None or not row.options:
     if not isinstance(answer, str):
       raise errors.UserError(

@@ -30,9 +30,8 @@ def read(path: pathlib.Path) -> Iterator[records.Located]:
     UserError: not as many labels as records, or one that is not 0 or 1.
   """
   located = list(records.json_lines(path))
-  gz = ".gz" if path.suffix == ".gz" else ""
-  stem = path.name.removesuffix(gz).removesuffix(".jsonl")
-  labels_path = path.with_name(f"{stem}-labels.lst{gz}")
+  stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
+  labels_path = records.one_form(path.with_name(f"{stem}-labels.lst"))
   labels = list(records.lines(labels_path))
   if len(labels) != len(located):
     raise errors.UserError(
