@@ -189,6 +189,7 @@ NAMED = (
 )
 
 
+@pytest.mark.slow
 def test_small_files_are_never_read_damaged(pristine, abstract, tmp_path):
   """Here any damage at all is found: each file is under a SHA-256."""
   outcomes = matrix(pristine, abstract, tmp_path, SOME, NAMED)
@@ -196,6 +197,7 @@ def test_small_files_are_never_read_damaged(pristine, abstract, tmp_path):
   assert all(len(found) == 9 for found in outcomes.values())
 
 
+@pytest.mark.slow
 def test_arrays_are_never_read_damaged(pristine, abstract, tmp_path):
   largest = max(
     (pristine / "checkpoints/8/params").rglob("*"),

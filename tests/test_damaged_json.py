@@ -21,6 +21,8 @@ from pausejax.data.prompts import Waiting
 from pausejax.evaluation import results, study, trained
 from pausejax.evaluation.page import document, report
 
+pytestmark = pytest.mark.slow  # Thousands of damaged files.
+
 GARBAGE = [
   None,
   True,

@@ -103,6 +103,7 @@ def three_steps(made: optax.GradientTransformation, params, grads):
   return params, updates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_equals_itself_on_separate_layers_or_is_refused(name):
   settings = config(name=name, kwargs={}, learning_rate=0.01, clip_norm=0.0)
@@ -134,6 +135,7 @@ def test_optimizers_in_use_are_accepted_and_others_refused():
   assert not accepted & {"schedule_free_adamw", "momo", "sophia", "lbfgs"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", optimizer.names(config()))
 def test_states_are_laid_out_over_a_mesh_and_saved(name):
   made, _ = optimizer.make(config(name=name, kwargs={}), 10)
