@@ -5,6 +5,7 @@ Orbax writes a step under a temporary name and renames it when it is complete.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
 import sys
@@ -117,6 +118,7 @@ def read(
     Damaged: an array is not the one that was saved.
     UserError: the files cannot be read, which is no sign of damage.
   """
+  _hide_closed_loops()
   try:
     found = _restore(path, items)
   except Exception as e:
@@ -200,18 +202,21 @@ def _plain_name(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     yield link
 
 
+@functools.cache
 def _hide_closed_loops() -> None:
-  """Keeps what follows a failed write off the screen.
+  """Keeps what follows a failed write or read off the screen.
 
-  When a write fails, Orbax logs the error in each thread and closes the event
-  loop that the other writes report to. The first error is raised in any case.
+  When one fails, Orbax logs the error in each thread and closes the event loop
+  that the others report to. The first error is raised in any case.
   """
   for name in ("absl", "asyncio"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
   shown = sys.unraisablehook
 
   def hook(unraisable) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
       shown(unraisable)
 
   sys.unraisablehook = hook
