@@ -1,8 +1,6 @@
 """`python -m pausejax VERB` is `pausejax VERB`."""
 
-import sys
-
 from pausejax import cli
 
 if __name__ == "__main__":
-  sys.exit(cli.main())
+  cli.run()

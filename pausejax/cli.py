@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from typing import NoReturn
 
 import pausejax
 from pausejax import errors
@@ -36,6 +37,29 @@ VERBS = {
 TOGETHER = ("train", "evaluate")
 
 _leaving = threading.Lock()
+
+
+def run() -> NoReturn:
+  """Runs one verb and ends this process with its exit code."""
+  try:
+    exit_code = main()
+  except BaseException:
+    if not _has_tensorflow():
+      raise
+    traceback.print_exc()
+    exit_code = 1
+  if _has_tensorflow():
+    distributed.leave(exit_code)
+  sys.exit(exit_code)
+
+
+def _has_tensorflow() -> bool:
+  """Returns whether this process must end without destroying tf.data.
+
+  A pipeline waits for its threads when it is destroyed, and a thread that
+  calls Python waits for the interpreter that destroys the pipeline.
+  """
+  return "tensorflow" in sys.modules
 
 
 def main(argv: list[str] | None = None) -> int:

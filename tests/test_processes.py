@@ -549,8 +549,11 @@ store.Store.save = patched
 def test_sigterm_while_data_is_prepared_leaves_nobody_behind(
   prepared, tmp_path
 ):
-  workdir = tmp_path / "run"
-  more = (prepared[0], "--config.data.segments_dir=", *prepared[2:])
+  workdir, corpus = tmp_path / "run", tmp_path / "corpus"
+  corpus.mkdir()
+  for book in range(20):  # It takes many seconds.
+    (corpus / f"{book}.txt").write_text("call me some years ago " * 100_000)
+  more = (corpus, "--config.data.segments_dir=", *prepared[2:])
   (process,) = started = begin(more, workdir, 1, devices=1)
   log = tmp_path / "run-logs" / "0.log"
   while "preparing segments" not in log.read_text() and process.poll() is None:

@@ -785,20 +785,18 @@ def test_a_process_whose_stream_failed_ends(tmp_path):
   (tmp_path / "a.jsonl").write_text(
     "\n".join([*lines, lines[0], "no json", *lines])
   )
-  code = (
-    "from tests import test_seqio as t\n"
-    f"stream = t.open_stream(t.data_config(files={str(tmp_path)!r}))\n"
-    "print(t.message(lambda: [next(stream) for _ in range(500)]))\n"
-  )
+  command = [sys.executable, "-m", "pausejax", "train"]
+  command += ["--config=configs/smoke.py", "--config.data.door=seqio"]
+  command += ["--config.data.task=text", f"--config.data.files={tmp_path}"]
   run = subprocess.run(
-    [sys.executable, "-c", code],
+    [*command, f"--workdir={tmp_path / 'run'}"],
     cwd=pathlib.Path(__file__).parent.parent,
     capture_output=True,
     text=True,
-    timeout=150,  # It used to wait for its own threads without end.
+    timeout=150,  # Its threads can keep an interpreter from ending.
   )
-  assert run.returncode == 0, run.stderr
-  assert "a.jsonl:402: malformed JSON at column 1" in run.stdout
+  assert run.returncode == 1, run.stderr
+  assert "a.jsonl:402: malformed JSON at column 1" in run.stderr
   assert 'File "' not in run.stderr
 
 

@@ -3,7 +3,11 @@
 Schedulers send SIGTERM before they take a machine away. Until the first step is
 compiled there is nothing to save and the run leaves at once; later it saves at
 the next step boundary. Either way it leaves with 143, on which SLURM, XPK and
-Kubernetes start a job again. A second signal ends the process at once.
+Kubernetes start a job again. A signal that comes a second or more after the
+first ends the process at once. What comes sooner is the first one again: Ctrl-C
+reaches a study and the run it started, which the study asks to stop as well;
+srun and slurmstepd both pass a SIGTERM on; and Linux announces the death of a
+parent process once for each of its threads that ends after the main one.
 
 Python calls a handler only when the main thread is back from C++, where XLA
 compiles for minutes. So a thread reads from a pipe, which Python's own C code
@@ -21,6 +25,9 @@ INTERRUPTED = 128 + signal.SIGINT  # 130
 
 # For the main thread to leave by itself, and to end its child processes.
 _GRACE_SECONDS = 1.0
+
+# Two signals that come closer together are one.
+_SAME_SIGNAL_SECONDS = 1.0
 
 _is_listening = False
 _is_deferred = False
@@ -68,8 +75,9 @@ class StopFlag:
 
   def _receive(self, number: int, frame) -> None:
     del frame
+    if self.exit_code:
+      return  # `_listen` ends the process.
     self.exit_code = 128 + number
-    signal.signal(number, signal.SIG_DFL)
     if self._raises:
       raise Stopped(self.exit_code)
 
@@ -93,14 +101,17 @@ def listen(leave: Callable[[int], None]) -> None:
 
 
 def _listen(reader: int, leave: Callable[[int], None]) -> None:
-  received = 0
+  first = None
   while True:
     (number,) = os.read(reader, 1)
     if number not in (signal.SIGTERM, signal.SIGINT):
       continue
-    received += 1
-    if received > 1:
-      os._exit(128 + number)
+    now = time.monotonic()
+    if first is not None:
+      if now - first >= _SAME_SIGNAL_SECONDS:
+        os._exit(128 + number)
+      continue
+    first = now
     if not _is_deferred:
       threading.Thread(
         target=_leave_later, args=(leave, number), daemon=True
