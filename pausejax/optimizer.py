@@ -11,6 +11,7 @@ and whether it may see the layers stacked (`unstacked.py`).
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,7 +85,8 @@ def names(config: OptimConfig) -> list[str]:
 
   def is_accepted(name: str) -> bool:
     try:
-      _build(dataclasses.replace(config, name=name, kwargs={}), lambda _: 0.1)
+      with warnings.catch_warnings(action="ignore"):
+        _build(dataclasses.replace(config, name=name, kwargs={}), lambda _: 0.1)
     except errors.UsageError:
       return False
     return True

@@ -45,6 +45,12 @@ def test_resuming_drops_later_lines_and_nothing_else(tmp_path, resumed_from):
   after = (tmp_path / "metrics.jsonl").read_bytes()
   assert after == b"".join(before[:resumed_from])
   assert writer.num_dropped == max(10 - resumed_from, 0)
+  assert any("replaced" in n for n in writer.notes()) == (resumed_from < 10)
+  replaced = tmp_path / "metrics.jsonl.replaced"
+  if resumed_from == 0:  # No later start writes those rows again.
+    assert replaced.read_bytes() == b"".join(before)
+  else:
+    assert not replaced.exists()
 
 
 def test_an_interrupted_run_leaves_the_lines_of_an_uninterrupted_one(tmp_path):

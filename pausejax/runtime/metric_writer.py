@@ -45,7 +45,8 @@ class MetricWriter:
   """Appends to `<workdir>/metrics.jsonl`; after a resume no step is twice.
 
   Attributes:
-    num_dropped: rows of later steps, which are taken again.
+    num_dropped: rows of later steps, which are taken again. A run that starts
+      over moves them to `metrics.jsonl.replaced`.
     num_unreadable: lines moved to `metrics.jsonl.unreadable`.
     gaps: (first, last) of each range of steps whose rows are missing.
   """
@@ -79,11 +80,15 @@ class MetricWriter:
     found = list(zip(lines, rows, strict=True))
     unreadable = [line for line, row in found if row is None]
     kept = [(n, r) for n, r in found if r and not _is_again(r, step, owed)]
+    dropped = [line for line, r in found if r and _is_again(r, step, owed)]
     self.num_unreadable = len(unreadable)
-    self.num_dropped = len(lines) - len(unreadable) - len(kept)
+    self.num_dropped = len(dropped)
+    self._starts_over = step == 0
     self.gaps = metric_rows.gaps([row for _, row in kept], step, every)
     if unreadable:
       _append(path.with_name(path.name + ".unreadable"), unreadable)
+    if dropped and self._starts_over:
+      _append(path.with_name(path.name + ".replaced"), dropped)
     files.write(path, b"".join(line + b"\n" for line, _ in kept))
     self._path = path
     self._file = path.open("ab", buffering=0)
@@ -93,6 +98,15 @@ class MetricWriter:
   def notes(self) -> list[str]:
     """Returns at most one line: what is missing in the file."""
     notes = []
+    if self.num_dropped and self._starts_over:
+      notes.append(
+        f"{self.num_dropped} rows of an earlier start, of which no checkpoint "
+        "exists, are now in metrics.jsonl.replaced"
+      )
+    elif self.num_dropped:
+      notes.append(
+        f"{self.num_dropped} rows are replaced: their steps run again"
+      )
     if self.num_unreadable:
       notes.append(
         f"{self.num_unreadable} lines could not be read and are now in "
