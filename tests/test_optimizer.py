@@ -106,9 +106,9 @@ def three_steps(made: optax.GradientTransformation, params, grads):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_equals_itself_on_separate_layers_or_is_refused(name):
-  settings = config(name=name, kwargs={}, learning_rate=0.01, clip_norm=0.0)
+  tested = config(name=name, kwargs={}, learning_rate=0.01, clip_norm=0.0)
   try:
-    made, schedule = optimizer.make(settings, 10)
+    made, schedule = optimizer.make(tested, 10)
   except errors.UsageError as e:
     assert "\n" not in e.message and name in e.message
     assert "adamw" in e.message

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pausejax import batching, errors, tasks
 from pausejax.data import (
-  batches,
   example_store,
   examples,
   file_lists,
@@ -27,6 +26,12 @@ from pausejax.data import (
   prompts,
   record_files,
   segments,
+)
+from pausejax.data.batches import (
+  Batches,
+  MixedSource,
+  SegmentSource,
+  StepBatches,
 )
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.settings import DataConfig, TrainConfig
@@ -46,7 +51,7 @@ class Door:
     summary: lines to show, every count and everything left out among them.
   """
 
-  batches: batches.Batches
+  batches: Batches
   evaluation: Callable[[], Iterator[batching.Batch]]
   plain_evaluation: Callable[[], Iterator[batching.Batch]] | None = None
   unigram_entropy: float | None = None
@@ -212,7 +217,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
     for split in (train, held_out)
   )
   return Door(
-    batches=batches.StepBatches(source),
+    batches=StepBatches(source),
     evaluation=functools.partial(
       held_out_source.evaluation_batches, config.eval.num_batches
     ),
@@ -227,7 +232,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
   folders = stores(data, _names(stages))
   train, held_out = (
     {
-      name: batches.SegmentSource(
+      name: SegmentSource(
         data=data,
         store=segments.load(
           folder or workdir / "segments",
@@ -246,8 +251,8 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
   )
   first, *others = held_out.values()
   if others:
-    training_source = batches.MixedSource(sources=train, stages=stages)
-    held_out_source = batches.MixedSource(sources=held_out, stages=stages)
+    training_source = MixedSource(sources=train, stages=stages)
+    held_out_source = MixedSource(sources=held_out, stages=stages)
     entropy = None
   else:
     (training_source,) = train.values()
@@ -258,7 +263,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
     for source in (held_out_source, held_out_source.without_pauses())
   )
   return Door(
-    batches=batches.StepBatches(training_source),
+    batches=StepBatches(training_source),
     evaluation=evaluation,
     plain_evaluation=plain_evaluation if data.pause_fraction else evaluation,
     unigram_entropy=entropy,
