@@ -25,14 +25,11 @@ import time
 
 from benchmarks import measure
 from configs import base
-from pausejax import settings, tasks
-from pausejax.data import (
-  batches,
-  segment_writer,
-  segments,
-  tokenizer_training,
-  tokenizers,
-)
+from pausejax import tasks
+from pausejax.config import schema
+from pausejax.data import tokenizer_training, tokenizers
+from pausejax.data.pretraining import prepare, segments
+from pausejax.data.pretraining.source import SegmentSource, StepBatches
 from pausejax.runtime import metric_rows
 
 SEQ_LEN = 2048
@@ -48,7 +45,7 @@ def config_of(options: argparse.Namespace, fraction: float):
   fields |= dict(task="stdlib_docs", holdout_every=50)
   if options.files:
     fields |= dict(task="text", files=options.files)
-  return settings.DataConfig(**fields)
+  return schema.DataConfig(**fields)
 
 
 def open_batches(door: str, data, store: pathlib.Path, host=(0, 1)):
@@ -60,8 +57,8 @@ def open_batches(door: str, data, store: pathlib.Path, host=(0, 1)):
     stream = SeqioBatches(data, task, batch_size=ROWS, seed=0, shard=host)
   else:
     tokenizer = tokenizers.load(data.tokenizer)
-    stream = batches.StepBatches(
-      batches.SegmentSource(
+    stream = StepBatches(
+      SegmentSource(
         data=data,
         store=segments.load(store, "train", data, tokenizer),
         tokenizer=tokenizer,
@@ -149,7 +146,7 @@ def writing(options, folder: pathlib.Path, num_workers: int) -> measure.Row:
   data = config_of(options, 0.1)
   tokenizer = tokenizers.load(options.tokenizer)
   start = time.perf_counter()
-  index = segment_writer.write(
+  index = prepare.write(
     data, tokenizer, folder / f"made-{num_workers}", num_workers=num_workers
   )
   seconds = time.perf_counter() - start

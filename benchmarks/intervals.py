@@ -20,7 +20,7 @@ import dataclasses
 import numpy as np
 from scipy import special
 
-from pausejax import intervals
+from pausejax.evaluation import intervals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

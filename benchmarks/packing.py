@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks import measure
 from configs import finetune_smoke
-from pausejax import batching, settings
+from pausejax.config import schema
+from pausejax.data.batch import Batch
 
 WIDTH_MULTIPLE = 64
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
   measure.publish("packing", options, rows, start=start)
 
 
-def run_config(options: argparse.Namespace) -> settings.TrainConfig:
+def run_config(options: argparse.Namespace) -> schema.TrainConfig:
   """Returns configs/finetune_smoke.py with the sizes of this benchmark."""
   c = finetune_smoke.get_config(f"task={options.task},pauses={options.pauses}")
   c.data.local_dir = options.local_dir
@@ -55,7 +56,7 @@ def run_config(options: argparse.Namespace) -> settings.TrainConfig:
   c.model.num_layers = c.model.scan_unroll = options.layers
   c.model.d_model = options.width
   c.model.num_heads = options.width // 64
-  return settings.train_config(c.to_dict())
+  return schema.train_config(c.to_dict())
 
 
 def measure_arms(options: argparse.Namespace) -> list[measure.Row]:
@@ -84,15 +85,18 @@ def measure_arms(options: argparse.Namespace) -> list[measure.Row]:
 
 
 def arm_batches(
-  config: settings.TrainConfig, tokenizer: Any, count: int
-) -> dict[str, list[batching.Batch]]:
+  config: schema.TrainConfig, tokenizer: Any, count: int
+) -> dict[str, list[Batch]]:
   """Returns the first batches of training, as each arm lays them out."""
-  from pausejax.data import doors, finetune
+  from pausejax.data import pipeline
+  from pausejax.data.finetuning.source import FinetuneSource
 
-  sequences = doors.encode_split(config, tokenizer, config.data.task, "train")
+  sequences = pipeline.encode_split(
+    config, tokenizer, config.data.task, "train"
+  )
 
-  def first(packing: bool) -> list[batching.Batch]:
-    source = finetune.FinetuneSource(
+  def first(packing: bool) -> list[Batch]:
+    source = FinetuneSource(
       [sequences],
       [1.0],
       data=config.data,
@@ -111,7 +115,7 @@ def arm_batches(
   }
 
 
-def cut(batch: batching.Batch) -> batching.Batch:
+def cut(batch: Batch) -> Batch:
   """Returns the batch without the columns that are padding in every row."""
   full = batch["tokens"].shape
   longest = int(np.flatnonzero(batch["segment_ids"].any(axis=0))[-1]) + 1
@@ -119,7 +123,7 @@ def cut(batch: batching.Batch) -> batching.Batch:
   return {k: x[:, :width] if x.shape == full else x for k, x in batch.items()}
 
 
-def num_real(data: list[batching.Batch]) -> int:
+def num_real(data: list[Batch]) -> int:
   """Returns the positions that hold text or a pause."""
   return sum(int((batch["segment_ids"] > 0).sum()) for batch in data)
 

@@ -6,7 +6,7 @@ the command line changes the rest:
   pausejax train --config=configs/pretrain_c4.py --config.num_steps=1000 ...
 
 The comment above a field is what `pausejax train --help` prints. Each sub-tree
-is the keyword arguments of one class in `pausejax/settings.py`.
+is the keyword arguments of one class in `pausejax/config/schema.py`.
 """
 
 import types

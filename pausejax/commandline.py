@@ -1,6 +1,6 @@
 """Command lines into checked values, and what `--help` says.
 
---config=configs/smoke.py:pause=false   see `config_files.py`
+--config=configs/smoke.py:pause=false   see `config/loader.py`
 --config.optim.learning_rate=1e-3       a change to one field
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pausejax import config_files, config_help, errors
+from pausejax import errors
+from pausejax.config import help_text, loader
 
 # A ConfigDict is typed as Any: its fields are known when the program runs.
 TakeOver = Callable[[argparse.Namespace, Any], None]
@@ -91,7 +92,7 @@ class Parser(argparse.ArgumentParser):
     if take_over is not None:
       take_over(options, config)
       for arg in overrides:
-        config_files.apply_override(config, arg)
+        loader.apply_override(config, arg)
     return options, config
 
   def _require_local(self, options: argparse.Namespace) -> None:
@@ -110,7 +111,7 @@ class Parser(argparse.ArgumentParser):
     if self._takes_config():
       spec = _last_value(argv, "--config") or self.get_default("config")
       changes = [a for a in argv if a.startswith("--config.")]
-      self.epilog = config_help.text(
+      self.epilog = help_text.text(
         spec,
         spec and _changed(spec, changes),
         fields=self._fields,
@@ -169,7 +170,7 @@ class Parser(argparse.ArgumentParser):
   def _field(self, name: str) -> str:
     """Returns the field of the config that has this name, "" if none has."""
     default = importlib.import_module(self._fields).get_config()
-    names = config_files.field_names(default)
+    names = loader.field_names(default)
     return next((n for n in names if name in (n, n.rpartition(".")[2])), "")
 
 
@@ -185,9 +186,9 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def _changed(spec: str, overrides: Sequence[str]) -> ConfigDict:
-  config = config_files.load_config(spec)
+  config = loader.load_config(spec)
   for arg in overrides:
-    config_files.apply_override(config, arg)
+    loader.apply_override(config, arg)
   return config
 
 

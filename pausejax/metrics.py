@@ -14,8 +14,8 @@ together with n, the number of examples: see `score_predictions`.
   WebQuestions, NQ-open  `alias_em`                      DrQA, T5
   CommonsenseQA, others  `exact_match`
 
-`mean_and_std` says how far runs with several seeds lie apart; `intervals.py`
-how sure a score or a difference is.
+`mean_and_std` says how far runs with several seeds lie apart; the uncertainty
+of a score or a difference is in `evaluation/intervals.py`.
 """
 
 import collections

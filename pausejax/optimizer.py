@@ -21,9 +21,9 @@ import optax
 from flax import nnx
 
 from pausejax import errors, parameter_groups, unstacked
+from pausejax.config.schema import OptimConfig
 from pausejax.parameter_groups import Kind, decay_mask
 from pausejax.schedules import make_schedule
-from pausejax.settings import OptimConfig
 
 __all__ = ["decay_mask", "make", "make_schedule", "names", "treatments"]
 

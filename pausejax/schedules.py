@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from pausejax import errors
-from pausejax.settings import OptimConfig
+from pausejax.config.schema import OptimConfig
 
 
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:

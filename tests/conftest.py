@@ -11,16 +11,16 @@ os.environ["XLA_FLAGS"] = (
 import pytest
 
 from configs import base
-from pausejax import settings
+from pausejax.config import schema
 
 
 @pytest.fixture(scope="session")
 def data_config():
   """Makes a small DataConfig: `configs/base.py` with some fields changed."""
 
-  def make(**changes) -> settings.DataConfig:
+  def make(**changes) -> schema.DataConfig:
     small = {"task": "text", "tokenizer": "bytes", "seq_len": 32}
     tree = base.get_config().data.to_dict()
-    return settings.DataConfig(**{**tree, **small, **changes})
+    return schema.DataConfig(**{**tree, **small, **changes})
 
   return make

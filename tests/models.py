@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from pausejax import batching, pause, settings
+from pausejax import pause, train_state
+from pausejax.config import schema
+from pausejax.data import batch
 from pausejax.model import decoder
-from pausejax.training import state
 
 VOCAB_SIZE = 101  # `<pause>` is the last id.
 PAUSE_ID = VOCAB_SIZE - 1
 
 
-def model_config(**changes) -> settings.ModelConfig:
+def model_config(**changes) -> schema.ModelConfig:
   """Two layers, d_model 16, every other choice from the base config."""
   small = dict(
     num_layers=2,
@@ -28,7 +29,7 @@ def model_config(**changes) -> settings.ModelConfig:
     remat="none",
   )
   fields = {**base.get_config().model.to_dict(), **small, **changes}
-  return settings.ModelConfig(vocab_size=VOCAB_SIZE, **fields)
+  return schema.ModelConfig(vocab_size=VOCAB_SIZE, **fields)
 
 
 # Every choice of the model at least once.
@@ -53,7 +54,7 @@ def model(seed: int = 0, **changes) -> decoder.Decoder:
   return random_model(model_config(**changes), seed)
 
 
-def random_model(config: settings.ModelConfig, seed: int) -> decoder.Decoder:
+def random_model(config: schema.ModelConfig, seed: int) -> decoder.Decoder:
   """A decoder whose every parameter is random, biases and scales too.
 
   Drawn by numpy: compiling `decoder.init` takes seconds.
@@ -68,10 +69,10 @@ def random_model(config: settings.ModelConfig, seed: int) -> decoder.Decoder:
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def train_state(optimizer, **changes) -> state.TrainState:
+def train_state(optimizer, **changes) -> train_state.TrainState:
   """The state before the first step, of `model(**changes)`."""
   fresh = model(**changes)
-  return state.TrainState(
+  return train_state.TrainState(
     step=jnp.zeros((), jnp.int32),
     num_skipped=jnp.zeros((), jnp.int32),
     model=fresh,
@@ -85,7 +86,7 @@ def batch(
   batch_size: int = 8,
   seq_len: int = 32,
   pause_fraction: float = 0.2,
-) -> batching.Batch:
+) -> batch.Batch:
   """Random text with pauses, another one for every step."""
   rng = np.random.default_rng(step)
   text_BT = rng.integers(3, PAUSE_ID, (batch_size, seq_len))
@@ -98,13 +99,13 @@ def batch(
     seed=0,
     positions_B=step * batch_size + np.arange(batch_size),
   )
-  return batching.language_model_batch(
+  return batch.language_model_batch(
     targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE_ID
   )
 
 
 @jax.jit
-def apply(decoder_: decoder.Decoder, batch_: batching.Batch) -> jax.Array:
+def apply(decoder_: decoder.Decoder, batch_: batch.Batch) -> jax.Array:
   """The decoder's vectors for a batch."""
   return decoder_(
     batch_["tokens"],
@@ -115,14 +116,14 @@ def apply(decoder_: decoder.Decoder, batch_: batching.Batch) -> jax.Array:
 
 
 @jax.jit
-def logits(decoder_: decoder.Decoder, batch_: batching.Batch) -> jax.Array:
+def logits(decoder_: decoder.Decoder, batch_: batch.Batch) -> jax.Array:
   """The decoder's logits for a batch."""
   return decoder_.logits(apply(decoder_, batch_))
 
 
 def rows(
   rows_: Sequence[Sequence[int]], prefix_lengths: Sequence[int]
-) -> batching.Batch:
+) -> batch.Batch:
   """A batch of 32 positions: the rows from the left, a prefix in each."""
   tokens_BT = np.zeros((len(rows_), 32), np.int32)
   for tokens_T, row in zip(tokens_BT, rows_, strict=True):

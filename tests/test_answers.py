@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from configs import base
-from pausejax import errors, metrics, settings, sharding, tasks
-from pausejax.data import prompts, records, tokenizers
+from pausejax import errors, metrics, sharding, tasks
+from pausejax.config import schema
+from pausejax.data import tokenizers
+from pausejax.data.finetuning import prompts
 from pausejax.evaluation import answers
+from pausejax.tasks import records
 from tests import models, soak
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
@@ -58,7 +61,7 @@ def small_model(prefix_attention="causal"):
   fields |= dict(num_layers=2, d_model=16, num_heads=4, num_kv_heads=4, d_ff=32)
   fields |= dict(max_seq_len=64, dtype="float32", remat="none")
   fields |= dict(prefix_attention=prefix_attention)
-  config = settings.ModelConfig(vocab_size=TOKENIZER.vocab_size, **fields)
+  config = schema.ModelConfig(vocab_size=TOKENIZER.vocab_size, **fields)
   return models.random_model(config, seed=0)
 
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from pausejax import batching, errors
+from pausejax import errors
+from pausejax.data.batch import (
+  PADDING,
+  Packed,
+  language_model_batch,
+  packed_batch,
+)
 
 BOS, PAD, PAUSE = 7, 0, 99
 SHAPES = {
@@ -14,7 +20,7 @@ SHAPES = {
 
 
 def make(targets, bos_id=BOS, pad_id=PAD):
-  return batching.language_model_batch(
+  return language_model_batch(
     np.asarray(targets), bos_id=bos_id, pad_id=pad_id, pause_id=PAUSE
   )
 
@@ -25,7 +31,7 @@ def random_targets(seed=0, num_rows=8, seq_len=33):
   targets = rng.integers(1, 50, (num_rows, seq_len))
   targets[rng.random(targets.shape) < 0.3] = PAUSE
   lengths = rng.integers(0, seq_len + 1, num_rows)
-  targets[np.arange(seq_len) >= lengths[:, None]] = batching.PADDING
+  targets[np.arange(seq_len) >= lengths[:, None]] = PADDING
   return targets
 
 
@@ -52,7 +58,7 @@ def test_a_position_is_ignored_if_and_only_if_the_next_token_is_a_pause():
       # Behind BOS, position k reads token k and predicts token k + 1.
       sequence = [BOS, *targets[row]]
       following = sequence[k + 1]
-      counts = following not in (PAUSE, batching.PADDING)
+      counts = following not in (PAUSE, PADDING)
       assert batch["loss_mask"][row, k] == counts
 
 
@@ -65,16 +71,16 @@ def test_a_pause_before_text_counts_and_text_before_a_pause_does_not():
 def test_padding_never_counts():
   targets = random_targets()
   batch = make(targets)
-  is_padding = targets == batching.PADDING
+  is_padding = targets == PADDING
   assert not batch["loss_mask"][is_padding].any()
   assert not batch["segment_ids"][is_padding].any()
   np.testing.assert_array_equal(batch["targets"][is_padding], PAD)
 
 
 def test_pauses_behind_the_text_of_a_short_row_are_padding():
-  short = [PAUSE, 5, PAUSE, 6, PAUSE, batching.PADDING, PAUSE]
+  short = [PAUSE, 5, PAUSE, 6, PAUSE, PADDING, PAUSE]
   full = [PAUSE, 5, PAUSE, 6, PAUSE, 7, PAUSE]
-  batch = make([short, full, [PAUSE, *[batching.PADDING] * 6]])
+  batch = make([short, full, [PAUSE, *[PADDING] * 6]])
   np.testing.assert_array_equal(
     batch["segment_ids"], [[1, 1, 1, 1, 0, 0, 0], [1] * 7, [0] * 7]
   )
@@ -82,13 +88,13 @@ def test_pauses_behind_the_text_of_a_short_row_are_padding():
 
 def test_a_real_token_with_the_id_of_padding_counts():
   # T5 pads with the id that BOS has; a text may hold it as well.
-  batch = make([[3, 4, 3, batching.PADDING]], bos_id=3, pad_id=3)
+  batch = make([[3, 4, 3, PADDING]], bos_id=3, pad_id=3)
   np.testing.assert_array_equal(batch["loss_mask"], [[1, 1, 1, 0]])
   np.testing.assert_array_equal(batch["segment_ids"], [[1, 1, 1, 0]])
 
 
 def test_a_row_of_padding_counts_nothing():
-  batch = make([[batching.PADDING] * 4, [1, 2, 3, 4]])
+  batch = make([[PADDING] * 4, [1, 2, 3, 4]])
   np.testing.assert_array_equal(batch["loss_mask"].sum(axis=1), [0, 4])
 
 
@@ -106,10 +112,8 @@ def test_positions_count_from_zero():
 
 def packed(masks, max_counted):
   """A batch of rows of one example each, with these masks."""
-  rows = [[batching.Packed(m, m, np.array(m, bool), m)] for m in masks]
-  return batching.packed_batch(
-    rows, seq_len=6, max_counted=max_counted, pad_id=0
-  )
+  rows = [[Packed(m, m, np.array(m, bool), m)] for m in masks]
+  return packed_batch(rows, seq_len=6, max_counted=max_counted, pad_id=0)
 
 
 def test_counted_positions_come_first_and_none_twice():

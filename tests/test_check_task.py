@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from pausejax import cli, tasks
-from pausejax.evaluation import soundness
+from pausejax.inspection import soundness
 
 TASK = """
 from pausejax import errors, metrics, tasks

@@ -5,9 +5,10 @@ import pathlib
 import pytest
 
 import configs
-from pausejax import cli, config_files
-from pausejax.evaluation import study
+from pausejax import cli
+from pausejax.config import loader
 from pausejax.programs import check_study
+from pausejax.study import plan
 
 SMOKE = pathlib.Path(configs.__file__).parent / "smoke.py"
 
@@ -105,5 +106,5 @@ def test_a_study_checks_every_command_before_the_first_runs(
 @pytest.mark.parametrize("name", ["study", "study_smoke"])
 def test_the_commands_of_our_own_studies_pass(name, tmp_path, monkeypatch):
   monkeypatch.chdir(SMOKE.parent.parent)
-  config = config_files.load_config(f"configs/{name}.py")
-  check_study.check(study.make(tmp_path, config.to_dict()))
+  config = loader.load_config(f"configs/{name}.py")
+  check_study.check(plan.make(tmp_path, config.to_dict()))

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from pausejax.runtime import collectives
+from pausejax.preflight import collectives
 
 
 def compiled(body, *args):

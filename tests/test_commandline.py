@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base
-from pausejax import cli, config_files, errors, settings
+from pausejax import cli, errors
+from pausejax.config import loader, schema
 
 CONFIGS = pathlib.Path(configs.__file__).parent
 SMOKE = str(CONFIGS / "smoke.py")
@@ -452,9 +453,9 @@ def saved_tree(spec, *overrides):
 
 
 def load(spec, *overrides) -> ConfigDict:
-  config = config_files.load_config(str(spec))
+  config = loader.load_config(str(spec))
   for override in overrides:
-    config_files.apply_override(config, f"--config.{override}")
+    loader.apply_override(config, f"--config.{override}")
   return config
 
 
@@ -645,7 +646,7 @@ def test_every_config_file_has_its_arguments_listed_here():
 def test_every_config_builds_settings(name, arg):
   config = load(f"{CONFIGS / name}.py:{arg}")
   assert config.is_locked
-  built = settings.train_config(config.to_dict())
+  built = schema.train_config(config.to_dict())
   assert built.model_config(vocab_size=259).num_vocab_rows == 384
   if "pause=false" in arg:
     assert built.data.pause_fraction == 0.0
@@ -714,9 +715,7 @@ def test_the_last_override_of_a_field_counts():
 @pytest.mark.parametrize("text", ["{}", '{"momentum": 0.9, "nesterov": true}'])
 def test_kwargs_can_be_replaced_whole(text):
   config = load(SMOKE, "optim.name=sgd", f"optim.kwargs={text}")
-  assert settings.train_config(config.to_dict()).optim.kwargs == json.loads(
-    text
-  )
+  assert schema.train_config(config.to_dict()).optim.kwargs == json.loads(text)
 
 
 def test_fields_follow_the_one_they_refer_to():
@@ -732,7 +731,7 @@ def test_a_field_that_follows_can_be_set_alone():
   assert (config.model.num_heads, config.model.d_model) == (4, 128)
   assert (config.model.num_kv_heads, config.model.d_ff) == (2, 96)
   assert (config.model.max_seq_len, config.data.seq_len) == (1024, 256)
-  built = settings.train_config(config.to_dict())
+  built = schema.train_config(config.to_dict())
   assert built.model_config(vocab_size=1).num_kv_heads == 2
 
 
@@ -757,7 +756,7 @@ def test_a_saved_config_loads_back_equal(overrides, tmp_path):
   again = load(path)
   assert again.is_locked
   assert again.to_dict() == config.to_dict()
-  assert settings.train_config(again.to_dict()) == settings.train_config(
+  assert schema.train_config(again.to_dict()) == schema.train_config(
     config.to_dict()
   )
   # And saved once more it is the same file.
@@ -770,7 +769,7 @@ def test_a_saved_config_takes_overrides(tmp_path):
   config = load(path, "num_steps=9", "optim.kwargs.eps=1e-9", "data.task=text")
   assert (config.num_steps, config.optim.kwargs.eps) == (9, 1e-9)
   with pytest.raises(errors.UsageError, match="did you mean 'num_steps'"):
-    config_files.apply_override(config, "--config.num_step=9")
+    loader.apply_override(config, "--config.num_step=9")
 
 
 def test_the_axes_of_weight_decay_are_those_of_the_parameters():
@@ -778,7 +777,7 @@ def test_the_axes_of_weight_decay_are_those_of_the_parameters():
 
   not_of_parameters = {"batch", "sequence", "layers"}
   assert (
-    set(settings.PARAMETER_AXES)
+    set(schema.PARAMETER_AXES)
     == set(sharding.LOGICAL_RULES) - not_of_parameters
   )
 

@@ -7,7 +7,8 @@ import pathlib
 import pytest
 
 from pausejax import errors, tasks
-from pausejax.data import corpora, file_lists, text_files
+from pausejax.data import opening
+from pausejax.tasks import corpora, file_lists, text_files
 
 TEXTS = [
   f"Document {i}: Zürich, 東京 and \U0001f600.\n" * (i % 4 + 1)
@@ -44,7 +45,7 @@ def write_bytes(path, data):
 
 def assert_refused(source, *fragments, split="train"):
   with pytest.raises(errors.UserError) as raised:
-    list(corpora.require_documents(source, split))
+    list(opening.documents(source, split))
   message = str(raised.value)
   assert len(message.splitlines()) == 1
   for fragment in fragments:

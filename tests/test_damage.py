@@ -20,22 +20,22 @@ import numpy as np
 import pytest
 
 from configs import base
-from pausejax import errors, optimizer, settings
+from pausejax import errors, optimizer, train_state
 from pausejax.checkpoints import folders
 from pausejax.checkpoints.store import Store
-from pausejax.training import state
+from pausejax.config import schema
 from tests import models
 from tests.test_sharding import one_device_mesh
 
-KEEP = settings.CheckpointConfig(every=1, keep=9, keep_period=0, keep_best=0)
+KEEP = schema.CheckpointConfig(every=1, keep=9, keep_period=0, keep_best=0)
 
 
 def make_abstract():
   """The state of a model with one layer and an optimizer without moments."""
   fields = {**base.get_config().optim.to_dict(), "name": "sgd", "kwargs": {}}
-  made = optimizer.make(settings.OptimConfig(**fields), 2000)[0]
+  made = optimizer.make(schema.OptimConfig(**fields), 2000)[0]
   config = models.model_config(num_layers=1)
-  return state.abstract(config, made, one_device_mesh())
+  return train_state.abstract(config, made, one_device_mesh())
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,16 @@ import pytest
 from etils import epath
 
 from configs import base
-from pausejax import cli, config_files, errors, json_files, settings, tasks
-from pausejax.data import (
-  example_store,
-  record_files,
-  segment_writer,
-  segments,
-  tokenizers,
-)
-from pausejax.data.prompts import Waiting
-from pausejax.evaluation import results, study, trained
-from pausejax.evaluation.page import document, report
+from pausejax import cli, errors, json_files, tasks
+from pausejax.checkpoints import loaded_run
+from pausejax.config import loader, schema
+from pausejax.data import record_store, tokenizers
+from pausejax.data.finetuning import encoded
+from pausejax.data.finetuning.prompts import Waiting
+from pausejax.data.pretraining import prepare, segments
+from pausejax.evaluation import results
+from pausejax.study import plan as plans
+from pausejax.study.report import contents, document
 
 pytestmark = pytest.mark.slow  # Thousands of damaged files.
 
@@ -121,9 +120,7 @@ def test_a_config(tmp_path):
   path.write_text(json.dumps(base.get_config().to_dict()))
   refuses_all_damage(
     path,
-    lambda: settings.train_config(
-      config_files.load_config(str(path)).to_dict()
-    ),
+    lambda: schema.train_config(loader.load_config(str(path)).to_dict()),
     every=5,
   )
 
@@ -133,7 +130,7 @@ def test_a_config_of_an_older_version_takes_the_defaults(tmp_path, capsys):
   del tree["optim"]["clip_norm"], tree["seed"], tree["log"]
   path = tmp_path / "config.json"
   path.write_text(json.dumps(tree))
-  config = config_files.load_config(str(path))
+  config = loader.load_config(str(path))
   assert config.to_dict() == base.get_config().to_dict()
   said = capsys.readouterr().err
   assert "does not have optim.clip_norm, so it has the default" in said
@@ -159,7 +156,7 @@ def loose_study(tmp_path):
     "variants": (("StdPT_StdFT", "std", "m0"),),
     "tasks_module": "",
   }
-  plan = study.make(tmp_path, fields)
+  plan = plans.make(tmp_path, fields)
   plan.save()
   workdir = plan.finetuning_cells()[0].workdir
   workdir.mkdir(parents=True)
@@ -193,7 +190,7 @@ def loose_study(tmp_path):
 
 def test_a_plan(loose_study):
   workdir = loose_study.workdir
-  refuses_all_damage(workdir / "study.json", lambda: study.load(workdir).save())
+  refuses_all_damage(workdir / "study.json", lambda: plans.load(workdir).save())
 
 
 def test_a_result_and_its_predictions(loose_study):
@@ -216,7 +213,7 @@ def test_a_page_of_a_damaged_run(name, loose_study):
     for changed in damaged(value):
       path.write_text(json.dumps(changed) + "\n")
       try:
-        found = report.collect(loose_study.workdir)
+        found = contents.collect(loose_study.workdir)
         document.page(found, paper=True)
       except errors.UserError as e:
         assert "\n" not in e.message
@@ -239,7 +236,7 @@ def run(tmp_path):
 def test_what_a_checkpoint_says_of_itself(run):
   def refused(meta) -> bool:
     try:
-      trained.checked(meta)
+      loaded_run.checked(meta)
     except errors.UserError as e:
       assert "\n" not in e.message
       return True
@@ -251,7 +248,7 @@ def test_what_a_checkpoint_says_of_itself(run):
 
 def test_a_checkpoint_of_an_older_version_takes_the_defaults(run):
   del run["config"]["finetune"]["hints"], run["model"]["remat"]
-  found = trained.checked(run)
+  found = loaded_run.checked(run)
   assert found["config"]["finetune"]["hints"] is True
   assert found["model"]["remat"] == "names"
 
@@ -263,17 +260,17 @@ def test_stores(tmp_path, data_config):
   data = data_config(files=str(tmp_path), segments_dir=str(tmp_path / "store"))
   tokenizer = tokenizers.load("bytes")
   out = tmp_path / "store"
-  segment_writer.write(data, tokenizer, out)
+  prepare.write(data, tokenizer, out)
 
   def load():
     for split in ("train", "validation"):
       segments.load(epath.Path(out), split, data, tokenizer)
-    list(record_files.verify(epath.Path(out)))
+    list(record_store.verify(epath.Path(out)))
 
   refuses_all_damage(out / "index.json", load)
   refuses_all_damage(
     out / "units" / "store.json",
-    lambda: segment_writer.write(data, tokenizer, out),
+    lambda: prepare.write(data, tokenizer, out),
   )
 
 
@@ -282,19 +279,19 @@ def test_a_note_of_a_unit_that_is_damaged_is_made_anew(tmp_path, data_config):
   data = data_config(files=str(tmp_path / "text.jsonl"))
   tokenizer = tokenizers.load("bytes")
   out = tmp_path / "store"
-  index = segment_writer.write(data, tokenizer, out)
+  index = prepare.write(data, tokenizer, out)
   path = next((out / "units").glob("unit-*.json"))
   whole = path.read_bytes()
   for raw in [*RAW, *(json.dumps(x).encode() for x in damaged({"key": 1}))]:
     path.write_bytes(raw)
-    assert segment_writer.write(data, tokenizer, out) == index
+    assert prepare.write(data, tokenizer, out) == index
     assert path.read_bytes() == whole
   note = json.loads(whole)
   for field in note:
     for put in GARBAGE:
       path.write_text(json.dumps({**note, field: put}))
       with contextlib.suppress(errors.UserError):
-        segment_writer.write(data, tokenizer, out)
+        prepare.write(data, tokenizer, out)
 
 
 def test_a_store_of_examples(tmp_path, data_config):
@@ -304,10 +301,10 @@ def test_a_store_of_examples(tmp_path, data_config):
   tokenizer = tokenizers.load("bytes")
   task = tasks.downstream("gsm8k")
   out = tmp_path / "store"
-  example_store.write(data, tokenizer, out)
+  encoded.write(data, tokenizer, out)
   refuses_all_damage(
     out / "index.json",
-    lambda: example_store.load(str(out), task, "validation", data, tokenizer),
+    lambda: encoded.load(str(out), task, "validation", data, tokenizer),
   )
 
 
@@ -345,9 +342,11 @@ def test_tokenizers_of_another_shape(suffix, tmp_path):
 @pytest.mark.parametrize("seen", [False, True])
 def test_pauses_that_a_model_never_read_are_said_once(run, seen, capsys):
   tokenizer = tokenizers.load("bytes")
-  meta = trained.checked({**run, "pauses_seen": seen})
-  model = settings.ModelConfig(**meta["model"])
-  found = trained.Trained(pathlib.Path("w"), 5, meta, tokenizer, "bytes", model)
+  meta = loaded_run.checked({**run, "pauses_seen": seen})
+  model = schema.ModelConfig(**meta["model"])
+  found = loaded_run.Trained(
+    pathlib.Path("w"), 5, meta, tokenizer, "bytes", model
+  )
   found.warn_of_pauses(0)
   assert capsys.readouterr().err == ""
   found.warn_of_pauses(10)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pausejax import settings, sharding
+from pausejax import sharding
+from pausejax.config import schema
 from pausejax.inference import cached, decode
 from tests import models
 
@@ -65,7 +66,7 @@ def test_eight_devices_equal_one():
   model = models.model(prefix_attention="bidirectional", num_kv_heads=2)
   rows = [PROMPTS[i % 3] for i in range(8)]
   mesh = sharding.make_mesh(
-    settings.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
+    schema.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
   )
   placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):

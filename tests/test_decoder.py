@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from pausejax import settings
+from pausejax.config import schema
 from pausejax.model import decoder
 from tests import models
 
@@ -23,7 +23,7 @@ def test_sizes_have_the_papers_parameter_counts(size, papers, ours):
   config = base.get_config()
   config.model.update(base.SIZES[size])
   # 32,128 rows and `<pause>`, padded to 32,256: 0.1% above the paper's count.
-  model = settings.ModelConfig(vocab_size=32_129, **config.model.to_dict())
+  model = schema.ModelConfig(vocab_size=32_129, **config.model.to_dict())
   assert decoder.num_parameters(model) == ours
   assert ours == pytest.approx(papers, rel=2e-3)
 

@@ -11,14 +11,10 @@ seqio = pytest.importorskip("seqio")
 tfds = pytest.importorskip("tensorflow_datasets")
 
 from pausejax import errors, tasks  # noqa: E402
-from pausejax.data import (  # noqa: E402
-  examples,
-  prompts,
-  records,
-  tokenizer_training,
-  tokenizers,
-)
+from pausejax.data import tokenizer_training, tokenizers  # noqa: E402
+from pausejax.data.finetuning import examples, prompts  # noqa: E402
 from pausejax.data.seqio import downstream, sources, vocabulary  # noqa: E402
+from pausejax.tasks import records  # noqa: E402
 
 NUM_PAUSES = 3
 GSM8K = [

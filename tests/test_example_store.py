@@ -8,15 +8,12 @@ import pytest
 from etils import epath
 
 from configs import finetune as finetune_config
-from pausejax import cli, errors, metrics, settings, tasks
-from pausejax.data import (
-  batches,
-  doors,
-  finetune,
-  record_files,
-  records,
-  tokenizers,
-)
+from pausejax import cli, errors, metrics, tasks
+from pausejax.config import schema
+from pausejax.data import pipeline, record_store, tokenizers
+from pausejax.data.finetuning.source import FinetuneSource
+from pausejax.data.pretraining.source import StepBatches
+from pausejax.tasks import records
 
 BYTES = tokenizers.load("bytes")
 TASKS = ("sums", "spelling")
@@ -91,15 +88,15 @@ def run_of(task, folder="", **changes):
   tree["data"] |= {"task": task, "segments_dir": folder, "seq_len": 256}
   tree["model"] |= {"max_seq_len": 256}
   tree["finetune"] |= changes
-  return settings.train_config(tree)
+  return schema.train_config(tree)
 
 
 def source_of(config, split="train"):
   found = [
-    doors.encode_split(config, BYTES, name, split)
+    pipeline.encode_split(config, BYTES, name, split)
     for name in config.data.task.replace("=1", "").split(",")
   ]
-  return finetune.FinetuneSource(
+  return FinetuneSource(
     found,
     [1.0] * len(found),
     data=config.data,
@@ -117,7 +114,7 @@ def test_a_store_gives_the_batches_of_the_files(stores, split, num_pauses):
     ("sums", stores["sums"]),
     ("sums=1,spelling=1", ",".join(f"{k}={v}" for k, v in stores.items())),
   ):
-    doors.check(run_of(task, folder).data)
+    pipeline.check(run_of(task, folder).data)
     read, made = (
       source_of(run_of(task, f, num_pauses=num_pauses), split)
       for f in (folder, "")
@@ -152,12 +149,12 @@ def test_a_store_of_another_task_or_of_segments_is_an_error(stores, tmp_path):
   with pytest.raises(errors.UserError, match="no segments at"):
     source_of(run_of("sums", str(tmp_path)))
   with pytest.raises(errors.UsageError, match="a store for each task"):
-    doors.check(run_of("sums=1,spelling=1", stores["sums"]).data)
+    pipeline.check(run_of("sums=1,spelling=1", stores["sums"]).data)
 
 
 def test_training_takes_the_store(stores):
   source = source_of(run_of("sums", stores["sums"]))
-  assert next(batches.StepBatches(source))["tokens"].shape == (4, 256)
+  assert next(StepBatches(source))["tokens"].shape == (4, 256)
 
 
 @pytest.mark.parametrize("field", ["prefix_ids", "target_ids"])
@@ -170,8 +167,8 @@ def test_an_id_that_no_text_has_names_file_and_record(
   out = tmp_path / "out"
   shutil.copytree(stores["sums"], out)
   index = json.loads((out / "index.json").read_text())
-  whole = record_files.open_records(epath.Path(out), index["train"]["shards"])
-  writer = record_files.Writer(out / "train.array_record")
+  whole = record_store.open_records(epath.Path(out), index["train"]["shards"])
+  writer = record_store.Writer(out / "train.array_record")
   for number in range(len(whole)):
     record = json.loads(whole[number])
     if number == 3:

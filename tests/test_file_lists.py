@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pausejax import errors
-from pausejax.data import corpora, file_lists
+from pausejax.tasks import corpora, file_lists
 
 
 def write(folder, *names):

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from configs import base
-from pausejax import batching, errors, settings, tasks
-from pausejax.data import examples, finetune, prompts, records, tokenizers
+from pausejax import errors, tasks
+from pausejax.config import schema
+from pausejax.data import tokenizers
+from pausejax.data.batch import Batch
+from pausejax.data.finetuning import examples, prompts
+from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.tasks import records
 from pausejax.training import step
 from tests import models
 
@@ -53,17 +58,17 @@ def questions(count: int, seed: int = 0, name: str = "q") -> list:
   ]
 
 
-def config(**changes) -> settings.FinetuneConfig:
+def config(**changes) -> schema.FinetuneConfig:
   fields = base.get_config().finetune.to_dict()
-  return settings.FinetuneConfig(**{**fields, **changes})
+  return schema.FinetuneConfig(**{**fields, **changes})
 
 
 def encoded(
   rows, *, seq_len=32, tokenizer=BYTES, task_=None, **changes
-) -> finetune.TaskSequences:
+) -> TaskSequences:
   """Sequences of the examples, as the finetuning settings say."""
   task_, config_ = task_ or task(), config(**changes)
-  return finetune.TaskSequences(
+  return TaskSequences(
     examples.Examples("train", list(rows), {}, "digest"),
     prompts.Format(task_, tokenizer, prompts.waiting(config_, task_)),
     config_,
@@ -77,7 +82,7 @@ def make_source(data_config):
 
   def make(*sequences, rates=None, seq_len=32, tokenizer=BYTES, **changes):
     fields = dict(packing=True, batch_size=4, seed=0)
-    return finetune.FinetuneSource(
+    return FinetuneSource(
       sequences,
       rates or [1.0] * len(sequences),
       data=data_config(seq_len=seq_len),
@@ -88,7 +93,7 @@ def make_source(data_config):
   return make
 
 
-def unpacked(batch: batching.Batch) -> list[tuple]:
+def unpacked(batch: Batch) -> list[tuple]:
   """The examples of a batch, row by row: (tokens, targets, counts)."""
   found = []
   for b in range(len(batch["tokens"])):
@@ -99,7 +104,7 @@ def unpacked(batch: batching.Batch) -> list[tuple]:
   return found
 
 
-def as_examples(sequences: finetune.TaskSequences) -> list[tuple]:
+def as_examples(sequences: TaskSequences) -> list[tuple]:
   """What `unpacked` finds, straight from the sequences."""
   found = []
   for row in sequences.rows:
@@ -325,7 +330,7 @@ def test_packing_changes_neither_the_loss_nor_the_gradients(
   sequences = encoded(questions(8), tokenizer=LETTERS)
   objective = functools.partial(
     step._summed_objective,
-    loss=settings.LossConfig(num_chunks=4, z_loss=0.0),
+    loss=schema.LossConfig(num_chunks=4, z_loss=0.0),
     pause_id=models.PAUSE_ID,
   )
   grads = jax.jit(jax.grad(objective, has_aux=True))
@@ -359,7 +364,7 @@ def test_the_head_sees_what_counts_and_nothing_changes(make_source):
   whole = {name: x for name, x in batch.items() if name != "counted"}
   objective = functools.partial(
     step._summed_objective,
-    loss=settings.LossConfig(num_chunks=4, z_loss=1e-2),
+    loss=schema.LossConfig(num_chunks=4, z_loss=1e-2),
     pause_id=models.PAUSE_ID,
   )
   grads = jax.jit(jax.grad(objective, has_aux=True))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pausejax import tasks
-from pausejax.data import examples
+from pausejax.data.finetuning import examples
 from tests import test_answers, test_tasks
 
 

@@ -1,6 +1,7 @@
-"""The floors: imports point down, and TensorFlow stays in its room."""
+"""Imports point down and have no cycles; TensorFlow stays apart."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -10,53 +11,40 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pausejax"
 
-# Room -> floor; a file may import its own floor's room and lower floors. The
-# longest matching prefix counts.
-FLOORS = {
-  "errors": 0,
-  "files": 0,
-  "locks": 0,
-  "pause": 0,
-  "intervals": 0,
-  "metrics": 0,
-  "batching": 0,
-  "settings": 0,
-  "json_files": 0,
-  "config_files": 1,
-  "model": 1,
-  "losses": 1,
-  "optimizer": 1,
-  "parameter_groups": 1,
-  "schedules": 1,
-  "unstacked": 1,
-  "sharding": 1,
-  "runtime": 2,
-  "checkpoints": 2,
-  "training": 2,
-  "inference": 2,
-  "data": 3,
-  "tasks": 3,
-  "evaluation": 3,
-  "commandline": 4,
-  "config_help": 4,
-  "programs": 4,
-  "cli": 4,
-  "__init__": 0,
-  "__main__": 4,
-}
-# Rooms of floor 3 that make data: they know no JAX, hence nothing of 1 and 2.
-DATA_ROOMS = ("data", "tasks")
+# Lowest first: a module imports its own package and packages of lower layers.
+LAYERS = (
+  ("errors", "files", "locks", "json_files", "pause", "metrics", "__init__"),
+  ("config",),
+  ("tasks",),
+  ("data",),
+  ("sharding", "losses", "parameter_groups", "schedules"),
+  ("model", "unstacked", "optimizer", "train_state", "runtime"),
+  ("checkpoints", "inference"),
+  ("training",),
+  ("evaluation", "inspection", "preflight"),
+  ("study",),
+  ("commandline", "programs", "cli", "__main__"),
+)
+LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
+# What makes data knows no JAX.
+WITHOUT_JAX = ("tasks", "data", "inspection")
 TENSORFLOW = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio"}
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib", "torch", "marshal"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: pathlib.Path) -> str:
-  return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: pathlib.Path) -> str:
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts).removesuffix(".__init__")
+
+
+def package(module: str) -> str:
+  """Returns the package or the module that stands directly in pausejax/."""
+  return [*module.split("."), "__init__"][1]
 
 
 def imported(path: pathlib.Path) -> set[str]:
-  """Every module name that the file imports, anywhere in it."""
+  """Returns every module name that the file imports, anywhere in it."""
   names = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
@@ -66,21 +54,45 @@ def imported(path: pathlib.Path) -> set[str]:
   return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path):
-  here = room(path)
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imported_modules(path: pathlib.Path) -> set[str]:
+  """Returns the modules of this package that the file imports, lazily too."""
+  found = set()
   for name in imported(path):
-    parts = name.split(".")
-    if parts[0] != "pausejax" or len(parts) < 2 or parts[1] == "__version__":
-      continue
-    there = parts[1]
-    assert FLOORS[there] <= FLOORS[here], f"{here} imports {name}"
-    if here in DATA_ROOMS:
-      assert there in DATA_ROOMS or FLOORS[there] == 0, f"{here} imports {name}"
+    while name and name not in MODULES:
+      name = name.rpartition(".")[0]
+    found |= {name} - {"", name_of(path)}
+  return found
+
+
+GRAPH = {name: imported_modules(path) for name, path in MODULES.items()}
+
+
+def test_no_module_and_no_package_imports_itself_through_others():
+  graphlib.TopologicalSorter(GRAPH).prepare()
+  packages = {}
+  for name, others in GRAPH.items():
+    here = packages.setdefault(package(name), set())
+    here |= {package(other) for other in others} - {package(name)}
+  graphlib.TopologicalSorter(packages).prepare()
+  assert len(packages) == len(LAYER)
+
+
+@pytest.mark.parametrize("module", GRAPH)
+def test_imports_point_down(module):
+  here = package(module)
+  for other in GRAPH[module]:
+    there = package(other)
+    # Within a layer, packages have no cycles.
+    assert LAYER[there] <= LAYER[here], f"{module} imports {other}"
+    if here in WITHOUT_JAX and there != here:
+      assert LAYER[there] <= LAYER["data"], f"{module} imports {other}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_tensorflow_is_imported_in_its_room_only(path):
+def test_tensorflow_is_imported_in_data_seqio_only(path):
   outside = PACKAGE / "data" / "seqio" not in path.parents
   tops = {name.split(".")[0] for name in imported(path)}
   assert not (outside and tops & TENSORFLOW)

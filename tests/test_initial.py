@@ -6,9 +6,10 @@ import pytest
 from etils import epath
 
 from configs import base
-from pausejax import errors, optimizer, settings
+from pausejax import errors, optimizer
 from pausejax.checkpoints import leaves
 from pausejax.checkpoints.store import Store
+from pausejax.config import schema
 from pausejax.training import initial
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
@@ -20,7 +21,7 @@ PAUSE_ID = models.VOCAB_SIZE - 1
 @pytest.fixture(scope="module")
 def made():
   fields = base.get_config().optim.to_dict()
-  return optimizer.make(settings.OptimConfig(**fields), 2000)[0]
+  return optimizer.make(schema.OptimConfig(**fields), 2000)[0]
 
 
 @pytest.fixture(scope="module")

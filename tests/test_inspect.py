@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from configs import base
-from pausejax import batching, cli, pause, settings, tasks
-from pausejax.data import finetune, prompts, records, tokenizers
-from pausejax.data.examples import Examples
-from pausejax.evaluation import checks, sequences
+from pausejax import cli, pause, tasks
+from pausejax.config import schema
+from pausejax.data import tokenizers
+from pausejax.data.batch import PADDING, language_model_batch
+from pausejax.data.finetuning import prompts
+from pausejax.data.finetuning.examples import Examples
+from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.inspection import checks, sequences
+from pausejax.tasks import records
 
 BYTES = tokenizers.load("bytes")
 PAUSE = BYTES.pause_id
@@ -25,7 +30,7 @@ def finetuning(data_config):
 
   def make(own_hints=(), **changes):
     fields = base.get_config().finetune.to_dict() | {"num_pauses": 4} | changes
-    config = settings.FinetuneConfig(**fields)
+    config = schema.FinetuneConfig(**fields)
     task = tasks.Task(
       name="fake",
       kind="options",
@@ -45,8 +50,8 @@ def finetuning(data_config):
     ]
     format_ = prompts.Format(task, BYTES, prompts.waiting(config, task))
     loaded = Examples("train", rows, {}, "digest")
-    made = finetune.TaskSequences(loaded, format_, config, 64)
-    source = finetune.FinetuneSource(
+    made = TaskSequences(loaded, format_, config, 64)
+    source = FinetuneSource(
       [made],
       [1.0],
       data=data_config(seq_len=64),
@@ -69,7 +74,7 @@ def pretraining(mode="insert_trim", num_rows=8, is_short=False):
   num_text = pause.num_text_tokens(64, 0.2, mode)
   text_BT = rng.integers(100, 120, (num_rows, num_text))
   if is_short:
-    text_BT[-1, 40:] = batching.PADDING
+    text_BT[-1, 40:] = PADDING
   targets_BT = pause.insert_pauses(
     text_BT,
     seq_len=64,
@@ -79,9 +84,7 @@ def pretraining(mode="insert_trim", num_rows=8, is_short=False):
     seed=0,
     positions_B=np.arange(num_rows),
   )
-  batch = batching.language_model_batch(
-    targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE
-  )
+  batch = language_model_batch(targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE)
   rules = sequences.PretrainingRules(
     seq_len=64,
     tokenizer=BYTES,

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import intervals as simulation
-from pausejax import intervals
+from pausejax.evaluation import intervals
 
 
 @pytest.mark.parametrize(

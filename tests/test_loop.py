@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import base
-from pausejax import errors, settings
+from pausejax import errors
+from pausejax.config import schema
 from pausejax.runtime.agreement import Agreement
 from pausejax.training import loop, meter
 from tests.test_sharding import one_device_mesh
@@ -55,7 +56,7 @@ class Run:
     tree.optim.update(self._optim)
     agreement = Agreement(self._flag, one_device_mesh())
     loop.Loop(
-      config=settings.train_config(tree.to_dict()),
+      config=schema.train_config(tree.to_dict()),
       train_step=self._train_step,
       evaluate_batch=self._evaluate_batch,
       put=lambda batch: batch,

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from pausejax import errors, tasks
-from pausejax.data import batches, doors, mixing, segment_writer, segments
+from pausejax.data import pipeline
+from pausejax.data.pretraining import mixing, prepare, segments
+from pausejax.data.pretraining.source import (
+  MixedSource,
+  SegmentSource,
+  StepBatches,
+)
 from tests.test_segments import BYTES, assert_same, join, text_of
 
 K = mixing.BLOCK
@@ -100,7 +106,7 @@ def stores(tmp_path_factory, data_config):
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     (root / f"{name}.jsonl").write_text("".join(lines))
     data = data_config(task=name, files=str(root / f"{name}.jsonl"))
-    segment_writer.write(data, BYTES, root / name)
+    prepare.write(data, BYTES, root / name)
   return f"text={root / 'text'},c4={root / 'c4'}"
 
 
@@ -111,7 +117,7 @@ def open_source(stores, data_config):
     data = data_config(segments_dir=stores, **{**fields, **changes})
     stages = tasks.rate_stages(data)
     sources = {
-      name: batches.SegmentSource(
+      name: SegmentSource(
         data=data,
         store=segments.load(
           folder, "train", dataclasses.replace(data, task=name), BYTES
@@ -121,9 +127,9 @@ def open_source(stores, data_config):
         seed=7,
         host=host,
       )
-      for name, folder in doors.stores(data, ["text", "c4"]).items()
+      for name, folder in pipeline.stores(data, ["text", "c4"]).items()
     }
-    return batches.MixedSource(sources=sources, stages=stages)
+    return MixedSource(sources=sources, stages=stages)
 
   return make
 
@@ -142,11 +148,11 @@ def test_a_run_whose_host_count_changes_twice_sees_the_same(open_source):
 
 
 def test_resuming_in_a_mixture_is_instant_and_exact(open_source):
-  stream = batches.StepBatches(open_source())
+  stream = StepBatches(open_source())
   for _ in range(45):
     next(stream)
   state = stream.state()
-  again = batches.StepBatches(open_source())
+  again = StepBatches(open_source())
   again.restore(state)
   for _ in range(40):
     assert_same(next(stream), next(again))
@@ -201,7 +207,7 @@ def test_a_mixture_that_cannot_be_is_an_error(
 ):
   fields = {"task": "text=1,c4=3", "segments_dir": stores}
   with pytest.raises(errors.UsageError) as raised:
-    doors.check(data_config(**{**fields, **changes}))
+    pipeline.check(data_config(**{**fields, **changes}))
   message = str(raised.value)
   assert len(message.splitlines()) == 1
   assert all(fragment in message for fragment in fragments), message

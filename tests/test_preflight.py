@@ -9,9 +9,11 @@ import sys
 import pytest
 
 from configs import base, pretrain_c4
-from pausejax import cli, settings
-from pausejax.programs import preflight_remedies, preflight_table
-from pausejax.programs.preflight_table import Preflight
+from pausejax import cli
+from pausejax.config import schema
+from pausejax.preflight import table
+from pausejax.preflight.remedies import Remedy, find
+from pausejax.preflight.table import Preflight
 from pausejax.runtime import chips, flops
 from pausejax.training import ahead
 
@@ -100,7 +102,7 @@ def test_times_follow_from_the_stated_peak():
   seconds = FOUND.step_seconds(0.5)
   tokens = 1024 * 2048
   assert seconds == pytest.approx(tokens * 8e9 / (0.5 * 197e12 * 256))
-  text = preflight_table.text(FOUND)
+  text = table.text(FOUND)
   (line,) = [x for x in text.splitlines() if x.startswith("   50%")]
   days = 200e9 / (tokens / seconds) / 86_400
   assert f"{seconds:.3f}" in line
@@ -108,7 +110,7 @@ def test_times_follow_from_the_stated_peak():
 
 
 def test_the_step_of_the_paper_needs_what_the_formula_says():
-  model = settings.train_config(
+  model = schema.train_config(
     pretrain_c4.get_config("size=1b").to_dict()
   ).model_config(32_129)
   # 24 layers of 12 D^2, a head of 32,256 rows, half the square of attention.
@@ -129,14 +131,14 @@ def needs(config, *, state=8, row=1 / 16, copies=8):
 
 def remedies(available, *, largest, **sizes):
   """Returns (what is offered, what was asked) for a run that does not fit."""
-  config = settings.train_config(pretrain_c4.get_config("size=1b").to_dict())
+  config = schema.train_config(pretrain_c4.get_config("size=1b").to_dict())
   asked = []
 
   def ask(changed, words):
     asked.append((words, needs(changed, **sizes)))
     return int(asked[-1][1] * GIB)
 
-  found = preflight_remedies.find(
+  found = find(
     config,
     ask,
     available_bytes=available * GIB,
@@ -185,7 +187,7 @@ def test_a_smaller_batch_is_offered_where_it_was_accepted():
 def test_nothing_is_offered_as_fitting_that_does_not():
   found, asked = remedies(0.5, largest=0)
   assert found == [] and len(asked) <= 6
-  text = preflight_table.text(dataclasses.replace(FOUND, remedies=found))
+  text = table.text(dataclasses.replace(FOUND, remedies=found))
   assert "It does not fit v5e-256: the step needs 20.00 GiB" in text
   assert "16.00 GiB are there" in text and "--config" not in text
   assert "more devices" in text
@@ -193,10 +195,10 @@ def test_nothing_is_offered_as_fitting_that_does_not():
 
 def test_what_was_not_checked_says_so():
   found = [
-    preflight_remedies.Remedy(words=SPLIT, needed_bytes=11 * GIB),
-    preflight_remedies.Remedy(words="--config.model.remat=full"),
+    Remedy(words=SPLIT, needed_bytes=11 * GIB),
+    Remedy(words="--config.model.remat=full"),
   ]
-  text = preflight_table.text(dataclasses.replace(FOUND, remedies=found))
+  text = table.text(dataclasses.replace(FOUND, remedies=found))
   checked, others = text.split("not checked: ")
   assert f"add {SPLIT} (needs 11.00 GiB: it fits)" in checked
   assert "--config.model.remat=full, or more devices" in others
@@ -280,8 +282,8 @@ def test_without_the_compiler_of_the_target_the_cpu_estimates(tmp_path):
 
 
 def test_every_topology_of_the_help_is_known():
+  from pausejax.preflight import topologies
   from pausejax.programs import preflight as program
-  from pausejax.runtime import topologies
 
   names = program.__doc__.split("--topology: ")[1].split(".")[0]
   for name in names.replace(",", " ").split():
@@ -292,10 +294,10 @@ def test_every_topology_of_the_help_is_known():
 def test_the_size_of_the_vocabulary_and_where_it_is_from():
   from pausejax.programs import preflight as program
 
-  c4 = settings.train_config(pretrain_c4.get_config("size=1b").to_dict())
+  c4 = schema.train_config(pretrain_c4.get_config("size=1b").to_dict())
   assert program._vocab_size(1000, c4)[0] == 1000
   assert program._vocab_size(0, c4)[0] == 32_128
   tree = base.get_config()
   tree.data.task = "text"
-  text = settings.train_config(tree.to_dict())
+  text = schema.train_config(tree.to_dict())
   assert program._vocab_size(0, text)[0] == 259

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pausejax import settings, sharding
+from pausejax import sharding
+from pausejax.config import schema
 from pausejax.model import decoder, products
-from pausejax.runtime import collectives
+from pausejax.preflight import collectives
 from tests import models
 
 
@@ -54,7 +55,7 @@ def test_fsdp_gathers_bfloat16_and_reduces_float32(tmp_path):
     d_model=128, d_ff=256, dtype="bfloat16", remat="names"
   )
   mesh = sharding.make_mesh(
-    settings.MeshConfig(data=1, fsdp=8, sequence=1, tensor=1)
+    schema.MeshConfig(data=1, fsdp=8, sequence=1, tensor=1)
   )
   model = sharding.placed(
     jax.eval_shape(functools.partial(decoder.init, config, 0)), mesh

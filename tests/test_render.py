@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from pausejax.evaluation import render
-from pausejax.evaluation.table import ABOUT_INTERVAL, Row
+from pausejax.study import render
+from pausejax.study.table import ABOUT_INTERVAL, Row
 
 
 def row(**changes) -> Row:

@@ -14,11 +14,12 @@ import pytest
 
 from configs import base
 from pausejax import errors, tasks
-from pausejax.data import examples
-from pausejax.evaluation import results, study
-from pausejax.evaluation.page import chart, curves, document, report, runs
+from pausejax.config.schema import DataConfig
+from pausejax.data.finetuning import examples
+from pausejax.evaluation import results
 from pausejax.programs import report as program
-from pausejax.settings import DataConfig
+from pausejax.study import plan as plans
+from pausejax.study.report import chart, contents, curves, document, runs
 
 NASTY = "</script><img src=x onerror=alert(1)>&lt;"
 SCORES = {  # (pretraining, finetuning, M) -> the values of each seed.
@@ -32,7 +33,7 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
-def plan(workdir, **changes) -> study.Study:
+def plan(workdir, **changes) -> plans.Study:
   fields = {
     "title": "Four & more",
     "local_dir": "",
@@ -55,7 +56,7 @@ def plan(workdir, **changes) -> study.Study:
     ),
     "tasks_module": "",
   }
-  built = study.make(workdir, {**fields, **changes})
+  built = plans.make(workdir, {**fields, **changes})
   built.save()
   return built
 
@@ -111,7 +112,7 @@ def write_result(workdir, m, values, *, seed=0, ft=None, sha256="") -> None:
   results.write(workdir / "evaluations", stem, result, rows)
 
 
-def write_study(workdir, local_dir="", sha256="", **changes) -> study.Study:
+def write_study(workdir, local_dir="", sha256="", **changes) -> plans.Study:
   built = plan(workdir, **changes)
   for cell in built.pretraining_cells():
     write_run(cell.workdir, pause_fraction=0.1 * (cell.pretraining == "pause"))
@@ -313,14 +314,14 @@ def test_prompts_are_shown_if_the_same_data_is_at_hand(tmp_path):
   data = DataConfig(**{**data, "local_dir": str(folder)})
   digest = examples.load(tasks.downstream("gsm8k"), "test", data).sha256
   write_study(tmp_path / "study", local_dir=folder, sha256=digest)
-  found = report.collect(tmp_path / "study")
+  found = contents.collect(tmp_path / "study")
   prompts = [case.prompt for case in found.disagreements["gsm8k"].cases]
   assert prompts == [f"Question: How many {i}?\nAnswer:" for i in (1, 2)]
   text = Outline(document.page(found, paper=False)).text
   assert "How many 1?" in text and "[pause] × 10" in text
   for other in ('{"question": "Else?", "answer": "#### 7"}', "no JSON"):
     (folder / "test.jsonl").write_text(other)
-    found = report.collect(tmp_path / "study")
+    found = contents.collect(tmp_path / "study")
     assert "not at hand" in document.page(found, paper=False)
 
 

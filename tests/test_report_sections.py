@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from pausejax.evaluation.page import commands, grid, levels, losses, report
 from pausejax.programs import report as program
+from pausejax.study.report import commands, contents, grid, levels, losses
 from tests import test_report
 
 
@@ -44,7 +44,7 @@ def text_score(**changes):
 
 
 def test_runs_come_after_the_run_they_start_from(tmp_path):
-  found = report.collect(folder_of_runs(tmp_path)).commands
+  found = contents.collect(folder_of_runs(tmp_path)).commands
   assert list(found) == ["z", "a b", "c"]
   train, evaluate = map(shlex.split, found["a b"])
   assert f"--init_from={tmp_path / 'z'}-again" in train
@@ -61,7 +61,7 @@ def test_runs_that_name_each_other_are_still_shown(tmp_path):
     fields = json.loads(config.read_text())
     fields["init_from"] = str(tmp_path / other)
     config.write_text(json.dumps(fields))
-  runs = report.collect(tmp_path).runs
+  runs = contents.collect(tmp_path).runs
   assert [run.id for run in commands.ordered(runs)] == ["a", "b"]
 
 
@@ -69,7 +69,7 @@ def test_plain_text_scores_are_shown_and_made_again(tmp_path):
   folder = folder_of_runs(tmp_path) / "c" / "text_scores"
   folder.mkdir()
   (folder / "x.json").write_text(json.dumps(text_score(step=2)))
-  it = report.collect(tmp_path)
+  it = contents.collect(tmp_path)
   assert "0.8904" in losses.text_scores(it)
   words = shlex.split(it.commands["c"][-1])
   assert "--text=held out.txt" in words and "--limit=4" in words
@@ -85,7 +85,7 @@ def test_held_out_losses_compare_runs_by_the_text_without_pauses(tmp_path):
   ]
   text = metrics.read_text().rsplit("\n", 1)[0] + "\nnot a row\n"
   metrics.write_text(text + "".join(json.dumps(r) + "\n" for r in rows))
-  it = report.collect(tmp_path)
+  it = contents.collect(tmp_path)
   shown = losses.held_out(it)
   assert "2.8750" in shown and "2.7500 (6)" in shown
   assert "1 unreadable lines left out" in losses.training(it)
@@ -93,7 +93,7 @@ def test_held_out_losses_compare_runs_by_the_text_without_pauses(tmp_path):
 
 def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
   test_report.write_run(tmp_path / "run")
-  (run,) = report.collect(tmp_path).runs
+  (run,) = contents.collect(tmp_path).runs
   assert losses.machine(run) == ["unknown"] * 3
 
 
@@ -133,7 +133,7 @@ def test_a_single_number_of_pauses_gets_no_axis_of_pauses(tmp_path):
 def test_nothing_right_of_a_few_is_not_certain(tmp_path):
   test_report.write_run(tmp_path / "run", task="gsm8k")
   test_report.write_result(tmp_path / "run", 10, [0] * 64)
-  (line,) = report.collect(tmp_path).sweeps["gsm8k"]
+  (line,) = contents.collect(tmp_path).sweeps["gsm8k"]
   low, high = line.points[0].first.interval
   assert low == 0.0 and 5.0 < high < 6.0  # Wilson: z^2 / (n + z^2).
 

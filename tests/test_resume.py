@@ -7,8 +7,10 @@ import types
 import pytest
 
 from configs import base
-from pausejax import errors, settings
-from pausejax.programs import resume, run_folder
+from pausejax import errors
+from pausejax.config import schema
+from pausejax.runtime import run_folder
+from pausejax.training import resume
 
 WORKDIR = pathlib.Path("run")
 
@@ -83,7 +85,7 @@ def test_what_decides_the_computation_is_refused_with_a_table(field):
 def test_all_else_is_printed(field, value):
   new, before = changed(field, value), saved()
   resume.require_resumable(WORKDIR, before, new)
-  config = settings.train_config(new)
+  config = schema.train_config(new)
   _, line = resume.notes(config, new, {"config": before})
   node = before
   for name in field.split("."):
@@ -101,7 +103,7 @@ def test_every_field_that_may_change_exists():
 
 
 def test_the_shape_of_a_model_never_changes():
-  fields = [f"model.{name}" for name in settings.SHAPE_FIELDS]
+  fields = [f"model.{name}" for name in schema.SHAPE_FIELDS]
   assert not any(map(resume.may_change, fields))
 
 
@@ -136,7 +138,7 @@ def test_an_argument_of_the_optimizer_that_comes_or_goes_is_named():
 def test_a_run_without_steps_left_says_so(num_steps, stop_at_step, step, words):
   tree = base.get_config()
   tree.num_steps, tree.stop_at_step = num_steps, stop_at_step
-  config = settings.train_config(tree.to_dict())
+  config = schema.train_config(tree.to_dict())
   assert resume.is_over(config, step) == bool(words)
   if words:
     line = resume.nothing_to_do(config, step, pathlib.Path("c"))
@@ -144,7 +146,7 @@ def test_a_run_without_steps_left_says_so(num_steps, stop_at_step, step, words):
 
 
 def test_skipped_steps_are_counted_at_the_end():
-  config = settings.train_config(base.get_config().to_dict())
+  config = schema.train_config(base.get_config().to_dict())
   for skipped, words in ((0, "(num_steps 100000)"), (3, "3 steps were not")):
     state = types.SimpleNamespace(step=7, num_skipped=skipped)
     line = resume.ending(config, state, pathlib.Path("c"))
@@ -185,7 +187,7 @@ def test_other_first_parameters_are_announced(tmp_path, there):
     (folder / "checkpoints" / "9" / "meta" / "meta.json").write_text("{}")
   new = changed("init_from", str(folder))
   began = {"workdir": str(folder), "step": 7}
-  config = settings.train_config(new)
+  config = schema.train_config(new)
   (line,) = resume.notes(config, new, {"config": new, "initial": began})
   now = f"step 9 of {folder}" if there else "without a checkpoint"
   assert f"is now {now}" in line and f"began with step 7 of {folder}" in line

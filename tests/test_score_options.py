@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from pausejax import settings, sharding
+from pausejax import sharding
+from pausejax.config import schema
 from pausejax.inference import decode, score
 from tests import models
 
@@ -112,7 +113,7 @@ def test_eight_devices_equal_one():
   prefixes, options = [PREFIXES[i % 3] for i in rows], [[[3], [4, 5, 6]]] * 8
   alone_BO, _ = _score(model, prefixes, options, width=9, option_len=3)
   mesh = sharding.make_mesh(
-    settings.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
+    schema.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
   )
   placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):

@@ -12,14 +12,10 @@ import time
 import numpy as np
 import pytest
 
-from pausejax import batching, errors, locks
-from pausejax.data import (
-  corpora,
-  segment_writer,
-  segments,
-  text_files,
-  tokenizers,
-)
+from pausejax import errors, locks
+from pausejax.data import batch, tokenizers
+from pausejax.data.pretraining import prepare, segments
+from pausejax.tasks import corpora, text_files
 from tests.test_segments import assert_one_line, contents
 
 BYTES = tokenizers.load("bytes")
@@ -48,22 +44,22 @@ def data(corpus, data_config):
 @pytest.fixture
 def whole(data, tmp_path):
   out = tmp_path / "whole"
-  segment_writer.write(data, BYTES, out)
+  prepare.write(data, BYTES, out)
   return out
 
 
 def test_units_lose_no_token_and_leave_one_short_segment(data, whole):
   for split in corpora.SPLITS:
     store = segments.load(whole, split, data, BYTES)
-    rows = store.read(range(len(store)), batching.PADDING)
-    is_short = (rows == batching.PADDING).any(axis=1)
+    rows = store.read(range(len(store)), batch.PADDING)
+    is_short = (rows == batch.PADDING).any(axis=1)
     assert is_short.sum() <= 1 and not is_short[:-1].any()
     source = corpora.FileSource(
       train=data.files, validation="", field="text", holdout_every=4
     )
     texts = list(source.documents(split))
     ids = [i for doc in BYTES.encode(texts) for i in (*doc, BYTES.eos_id)]
-    found = rows[rows != batching.PADDING]
+    found = rows[rows != batch.PADDING]
     assert sorted(found) == sorted(ids)
     part = store.index[split]
     assert part["num_tokens"] == len(ids)
@@ -79,8 +75,7 @@ def test_shards_of_many_machines_make_one_store(data, whole, tmp_path):
     order = list(range(1, count + 1))
     random.Random(count).shuffle(order)
     made = [
-      segment_writer.write(data, BYTES, out, shard=(index, count))
-      for index in order
+      prepare.write(data, BYTES, out, shard=(index, count)) for index in order
     ]
     assert made[0] is None and made[-1] is not None
     assert contents(out) == contents(whole)
@@ -95,14 +90,14 @@ def test_one_process_reads_the_corpus_once(data, tmp_path, monkeypatch):
     return opener(path)
 
   monkeypatch.setattr(text_files, "_opened", counting)
-  segment_writer.write(data, BYTES, tmp_path / "once")
+  prepare.write(data, BYTES, tmp_path / "once")
   assert set(opened.values()) == {1} and len(opened) == 7
   # Another machine counts the files before its own, each once.
   opened.clear()
-  segment_writer.write(data, BYTES, tmp_path / "shared", shard=(2, 2))
+  prepare.write(data, BYTES, tmp_path / "shared", shard=(2, 2))
   assert set(opened.values()) <= {1, 2} and opened.total() < 11
   opened.clear()
-  segment_writer.write(data, BYTES, tmp_path / "shared", shard=(1, 2))
+  prepare.write(data, BYTES, tmp_path / "shared", shard=(1, 2))
   assert opened.total() == 4
 
 
@@ -126,7 +121,7 @@ def test_what_is_broken_off_anywhere_is_gone_on_with(
         raise Killed
 
     try:
-      segment_writer.write(data, BYTES, out, report)
+      prepare.write(data, BYTES, out, report)
       break
     except Killed:
       assert not (out / "index.json").exists()
@@ -142,14 +137,14 @@ def test_progress_counts_what_this_call_read(data, tmp_path):
       (progress.num_done, progress.num_documents, progress.num_tokens)
     )
 
-  index = segment_writer.write(data, BYTES, tmp_path / "out", report)
+  index = prepare.write(data, BYTES, tmp_path / "out", report)
   totals = [
     sum(index[split][name] for split in corpora.SPLITS)
     for name in ("num_documents", "num_tokens")
   ]
   assert seen[0] == (0, 0, 0) and seen[-1] == (7, *totals)
   seen.clear()
-  segment_writer.write(data, BYTES, tmp_path / "out", report)
+  prepare.write(data, BYTES, tmp_path / "out", report)
   assert seen == [(7, 0, 0)]
 
 
@@ -159,10 +154,10 @@ def test_only_units_of_changed_files_are_made_again(
   with (corpus / "5.jsonl").open("a") as f:
     f.write('{"text": "one more"}\n')
   done = []
-  segment_writer.write(data, BYTES, whole, lambda p: done.append(p.num_done))
+  prepare.write(data, BYTES, whole, lambda p: done.append(p.num_done))
   # A document more moves the places of those behind it.
   assert done[0] == 5
-  segment_writer.write(data, BYTES, tmp_path / "fresh")
+  prepare.write(data, BYTES, tmp_path / "fresh")
   assert contents(whole) == contents(tmp_path / "fresh")
 
 
@@ -171,26 +166,26 @@ def test_a_bad_document_stops_and_the_rest_is_kept(data, corpus, tmp_path):
   good = bad.read_text()
   bad.write_text(good + '{"text": \n')
   with pytest.raises(errors.UserError, match=r"4\.jsonl:31"):
-    segment_writer.write(data, BYTES, out)
+    prepare.write(data, BYTES, out)
   with pytest.raises(errors.UserError, match="no segments at"):
     segments.load(out, "train", data, BYTES)
   bad.write_text(good)
   done = []
-  segment_writer.write(data, BYTES, out, lambda p: done.append(p.num_done))
+  prepare.write(data, BYTES, out, lambda p: done.append(p.num_done))
   assert done[0] == 4 and done[-1] == 7
 
 
 def test_two_jobs_in_one_folder_are_an_error(data, data_config, tmp_path):
   out = tmp_path / "out"
-  segment_writer.write(data, BYTES, out, shard=(1, 2))
+  prepare.write(data, BYTES, out, shard=(1, 2))
   other = data_config(files=data.files, holdout_every=4, seq_len=64)
   with pytest.raises(errors.UserError) as raised:
-    segment_writer.write(other, BYTES, out)
+    prepare.write(other, BYTES, out)
   assert_one_line(raised, str(out), "segment_len is 32, this run wants 64")
   with locks.alone(out / "units" / "lock-1-of-1", ""):
     with pytest.raises(errors.UserError, match="is being made already"):
-      segment_writer.write(data, BYTES, out)
-    segment_writer.write(data, BYTES, out, shard=(2, 2))
+      prepare.write(data, BYTES, out)
+    prepare.write(data, BYTES, out, shard=(2, 2))
 
 
 def command(data, out, tmp_path, *more):

@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from pausejax import batching, cli, errors, pause
-from pausejax.data import (
-  batches,
-  segment_cutter,
-  segment_writer,
-  segments,
-  tokenizer_training,
-  tokenizers,
-)
+from pausejax import cli, errors, pause
+from pausejax.data import tokenizer_training, tokenizers
+from pausejax.data.batch import PADDING
+from pausejax.data.pretraining import cutter, prepare, segments
+from pausejax.data.pretraining.source import SegmentSource, StepBatches
 
 BYTES = tokenizers.load("bytes")
 SEED = 17
@@ -47,7 +43,7 @@ def data(files, data_config):
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
   out = tmp_path_factory.mktemp("store") / "segments"
-  segment_writer.write(data, BYTES, out)
+  prepare.write(data, BYTES, out)
   return out
 
 
@@ -55,7 +51,7 @@ def folder(data, tmp_path_factory):
 def exact_folder(data, tmp_path_factory):
   out = tmp_path_factory.mktemp("store") / "exact"
   exact = dataclasses.replace(data, pause_mode="exact")
-  segment_writer.write(exact, BYTES, out)
+  prepare.write(exact, BYTES, out)
   return out
 
 
@@ -65,11 +61,11 @@ def open_source(data, folder, exact_folder):
 
   def make(
     split="train", batch_size=8, seed=SEED, host=(0, 1), **changes
-  ) -> batches.SegmentSource:
+  ) -> SegmentSource:
     changed = dataclasses.replace(data, **changes)
     exact = changed.num_text_tokens != data.num_text_tokens
     place = exact_folder if exact else folder
-    return batches.SegmentSource(
+    return SegmentSource(
       data=changed,
       store=segments.load(place, split, changed, BYTES),
       tokenizer=BYTES,
@@ -90,8 +86,8 @@ def expected_ids(split):
 
 
 def read_all(store):
-  rows = store.read(range(len(store)), batching.PADDING)
-  return rows, rows[rows != batching.PADDING].tolist()
+  rows = store.read(range(len(store)), PADDING)
+  return rows, rows[rows != PADDING].tolist()
 
 
 def assert_same(a, b):
@@ -112,7 +108,7 @@ def test_writing_loses_nothing(open_source, split, mode):
   rows, ids = read_all(store)
   assert ids == expected_ids(split)
   # Only the last one may be shorter.
-  assert (rows[:-1] != batching.PADDING).all()
+  assert (rows[:-1] != PADDING).all()
   assert rows.shape[1] == (32 if mode == "insert_trim" else 24)
 
 
@@ -120,8 +116,8 @@ def test_writing_loses_nothing(open_source, split, mode):
 def test_how_many_documents_are_taken_at_once_does_not_matter(
   data, folder, tmp_path, monkeypatch, at_once
 ):
-  monkeypatch.setattr(segment_cutter, "_DOCUMENTS_AT_ONCE", at_once)
-  segment_writer.write(data, BYTES, tmp_path / "again")
+  monkeypatch.setattr(cutter, "_DOCUMENTS_AT_ONCE", at_once)
+  prepare.write(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
 
 
@@ -134,7 +130,7 @@ def contents(folder):
 
 
 def test_made_again_gives_the_same_bytes(data, folder, tmp_path):
-  segment_writer.write(data, BYTES, tmp_path / "again")
+  prepare.write(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
 
 
@@ -161,7 +157,7 @@ def test_the_digest_tells_where_documents_end(tmp_path, data_config):
     path = tmp_path / f"{i}.jsonl"
     lines = [json.dumps({"text": t}) + "\n" for t in ["held", *texts]]
     path.write_text("".join(lines))
-    index = segment_writer.write(
+    index = prepare.write(
       data_config(files=str(path)), BYTES, tmp_path / str(i)
     )
     digests.add(index["train"]["documents_sha256"])
@@ -176,7 +172,7 @@ def test_a_vocabulary_beyond_16_bits_keeps_its_ids(data, tmp_path):
       return [[i + 69_000 for i in ids] for ids in super().encode(texts)]
 
   wide = tokenizers.PauseTokenizer(Wide())
-  segment_writer.write(data, wide, tmp_path / "wide")
+  prepare.write(data, wide, tmp_path / "wide")
   store = segments.load(tmp_path / "wide", "train", data, wide)
   expected = [
     i if i == BYTES.eos_id else i + 69_000 for i in expected_ids("train")
@@ -273,7 +269,7 @@ def test_a_damaged_file_is_named_and_made_again(
   assert cli.main(["segments", f"--verify={out}"]) == 1
   assert f"BAD  {file}" in capsys.readouterr().out
   file.unlink(missing_ok=True)
-  segment_writer.write(data, BYTES, out)
+  prepare.write(data, BYTES, out)
   assert contents(out) == contents(folder)
 
 
@@ -311,7 +307,7 @@ def test_an_id_that_no_text_has_names_file_and_record(
   with_id(folder, out, wrong, dtype)
   store = segments.load(out, "train", data, BYTES)
   assert store.read([0, 1, 2, 3, 4], 0).max() < 259
-  source = batches.SegmentSource(
+  source = SegmentSource(
     data=data, store=store, tokenizer=BYTES, batch_size=8, seed=0
   )
   for read in (
@@ -332,9 +328,7 @@ def test_a_tokenizer_that_breaks_its_word_is_not_stored(data, tmp_path):
       return [[*ids, 259] for ids in super().encode(texts)]
 
   with pytest.raises(errors.UserError, match="id 259 is the pause"):
-    segment_writer.write(
-      data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out"
-    )
+    prepare.write(data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out")
 
 
 def test_verifying_finds_a_changed_bit_and_reading_does_not_hide_it(
@@ -402,13 +396,13 @@ def test_a_batch_that_hosts_cannot_share_is_an_error(open_source):
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_a_restored_iterator_goes_on_as_if_uninterrupted(open_source, taken):
-  whole = batches.StepBatches(open_source())
+  whole = StepBatches(open_source())
   expected = [next(whole) for _ in range(taken + 6)][taken:]
-  first = batches.StepBatches(open_source())
+  first = StepBatches(open_source())
   for _ in range(taken):
     next(first)
   state = first.state()
-  second = batches.StepBatches(open_source())
+  second = StepBatches(open_source())
   next(second)  # Where it was before does not matter.
   second.restore(state)
   assert second.state() == state
@@ -418,14 +412,14 @@ def test_a_restored_iterator_goes_on_as_if_uninterrupted(open_source, taken):
 
 def test_the_iterator_makes_the_batches_of_the_steps(open_source):
   source = open_source()
-  iterator = batches.StepBatches(source)
+  iterator = StepBatches(source)
   for step in range(4):
     assert_same(next(iterator), source.training_batch(step))
 
 
 def test_the_fingerprint_tells_apart_what_changes_batches(open_source):
   prints = [
-    batches.StepBatches(open_source(**changes)).fingerprint()
+    StepBatches(open_source(**changes)).fingerprint()
     for changes in (
       {},
       {"seed": SEED + 1},
@@ -439,7 +433,7 @@ def test_the_fingerprint_tells_apart_what_changes_batches(open_source):
     assert json.loads(json.dumps(a)) == a
     assert all(a != b for b in prints[:i])
   # How many hosts share the work does not change a batch.
-  shared = batches.StepBatches(open_source(host=(1, 2)))
+  shared = StepBatches(open_source(host=(1, 2)))
   assert shared.fingerprint() == prints[0]
 
 
@@ -470,8 +464,8 @@ def test_a_store_of_one_segment_is_shown_again_and_again(tmp_path, data_config):
   for i in range(2):
     (tmp_path / f"{i}.txt").write_text("short")
   data = data_config(files=str(tmp_path), pause_fraction=0.0, holdout_every=2)
-  segment_writer.write(data, BYTES, tmp_path / "out")
-  source = batches.SegmentSource(
+  prepare.write(data, BYTES, tmp_path / "out")
+  source = SegmentSource(
     data=data,
     store=segments.load(tmp_path / "out", "train", data, BYTES),
     tokenizer=BYTES,

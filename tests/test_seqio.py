@@ -20,8 +20,10 @@ tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
 
 from configs import base  # noqa: E402
-from pausejax import batching, errors, pause, settings  # noqa: E402
-from pausejax.data import corpora, tokenizer_training, tokenizers  # noqa: E402
+from pausejax import errors, pause  # noqa: E402
+from pausejax.config import schema  # noqa: E402
+from pausejax.data import opening, tokenizer_training, tokenizers  # noqa: E402
+from pausejax.data.batch import language_model_batch  # noqa: E402
 from pausejax.data.seqio import (  # noqa: E402
   pauses,
   preprocessors,
@@ -30,7 +32,11 @@ from pausejax.data.seqio import (  # noqa: E402
   tasks,
   vocabulary,
 )
-from pausejax.tasks import PretrainingTask, text  # noqa: E402
+from pausejax.tasks import (  # noqa: E402
+  PretrainingTask,
+  corpora,
+  text,
+)
 
 REAL = os.environ.get("PAUSEJAX_REAL_DATA", "")
 TASK = PretrainingTask("seqio_test", text.source)
@@ -83,7 +89,7 @@ def tfds_dir(tmp_path_factory) -> str:
   return root
 
 
-def data_config(**changes) -> settings.DataConfig:
+def data_config(**changes) -> schema.DataConfig:
   small = {
     "task": "text",
     "door": "seqio",
@@ -96,7 +102,7 @@ def data_config(**changes) -> settings.DataConfig:
     "shuffle_buffer": 50,
   }
   tree = base.get_config().data.to_dict()
-  return settings.DataConfig(**{**tree, **small, **changes})
+  return schema.DataConfig(**{**tree, **small, **changes})
 
 
 def open_stream(data, *, task=TASK, **changes) -> stream.SeqioBatches:
@@ -382,7 +388,7 @@ def test_documents_made_in_python_are_those_of_the_source(split):
 
 @pytest.mark.parametrize("split", corpora.SPLITS)
 def test_documents_of_tfds_are_those_of_the_source(tfds_dir, split):
-  documents = list(tfds_source(tfds_dir).documents(split))
+  documents = list(opening.documents(tfds_source(tfds_dir), split))
   assert sorted(documents) == sorted(TEXTS if split == "train" else TEXTS[:5])
   # The stream goes through several files in turns.
   assert sorted(read(tfds_source(tfds_dir), split)) == sorted(documents)
@@ -502,7 +508,7 @@ def test_batches_are_those_of_numpy(folder, mode):
   rows = np.stack(rows * 2)  # Two epochs.
   batches = open_stream(data, batch_size=6)
   for step in range(len(rows) // 6):
-    expected = batching.language_model_batch(
+    expected = language_model_batch(
       paused(
         rows[step * 6 : step * 6 + 6],
         seq_len=32,
@@ -678,9 +684,9 @@ def test_an_id_that_no_text_has_is_an_error(folder, monkeypatch, wrong):
 # Resuming.
 
 RESUME = """
-import json, pathlib, sys
+import json, pathlib, sys  # noqa: E402
 sys.path.insert(0, {tests!r})
-import test_seqio as t
+import test_seqio as t  # noqa: E402
 out = {{}}
 for name, data in json.loads(pathlib.Path({plan!r}).read_text()).items():
   folder = pathlib.Path({plan!r}).parent / name
@@ -848,7 +854,7 @@ def test_fewer_documents_than_hosts_end_at_once(folder):
 def test_tfds_errors_are_one_line_and_download_nothing(tfds_dir, tmp_path):
   missing = tfds_source(str(tmp_path), name="c4/en:3.0.1")
   for read_it in (
-    lambda: list(missing.documents("train")),
+    lambda: list(opening.documents(missing, "train")),
     lambda: sources.data_source(missing),
   ):
     assert "c4/en:3.0.1 is not prepared" in message(read_it)
@@ -869,7 +875,9 @@ def test_a_damaged_tfds_file_is_a_one_line_error(tfds_dir, tmp_path):
       content = content[:200] + b"damaged" + content[207:]
     (moved / path.name).write_bytes(content)
   source = tfds_source(str(tmp_path / "tfds"))
-  assert "corrupted record" in message(lambda: list(source.documents("train")))
+  assert "corrupted record" in message(
+    lambda: list(opening.documents(source, "train"))
+  )
 
 
 @pytest.mark.slow
@@ -901,8 +909,8 @@ def test_c4_with_the_t5_vocabulary():
     seq_len=512,
   )
   source = c4.source(data)
-  assert len(list(source.documents("train"))) == 1000
-  expected = sorted(source.documents("validation"))
+  assert len(list(opening.documents(source, "train"))) == 1000
+  expected = sorted(opening.documents(source, "validation"))
   assert sorted(read(source, "validation")) == expected
   batches = open_stream(data, task=PretrainingTask("seqio_c4", c4.source))
   for _ in range(10):

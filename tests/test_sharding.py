@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from configs import base, pretrain_c4
-from pausejax import optimizer, settings, sharding
-from pausejax.runtime import collectives
-from pausejax.training import state, step
+from pausejax import optimizer, sharding
+from pausejax import train_state as states
+from pausejax.config import schema
+from pausejax.preflight import collectives
+from pausejax.training import step
 from tests import models
 
-LOSS = settings.LossConfig(num_chunks=4, z_loss=1e-4)
+LOSS = schema.LossConfig(num_chunks=4, z_loss=1e-4)
 SHAPE = dict(d_model=32, num_heads=8, num_kv_heads=8)
 ROWS, SEQ_LEN = 16, 32
 
@@ -40,14 +42,14 @@ def one_device_mesh():
 
 def mesh_of_8(data, fsdp, tensor, sequence=1):
   return sharding.make_mesh(
-    settings.MeshConfig(data=data, fsdp=fsdp, sequence=sequence, tensor=tensor)
+    schema.MeshConfig(data=data, fsdp=fsdp, sequence=sequence, tensor=tensor)
   )
 
 
 def compiled_step(mesh, num_microbatches=1):
   """Returns (step compiled for the mesh, a fresh state on it)."""
   fields = {**base.get_config().optim.to_dict(), "warmup_steps": 2}
-  made, schedule = optimizer.make(settings.OptimConfig(**fields), 10)
+  made, schedule = optimizer.make(schema.OptimConfig(**fields), 10)
   train = functools.partial(
     step.train_step,
     optimizer=made,
@@ -56,7 +58,7 @@ def compiled_step(mesh, num_microbatches=1):
     num_microbatches=num_microbatches,
     pause_id=models.PAUSE_ID,
   )
-  abstract = state.abstract(models.model_config(**SHAPE), made, mesh)
+  abstract = states.abstract(models.model_config(**SHAPE), made, mesh)
   layout = jax.tree.map(lambda x: x.sharding, abstract)
   lowered = step.jit_train_step(train, layout, mesh).lower(
     abstract, sharding.put_batch(models.batch(batch_size=ROWS), mesh)
@@ -182,12 +184,12 @@ def test_the_gradient_of_a_frequent_row_is_summed_in_float32():
 
 def test_a_state_made_on_a_mesh_is_laid_out_there_and_the_same():
   made = optimizer.make(
-    settings.OptimConfig(**base.get_config().optim.to_dict()), 2000
+    schema.OptimConfig(**base.get_config().optim.to_dict()), 2000
   )[0]
   config, mesh = models.model_config(), mesh_of_8(2, 2, 2)
-  here = jax.jit(lambda: state.init(config, made, 3))()
-  there = state.init_on_mesh(config, made, 3, mesh)
-  layout = state.abstract(config, made, mesh)
+  here = jax.jit(lambda: states.init(config, made, 3))()
+  there = states.init_on_mesh(config, made, 3, mesh)
+  layout = states.abstract(config, made, mesh)
   for a, b, c in zip(*map(jax.tree.leaves, (here, there, layout)), strict=True):
     # The same random bits; the normal's arithmetic may be fused otherwise.
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -198,10 +200,10 @@ def run_of_1b(mesh, **changes):
   """Returns (config, abstract state, optimizer with its schedule)."""
   c = pretrain_c4.get_config("size=1b")
   c.update_from_flattened_dict(changes)
-  config = settings.train_config(c.to_dict())
+  config = schema.train_config(c.to_dict())
   made = optimizer.make(config.optim, config.num_steps)
   model = config.model_config(vocab_size=32_129)
-  return config, state.abstract(model, made[0], mesh), made
+  return config, states.abstract(model, made[0], mesh), made
 
 
 @pytest.mark.parametrize(

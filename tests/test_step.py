@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 from configs import base
-from pausejax import optimizer, settings
-from pausejax.training import state, step
+from pausejax import optimizer, train_state
+from pausejax.config import schema
+from pausejax.training import step
 from tests import models
 
-LOSS = settings.LossConfig(num_chunks=4, z_loss=0.0)
+LOSS = schema.LossConfig(num_chunks=4, z_loss=0.0)
 
 
 @functools.cache
 def make_step(num_microbatches=1, learning_rate=3e-4):
   fields = base.get_config().optim.to_dict()
   fields |= dict(warmup_steps=2, learning_rate=learning_rate)
-  made, schedule = optimizer.make(settings.OptimConfig(**fields), 10)
+  made, schedule = optimizer.make(schema.OptimConfig(**fields), 10)
   train = functools.partial(
     step.train_step,
     optimizer=made,
@@ -137,7 +138,7 @@ def test_a_skipped_step_does_not_use_up_the_schedule():
   train, start = make_step()
   _, clean = train(start, models.batch())
   skipped = jax.tree.map(lambda x: x, start)
-  skipped = state.TrainState(
+  skipped = train_state.TrainState(
     step=skipped.step + 1,
     num_skipped=skipped.num_skipped + 1,
     model=skipped.model,
@@ -162,19 +163,19 @@ def test_the_compiled_step_never_holds_the_full_logits():
     num_layers=1, d_model=32, num_heads=1, num_kv_heads=1, d_ff=64
   )
   fields |= dict(max_seq_len=seq_len, dtype="float32", remat="full")
-  config = settings.ModelConfig(vocab_size=vocab_size, **fields)
+  config = schema.ModelConfig(vocab_size=vocab_size, **fields)
   made, schedule = optimizer.make(
-    settings.OptimConfig(**base.get_config().optim.to_dict()), 100
+    schema.OptimConfig(**base.get_config().optim.to_dict()), 100
   )
   batch = models.batch(batch_size=batch_size, seq_len=seq_len)
-  abstract = jax.eval_shape(lambda: state.init(config, made, 0))
+  abstract = jax.eval_shape(lambda: train_state.init(config, made, 0))
 
   def temporary_bytes(num_chunks):
     train = functools.partial(
       step.train_step,
       optimizer=made,
       schedule=schedule,
-      loss=settings.LossConfig(num_chunks=num_chunks, z_loss=0.0),
+      loss=schema.LossConfig(num_chunks=num_chunks, z_loss=0.0),
       num_microbatches=1,
       pause_id=vocab_size - 1,
     )

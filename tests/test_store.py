@@ -9,32 +9,33 @@ import pytest
 from etils import epath
 
 from configs import base
-from pausejax import errors, optimizer, settings
+from pausejax import errors, optimizer
+from pausejax import train_state as states
 from pausejax.checkpoints import folders, leaves
 from pausejax.checkpoints.store import Store
-from pausejax.training import state
+from pausejax.config import schema
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
-KEEP = settings.CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
+KEEP = schema.CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
 
 
 @pytest.fixture(scope="module")
 def made():
   fields = base.get_config().optim.to_dict()
-  return optimizer.make(settings.OptimConfig(**fields), 2000)[0]
+  return optimizer.make(schema.OptimConfig(**fields), 2000)[0]
 
 
 @pytest.fixture(scope="module")
 def fresh(made):
-  layout = state.abstract(models.model_config(), made, one_device_mesh())
+  layout = states.abstract(models.model_config(), made, one_device_mesh())
   sharding = jax.tree.map(lambda x: x.sharding, layout)
   return jax.device_put(models.train_state(made), sharding)
 
 
 @pytest.fixture(scope="module")
 def abstract(made):
-  return state.abstract(models.model_config(), made, one_device_mesh())
+  return states.abstract(models.model_config(), made, one_device_mesh())
 
 
 def at_step(train_state, step):
@@ -87,7 +88,7 @@ def test_the_newest_and_every_tenth_are_kept(tmp_path, fresh):
 
 def test_another_mesh_reads_the_same_bits(tmp_path, fresh, made):
   save(tmp_path / "c", fresh, 1)
-  wide = state.abstract(models.model_config(), made, mesh_of_8(2, 2, 2))
+  wide = states.abstract(models.model_config(), made, mesh_of_8(2, 2, 2))
   restored = restore(tmp_path / "c", wide).state
   assert_equal(restored, at_step(fresh, 1))
   for x, y in zip(*map(jax.tree.leaves, (restored, wide)), strict=True):
@@ -106,7 +107,7 @@ def test_other_leaves_are_refused_with_a_table(
   tmp_path, fresh, made, changes, fragment
 ):
   save(tmp_path / "c", fresh, 1)
-  other = state.abstract(
+  other = states.abstract(
     models.model_config(**changes), made, one_device_mesh()
   )
   with pytest.raises(errors.UserError) as caught:
@@ -183,7 +184,7 @@ def test_meta_names_every_leaf_with_its_digest(tmp_path, fresh):
 def test_digests_do_not_depend_on_the_mesh_but_on_every_bit(fresh, made):
   named = leaves.flatten(fresh.model)
   there = leaves.digests(named)
-  layout = state.abstract(models.model_config(), made, mesh_of_8(1, 4, 2))
+  layout = states.abstract(models.model_config(), made, mesh_of_8(1, 4, 2))
   moved = jax.device_put(
     named, jax.tree.map(lambda x: x.sharding, leaves.flatten(layout.model))
   )

@@ -14,8 +14,10 @@ import pytest
 from configs import study as study_config
 from configs import study_smoke
 from pausejax import commandline, errors
-from pausejax.evaluation import results, study, table
+from pausejax.evaluation import results
 from pausejax.programs import study as program
+from pausejax.study import plan as plans
+from pausejax.study import table
 from tests import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -49,8 +51,8 @@ def fields(**changes) -> dict:
   }
 
 
-def plan(workdir: pathlib.Path, **changes) -> study.Study:
-  return study.make(workdir, fields(**changes))
+def plan(workdir: pathlib.Path, **changes) -> plans.Study:
+  return plans.make(workdir, fields(**changes))
 
 
 class Recorder(program.Runner):
@@ -122,7 +124,7 @@ def test_a_wrong_name_is_refused_with_the_nearest(tmp_path, change, message):
 def test_a_plan_comes_back_from_disk(tmp_path):
   before = plan(tmp_path)
   before.save()
-  assert study.load(tmp_path) == before
+  assert plans.load(tmp_path) == before
   plan(tmp_path, seeds=(0, 1, 2)).save()  # More cells are welcome,
   with pytest.raises(errors.UserError, match="does not fit"):
     plan(tmp_path, finetune_words="--config.num_steps=3").save()  # others not.
@@ -130,7 +132,7 @@ def test_a_plan_comes_back_from_disk(tmp_path):
 
 @pytest.mark.parametrize("arg", ["", "size=130m", "only=table"])
 def test_the_paper_study_covers_the_paper(tmp_path, arg):
-  built = study.make(tmp_path, study_config.get_config(arg).to_dict())
+  built = plans.make(tmp_path, study_config.get_config(arg).to_dict())
   assert len(built.tasks) == 9 and len(built.seeds) == 5
   assert [v.name for v in built.variants[:4]] == [
     "StdPT_StdFT",

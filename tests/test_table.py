@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from pausejax import intervals
-from pausejax.evaluation import results, table
-from pausejax.evaluation.page import document, report
+from pausejax.evaluation import intervals, results
 from pausejax.programs import study as program
+from pausejax.study import table
+from pausejax.study.report import contents, document
 from tests import test_report
 from tests.test_study import plan, read_all
 
@@ -155,7 +155,7 @@ def test_line_separators_in_predictions_are_text(built):
     test_report.write_run(cell.workdir, seed=cell.seed, task="stdlib_cloze")
   write_all(built)
   assert program.write_table(built)[-1].interval is not None
-  page = report.collect(built.workdir)
+  page = contents.collect(built.workdir)
   assert page.disagreements["stdlib_cloze"].cases
   sentence = table.ABOUT_INTERVAL.removeprefix("[low, high]")
   assert sentence in document.page(page, paper=False)

@@ -12,7 +12,7 @@ import pathlib
 import pytest
 
 from pausejax import tasks
-from pausejax.data import text_files
+from pausejax.tasks import text_files
 from tests import test_tasks
 from tests.test_task_records import GOOD, load, message, write
 from tests.test_tasks import FILES, HELLASWAG, PIQA

@@ -10,8 +10,8 @@ import pathlib
 import pytest
 
 from pausejax import errors, tasks
-from pausejax.data import examples
-from pausejax.evaluation import soundness
+from pausejax.data.finetuning import examples
+from pausejax.inspection import soundness
 from pausejax.programs import score
 from pausejax.tasks import hellaswag
 from tests import test_tasks

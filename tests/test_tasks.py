@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import pytest
 
 from pausejax import cli, errors, tasks
-from pausejax.data import examples, records
-from pausejax.tasks import coqa, hellaswag, squad, web_questions
+from pausejax.data.finetuning import examples
+from pausejax.tasks import coqa, hellaswag, records, squad, web_questions
 
 REAL = os.environ.get("PAUSEJAX_REAL_DATA", "")
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "tasks.md"

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from pausejax import errors
-from pausejax.runtime import chips, topologies
+from pausejax.preflight import topologies
+from pausejax.runtime import chips
 
 
 @pytest.mark.parametrize(

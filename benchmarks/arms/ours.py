@@ -12,9 +12,11 @@ import numpy as np
 
 from benchmarks.arms.shapes import Shape
 from configs import pretrain_c4, smoke
-from pausejax import batching, config_files, optimizer, settings, sharding
+from pausejax import optimizer, sharding, train_state
 from pausejax.checkpoints import leaves
-from pausejax.training import state, step
+from pausejax.config import loader, schema
+from pausejax.data.batch import Batch
+from pausejax.training import step
 
 # The defaults of configs/base.py are GPT's; Llama's choices are settings.
 KINDS: dict[str, dict[str, Any]] = {
@@ -29,7 +31,7 @@ def config(
   overrides: Sequence[str] = (),
   *,
   backend: str = "",
-) -> settings.TrainConfig:
+) -> schema.TrainConfig:
   """Returns what a user sets on this backend, for another shape.
 
   On a CPU that is configs/smoke.py (float32, unrolled, no rematerialisation),
@@ -56,10 +58,10 @@ def config(
   c.optim.warmup_steps = 0
   c.optim.learning_rate = 3e-4
   for override in overrides:
-    config_files.apply_override(c, override)
+    loader.apply_override(c, override)
   if c.model.dtype == "auto":  # The other arms know no "auto".
     c.model.dtype = "float32" if is_cpu else "bfloat16"
-  return settings.train_config(c.to_dict())
+  return schema.train_config(c.to_dict())
 
 
 class Trainer:
@@ -67,7 +69,7 @@ class Trainer:
 
   def __init__(
     self,
-    config: settings.TrainConfig,
+    config: schema.TrainConfig,
     vocab_size: int,
     devices: Sequence[Any] | None = None,
   ):
@@ -77,8 +79,8 @@ class Trainer:
     chain, schedule = optimizer.make(config.optim, config.num_steps)
     self._mesh = sharding.make_mesh(config.mesh, devices)
     with jax.set_mesh(self._mesh):
-      abstract = state.abstract(self.model_config, chain, self._mesh)
-      self.state = state.init_on_mesh(
+      abstract = train_state.abstract(self.model_config, chain, self._mesh)
+      self.state = train_state.init_on_mesh(
         self.model_config, chain, config.seed, self._mesh
       )
     self._step = step.of_run(
@@ -90,7 +92,7 @@ class Trainer:
       mesh=self._mesh,
     )
 
-  def compile(self, batch: batching.Batch) -> tuple[float, int]:
+  def compile(self, batch: Batch) -> tuple[float, int]:
     """Compiles the step for such batches.
 
     Returns:
@@ -106,14 +108,14 @@ class Trainer:
     needed += m.output_size_in_bytes - m.alias_size_in_bytes
     return time.perf_counter() - start, needed
 
-  def dispatch(self, batch: batching.Batch) -> jax.Array:
+  def dispatch(self, batch: Batch) -> jax.Array:
     """Starts a step and returns its loss, which may be awaited."""
     with jax.set_mesh(self._mesh):
       placed = sharding.put_batch(batch, self._mesh)
       self.state, metrics = self._step(self.state, placed)
     return metrics["loss"]
 
-  def step(self, batch: batching.Batch) -> float:
+  def step(self, batch: Batch) -> float:
     """Takes a step and returns its loss, in nats per counted target."""
     return float(self.dispatch(batch))
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pausejax import batching, settings
+from pausejax.config import schema
+from pausejax.data.batch import Batch
 
 
 class Trainer:
@@ -23,7 +24,7 @@ class Trainer:
 
   def __init__(
     self,
-    config: settings.TrainConfig,
+    config: schema.TrainConfig,
     weights: dict[str, Any],
     *,
     attention: str = "xla",
@@ -50,14 +51,14 @@ class Trainer:
     self._opt_state = jax.jit(optimizer.init)(self._params)
     self._step = jax.jit(step, donate_argnums=(0, 1))
 
-  def dispatch(self, batch: batching.Batch) -> jax.Array:
+  def dispatch(self, batch: Batch) -> jax.Array:
     """Starts a step and returns its loss, which may be awaited."""
     self._params, self._opt_state, loss = self._step(
       self._params, self._opt_state, batch["tokens"], batch["targets"]
     )
     return loss
 
-  def step(self, batch: batching.Batch) -> float:
+  def step(self, batch: Batch) -> float:
     """Takes a step and returns its loss, in nats per target."""
     return float(self.dispatch(batch))
 

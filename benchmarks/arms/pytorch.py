@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.arms import plain
-from pausejax import batching, settings
+from pausejax.config import schema
+from pausejax.data.batch import Batch
 
 
 class Block(nn.Module):
@@ -51,7 +52,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
   """Ids and targets in, the mean loss out."""
 
-  def __init__(self, config: settings.ModelConfig):
+  def __init__(self, config: schema.ModelConfig):
     super().__init__()
     c = config
     self.embedding = nn.Embedding(c.vocab_size, c.d_model)
@@ -78,7 +79,7 @@ class GPT(nn.Module):
 class Llama(nn.Module):
   """Hugging Face's Llama; ids and targets in, the mean loss out."""
 
-  def __init__(self, config: settings.ModelConfig):
+  def __init__(self, config: schema.ModelConfig):
     import transformers
 
     super().__init__()
@@ -114,7 +115,7 @@ class Trainer:
   def __init__(
     self,
     model: nn.Module,
-    config: settings.TrainConfig,
+    config: schema.TrainConfig,
     *,
     compiled: bool,
   ):
@@ -128,7 +129,7 @@ class Trainer:
     )
     self._optimizer = _adamw(self.model, config.optim)
 
-  def dispatch(self, batch: batching.Batch) -> torch.Tensor:
+  def dispatch(self, batch: Batch) -> torch.Tensor:
     """Starts a step and returns its loss, which may be awaited."""
     tokens, targets = self._put(batch["tokens"]), self._put(batch["targets"])
     with torch.autocast(
@@ -141,7 +142,7 @@ class Trainer:
     self._optimizer.step()
     return loss.detach()
 
-  def step(self, batch: batching.Batch) -> float:
+  def step(self, batch: Batch) -> float:
     """Takes a step and returns its loss, in nats per target."""
     return float(self.dispatch(batch))
 
@@ -164,7 +165,7 @@ def use_attention(*, cudnn_only: bool) -> None:
   torch.backends.cuda.enable_mem_efficient_sdp(not cudnn_only)
 
 
-def fresh(kind: str, config: settings.ModelConfig) -> nn.Module:
+def fresh(kind: str, config: schema.ModelConfig) -> nn.Module:
   """Returns a "gpt" or "llama" made on the device, matrices normal 0.02."""
   with torch.device(device()):
     model = {"gpt": GPT, "llama": Llama}[kind](config)
@@ -175,7 +176,7 @@ def fresh(kind: str, config: settings.ModelConfig) -> nn.Module:
   return model
 
 
-def gpt(config: settings.ModelConfig, weights: dict[str, Any]) -> GPT:
+def gpt(config: schema.ModelConfig, weights: dict[str, Any]) -> GPT:
   """Returns the GPT with the weights that `ours.weights` returned."""
   model = GPT(config)
   flat = plain.joined(weights)
@@ -191,7 +192,7 @@ def gpt(config: settings.ModelConfig, weights: dict[str, Any]) -> GPT:
   return model
 
 
-def llama(config: settings.ModelConfig, weights: dict[str, Any]) -> Llama:
+def llama(config: schema.ModelConfig, weights: dict[str, Any]) -> Llama:
   """Returns the Llama with the weights that `ours.weights` returned."""
   model = Llama(config)
   inner = model.hf.model
@@ -222,7 +223,7 @@ def _mean_loss(logits_BTV, targets_BT):
   )
 
 
-def _adamw(model: nn.Module, optim: settings.OptimConfig):
+def _adamw(model: nn.Module, optim: schema.OptimConfig):
   """Returns fused AdamW that decays what ours decays: matrices."""
   decayed, rest = [], []
   for name, parameter in model.named_parameters():

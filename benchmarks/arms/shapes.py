@@ -7,7 +7,8 @@ import dataclasses
 
 import numpy as np
 
-from pausejax import batching, pause
+from pausejax import pause
+from pausejax.data import batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ SHAPES = {
 
 def batches(
   shape: Shape, count: int, *, pause_fraction: float = 0.0
-) -> list[batching.Batch]:
+) -> list[batch.Batch]:
   """Returns batches of random ids, with pauses in them if asked."""
   rng = np.random.default_rng(0)
   rows = (shape.batch_size, shape.seq_len)
@@ -103,7 +104,7 @@ def batches(
       positions_B=step * shape.batch_size + np.arange(shape.batch_size),
     )
     made.append(
-      batching.language_model_batch(
+      batch.language_model_batch(
         ids_BT, bos_id=1, pad_id=0, pause_id=shape.pause_id
       )
     )

@@ -8,7 +8,7 @@ import jax
 
 from pausejax.checkpoints import arrays, folders, leaves
 from pausejax.runtime import distributed
-from pausejax.training.state import TrainState
+from pausejax.train_state import TrainState
 
 
 def named_by_process(data: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 
 from pausejax.checkpoints import folders
-from pausejax.settings import CheckpointConfig
+from pausejax.config.schema import CheckpointConfig
 
 TRASH = "trash"
 

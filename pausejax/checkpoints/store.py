@@ -30,9 +30,9 @@ from pausejax.checkpoints import (
   retention,
   space,
 )
+from pausejax.config.schema import CheckpointConfig
 from pausejax.runtime import distributed
-from pausejax.settings import CheckpointConfig
-from pausejax.training.state import TrainState
+from pausejax.train_state import TrainState
 
 MAX_FAILURES = 3  # Saves in a row that fail before the run ends.
 

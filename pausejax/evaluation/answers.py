@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from pausejax import sharding
-from pausejax.data import prompts
+from pausejax.data.finetuning import prompts
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import decode, score
 from pausejax.model.decoder import Decoder

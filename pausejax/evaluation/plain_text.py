@@ -19,13 +19,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pausejax import batching, pause, sharding
-from pausejax.data import corpora
-from pausejax.data.batches import EVALUATION_SEED
+from pausejax import pause, sharding
+from pausejax.config.schema import LossConfig
+from pausejax.data.batch import PADDING, Batch, language_model_batch
+from pausejax.data.pretraining.source import EVALUATION_SEED
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference.decode import bucket_length
 from pausejax.model.decoder import Decoder
-from pausejax.settings import LossConfig
+from pausejax.tasks import corpora
 from pausejax.training import step
 from pausejax.training.meter import losses_by_class
 
@@ -156,10 +157,10 @@ def _batch(
   tokenizer: PauseTokenizer,
   seq_len: int,
   pause_fraction: float,
-) -> batching.Batch:
+) -> Batch:
   """Returns the batch of some windows; their pauses depend on their numbers."""
   num_text = pause.num_text_tokens(seq_len, pause_fraction, "exact")
-  text_BT = np.full((len(places_B), num_text), batching.PADDING, np.int32)
+  text_BT = np.full((len(places_B), num_text), PADDING, np.int32)
   for row_T, place in zip(text_BT, places_B, strict=True):
     if place >= 0:
       row_T[: len(windows[place])] = windows[place]
@@ -172,7 +173,7 @@ def _batch(
     seed=EVALUATION_SEED,
     positions_B=places_B,
   )
-  return batching.language_model_batch(
+  return language_model_batch(
     targets_BT,
     bos_id=tokenizer.bos_id,
     pad_id=tokenizer.pad_id,
@@ -180,7 +181,7 @@ def _batch(
   )
 
 
-def _narrowed(batch: batching.Batch, least: int) -> batching.Batch:
+def _narrowed(batch: Batch, least: int) -> Batch:
   """Returns the batch without most of the columns that are padding only."""
   longest = int(np.count_nonzero(batch["segment_ids"], axis=1).max())
   width = max(bucket_length(longest), least)

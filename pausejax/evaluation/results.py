@@ -12,9 +12,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pausejax import errors, files, intervals, json_files
-from pausejax.data import records
-from pausejax.data.prompts import Waiting
+from pausejax import errors, files, json_files
+from pausejax.data.finetuning.prompts import Waiting
+from pausejax.evaluation import intervals
+from pausejax.tasks import records
 
 PREDICTIONS = ".predictions.jsonl"
 _WAIT = {"num_pauses": int, "position": str, "filler": str}

@@ -30,8 +30,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from pausejax import sharding
+from pausejax.config.schema import ModelConfig
 from pausejax.model import attention, embedding, layers, products
-from pausejax.settings import ModelConfig
 
 INIT_STDDEV = 0.02
 

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from pausejax import cli, errors, settings, tasks
-from pausejax.data import doors, examples, tokenizers
-from pausejax.evaluation.study import Cell, Study
+from pausejax import cli, errors, tasks
+from pausejax.config import schema
+from pausejax.data import pipeline, tokenizers
+from pausejax.data.finetuning import examples
+from pausejax.study.plan import Cell, Study
 
 
 def check(plan: Study) -> None:
@@ -56,9 +58,9 @@ def _check_options(
     known = examples.splits(tasks.downstream(options.task))
     errors.require_one_of("--split", options.split or known[-1], known)
     return
-  config = settings.train_config(tree.to_dict())
+  config = schema.train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
-  doors.check(config.data)
+  pipeline.check(config.data)
   if not _is_made_later(config.data.tokenizer, plan) and verb != "tokenizer":
     tokenizers.load(config.data.tokenizer)
   source = options.init_from if verb == "train" else ""

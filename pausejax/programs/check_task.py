@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from configs import base
-from pausejax import commandline, errors, settings, tasks
-from pausejax.data import examples, finetune, prompts, tokenizers
-from pausejax.evaluation import checks, sequences, soundness
+from pausejax import commandline, errors, tasks
+from pausejax.config import schema
+from pausejax.data import tokenizers
+from pausejax.data.finetuning import examples, prompts
+from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.inspection import checks, sequences, soundness
 from pausejax.programs import score
 
 _SEQ_LENS = (512, 2048)
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> int:
     tasks.downstream(options.name),
     tokenizers.load(options.tokenizer),
     score.data_config(options.local_dir),
-    settings.FinetuneConfig(**{**fields, "num_pauses": options.pauses}),
+    schema.FinetuneConfig(**{**fields, "num_pauses": options.pauses}),
   )
   for number, (name, stage) in enumerate(checkup.stages(), start=1):
     try:
@@ -64,8 +67,8 @@ class Checkup:
     self,
     task: tasks.Task,
     tokenizer: tokenizers.PauseTokenizer,
-    data: settings.DataConfig,
-    config: settings.FinetuneConfig,
+    data: schema.DataConfig,
+    config: schema.FinetuneConfig,
   ):
     self.task = task
     self.tokenizer = tokenizer
@@ -153,10 +156,8 @@ class Checkup:
     """Packs one batch and checks it as `pausejax inspect` does."""
     train = self.splits["train"]
     some = dataclasses.replace(train, rows=train.rows[:_NUM_ENCODED])
-    made = finetune.TaskSequences(
-      some, self._format(), self.config, self.seq_len
-    )
-    source = finetune.FinetuneSource(
+    made = TaskSequences(some, self._format(), self.config, self.seq_len)
+    source = FinetuneSource(
       [made],
       [1.0],
       data=dataclasses.replace(self.data, seq_len=self.seq_len),
@@ -184,16 +185,16 @@ class Checkup:
     import jax
 
     from pausejax import optimizer as optimizers
-    from pausejax import sharding
-    from pausejax.training import state, step
+    from pausejax import sharding, train_state
+    from pausejax.training import step
 
     fields = base.get_config().optim.to_dict() | {"warmup_steps": 0}
-    config = settings.OptimConfig(**fields)
+    config = schema.OptimConfig(**fields)
     optimizer, schedule = optimizers.make(config, 1)
     mesh = _mesh()
     with jax.set_mesh(mesh):
       before = _tiny_model(self.tokenizer.vocab_size, self.seq_len, mesh)
-      start = state.TrainState(
+      start = train_state.TrainState(
         step=jax.numpy.zeros((), "int32"),
         num_skipped=jax.numpy.zeros((), "int32"),
         model=before,
@@ -203,7 +204,7 @@ class Checkup:
         step.train_step,
         optimizer=optimizer,
         schedule=schedule,
-        loss=settings.LossConfig(num_chunks=8, z_loss=0.0),
+        loss=schema.LossConfig(num_chunks=8, z_loss=0.0),
         num_microbatches=1,
         pause_id=self.tokenizer.pause_id,
       )
@@ -309,7 +310,7 @@ def _tiny_model(vocab_size: int, seq_len: int, mesh):
   fields = base.get_config().model.to_dict() | shape
   fields |= dict(max_seq_len=seq_len, dtype="float32", remat="none")
   fields |= dict(segment_attention=True)
-  config = settings.ModelConfig(vocab_size=vocab_size, **fields)
+  config = schema.ModelConfig(vocab_size=vocab_size, **fields)
   rng = np.random.default_rng(0)
 
   def draw(path, x):

@@ -28,11 +28,13 @@ from collections.abc import Iterator
 
 import pausejax
 from pausejax import commandline, errors, tasks
-from pausejax.data import examples, prompts, records
-from pausejax.evaluation import results, trained
+from pausejax.checkpoints import loaded_run
+from pausejax.config.schema import DataConfig, FinetuneConfig
+from pausejax.data.finetuning import examples, prompts
+from pausejax.evaluation import results
 from pausejax.programs import evaluate_text
 from pausejax.runtime import accelerators, distributed
-from pausejax.settings import DataConfig, FinetuneConfig
+from pausejax.tasks import records
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
   _check_combination(options)
-  run = trained.find(options.checkpoint)
+  run = loaded_run.find(options.checkpoint)
   distributed.require_agreement(
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
@@ -150,7 +152,7 @@ def _is_published(task: tasks.Task) -> bool:
 
 
 def _conditions(
-  options: argparse.Namespace, run: trained.Trained, name: str
+  options: argparse.Namespace, run: loaded_run.Trained, name: str
 ) -> Iterator[prompts.Waiting]:
   """Yields each way to wait that the command line asks for."""
   finetune = FinetuneConfig(**run.meta["config"]["finetune"])
@@ -178,7 +180,7 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
   return dataclasses.replace(data, local_dir=folder)
 
 
-def _folder(options, run: trained.Trained) -> pathlib.Path:
+def _folder(options, run: loaded_run.Trained) -> pathlib.Path:
   """Returns where results go."""
   return pathlib.Path(options.out or run.workdir / "evaluations")
 
@@ -204,7 +206,7 @@ def _mesh(options):
   return mesh
 
 
-def _evaluate(options, run: trained.Trained, plans, splits, mesh) -> None:
+def _evaluate(options, run: loaded_run.Trained, plans, splits, mesh) -> None:
   """Loads the model and writes one result a condition."""
   import jax
 
@@ -250,7 +252,7 @@ def _evaluate(options, run: trained.Trained, plans, splits, mesh) -> None:
   print(f"results are in {folder}")
 
 
-def _condition(run: trained.Trained, task, found, wait, local_dir) -> dict:
+def _condition(run: loaded_run.Trained, task, found, wait, local_dir) -> dict:
   """Returns everything that a result was measured under."""
   config = run.meta["config"]
   trained_on = tasks.mixture(config["data"]["task"])

@@ -7,15 +7,16 @@ import time
 
 import pausejax
 from pausejax import errors, files
-from pausejax.data import corpora
-from pausejax.evaluation import results, trained
+from pausejax.checkpoints import loaded_run
+from pausejax.config.schema import DataConfig, LossConfig
+from pausejax.evaluation import results
 from pausejax.runtime import accelerators
-from pausejax.settings import DataConfig, LossConfig
+from pausejax.tasks import corpora
 
 _MAX_FRACTION = 0.9
 
 
-def main(options: argparse.Namespace, run: trained.Trained) -> int:
+def main(options: argparse.Namespace, run: loaded_run.Trained) -> int:
   """Scores the text under each pause fraction; one line and one JSON each."""
   accelerators.require_used()
   from pausejax.evaluation import plain_text
@@ -34,7 +35,7 @@ def main(options: argparse.Namespace, run: trained.Trained) -> int:
   return 0
 
 
-def _fractions(text: str, run: trained.Trained) -> list[float]:
+def _fractions(text: str, run: loaded_run.Trained) -> list[float]:
   """Returns the pause fractions asked for.
 
   By default none, and that of the run if its model has read pauses.
@@ -80,7 +81,7 @@ def _describe(documents, seq_len: int) -> list[str]:
   return lines
 
 
-def _score(options, run: trained.Trained, documents, fractions, seq_len):
+def _score(options, run: loaded_run.Trained, documents, fractions, seq_len):
   """Loads the model and writes one result per pause fraction."""
   import jax
 
@@ -123,7 +124,7 @@ def _score(options, run: trained.Trained, documents, fractions, seq_len):
   print(f"results are in {folder}")
 
 
-def _condition(options, run: trained.Trained, documents) -> dict:
+def _condition(options, run: loaded_run.Trained, documents) -> dict:
   """Returns what a result was measured on, and with which model."""
   return {
     "text": options.text,

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pausejax import commandline, errors, pause, settings
-from pausejax.evaluation import trained
+from pausejax import commandline, errors, pause
+from pausejax.checkpoints import loaded_run
+from pausejax.config import schema
 from pausejax.runtime import accelerators
 
 
@@ -32,9 +33,7 @@ def main(argv: list[str]) -> int:
   add("--seed", type=int, default=0, help="of the sampling (0)")
   options, _ = parser.parse(argv)
   errors.require_in_range("--pauses", options.pauses, 0)
-  errors.require_one_of(
-    "--position", options.position, settings.PAUSE_POSITIONS
-  )
+  errors.require_one_of("--position", options.position, schema.PAUSE_POSITIONS)
   errors.require_in_range("--max_new_tokens", options.max_new_tokens, 1)
   errors.require_in_range("--seed", options.seed, 0, 2**63 - 1)
   errors.require_in_range("--temperature", options.temperature, 0.0)
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 def _continue(options) -> Iterator[str]:
   """Yields the text that follows each prompt."""
-  run = trained.find(options.checkpoint)
+  run = loaded_run.find(options.checkpoint)
   run.warn_of_pauses(options.pauses)
   prompts = run.tokenizer.encode(options.prompt)
   ids_BN = _generate(options, run, [_row(ids, options, run) for ids in prompts])
@@ -58,7 +57,7 @@ def _continue(options) -> Iterator[str]:
     yield decode([*prompt, *ids[:end]]).removeprefix(decode(prompt))
 
 
-def _row(ids: list[int], options, run: trained.Trained) -> list[int]:
+def _row(ids: list[int], options, run: loaded_run.Trained) -> list[int]:
   """Returns the ids of one prompt, BOS and pauses in place."""
   add = {"append": pause.append_pauses, "prepend": pause.prepend_pauses}
   text_T = np.asarray(ids, np.int32)
@@ -67,7 +66,7 @@ def _row(ids: list[int], options, run: trained.Trained) -> list[int]:
 
 
 def _generate(
-  options, run: trained.Trained, rows: list[list[int]]
+  options, run: loaded_run.Trained, rows: list[list[int]]
 ) -> np.ndarray:
   """Returns int32 [B, N], what the model answers to each row."""
   accelerators.require_used()

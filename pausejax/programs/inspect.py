@@ -23,26 +23,17 @@ import tempfile
 from ml_collections import ConfigDict
 
 from configs import base
-from pausejax import (
-  batching,
-  commandline,
-  config_files,
-  errors,
-  settings,
-  tasks,
-)
-from pausejax.data import (
-  batches,
-  corpora,
-  doors,
-  examples,
-  finetune,
-  segments,
-  tokenizers,
-)
-from pausejax.evaluation import checks, sequences
-from pausejax.programs import inspect_page
-from pausejax.settings import TrainConfig
+from pausejax import commandline, errors, tasks
+from pausejax.config import loader, schema
+from pausejax.config.schema import TrainConfig
+from pausejax.data import pipeline, tokenizers
+from pausejax.data.batch import PADDING, Batch
+from pausejax.data.finetuning import examples
+from pausejax.data.finetuning.source import FinetuneSource
+from pausejax.data.pretraining import segments
+from pausejax.data.pretraining.source import SegmentSource
+from pausejax.inspection import checks, page, sequences
+from pausejax.tasks import corpora
 
 _LEGEND = (
   "[pause]  the pause token    ~  in the prefix (in_prefix)\n"
@@ -56,14 +47,14 @@ def main(argv: list[str]) -> int:
   """Shows and checks one batch; returns 1 if a check fails."""
   options, tree = _parse(argv)
   values = tree.to_dict()
-  config = settings.train_config(values)
+  config = schema.train_config(values)
   tasks.import_module(config.tasks_module)
   names = list(tasks.mixture(config.data.task))
   errors.require(
     len(names) == 1, f"--task: one task at a time, as in --task={names[0]}"
   )
   tokenizer = tokenizers.load(config.data.tokenizer)
-  if doors.is_finetuning(config.data.task):
+  if pipeline.is_finetuning(config.data.task):
     batch, rules, about = _finetuning(config, tokenizer, options.split)
   else:
     errors.require(
@@ -77,7 +68,7 @@ def main(argv: list[str]) -> int:
     text = json.dumps(report, indent=1, ensure_ascii=False)
     _write("--json", options.json, text + "\n")
   if options.html:
-    _write("--html", options.html, inspect_page.page(report))
+    _write("--html", options.html, page.page(report))
   return 0 if all(c["is_ok"] for c in report["checks"]) else 1
 
 
@@ -114,7 +105,7 @@ def _config_for(options: argparse.Namespace) -> str:
   """Returns the config file for the kind of task that is asked for."""
   errors.require(bool(options.task), "--task: name a task, or give --config")
   tasks.import_module(options.tasks_module or "")
-  kind = "finetune" if doors.is_finetuning(options.task) else "smoke"
+  kind = "finetune" if pipeline.is_finetuning(options.task) else "smoke"
   return str(pathlib.Path(base.__file__).with_name(f"{kind}.py"))
 
 
@@ -129,18 +120,18 @@ def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
     ("seed", options.seed),
   ):
     if value is not None:
-      config_files.apply_override(config, f"--config.{name}={value}")
+      loader.apply_override(config, f"--config.{name}={value}")
 
 
 def _finetuning(
   config: TrainConfig, tokenizer: tokenizers.PauseTokenizer, split: str
-) -> tuple[batching.Batch, sequences.Rules, dict]:
+) -> tuple[Batch, sequences.Rules, dict]:
   """Returns the first batch of a downstream task and what it must obey."""
   (name,) = tasks.mixture(config.data.task)
   task = tasks.downstream(name)
   errors.require_one_of("--split", split, examples.splits(task))
-  made = doors.encode_split(config, tokenizer, name, split)
-  source = finetune.FinetuneSource(
+  made = pipeline.encode_split(config, tokenizer, name, split)
+  source = FinetuneSource(
     [made],
     [1.0],
     data=config.data,
@@ -170,12 +161,12 @@ def _pretraining(
   values: dict,
   tokenizer: tokenizers.PauseTokenizer,
   split: str,
-) -> tuple[batching.Batch, sequences.Rules, dict]:
+) -> tuple[Batch, sequences.Rules, dict]:
   """Returns the first batch of a pretraining task and what it must obey."""
   errors.require_one_of("--split", split, corpora.SPLITS)
   with tempfile.TemporaryDirectory() as folder:
     store = _segments(config, values, tokenizer, split, pathlib.Path(folder))
-    source = batches.SegmentSource(
+    source = SegmentSource(
       data=config.data,
       store=store,
       tokenizer=tokenizer,
@@ -188,7 +179,7 @@ def _pretraining(
     else:
       batch = next(source.evaluation_batches(1))
       places = range(min(config.batch_size, len(store)))
-    text_BT = store.read(places, batching.PADDING)
+    text_BT = store.read(places, PADDING)
   rules = sequences.PretrainingRules(
     seq_len=config.data.seq_len,
     tokenizer=tokenizer,
@@ -213,7 +204,7 @@ def _segments(
     f"task {data.task!r} is too large to prepare for a look; name prepared "
     "segments with --config.data.segments_dir=",
   )
-  doors.prepare(config, values, folder)
+  pipeline.prepare(config, values, folder)
   return segments.load(
     data.segments_dir or folder / "segments",
     split,
@@ -223,7 +214,7 @@ def _segments(
 
 
 def _report(
-  batch: batching.Batch, rules: sequences.Rules, about: dict, count: int
+  batch: Batch, rules: sequences.Rules, about: dict, count: int
 ) -> dict:
   """Returns all there is to say, as plain data."""
   found = checks.check(batch, rules)

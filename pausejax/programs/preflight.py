@@ -20,12 +20,13 @@ import os
 import pathlib
 from typing import Any
 
-from pausejax import commandline, errors, settings
+from pausejax import commandline, errors
+from pausejax.config import schema
+from pausejax.config.schema import TrainConfig
 from pausejax.data import tokenizers
-from pausejax.programs import preflight_remedies, preflight_table
-from pausejax.runtime import topologies
-from pausejax.runtime.topologies import Topology
-from pausejax.settings import TrainConfig
+from pausejax.preflight import table, topologies
+from pausejax.preflight.remedies import find
+from pausejax.preflight.topologies import Topology
 
 _T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
 
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
   )
   add("--json", default="", help="file to write the same to, as data")
   options, tree = parser.parse(argv)
-  config = settings.train_config(tree.to_dict())
+  config = schema.train_config(tree.to_dict())
   errors.require_in_range("--vocab_size", options.vocab_size, 0)
   errors.require(
     not config.init_from or options.config.endswith(".json"),
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
   os.environ.update(_ENVIRONMENT)
   found = _measure(config, vocab_size + 1, topology, compiler)
-  print(preflight_table.text(found))
+  print(table.text(found))
   if options.json:
     whole = {"config": options.config, **dataclasses.asdict(found)}
     pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
@@ -116,13 +117,14 @@ def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
 
 def _measure(
   config: TrainConfig, vocab_size: int, topology: Topology, compiler: str
-) -> preflight_table.Preflight:
+) -> table.Preflight:
   """Compiles the step as often as it takes, and returns what came out."""
   # Imported here: the command line is checked before JAX starts.
   import jax
 
   from pausejax import sharding
-  from pausejax.runtime import collectives, flops
+  from pausejax.preflight import collectives
+  from pausejax.runtime import flops
   from pausejax.training import ahead
 
   if not compiler:
@@ -147,7 +149,7 @@ def _measure(
       mesh,
       frees_memory=bool(compiler),
     )
-    print(preflight_table.verdict_line(verdict), flush=True)
+    print(table.verdict_line(verdict), flush=True)
     return verdict
 
   def ask_changed(changed: TrainConfig, words: str) -> int:
@@ -159,7 +161,7 @@ def _measure(
     verdict = ahead.compile_step(
       changed, changed_model, changed_mesh, frees_memory=bool(compiler)
     )
-    print(preflight_table.verdict_line(verdict, words), flush=True)
+    print(table.verdict_line(verdict, words), flush=True)
     return verdict.needed_bytes
 
   print(
@@ -178,7 +180,7 @@ def _measure(
   remedies = []
   if first.needed_bytes > available:
     print("it does not fit: trying what may help", flush=True)
-    remedies = preflight_remedies.find(
+    remedies = find(
       config,
       ask_changed,
       available_bytes=available,
@@ -188,7 +190,7 @@ def _measure(
       largest_batch=largest,
     )
   traffic = collectives.collectives(first.hlo_text)
-  return preflight_table.Preflight(
+  return table.Preflight(
     topology=topology.name,
     compiler=compiler,
     device_kind=topology.chip.kind,
@@ -201,7 +203,7 @@ def _measure(
     available_bytes=available,
     batch_size=config.batch_size,
     largest_batch=largest,
-    verdicts=[preflight_table.as_data(verdict) for verdict in verdicts],
+    verdicts=[table.as_data(verdict) for verdict in verdicts],
     collectives=_traffic(traffic, mesh),
     num_uncounted=sum(one.is_lower_bound for one in traffic),
     remedies=remedies,

@@ -12,8 +12,8 @@ import json
 import pathlib
 
 from pausejax import commandline, errors, files
-from pausejax.evaluation import render
-from pausejax.evaluation.page import document, report
+from pausejax.study import render
+from pausejax.study.report import contents, document
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     "report: name one folder, as in pausejax report --workdir=runs/study",
   )
   workdir = pathlib.Path(options.workdir or options.folder).resolve()
-  found = report.collect(workdir)
+  found = contents.collect(workdir)
   out = pathlib.Path(options.out or workdir / "report.html")
   errors.require(
     out.suffix == ".html",
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _texts(found: report.Report, *, paper: bool) -> dict[str, str]:
+def _texts(found: contents.Report, *, paper: bool) -> dict[str, str]:
   """Returns file suffix -> content."""
   return {
     ".html": document.page(found, paper=paper),

@@ -16,8 +16,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs import base
-from pausejax import commandline, errors, files, metrics, settings, tasks
-from pausejax.data import examples, records
+from pausejax import commandline, errors, files, metrics, tasks
+from pausejax.config import schema
+from pausejax.data.finetuning import examples
+from pausejax.tasks import records
 
 # Where an answer stands, for messages, and the answer.
 Located = tuple[str, Any]
@@ -48,10 +50,10 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def data_config(local_dir: str) -> settings.DataConfig:
+def data_config(local_dir: str) -> schema.DataConfig:
   """Returns the default data settings for a folder of published files."""
   tree = base.get_config().data.to_dict()
-  return settings.DataConfig(**{**tree, "local_dir": local_dir})
+  return schema.DataConfig(**{**tree, "local_dir": local_dir})
 
 
 def read_predictions(

@@ -24,16 +24,13 @@ import time
 
 from etils import epath
 
-from pausejax import commandline, errors, settings, tasks
-from pausejax.data import (
-  corpora,
-  doors,
-  example_store,
-  record_files,
-  segment_writer,
-  tokenizers,
-)
+from pausejax import commandline, errors, tasks
+from pausejax.config import schema
+from pausejax.data import pipeline, record_store, tokenizers
+from pausejax.data.finetuning import encoded
+from pausejax.data.pretraining import prepare
 from pausejax.runtime.progress import CountBar
+from pausejax.tasks import corpora
 
 # What decides a store; all else in the config is for other verbs.
 _FIELDS = (
@@ -60,23 +57,23 @@ def main(argv: list[str]) -> int:
   options, tree = parser().parse(argv)
   errors.require_in_range("--num_workers", options.num_workers, 1)
   shard = commandline.shard(options.shard)
-  config = settings.train_config(tree.to_dict())
+  config = schema.train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
   tokenizer = tokenizers.load(config.data.tokenizer)
-  if doors.is_finetuning(config.data.task):
+  if pipeline.is_finetuning(config.data.task):
     errors.require(
       (options.num_workers, shard) == (1, (1, 1)),
       "--num_workers, --shard: the examples of a downstream task are made by "
       "one process; leave them out",
     )
-    index = example_store.write(config.data, tokenizer, out)
-    for split in example_store.SPLITS:
+    index = encoded.write(config.data, tokenizer, out)
+    for split in encoded.SPLITS:
       print(f"{split}: {index[split]['num_examples']:,} examples")
     print(f"examples are in {out}")
     return 0
   with CountBar("units", 0) as bar:
-    index = segment_writer.write(
+    index = prepare.write(
       config.data,
       tokenizer,
       out,
@@ -124,11 +121,11 @@ def _what_was_not_read(index: dict) -> list[str]:
   return lines
 
 
-def _showing(bar: CountBar) -> segment_writer.Report:
+def _showing(bar: CountBar) -> prepare.Report:
   """Returns what shows the progress of this call on a bar."""
   began = time.monotonic()
 
-  def show(progress: segment_writer.Progress) -> None:
+  def show(progress: prepare.Progress) -> None:
     speed = progress.num_tokens / max(time.monotonic() - began, 1e-3)
     bar.update(
       progress.num_done,
@@ -146,7 +143,7 @@ def _verify(argv: list[str]) -> int:
   parser.add_argument("--verify", required=True, metavar="DIR")
   options, _ = parser.parse(argv)
   num_files = num_wrong = 0
-  for file, problem in record_files.verify(epath.Path(options.verify)):
+  for file, problem in record_store.verify(epath.Path(options.verify)):
     num_files += 1
     num_wrong += bool(problem)
     print(f"BAD  {problem}" if problem else f"ok   {file}", flush=True)

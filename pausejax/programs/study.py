@@ -28,9 +28,11 @@ from collections.abc import Sequence
 from typing import IO
 
 from pausejax import commandline, errors, files, locks
-from pausejax.evaluation import render, results, study, table
+from pausejax.evaluation import results
 from pausejax.programs import check_study
 from pausejax.runtime import accelerators, children, signals
+from pausejax.study import plan as plans
+from pausejax.study import render, table
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 # In the folder of a cell: the last exit code that was not 0.
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> int:
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
   workdir = pathlib.Path(options.workdir).resolve()
   index, count = commandline.shard(options.shard)
-  plan = study.make(workdir, config.to_dict())
+  plan = plans.make(workdir, config.to_dict())
   if options.dry_run:
     for cell in plan.cells()[index - 1 :: count]:
       print(cell.shell())
@@ -77,7 +79,7 @@ def main(argv: list[str]) -> int:
   return code
 
 
-def write_table(plan: study.Study) -> list[table.Row]:
+def write_table(plan: plans.Study) -> list[table.Row]:
   """Writes the table of what there is in every format; returns its rows."""
   found = {
     cell.id: results.read(cell.workdir / "evaluations")
@@ -97,7 +99,7 @@ def write_table(plan: study.Study) -> list[table.Row]:
 class Runner:
   """Runs the cells of one shard, one after another, each as a process."""
 
-  def __init__(self, plan: study.Study, index: int, count: int):
+  def __init__(self, plan: plans.Study, index: int, count: int):
     self._plan = plan
     self._index = index
     self._count = count
@@ -134,7 +136,7 @@ class Runner:
         print(f"not run: {cell.id} needs {needed}", file=sys.stderr)
     return _exit_code([*self._failed.values()])
 
-  def _wait_for(self, cell: study.Cell, cells: Sequence[study.Cell]) -> bool:
+  def _wait_for(self, cell: plans.Cell, cells: Sequence[plans.Cell]) -> bool:
     """Waits until what a cell needs is done; False if that failed."""
     needed = [c for c in cells if _needs(cell, c)]
     is_said = False
@@ -152,7 +154,7 @@ class Runner:
       time.sleep(_SECONDS_BETWEEN_LOOKS)
     return True
 
-  def _run(self, cell: study.Cell, number: str) -> None:
+  def _run(self, cell: plans.Cell, number: str) -> None:
     """Runs a cell and marks it as done, unless another process does."""
     began = time.monotonic()
     print(f"{number} {cell.id} ...", end=" ", flush=True)
@@ -172,7 +174,7 @@ class Runner:
         (cell.workdir / "done").touch()
         print(f"{time.monotonic() - began:.0f} s", flush=True)
 
-  def _lock(self, cell: study.Cell) -> IO[str] | None:
+  def _lock(self, cell: plans.Cell) -> IO[str] | None:
     """Returns the lock of a cell once nobody else holds it; None if stopped.
 
     A command holds the lock of its cell until it ends, so that one whose study
@@ -196,7 +198,7 @@ class Runner:
       time.sleep(_SECONDS_BETWEEN_LOOKS / 4)
     return lock
 
-  def _commands(self, cell: study.Cell, lock: IO[str]) -> int:
+  def _commands(self, cell: plans.Cell, lock: IO[str]) -> int:
     """Runs the commands of a cell; returns the first exit code but 0, or 0."""
     if not cell.pretraining:
       # What was cut short there cannot be continued.
@@ -236,11 +238,11 @@ class Runner:
         time.sleep(0.1)
     return code
 
-  def _log(self, cell: study.Cell) -> pathlib.Path:
+  def _log(self, cell: plans.Cell) -> pathlib.Path:
     return self._plan.workdir / "logs" / f"{cell.id.replace('/', '-')}.log"
 
 
-def _needs(cell: study.Cell, other: study.Cell) -> bool:
+def _needs(cell: plans.Cell, other: plans.Cell) -> bool:
   """Returns whether `other` must be done before `cell`."""
   if not other.pretraining:
     return True  # It prepares for all that come behind it.
@@ -253,7 +255,7 @@ def _last_line(log: pathlib.Path) -> str:
   return lines[-1] if lines else ""
 
 
-def _failed_since(cell: study.Cell, began: float) -> bool:
+def _failed_since(cell: plans.Cell, began: float) -> bool:
   """Returns whether a shard, perhaps another, said so after a time."""
   try:
     return (cell.workdir / _FAILED).stat().st_mtime >= began

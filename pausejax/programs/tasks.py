@@ -13,8 +13,9 @@ import pathlib
 import sys
 
 from pausejax import commandline, errors, tasks
-from pausejax.data import examples, records
+from pausejax.data.finetuning import examples
 from pausejax.programs import check_task, score
+from pausejax.tasks import records
 
 _HEADER = ("name", "kind", "source", "splits", "metrics", "pauses")
 

@@ -9,13 +9,10 @@ behind the last one, and no text can produce it.
 
 import pathlib
 
-from pausejax import commandline, errors, files, settings, tasks
-from pausejax.data import (
-  corpora,
-  file_lists,
-  tokenizer_training,
-  tokenizers,
-)
+from pausejax import commandline, errors, files, tasks
+from pausejax.config import schema
+from pausejax.data import opening, tokenizer_training, tokenizers
+from pausejax.tasks import file_lists
 
 # What decides the text; all else in the config is for other verbs.
 _FIELDS = (
@@ -37,10 +34,10 @@ def main(argv: list[str]) -> int:
     argv = argv[1:]
   options, tree = parser().parse(argv)
   errors.require_in_range("--vocab_size", options.vocab_size, 260)
-  config = settings.train_config(tree.to_dict())
+  config = schema.train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   source = tasks.pretraining(config.data.task).source(config.data)
-  documents = list(corpora.require_documents(source, "train"))
+  documents = list(opening.documents(source, "train"))
   model = tokenizer_training.train(documents, vocab_size=options.vocab_size)
   out = pathlib.Path(options.out)
   out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,13 +22,21 @@ import functools
 import pathlib
 from typing import Any
 
-from pausejax import commandline, errors, settings, tasks
-from pausejax.data import doors, prompts, tokenizers
+from pausejax import commandline, errors, tasks
+from pausejax.checkpoints import loaded_run
+from pausejax.config import schema
+from pausejax.config.schema import TrainConfig
+from pausejax.data import pipeline, tokenizers
+from pausejax.data.finetuning import prompts
 from pausejax.errors import require_same
-from pausejax.evaluation import trained
-from pausejax.programs import resume, run_folder
-from pausejax.runtime import accelerators, distributed, provenance, signals
-from pausejax.settings import TrainConfig
+from pausejax.runtime import (
+  accelerators,
+  distributed,
+  provenance,
+  run_folder,
+  signals,
+)
+from pausejax.training import resume
 
 
 def main(argv: list[str]) -> int:
@@ -42,9 +50,9 @@ def main(argv: list[str]) -> int:
   if tree.init_from:
     tree.init_from = str(pathlib.Path(tree.init_from).resolve())
   values = tree.to_dict()
-  config = settings.train_config(values)
+  config = schema.train_config(values)
   tasks.import_module(config.tasks_module)
-  doors.check(config.data)
+  pipeline.check(config.data)
   tokenizer = tokenizers.load(config.data.tokenizer)
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
   workdir = pathlib.Path(options.workdir).resolve()
@@ -88,7 +96,7 @@ def _take_over(options: argparse.Namespace, config: Any) -> None:
 
   A run that has a checkpoint takes it from there: the other run may be gone.
   """
-  settings.check_fields(config.to_dict())
+  schema.check_fields(config.to_dict())
   config.init_from = options.init_from or config.init_from
   if not config.init_from:
     return
@@ -104,11 +112,11 @@ def _take_over(options: argparse.Namespace, config: Any) -> None:
   # Positions are learned up to there.
   limit = source.model.max_seq_len
   config.data.seq_len = min(config.data.seq_len, limit)
-  for name in settings.SHAPE_FIELDS:
+  for name in schema.SHAPE_FIELDS:
     config.model[name] = getattr(source.model, name)
 
 
-def _initial(spec: str) -> trained.Trained | None:
+def _initial(spec: str) -> loaded_run.Trained | None:
   """Returns the run to take parameters from, None where none is named."""
   if not spec:
     return None
@@ -119,10 +127,10 @@ def _initial(spec: str) -> trained.Trained | None:
     path.is_dir(),
     f"--init_from: no folder {spec!r}{errors.nearest(spec, siblings)}",
   )
-  return trained.find(spec)
+  return loaded_run.find(spec)
 
 
-def _check_tokenizer(tokenizer, initial: trained.Trained) -> None:
+def _check_tokenizer(tokenizer, initial: loaded_run.Trained) -> None:
   """Raises unless both have the same ids, `<pause>` apart."""
   names = ("tokenizer", "sha256")
   found, wanted = tokenizer.fingerprint(), initial.tokenizer.fingerprint()
@@ -152,9 +160,9 @@ def _train(
   if distributed.everyone(is_new)[0]:  # A complete run stays as it is.
     store.prepare(made.abstract)
   if jax.process_index() == 0:
-    doors.prepare(config, values, workdir)
+    pipeline.prepare(config, values, workdir)
   distributed.everyone("prepared")
-  door = doors.open_door(config, tokenizer, workdir, made.host)
+  door = pipeline.open_door(config, tokenizer, workdir, made.host)
   batches = door.batches
   distributed.require_agreement(
     {"devices": jax.local_device_count(), "data": batches.fingerprint()}
@@ -254,13 +262,13 @@ def _train(
 
 def _first_state(config: TrainConfig, made, initial):
   """Returns fresh parameters, or those of the run to start from."""
+  from pausejax import train_state as states
   from pausejax.checkpoints.store import Store
   from pausejax.training import initial as initials
-  from pausejax.training import state
 
   if initial is None:
     print("fresh parameters: no --init_from")
-    return state.init_on_mesh(
+    return states.init_on_mesh(
       made.model, made.optimizer, config.seed, made.mesh
     )
   print(f"parameters from step {initial.step} of {initial.workdir}")
@@ -300,7 +308,7 @@ def _identity(
   }
 
 
-def _answering(config: TrainConfig, door: doors.Door, tokenizer, mesh):
+def _answering(config: TrainConfig, door: pipeline.Door, tokenizer, mesh):
   """Returns (model, show) -> metrics of its answers to held-out examples."""
   if not (door.held_out and config.eval.num_examples):
     return lambda model, show: {}
@@ -327,7 +335,7 @@ def _answering(config: TrainConfig, door: doors.Door, tokenizer, mesh):
 
 def _reads_pauses(config: TrainConfig) -> bool:
   """Returns whether the sequences of this run hold `<pause>`."""
-  if not doors.is_finetuning(config.data.task):
+  if not pipeline.is_finetuning(config.data.task):
     return config.data.pause_fraction > 0
   found = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
   waits = [prompts.waiting(config.finetune, task) for task in found]

@@ -12,8 +12,8 @@ of the attention and so 12 in place of 6.
 
 import jax
 
+from pausejax.config.schema import ModelConfig
 from pausejax.runtime import chips
-from pausejax.settings import ModelConfig
 
 
 def per_token(config: ModelConfig, seq_len: int) -> float:

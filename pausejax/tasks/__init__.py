@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pausejax import errors
-from pausejax.data import corpora, records
-from pausejax.settings import DataConfig
+from pausejax.config.schema import DataConfig
+from pausejax.tasks import corpora, records
 
 KINDS = ("decode", "options")
 # Metrics of kind "options" -> how log-likelihoods compete there.

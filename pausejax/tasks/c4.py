@@ -10,8 +10,8 @@ https://huggingface.co/datasets/allenai/c4, licence ODC-BY.
 """
 
 from pausejax import errors, tasks
-from pausejax.data import corpora
-from pausejax.settings import DataConfig
+from pausejax.config.schema import DataConfig
+from pausejax.tasks import corpora
 
 
 def source(data: DataConfig) -> corpora.Source:

@@ -21,7 +21,7 @@ text; they stay, since the answer is judged by its text.
 from collections.abc import Iterator
 
 from pausejax import errors, metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 
 def from_tfds(example: dict) -> dict:

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pausejax import errors, metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 
 def from_tfds(example: dict) -> dict:

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator
 
 from pausejax import errors, metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 METRICS = {
   "accuracy": metrics.gsm8k_accuracy,

@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterator
 
 from pausejax import errors, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 
 def clean(text: str) -> str:

@@ -22,7 +22,7 @@ import random
 from collections.abc import Iterator
 
 from pausejax import tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 _NUM_VECTORS, _NUM_DIGITS = 10, 3
 _NUM_PAUSES = _NUM_VECTORS * (_NUM_VECTORS - 1)

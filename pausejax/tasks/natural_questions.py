@@ -16,7 +16,7 @@ spaces become spaces.
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 
 def examples(record: dict) -> Iterator[tasks.Example]:

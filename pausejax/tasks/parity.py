@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 _LENGTHS = (20, 100, 300)
 _NUM_EXAMPLES = {"train": 400_000, "validation": 4_096}

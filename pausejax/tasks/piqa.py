@@ -20,7 +20,7 @@ import pathlib
 from collections.abc import Iterator
 
 from pausejax import errors, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 
 def read(path: pathlib.Path) -> Iterator[records.Located]:

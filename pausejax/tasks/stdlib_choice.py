@@ -17,8 +17,7 @@ import random
 from collections.abc import Iterator
 
 from pausejax import tasks
-from pausejax.data import records
-from pausejax.tasks import stdlib_docs
+from pausejax.tasks import records, stdlib_docs
 
 _NUM_OPTIONS = 4
 _HOLDOUT_EVERY = 20

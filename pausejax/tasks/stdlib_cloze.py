@@ -16,8 +16,7 @@ import re
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
-from pausejax.data import records
-from pausejax.tasks import stdlib_docs
+from pausejax.tasks import records, stdlib_docs
 
 _MIN_WORDS, _MAX_WORDS = 8, 60
 _MIN_LETTERS = 4

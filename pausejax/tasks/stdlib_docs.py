@@ -15,8 +15,8 @@ import pathlib
 import sysconfig
 
 from pausejax import tasks
-from pausejax.data import corpora
-from pausejax.settings import DataConfig
+from pausejax.config.schema import DataConfig
+from pausejax.tasks import corpora
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 _MIN_CHARS = 200  # Modules that say less have no prose to learn from.

@@ -6,8 +6,8 @@ books/Moby-Dick.txt                      one document a file
 """
 
 from pausejax import errors, tasks
-from pausejax.data import corpora
-from pausejax.settings import DataConfig
+from pausejax.config.schema import DataConfig
+from pausejax.tasks import corpora
 
 
 def source(data: DataConfig) -> corpora.Source:

@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterator
 
 from pausejax import errors, metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 _ANSWER = re.compile(r"\(description (.*?)\)(?= \(description |$)", re.DOTALL)
 

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pausejax import errors, sharding
+from pausejax import errors, sharding, train_state
 from pausejax import optimizer as optimizers
-from pausejax.settings import ModelConfig, TrainConfig
-from pausejax.training import state, step
+from pausejax.config.schema import ModelConfig, TrainConfig
+from pausejax.training import step
 
 _BYTES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -56,10 +56,10 @@ class Verdict:
 
 def state_shapes(
   config: TrainConfig, model_config: ModelConfig, mesh: Mesh
-) -> state.TrainState:
+) -> train_state.TrainState:
   """Returns the shapes and shardings of the run's state."""
   optimizer, _ = optimizers.make(config.optim, config.num_steps)
-  return state.abstract(model_config, optimizer, mesh)
+  return train_state.abstract(model_config, optimizer, mesh)
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -90,7 +90,7 @@ def compile_step(
     UserError: the compiler fails, and not for want of memory.
   """
   optimizer, schedule = optimizers.make(config.optim, config.num_steps)
-  shapes = state.abstract(model_config, optimizer, mesh)
+  shapes = train_state.abstract(model_config, optimizer, mesh)
   train_step = step.of_run(
     config,
     optimizer,
@@ -121,7 +121,7 @@ def compile_step(
 
 
 def batch_shapes(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
-  """Returns the shapes of a batch as `batching.py` makes it."""
+  """Returns the shapes of a batch as `data/batch.py` makes it."""
   dtypes = {
     "tokens": jnp.int32,
     "targets": jnp.int32,

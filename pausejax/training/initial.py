@@ -17,9 +17,9 @@ from jax.sharding import Mesh
 from pausejax import errors, sharding
 from pausejax.checkpoints import leaves
 from pausejax.checkpoints.store import Store
+from pausejax.config.schema import ModelConfig
 from pausejax.model import decoder
-from pausejax.settings import ModelConfig
-from pausejax.training.state import TrainState
+from pausejax.train_state import TrainState
 
 
 def from_checkpoint(

@@ -13,14 +13,15 @@ from typing import Any
 
 import jax
 
-from pausejax import batching, errors
+from pausejax import errors
+from pausejax import train_state as state_
 from pausejax.checkpoints.store import Store
+from pausejax.config.schema import TrainConfig
+from pausejax.data.batch import Batch
 from pausejax.runtime.agreement import Agreement
-from pausejax.settings import TrainConfig
+from pausejax.train_state import TrainState
 from pausejax.training import divergence
-from pausejax.training import state as state_
 from pausejax.training.meter import Counters, Meter
-from pausejax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,10 @@ class Loop:
   config: TrainConfig
   train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
   evaluate_batch: Callable[..., dict[str, jax.Array]]
-  put: Callable[[batching.Batch], dict[str, jax.Array]]
+  put: Callable[[Batch], dict[str, jax.Array]]
   batches: Any
-  evaluation: Callable[[], Iterator[batching.Batch]]
-  plain_evaluation: Callable[[], Iterator[batching.Batch]] | None
+  evaluation: Callable[[], Iterator[Batch]]
+  plain_evaluation: Callable[[], Iterator[Batch]] | None
   answer: Callable[[Any, Callable[..., None]], dict[str, float]]
   store: Store
   meta: dict[str, Any]
@@ -145,7 +146,7 @@ class Loop:
     return answers
 
   def _evaluate(
-    self, state: TrainState, evaluation: Callable[[], Iterator[batching.Batch]]
+    self, state: TrainState, evaluation: Callable[[], Iterator[Batch]]
   ) -> dict[str, float]:
     """Returns the sums over all held-out batches."""
     total: dict[str, float] = collections.defaultdict(float)

@@ -9,9 +9,9 @@ import optax
 from jax.sharding import Mesh
 
 from pausejax import optimizer as optimizers
-from pausejax import sharding
-from pausejax.settings import ModelConfig, TrainConfig
-from pausejax.training import ahead, state, step
+from pausejax import sharding, train_state
+from pausejax.config.schema import ModelConfig, TrainConfig
+from pausejax.training import ahead, step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Parts:
   schedule: optax.Schedule
   mesh: Mesh
   host: tuple[int, int]
-  abstract: state.TrainState
+  abstract: train_state.TrainState
   train_step: Callable[..., Any]
 
 
@@ -54,7 +54,7 @@ def make(config: TrainConfig, vocab_size: int) -> Parts:
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_run(mesh, config, model)
   with jax.set_mesh(mesh):
-    abstract = state.abstract(model, optimizer, mesh)
+    abstract = train_state.abstract(model, optimizer, mesh)
     train_step = step.of_run(
       config,
       optimizer,

@@ -17,9 +17,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pausejax import losses, sharding
+from pausejax.config.schema import LossConfig, TrainConfig
 from pausejax.model.decoder import Decoder
-from pausejax.settings import LossConfig, TrainConfig
-from pausejax.training.state import TrainState
+from pausejax.train_state import TrainState
 
 Metrics = dict[str, jax.Array]
 
@@ -41,7 +41,7 @@ def train_step(
 
   Args:
     state: the state before.
-    batch: arrays as in `batching.py`.
+    batch: arrays as in `data/batch.py`.
     optimizer: from `optimizer.make`.
     schedule: the learning rate of each step that was not skipped.
     loss: how the cross entropy is computed.

@@ -5,7 +5,7 @@ at the top of a file, so that a run through the segments door never loads them.
 
   pauses.py         `pausejax.pause` in TensorFlow, equal bit for bit
   vocabulary.py     `pausejax.data.tokenizers` as a SeqIO vocabulary
-  sources.py        `pausejax.data.corpora` as SeqIO data sources
+  sources.py        `pausejax.tasks.corpora` as SeqIO data sources
   preprocessors.py  documents to tokens to segments, and pauses into them
   tasks.py          the SeqIO tasks "<task>" and "<task>_pause"
   stream.py         `SeqioBatches`: the door "seqio" of training

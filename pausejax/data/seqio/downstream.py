@@ -24,10 +24,11 @@ import seqio
 import tensorflow as tf
 
 from pausejax import metrics, tasks
-from pausejax.data import examples, tokenizers
+from pausejax.config.schema import DataConfig
+from pausejax.data import tokenizers
+from pausejax.data.finetuning import examples
 from pausejax.data.seqio import preprocessors
 from pausejax.data.seqio.vocabulary import PauseVocabulary
-from pausejax.settings import DataConfig
 
 
 def register(

@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 
 from pausejax import errors, pause
-from pausejax.batching import PADDING
+from pausejax.data.batch import PADDING
 from pausejax.data.seqio import pauses
 
 _DOCUMENTS_AT_ONCE = 64  # Concatenated together; changes speed, not results.

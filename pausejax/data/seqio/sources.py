@@ -1,4 +1,4 @@
-"""`pausejax.data.corpora` as SeqIO data sources.
+"""`pausejax.tasks.corpora` as SeqIO data sources.
 
 Every source yields {"text": string []}, the documents of `source.documents` in
 that order, as tf.data whose place a checkpoint can hold. A `UserError` raised
@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pausejax import errors
-from pausejax.data import corpora
+from pausejax.tasks import corpora
 
 _BLOCK = 64  # Documents read together; changes speed, not results.
 _FILE_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError)

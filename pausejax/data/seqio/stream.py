@@ -19,14 +19,14 @@ from typing import Self
 import seqio
 import tensorflow as tf
 
-from pausejax import batching, errors
-from pausejax.batching import PADDING
-from pausejax.data import corpora, tokenizers
-from pausejax.data.batches import EVALUATION_SEED
+from pausejax import errors
+from pausejax.config.schema import DataConfig
+from pausejax.data import batch, tokenizers
+from pausejax.data.batch import PADDING
+from pausejax.data.pretraining.source import EVALUATION_SEED
 from pausejax.data.seqio import preprocessors, sources, tasks
 from pausejax.data.seqio.vocabulary import vocabulary
-from pausejax.settings import DataConfig
-from pausejax.tasks import PretrainingTask
+from pausejax.tasks import PretrainingTask, corpora
 
 LIBRARIES = ("seqio", "tensorflow", "tensorflow-text", "tensorflow-datasets")
 _WRONG = PADDING - 1  # Marks an id that no text may have.
@@ -91,7 +91,7 @@ class SeqioBatches:
   def __iter__(self) -> Self:
     return self
 
-  def __next__(self) -> batching.Batch:
+  def __next__(self) -> batch.Batch:
     with sources.one_line_errors():
       tokens_BT = next(self._iterators[0]).numpy()
     if tokens_BT.min(initial=PADDING) < PADDING:
@@ -100,7 +100,7 @@ class SeqioBatches:
         f"the {self._tokenizer.pause_id:,} ids of text (seen in split "
         f"{self._split!r}); is it another tokenizer than the one named?"
       )
-    return batching.language_model_batch(
+    return batch.language_model_batch(
       tokens_BT,
       bos_id=self._tokenizer.bos_id,
       pad_id=self._tokenizer.pad_id,

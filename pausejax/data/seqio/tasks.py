@@ -9,9 +9,9 @@ import functools
 
 import seqio
 
+from pausejax.config.schema import DataConfig
 from pausejax.data.seqio import preprocessors, sources
 from pausejax.data.seqio.vocabulary import PauseVocabulary
-from pausejax.settings import DataConfig
 from pausejax.tasks import PretrainingTask
 
 

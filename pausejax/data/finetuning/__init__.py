@@ -1,0 +1,1 @@
+"""Examples of downstream tasks as prompts, targets and packed batches."""

@@ -1,0 +1,327 @@
+"""Finetuning batches: examples of one task or of a mixture, packed into rows.
+
+The examples come in blocks. A block of a single task is one epoch; a block of
+a mixture is as many draws as it has examples, by rate, each task going through
+its own epochs. A block's order is a function of (seed, block), its examples
+are packed into rows in that order, and the rows of all blocks follow each
+other: batch s is rows s * batch_size onwards, a function of the step alone.
+
+One row holds several examples, told apart by segment_ids and each with its own
+positions; attention never crosses (`model.segment_attention`). A row is full
+when its positions are taken or when it has K counted targets, so that the head
+need see only K positions of every row (`batching.packed_batch`).
+
+B rows, T positions of a row, K most counted targets of a row.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pausejax import errors
+from pausejax.config.schema import DataConfig, FinetuneConfig
+from pausejax.data import batch
+from pausejax.data.finetuning import prompts
+from pausejax.data.finetuning.examples import Examples
+from pausejax.data.tokenizers import PauseTokenizer
+
+_OPEN_ROWS = 64  # Rows that may still be filled while packing.
+
+# K is a multiple of the one, and the other times what a full row counts on
+# average: of eight tasks none needed more rows for it than without a bound.
+_COUNTED_MULTIPLE = 32
+_COUNTED_ROOM = 1.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence_:
+  """One example as ids.
+
+  Attributes:
+    ids_T: int32, BOS to EOS, one more than the positions it takes.
+    num_prompt: ids up to the one that predicts the first target token.
+    hint_ids: targets of the positions just before that one.
+  """
+
+  ids_T: np.ndarray
+  num_prompt: int
+  hint_ids: list[int]
+
+  @property
+  def num_positions(self) -> int:
+    """Positions that the example takes in a row."""
+    return len(self.ids_T) - 1
+
+  @property
+  def num_counted(self) -> int:
+    """Targets that count, hints among them."""
+    return len(self.ids_T) - self.num_prompt + len(self.hint_ids)
+
+
+class TaskSequences:
+  """All sequences of one split of a task, ready to be packed."""
+
+  def __init__(
+    self,
+    examples: Examples,
+    format_: prompts.Format,
+    config: FinetuneConfig,
+    seq_len: int,
+  ):
+    """Encodes the examples.
+
+    Args:
+      examples: of one split.
+      format_: how they become ids.
+      config: attention inside the prefix, and whether hints are targets.
+      seq_len: most positions of one example.
+
+    Raises:
+      UsageError: pauses and target of an example do not fit into `seq_len`.
+    """
+    self.name = format_.task.name
+    self.examples = examples
+    self.format = format_
+    self.pauses_in_prefix = config.pauses_in_prefix
+    self.hints = config.hints
+    targets = examples.target_ids or format_.targets(examples.rows)
+    # The last id, EOS, is predicted but never read.
+    lengths = [seq_len + 1 - len(target) for target in targets]
+    self.prompts = format_.prompts(examples.rows, lengths, examples.prefix_ids)
+    self.rows = [
+      Sequence_(
+        np.concatenate([prompt_T, np.asarray(target, np.int32)]),
+        len(prompt_T),
+        format_.hints(example) if config.hints and example.hints else [],
+      )
+      for prompt_T, target, example in zip(
+        self.prompts.rows, targets, examples.rows, strict=True
+      )
+    ]
+    for row, example in zip(self.rows, examples.rows, strict=True):
+      if len(row.hint_ids) >= row.num_prompt:
+        raise errors.UserError(
+          f"example {example.id!r}: {len(row.hint_ids)} hints, but only "
+          f"{row.num_prompt - 1} positions before the answer"
+        )
+
+  def summary(self) -> str:
+    """Returns one line: counts, and what was cut."""
+    line = f"{self.name} {self.examples.summary()}"
+    cut = self.prompts
+    if cut.num_cut:
+      line += (
+        f"; {cut.num_cut:,} prefixes lost {cut.num_cut_tokens:,} tokens on the "
+        "left"
+      )
+    return line
+
+
+class FinetuneSource:
+  """Makes the batch of any step from the sequences of some tasks."""
+
+  def __init__(
+    self,
+    tasks: Sequence[TaskSequences],
+    rates: Sequence[float],
+    *,
+    data: DataConfig,
+    packing: bool,
+    tokenizer: PauseTokenizer,
+    batch_size: int,
+    seed: int,
+    host: tuple[int, int] = (0, 1),
+  ):
+    """Names what there is; nothing is packed before the first batch.
+
+    Args:
+      tasks: the sequences of each task.
+      rates: relative numbers of examples drawn from each.
+      data: `seq_len`, the positions of a row, and `prefetch`.
+      packing: several examples a row, or one.
+      tokenizer: gives the padding id.
+      batch_size: rows of the global batch.
+      seed: decides the order.
+      host: (index, count) of this process; it makes its rows only.
+    """
+    errors.require(
+      batch_size % host[1] == 0,
+      f"batch_size {batch_size} is not divisible by {host[1]} hosts",
+    )
+    self.data = data
+    self._tasks = tasks
+    self._rates = np.asarray(rates, float) / sum(rates)
+    self._packing = packing
+    self._tokenizer = tokenizer
+    self._batch_size = batch_size
+    self._seed = seed
+    self._host = host
+    self._num_examples = sum(len(t.rows) for t in tasks)
+    self._max_counted = self._most_counted()
+    # Rows up to the end of each block, examples drawn of each task by then.
+    self._ends = [0]
+    self._drawn = [np.zeros(len(tasks), np.int64)]
+    self._latest: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+
+  def training_batch(self, step: int) -> batch.Batch:
+    """Returns this host's rows of the batch of `step`, counted from 0."""
+    return self._batch([self._row(int(p)) for p in self._positions(step)])
+
+  def evaluation_batches(self, num_batches: int) -> Iterator[batch.Batch]:
+    """Yields every example once, in order; the last rows may be padding.
+
+    Args:
+      num_batches: at most so many; 0 for all of them.
+    """
+    order = [
+      (t, i)
+      for t, task in enumerate(self._tasks)
+      for i in range(len(task.rows))
+    ]
+    rows = self._pack(order)
+    available = -(-len(rows) // self._batch_size)
+    for step in range(min(num_batches or available, available)):
+      places = self._positions(step)
+      yield self._batch([rows[p] if p < len(rows) else [] for p in places])
+
+  def fingerprint(self) -> dict:
+    """Returns what decides the batches; compared when a run resumes."""
+    return {
+      "door": "finetune",
+      "tasks": {
+        task.name: {
+          "rate": float(rate),
+          "examples_sha256": task.examples.sha256,
+          "num_examples": len(task.rows),
+          **dataclasses.asdict(task.format.wait),
+          "pauses_in_prefix": task.pauses_in_prefix,
+          "hints": task.hints,
+        }
+        for task, rate in zip(self._tasks, self._rates, strict=True)
+      },
+      **self._tokenizer.fingerprint(),
+      "seq_len": self.data.seq_len,
+      "packing": self._packing,
+      "max_counted": self._max_counted,
+      "batch_size": self._batch_size,
+      "seed": self._seed,
+    }
+
+  def summary(self) -> str:
+    """Returns one line: how many rows a block takes and how full they are."""
+    rows = self._block(0)
+    used = sum(
+      self._tasks[t].rows[i].num_positions for row in rows for t, i in row
+    )
+    fraction = used / (len(rows) * self.data.seq_len)
+    return (
+      f"{sum(map(len, rows)):,} examples in {len(rows):,} rows of "
+      f"{self.data.seq_len}, {fraction:.1%} full"
+    )
+
+  def _most_counted(self) -> int:
+    """Returns K: room for any example, and for a row of average ones."""
+    sizes = [
+      np.array([(row.num_counted, row.num_positions) for row in task.rows])
+      for task in self._tasks
+    ]
+    most = max(int(size_N2[:, 0].max()) for size_N2 in sizes)
+    if self._packing:
+      means = np.array([size_N2.mean(axis=0) for size_N2 in sizes])
+      counted, positions = self._rates @ means
+      average = self.data.seq_len * counted / positions
+      most = max(most, math.ceil(_COUNTED_ROOM * average))
+    rounded = -(-most // _COUNTED_MULTIPLE) * _COUNTED_MULTIPLE
+    return min(rounded, self.data.seq_len)
+
+  def _positions(self, step: int) -> np.ndarray:
+    index, count = self._host
+    rows = self._batch_size // count
+    return step * self._batch_size + np.arange(index * rows, (index + 1) * rows)
+
+  def _row(self, position: int) -> list[tuple[int, int]]:
+    """Returns the (task, example) pairs of a row of the endless run."""
+    while self._ends[-1] <= position:
+      self._block(len(self._ends) - 1)
+    block = int(np.searchsorted(self._ends, position, side="right")) - 1
+    return self._block(block)[position - self._ends[block]]
+
+  def _block(self, block: int) -> list[list[tuple[int, int]]]:
+    """Returns the packed rows of a block whose predecessors are known."""
+    if self._latest[0] == block:
+      return self._latest[1]
+    rng = np.random.default_rng([self._seed % 2**64, block])
+    size = self._num_examples
+    drawn_N = np.zeros(size, np.int64)
+    if len(self._tasks) > 1:
+      drawn_N = rng.choice(len(self._tasks), size, p=self._rates)
+    places_N = np.zeros(size, np.int64)
+    for t, before in enumerate(self._drawn[block]):
+      is_t_N = drawn_N == t
+      places_N[is_t_N] = self._examples_of(t, int(before), int(is_t_N.sum()))
+    rows = self._pack(
+      list(zip(drawn_N.tolist(), places_N.tolist(), strict=True))
+    )
+    if len(self._ends) == block + 1:
+      counts = np.bincount(drawn_N, minlength=len(self._tasks))
+      self._ends.append(self._ends[-1] + len(rows))
+      self._drawn.append(self._drawn[-1] + counts)
+    self._latest = (block, rows)
+    return rows
+
+  def _examples_of(self, t: int, start: int, count: int) -> np.ndarray:
+    """Returns the examples that draws start .. start + count of a task show."""
+    size = len(self._tasks[t].rows)
+    draws = np.arange(start, start + count)
+    shown = np.empty(count, np.int64)
+    for epoch in range(start // size, (start + count - 1) // size + 1):
+      rng = np.random.default_rng([self._seed % 2**64, t, epoch])
+      here = draws // size == epoch
+      shown[here] = rng.permutation(size)[draws[here] % size]
+    return shown
+
+  def _pack(self, order: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Puts each example into the first open row that has room for it."""
+    if not self._packing:
+      return [[pair] for pair in order]
+    empty = np.array([[self.data.seq_len, self._max_counted]])
+    rows: list[list[tuple[int, int]]] = []
+    # Positions and counted targets left in the last rows, which are open.
+    room_N2 = np.zeros((0, 2), np.int64)
+    for t, i in order:
+      row = self._tasks[t].rows[i]
+      needs = row.num_positions, row.num_counted
+      fits = np.flatnonzero((room_N2 >= needs).all(axis=1))
+      if not len(fits):
+        rows.append([])
+        room_N2 = np.concatenate([room_N2, empty])[-_OPEN_ROWS:]
+        fits = [len(room_N2) - 1]
+      rows[len(rows) - len(room_N2) + fits[0]].append((t, i))
+      room_N2[fits[0]] -= needs
+    return rows
+
+  def _batch(self, rows: list[list[tuple[int, int]]]) -> batch.Batch:
+    """Returns the arrays of `batching.packed_batch` for these rows."""
+    filled = [
+      [self._placed(self._tasks[t], self._tasks[t].rows[i]) for t, i in row]
+      for row in rows
+    ]
+    return batch.packed_batch(
+      filled,
+      seq_len=self.data.seq_len,
+      max_counted=self._max_counted,
+      pad_id=self._tokenizer.pad_id,
+    )
+
+  def _placed(self, task: TaskSequences, row: Sequence_) -> batch.Packed:
+    n, prompt = row.num_positions, row.num_prompt
+    targets_T = row.ids_T[1:].copy()
+    counts_T = np.arange(n) >= prompt - 1
+    first = prompt - 1 - len(row.hint_ids)
+    targets_T[first : prompt - 1] = row.hint_ids
+    counts_T[first : prompt - 1] = True
+    in_prefix_T = np.zeros(n, bool)
+    in_prefix_T[:prompt] = task.format.in_prefix(prompt, task.pauses_in_prefix)
+    return batch.Packed(row.ids_T[:-1], targets_T, counts_T, in_prefix_T)

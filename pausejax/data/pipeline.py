@@ -1,0 +1,294 @@
+"""Where the batches of a run come from: three doors behind one iterator.
+
+  segments   pretraining text, prepared once (`pretraining/segments.py`)
+  seqio      pretraining text, streamed (`seqio/stream.py`)
+  finetuning examples of downstream tasks, packed (`finetuning/source.py`)
+
+Which one, the name of the task and `data.door` say.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pausejax import errors, tasks
+from pausejax.config.schema import DataConfig, TrainConfig
+from pausejax.data import batch, record_store
+from pausejax.data.finetuning import encoded, examples, prompts
+from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.data.pretraining import segments
+from pausejax.data.pretraining.source import (
+  Batches,
+  MixedSource,
+  SegmentSource,
+  StepBatches,
+)
+from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.tasks import file_lists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Door:
+  """What a run reads.
+
+  Attributes:
+    batches: the endless training batches.
+    evaluation: makes the held-out batches anew.
+    plain_evaluation: makes the batches of the same held-out text without
+      pauses: `evaluation` itself where there are none, None in finetuning.
+    unigram_entropy: of the held-out text in nats a token, if it is known.
+    held_out: the held-out examples by task; empty in pretraining.
+    summary: lines to show, every count and everything left out among them.
+  """
+
+  batches: Batches
+  evaluation: Callable[[], Iterator[batch.Batch]]
+  plain_evaluation: Callable[[], Iterator[batch.Batch]] | None = None
+  unigram_entropy: float | None = None
+  held_out: Sequence[TaskSequences] = ()
+  summary: Sequence[str] = ()
+
+
+def is_finetuning(spec: str) -> bool:
+  """Returns whether `data.task` names downstream tasks.
+
+  Raises:
+    UsageError: an unknown task, or pretraining and downstream mixed.
+  """
+  found = [tasks.get(name) for name in tasks.mixture(spec)]
+  kinds = {isinstance(task, tasks.Task) for task in found}
+  errors.require(
+    len(kinds) == 1,
+    f"data.task: {spec!r} mixes pretraining and downstream tasks; mix tasks of "
+    "one kind",
+  )
+  return kinds == {True}
+
+
+def check(data: DataConfig) -> None:
+  """Raises UsageError if the settings cannot name the data of a run."""
+  stages = tasks.rate_stages(data)
+  if is_finetuning(data.task):
+    errors.require(len(stages) == 1, "data.later_rates: pretraining tasks only")
+    if data.segments_dir:
+      stores(data, list(stages[0][1]))
+    return
+  names = _names(stages)
+  if len(names) > 1:
+    errors.require(
+      data.door == "segments",
+      f"data.door: {data.door!r} reads one task, got {data.task!r}; mix "
+      "through data.door=segments",
+    )
+    stores(data, names)
+  elif data.door == "seqio" or not data.segments_dir:
+    tasks.pretraining(names[0]).source(data)
+
+
+def stores(data: DataConfig, names: Sequence[str]) -> dict[str, str]:
+  """Returns task -> the folder that `data.segments_dir` names for it.
+
+  Raises:
+    UsageError: a mixture, and not a folder for each of its tasks.
+  """
+  if len(names) == 1:
+    return {names[0]: data.segments_dir}
+  parts = [part.partition("=") for part in data.segments_dir.split(",")]
+  folders = {name.strip(): folder.strip() for name, _, folder in parts}
+  wanted = ",".join(f"{name}=FOLDER" for name in names)
+  errors.require(
+    set(folders) == set(names) and all(folders.values()),
+    f"data.segments_dir: a mixture needs a store for each task, {wanted}, got "
+    f"{data.segments_dir!r}",
+  )
+  return {name: folders[name] for name in names}
+
+
+def _names(stages: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
+  """Returns the pretraining tasks of all stages, each once."""
+  names = list(dict.fromkeys(name for _, rates in stages for name in rates))
+  for name in names:
+    tasks.pretraining(name)
+  return names
+
+
+def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
+  """Makes `<workdir>/segments` where a run needs them, in another process.
+
+  Reading TFDS takes TensorFlow, which must not enter the training process.
+
+  Raises:
+    UserError: they could not be made.
+  """
+  out = workdir / "segments"
+  data = config.data
+  needed = data.door == "segments" and not data.segments_dir
+  made = (out / record_store.INDEX).exists()
+  if not needed or made or is_finetuning(data.task):
+    return
+  print(f"preparing segments in {out}", flush=True)
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / "config.json"
+    file.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "pausejax", "segments"]
+    command += [f"--config={file}", f"--out={out}"]
+    code = subprocess.run(command, check=False).returncode
+  if code:
+    raise errors.UserError(f"segments could not be prepared (exit {code})")
+
+
+def open_door(
+  config: TrainConfig,
+  tokenizer: PauseTokenizer,
+  workdir: pathlib.Path,
+  host: tuple[int, int],
+) -> Door:
+  """Opens the door that the config names.
+
+  Args:
+    config: the run.
+    tokenizer: its tokenizer.
+    workdir: where `prepare` put segments.
+    host: (index, count) of this process.
+
+  Raises:
+    UserError: the data is missing, malformed, or of another tokenizer.
+  """
+  if is_finetuning(config.data.task):
+    return _open_finetuning(config, tokenizer, host)
+  if config.data.door == "seqio":
+    return _open_seqio(config, host)
+  return _open_segments(config, tokenizer, workdir, host)
+
+
+def encode_split(
+  config: TrainConfig, tokenizer: PauseTokenizer, name: str, split: str
+) -> TaskSequences:
+  """Returns a split of a downstream task as sequences for finetuning."""
+  task = tasks.downstream(name)
+  format_ = prompts.Format(
+    task, tokenizer, prompts.waiting(config.finetune, task)
+  )
+  return TaskSequences(
+    _load_examples(config.data, tokenizer, task, split),
+    format_,
+    config.finetune,
+    config.data.seq_len,
+  )
+
+
+def _load_examples(
+  data: DataConfig, tokenizer: PauseTokenizer, task: tasks.Task, split: str
+) -> examples.Examples:
+  """Reads a split from the task's store if there is one, else its files."""
+  if not data.segments_dir:
+    return examples.load(task, split, data)
+  folder = stores(data, list(tasks.mixture(data.task)))[task.name]
+  return encoded.load(folder, task, split, data, tokenizer)
+
+
+def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
+  rates = tasks.mixture(config.data.task)
+  train, held_out = (
+    [encode_split(config, tokenizer, name, split) for name in rates]
+    for split in ("train", "validation")
+  )
+  source, held_out_source = (
+    FinetuneSource(
+      split,
+      list(rates.values()),
+      data=config.data,
+      packing=config.finetune.packing,
+      tokenizer=tokenizer,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      host=host,
+    )
+    for split in (train, held_out)
+  )
+  return Door(
+    batches=StepBatches(source),
+    evaluation=functools.partial(
+      held_out_source.evaluation_batches, config.eval.num_batches
+    ),
+    held_out=held_out,
+    summary=[*(s.summary() for s in [*train, *held_out]), source.summary()],
+  )
+
+
+def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
+  data = config.data
+  stages = tasks.rate_stages(data)
+  folders = stores(data, _names(stages))
+  train, held_out = (
+    {
+      name: SegmentSource(
+        data=data,
+        store=segments.load(
+          folder or workdir / "segments",
+          split,
+          dataclasses.replace(data, task=name),
+          tokenizer,
+        ),
+        tokenizer=tokenizer,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        host=host,
+      )
+      for name, folder in folders.items()
+    }
+    for split in ("train", "validation")
+  )
+  first, *others = held_out.values()
+  if others:
+    training_source = MixedSource(sources=train, stages=stages)
+    held_out_source = MixedSource(sources=held_out, stages=stages)
+    entropy = None
+  else:
+    (training_source,) = train.values()
+    held_out_source = first
+    entropy = first.store.index["validation"]["unigram_entropy"]
+  evaluation, plain_evaluation = (
+    functools.partial(source.evaluation_batches, config.eval.num_batches)
+    for source in (held_out_source, held_out_source.without_pauses())
+  )
+  return Door(
+    batches=StepBatches(training_source),
+    evaluation=evaluation,
+    plain_evaluation=plain_evaluation if data.pause_fraction else evaluation,
+    unigram_entropy=entropy,
+  )
+
+
+def _open_seqio(config: TrainConfig, host) -> Door:
+  from pausejax.data.seqio.stream import SeqioBatches
+
+  task = tasks.pretraining(config.data.task)
+  stream = functools.partial(
+    SeqioBatches,
+    config.data,
+    task,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    shard=host,
+  )
+
+  def evaluation(*, pauses: bool = True) -> Iterator[batch.Batch]:
+    held_out = stream(split="validation", pauses=pauses)
+    return itertools.islice(held_out, config.eval.num_batches or None)
+
+  plain_evaluation = functools.partial(evaluation, pauses=False)
+  return Door(
+    batches=stream(),
+    evaluation=evaluation,
+    plain_evaluation=(
+      plain_evaluation if config.data.pause_fraction else evaluation
+    ),
+    summary=file_lists.describe(task.source(config.data).left_out()),
+  )

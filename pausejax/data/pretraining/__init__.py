@@ -1,0 +1,1 @@
+"""Documents as segments on disk, and segments as batches of a step."""

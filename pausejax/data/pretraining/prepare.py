@@ -1,0 +1,373 @@
+"""Makes a store of segments from a corpus, with any number of processes.
+
+A corpus falls into units (`corpora.Source.units`): a file, some small files, or
+a run of documents. The documents of a unit are tokenised, each followed by EOS,
+joined, and cut into segments of `segment_len` ids, for each split by itself.
+What a unit has left over is kept in its note; when every unit is made, the
+leftovers are joined in the order of the units and cut in the same way. So no
+token is lost, one segment of a split at most is short, and the bytes do not
+depend on who made what when.
+
+  OUT/train-00000.array_record   the segments of unit 0
+  OUT/units/unit-00000.json      its note: what it was made of, and the rest
+  OUT/units/count-00000.json     how many documents it has
+  OUT/units/store.json           what all units have in common
+  OUT/index.json                 written last
+
+Where documents are held out by their place in the corpus, a unit must know how
+many come before it. One process that goes through the units in order knows;
+several first count the documents of the units, which reads the files once more.
+
+Each file appears by a rename. A unit is done when its note is there and its
+files are as long as the note says; whoever comes again, after a kill or because
+a file was removed, makes the others.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pausejax import errors, json_files, locks, tasks
+from pausejax.config.schema import DataConfig
+from pausejax.data import opening, record_store, tokenizers, workers
+from pausejax.data.pretraining import segments
+from pausejax.data.pretraining.cutter import Cutter
+from pausejax.tasks import corpora, file_lists
+
+# Of what a making that was begun can go on with.
+_UNITS_FORMAT = 2
+_COUNT = {"key": str, "num_documents": int}
+_NOTE = {
+  "key": str,
+  "start": int,
+  "blank_lines": int,
+  "crlf_files": int,
+  "splits": {
+    str: {
+      "shards": record_store.SHARDS,
+      "num_documents": int,
+      "documents_sha256": str,
+      "counts": list,
+      "rest": list,
+    }
+  },
+}
+
+
+@dataclasses.dataclass
+class Progress:
+  """How far the making is.
+
+  Attributes:
+    num_units: of the whole corpus.
+    num_done: units that are done, whoever made them.
+    num_documents: read by this call.
+    num_tokens: made of them.
+  """
+
+  num_units: int = 0
+  num_done: int = 0
+  num_documents: int = 0
+  num_tokens: int = 0
+
+
+Report = Callable[[Progress], None]
+
+
+def write(
+  data: DataConfig,
+  tokenizer: tokenizers.PauseTokenizer,
+  out: pathlib.Path,
+  report: Report = lambda progress: None,
+  *,
+  shard: tuple[int, int] = (1, 1),
+  num_workers: int = 1,
+  tasks_module: str = "",
+) -> dict | None:
+  """Prepares the task of `data` as a store of segments; goes on where it was.
+
+  Args:
+    data: task, source and length; pauses matter only for the length.
+    tokenizer: turns documents into ids; that of `data.tokenizer`.
+    out: folder of the store.
+    report: called as the work goes on.
+    shard: (i, n), 1 <= i <= n: make every n-th unit only, from the i-th on.
+    num_workers: processes; 1 stays in this one.
+    tasks_module: what other processes import to know the task.
+
+  Returns:
+    The index, or None if units of other shards are not made yet.
+
+  Raises:
+    UserError: `out` holds another store or something else, or cannot be
+      written to; a document cannot be read; a split is empty.
+  """
+  store = _Store(data, tokenizer, out)
+  store.begin()
+  index, count = shard
+  with locks.alone(
+    out / record_store.UNITS / f"lock-{index}-of-{count}",
+    f"--out: shard {index}/{count} of {out} is being made already",
+  ):
+    setup = functools.partial(_open, data, out, tasks_module)
+    mine = range(store.num_units)[index - 1 :: count]
+    if num_workers > 1:
+      _count(store, mine, num_workers, setup)
+    todo = [i for i in range(store.num_units) if store.note(i) is None]
+    progress = Progress(store.num_units, store.num_units - len(todo))
+    report(progress)
+    todo = sorted({*mine} & {*todo})
+    advance = functools.partial(_advance, progress, report)
+    _make(store, todo, advance, num_workers, setup)
+  # Shards may end together: one of them joins and tidies at a time.
+  with locks.in_turn(out / "units" / "lock-index"):
+    return store.finish()
+
+
+def _advance(
+  progress: Progress, report: Report, documents: int = 0, tokens: int = 0
+) -> None:
+  """Counts what was read; called without counts, a unit that is done."""
+  progress.num_done += not documents
+  progress.num_documents += documents
+  progress.num_tokens += tokens
+  report(progress)
+
+
+def _count(store, mine: Sequence[int], num_workers: int, setup) -> None:
+  """Counts the units in several processes; this machine's share comes first.
+
+  Machines that begin together share the work: none counts what another has.
+  """
+  # Nothing comes after the last unit.
+  jobs = [i for i in range(store.num_units - 1) if store.is_uncounted(i)]
+  jobs.sort(key=lambda i: i not in mine)
+  num_workers = min(num_workers, len(jobs))
+  if num_workers:
+    counter = functools.partial(_counter, setup)
+    workers.run(counter, jobs, num_workers, lambda *_: None)
+
+
+def _make(store, todo: Sequence[int], advance, num_workers: int, setup):
+  """Makes some units, here or in other processes."""
+  num_workers = min(num_workers, len(todo))
+  if num_workers > 1:
+    workers.run(functools.partial(_maker, setup), todo, num_workers, advance)
+    return
+  for number in todo:
+    store.make(number, advance)
+    advance()
+
+
+def _open(data: DataConfig, out: pathlib.Path, tasks_module: str) -> "_Store":
+  """Returns the store in a worker process."""
+  tasks.import_module(tasks_module)
+  return _Store(data, tokenizers.load(data.tokenizer), out)
+
+
+def _maker(setup: Callable[[], "_Store"]):
+  return setup().make
+
+
+def _counter(setup: Callable[[], "_Store"]):
+  store = setup()
+  return lambda number, report: store.count(number)
+
+
+class _Store:
+  """A store in the making."""
+
+  def __init__(
+    self,
+    data: DataConfig,
+    tokenizer: tokenizers.PauseTokenizer,
+    out: pathlib.Path,
+  ):
+    self.data = data
+    self.out = out
+    self._tokenizer = tokenizer
+    self._source = tasks.pretraining(data.task).source(data)
+    self._units = opening.units(self._source)
+    self._starts = [0]  # Documents before each unit, as far as known.
+    self._dtype = np.dtype(
+      np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    )
+    self._notes = out / record_store.UNITS
+    self._head = {
+      **segments.identity(data, tokenizer),
+      "source": self._source.describe(),
+      "dtype": self._dtype.name,
+    }
+
+  @property
+  def num_units(self) -> int:
+    """The number of parts of the corpus."""
+    return len(self._units)
+
+  def begin(self) -> None:
+    """Makes the folder, or checks that it holds the same store, begun."""
+    head = {**self._head, "units_format": _UNITS_FORMAT}
+    record_store.begin(self.out, head)
+
+  def note(self, number: int) -> dict | None:
+    """Returns the note of a unit that is done."""
+    unit = self._units[number]
+    note = _load(self._path("unit", number), _NOTE)
+    if (
+      not note or note["key"] != unit.key or {*note["splits"]} != {*unit.splits}
+    ):
+      return None  # Not there yet, or of other files.
+    if note["start"] != self._start(number):
+      return None  # Files before it have changed.
+    parts = note["splits"].values()
+    rows = [row for part in parts for row in part["shards"]]
+    whole = all(map(self._is_whole, parts)) and all(
+      record_store.has_size(self.out, row) for row in rows
+    )
+    return note if whole else None
+
+  def _is_whole(self, part: dict) -> bool:
+    """Returns whether what a note says of a split can be used."""
+    counts, rest = (_numbers(part[name]) for name in ("counts", "rest"))
+    num_ids = self._tokenizer.vocab_size
+    return counts is not None and len(counts) == num_ids and rest is not None
+
+  def is_uncounted(self, number: int) -> bool:
+    """Returns whether the documents of a unit must be counted, and are not."""
+    if self._units[number].count is None:
+      return False
+    found = _load(self._path("count", number), _COUNT)
+    return not found or found["key"] != self._units[number].key
+
+  def count(self, number: int) -> None:
+    """Counts the documents of a unit, unless somebody did."""
+    counted = self._units[number].count
+    if counted is not None and self.is_uncounted(number):
+      self._write_count(number, counted())
+
+  def make(self, number: int, report: Callable[[int, int], None]) -> None:
+    """Makes one unit; reports documents and tokens as they come."""
+    unit, start = self._units[number], self._start(number)
+    cutters = {
+      split: Cutter(
+        self._tokenizer,
+        self.data.num_text_tokens,
+        self._dtype,
+        record_store.Writer(self.out / f"{split}-{number:05d}.array_record"),
+        report,
+      )
+      for split in unit.splits
+    }
+    reading = corpora.Reading(documents=start)
+    for split, text in unit.read(reading, unit.splits):
+      cutters[split].add(text)
+    note = {
+      "key": unit.key,
+      "start": start,
+      "blank_lines": reading.blank_lines,
+      "crlf_files": reading.crlf_files,
+      "splits": {split: cutter.close() for split, cutter in cutters.items()},
+    }
+    if unit.count is not None:
+      self._write_count(number, reading.documents - start)
+    record_store.write_json(self._path("unit", number), note)
+
+  def finish(self) -> dict | None:
+    """Joins the leftovers and writes the index, once all units are done."""
+    notes = []
+    for number in range(self.num_units):
+      note = self.note(number)
+      if note is None:
+        return None
+      notes.append(note)
+    index = dict(self._head)
+    for split in corpora.SPLITS:
+      parts = [n["splits"][split] for n in notes if split in n["splits"]]
+      index[split] = self._join(split, parts)
+    for name in ("blank_lines", "crlf_files"):
+      index[name] = sum(note[name] for note in notes)
+    index["left_out"] = file_lists.describe(self._source.left_out())
+    self._tidy(index)
+    record_store.write_json(self.out / record_store.INDEX, index)
+    return index
+
+  def _join(self, split: str, parts: Sequence[dict]) -> dict:
+    """Returns the index of a split; writes the segments of its leftovers."""
+    if not sum(part["num_documents"] for part in parts):
+      raise corpora.no_documents(self._source, split)
+    rest = np.concatenate([np.array(p["rest"], self._dtype) for p in parts])
+    writer = record_store.Writer(self.out / f"{split}-rest.array_record")
+    for start in range(0, len(rest), self.data.num_text_tokens):
+      writer.write(rest[start : start + self.data.num_text_tokens].tobytes())
+    shards = [row for part in parts for row in part["shards"]] + writer.close()
+    counts = np.sum([part["counts"] for part in parts], axis=0)
+    p = counts[counts > 0] / counts.sum()
+    return {
+      "num_documents": sum(part["num_documents"] for part in parts),
+      "num_tokens": int(counts.sum()),
+      "num_segments": sum(row["num_records"] for row in shards),
+      # Nats a token of the best model that ignores all context.
+      "unigram_entropy": float(-np.sum(p * np.log(p))),
+      "documents_sha256": corpora.digest(p["documents_sha256"] for p in parts),
+      "shards": shards,
+    }
+
+  def _tidy(self, index: dict) -> None:
+    """Removes what a kill, or units that are no more, left behind."""
+    kept = {row["file"] for s in corpora.SPLITS for row in index[s]["shards"]}
+    kept |= {record_store.HEAD, record_store.INDEX}
+    for number in range(self.num_units):
+      kept |= {self._path(kind, number).name for kind in ("unit", "count")}
+    # Nothing but what this program writes.
+    for folder, pattern in (
+      (self.out, "*.array_record"),
+      (self.out, "*.array_record.*.partial"),
+      (self.out, "index.json.*.tmp"),
+      (self._notes, "*-*.json"),
+      (self._notes, "*-*.json.*.tmp"),
+    ):
+      for path in folder.glob(pattern):
+        if path.name not in kept:
+          path.unlink(missing_ok=True)
+
+  def _start(self, number: int) -> int:
+    """Returns the place in the corpus of a unit's first document.
+
+    It counts what has to be counted; 0 where places do not matter.
+    """
+    if self._units[number].count is None:
+      return 0
+    while len(self._starts) <= number:
+      before = len(self._starts) - 1
+      if self.is_uncounted(before):
+        self.count(before)
+      count = json_files.read(self._path("count", before), _COUNT, "remove it")
+      self._starts.append(self._starts[-1] + count["num_documents"])
+    return self._starts[number]
+
+  def _write_count(self, number: int, count: int) -> None:
+    found = {"key": self._units[number].key, "num_documents": count}
+    record_store.write_json(self._path("count", number), found)
+
+  def _path(self, kind: str, number: int) -> pathlib.Path:
+    return self._notes / f"{kind}-{number:05d}.json"
+
+
+def _load(path: pathlib.Path, shape: json_files.Shape) -> dict | None:
+  """Returns a note, None if it is not there or was torn by a loss of power."""
+  try:
+    return json_files.read(path, shape, "") if path.exists() else None
+  except errors.UserError:
+    return None
+
+
+def _numbers(values: list) -> np.ndarray | None:
+  """Returns a list as int64 [n], None if it holds anything else."""
+  try:
+    found = np.asarray(values, np.int64)
+  except (ValueError, TypeError, OverflowError):
+    return None
+  return found if found.ndim == 1 else None

@@ -1,0 +1,155 @@
+"""Segments: a corpus tokenised and cut once, without pauses, on disk.
+
+  train-00000.array_record ...   full segments of each unit of the corpus
+  train-rest.array_record        segments of what the units had left over
+  validation-00000.array_record ...
+  index.json                     what is in there, and from what
+
+A record is the raw ids of one segment, `segment_len` of them. Pauses are put in
+when a segment is read (`source.py`): one store serves the standard and the
+pause run. `prepare.py` makes stores, `record_store.py` keeps
+them whole.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from pausejax import errors, tasks
+from pausejax.config.schema import DataConfig
+from pausejax.data import record_store, tokenizers
+
+FORMAT = 2
+_DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
+
+
+def identity(data: DataConfig, tokenizer: tokenizers.PauseTokenizer) -> dict:
+  """Returns what a run expects of a store.
+
+  A store that was named by `segments_dir` may have been made on another
+  machine, so only one that the run makes for itself must name its source.
+  """
+  expected = {
+    "format": FORMAT,
+    "task": data.task,
+    "segment_len": data.num_text_tokens,
+    **tokenizer.fingerprint(),
+  }
+  if not data.segments_dir:
+    expected["source"] = tasks.pretraining(data.task).source(data).describe()
+  return expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+  """One split of a store, read record by record.
+
+  Attributes:
+    folder: where the store is.
+    index: its `index.json`.
+    split: "train" or "validation".
+    segment_len: ids in every segment but the last.
+  """
+
+  folder: epath.Path
+  index: dict
+  split: str
+  segment_len: int
+  _records: Any
+  _dtype: np.dtype
+  _tokenizer: tokenizers.PauseTokenizer
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def read(self, records: Iterable[int], padding: int) -> np.ndarray:
+    """Returns int32 [B, segment_len], a short segment filled up.
+
+    Raises:
+      UserError: a record is damaged, or holds an id that is none of the text's
+        (the pause's is none); it names file and record.
+    """
+    # One by one: a local read takes less time than handing it to a thread.
+    numbers = [int(r) for r in records]
+    raw = [self._read(r) for r in numbers]
+    ids = np.zeros((len(raw), self.segment_len), self._dtype)
+    rows = np.full(ids.shape, padding, np.int32)
+    for id_row, data in zip(ids, raw, strict=True):
+      id_row[: len(data) // self._dtype.itemsize] = np.frombuffer(
+        data, self._dtype
+      )
+    # All at once: nearly always, none is wrong.
+    if self._tokenizer.wrong_id(ids):
+      self._refuse(ids, numbers)
+    for row, id_row, data in zip(rows, ids, raw, strict=True):
+      length = len(data) // self._dtype.itemsize
+      row[:length] = id_row[:length]
+    return rows
+
+  def _read(self, record: int) -> bytes:
+    try:
+      data = self._records[record]
+      size = self._dtype.itemsize
+      if 0 < len(data) <= self.segment_len * size and not len(data) % size:
+        return data
+      problem = f"{len(data)} bytes are no segment"
+    except (RuntimeError, ValueError, IndexError) as e:
+      problem = str(e)
+    raise self._damaged(record, problem)
+
+  def _refuse(self, ids: np.ndarray, records: Sequence[int]) -> None:
+    """Raises the error of the first record with an id that is no text's."""
+    for row, record in zip(ids, records, strict=True):
+      if problem := self._tokenizer.wrong_id(row):
+        raise self._damaged(record, problem)
+
+  def _damaged(self, record: int, problem: str) -> errors.UserError:
+    rows = self.index[self.split]["shards"]
+    file, number = record_store.locate(rows, record)
+    return errors.UserError(
+      f"segments at {self.folder}: record {record} of split {self.split!r} "
+      f"(record {number} of {file}) cannot be used: {problem}; `pausejax "
+      f"segments --verify={self.folder}` names a damaged file; if it finds "
+      "none, make the store again"
+    )
+
+
+def load(
+  folder: epath.PathLike,
+  split: str,
+  data: DataConfig,
+  tokenizer: tokenizers.PauseTokenizer,
+) -> Segments:
+  """Opens one split of a store and checks that it is what `data` asks for.
+
+  Args:
+    folder: a local path, or a gs:// path.
+    split: "train" or "validation".
+    data: the run's settings.
+    tokenizer: the run's tokenizer.
+
+  Raises:
+    UserError: no store there, one of another corpus, tokenizer or length (the
+      message names what differs), or a file that is missing or damaged.
+  """
+  folder = epath.Path(folder)
+  fields = {"documents_sha256": str, "unigram_entropy": float}
+  index = record_store.read_index(folder, fields)
+  if index.get("format") != FORMAT:
+    raise errors.UserError(
+      f"the store of segments {folder} has format {index.get('format')}, this "
+      f"version reads format {FORMAT}; remove it and make it again with "
+      "`pausejax segments`"
+    )
+  errors.require_same(
+    f"the store of segments {folder}", index, identity(data, tokenizer)
+  )
+  errors.require_one_of("dtype of the segments", index.get("dtype"), _DTYPES)
+  records = record_store.open_records(folder, index[split]["shards"])
+  dtype = np.dtype(_DTYPES[index["dtype"]])
+  return Segments(
+    folder, index, split, data.num_text_tokens, records, dtype, tokenizer
+  )

@@ -1,0 +1,295 @@
+"""Batches as a pure function of the step: the `segments` door.
+
+Row r of step s has the position p = s * batch_size + r in the whole run. In a
+mixture, `mixing.py` deals p to a store and tells which draw d of it this is;
+of one store, d = p. Epoch and place are divmod(d, number of segments); the
+place goes through a seeded permutation of the epoch to a record, and the pauses
+are a function of (seed, p). No iterator state exists: any step can be made at
+once, on any number of hosts and workers, and a resumed run needs only its step
+number.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pausejax import errors, pause
+from pausejax.config.schema import DataConfig
+from pausejax.data import tokenizers
+from pausejax.data.batch import PADDING, Batch, language_model_batch
+from pausejax.data.pretraining import mixing, segments
+
+# Evaluation draws other pauses than training at the same positions.
+EVALUATION_SEED = 0x5EED
+
+
+class Batches(Protocol):
+  """An iterator of batches whose place can be saved: either door."""
+
+  def __next__(self) -> Batch: ...
+
+  def fingerprint(self) -> dict:
+    """Returns what decides the batches; compared when a run resumes."""
+    ...
+
+  def state(self) -> dict[str, bytes]:
+    """Returns files that tell the place after the batches taken so far."""
+    ...
+
+  def restore(self, state: dict[str, bytes]) -> None:
+    """Goes to the place that `state` tells."""
+    ...
+
+
+class StepSource(Protocol):
+  """What makes the batch of any step: segments, or finetuning examples."""
+
+  @property
+  def data(self) -> DataConfig:
+    """The settings; `prefetch` is read here."""
+    ...
+
+  def training_batch(self, step: int) -> Batch:
+    """Returns this host's rows of the batch of `step`, counted from 0."""
+    ...
+
+  def fingerprint(self) -> dict:
+    """Returns what decides the batches."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentSource:
+  """Makes the batch of any step from a store of segments.
+
+  Attributes:
+    data: length and pauses.
+    store: the segments of one split.
+    tokenizer: gives the ids of BOS, padding and `<pause>`.
+    batch_size: rows of the global batch.
+    seed: decides order and pauses.
+    host: (index, count) of this process; it makes its contiguous rows only.
+  """
+
+  data: DataConfig
+  store: segments.Segments
+  tokenizer: tokenizers.PauseTokenizer
+  batch_size: int
+  seed: int
+  host: tuple[int, int] = (0, 1)
+
+  def __post_init__(self):
+    _, count = self.host
+    errors.require(
+      self.batch_size % count == 0,
+      f"batch_size {self.batch_size} is not divisible by {count} hosts",
+    )
+
+  def training_batch(self, step: int) -> Batch:
+    """Returns this host's rows of the batch of `step`, counted from 0."""
+    positions_B = self.positions(step)
+    return self.batch(self.text(positions_B), positions_B)
+
+  def positions(self, step: int) -> np.ndarray:
+    """Returns int64 [B], the positions of this host's rows in the run."""
+    return step * self.batch_size + self._rows()
+
+  def text(self, draws_B: np.ndarray) -> np.ndarray:
+    """Returns int32 [B, segment_len], the segments of some draws."""
+    records = [self.record(int(d)) for d in draws_B]
+    return self.store.read(records, PADDING)
+
+  def record(self, draw: int) -> int:
+    """Returns the segment that a draw of the store shows."""
+    import grain
+
+    num_segments = len(self.store)
+    epoch, place = divmod(draw, num_segments)
+    return grain.experimental.index_shuffle(
+      place,
+      max_index=num_segments - 1,
+      seed=_epoch_seed(self.seed, epoch),
+      rounds=4,
+    )
+
+  def evaluation_batches(self, num_batches: int) -> Iterator[Batch]:
+    """Yields this host's rows of the store, every segment once, in order.
+
+    Every host yields equally many batches; rows beyond the end are padding.
+
+    Args:
+      num_batches: at most so many; 0 for all of them.
+    """
+    available = -(-len(self.store) // self.batch_size)
+    for step in range(min(num_batches or available, available)):
+      positions_B = step * self.batch_size + self._rows()
+      exists_B = positions_B < len(self.store)
+      text_BT = self.store.read(np.where(exists_B, positions_B, 0), PADDING)
+      text_BT[~exists_B] = PADDING
+      yield self.batch(self._filled(text_BT), positions_B, EVALUATION_SEED)
+
+  def without_pauses(self) -> "SegmentSource":
+    """Returns the source of the same segments with no pauses among them."""
+    data = dataclasses.replace(self.data, pause_fraction=0.0)
+    return dataclasses.replace(self, data=data)
+
+  def _filled(self, text_BT: np.ndarray) -> np.ndarray:
+    """Returns segments as long as the data asks for, `PADDING` at their ends.
+
+    "exact" stores shorter segments than a run without pauses reads.
+    """
+    missing = self.data.num_text_tokens - text_BT.shape[1]
+    return np.pad(text_BT, ((0, 0), (0, missing)), constant_values=PADDING)
+
+  def fingerprint(self) -> dict:
+    """Returns corpus, tokenizer, lengths, batch size, seed and pauses."""
+    return {
+      "door": "segments",
+      "task": self.data.task,
+      "documents_sha256": self.store.index[self.store.split][
+        "documents_sha256"
+      ],
+      **self.tokenizer.fingerprint(),
+      "seq_len": self.data.seq_len,
+      "batch_size": self.batch_size,
+      "seed": self.seed,
+      "pause_mode": self.data.pause_mode,
+      "pause_fraction": self.data.pause_fraction,
+    }
+
+  def _rows(self) -> np.ndarray:
+    index, count = self.host
+    rows = self.batch_size // count
+    return np.arange(index * rows, (index + 1) * rows)
+
+  def batch(
+    self, text_BT: np.ndarray, positions_B: np.ndarray, salt: int = 0
+  ) -> Batch:
+    """Returns the batch of some segments, the pauses of their positions in."""
+    targets_BT = pause.insert_pauses(
+      text_BT,
+      seq_len=self.data.seq_len,
+      pause_id=self.tokenizer.pause_id,
+      pause_fraction=self.data.pause_fraction,
+      mode=self.data.pause_mode,
+      seed=self.seed ^ salt,
+      positions_B=positions_B,
+    )
+    return language_model_batch(
+      targets_BT,
+      bos_id=self.tokenizer.bos_id,
+      pad_id=self.tokenizer.pad_id,
+      pause_id=self.tokenizer.pause_id,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixedSource:
+  """Makes the batch of any step from several stores, by rate.
+
+  Attributes:
+    sources: task -> its source; they differ in their stores alone.
+    stages: (first step, task -> rate), as `tasks.rate_stages` returns them.
+  """
+
+  sources: Mapping[str, SegmentSource]
+  stages: Sequence[tuple[int, Mapping[str, float]]]
+
+  @property
+  def data(self) -> DataConfig:
+    """The settings that the sources share."""
+    return self._first.data
+
+  @functools.cached_property
+  def _mixture(self) -> mixing.Mixture:
+    first = self._first
+    return mixing.Mixture(
+      list(self.sources),
+      self.stages,
+      batch_size=first.batch_size,
+      seed=first.seed,
+    )
+
+  @property
+  def _first(self) -> SegmentSource:
+    return next(iter(self.sources.values()))
+
+  def training_batch(self, step: int) -> Batch:
+    """Returns this host's rows of the batch of `step`, counted from 0."""
+    positions_B = self._first.positions(step)
+    stores_B, draws_B = self._mixture.deal(positions_B)
+    shape = len(positions_B), self._first.store.segment_len
+    text_BT = np.empty(shape, np.int32)
+    for number, source in enumerate(self.sources.values()):
+      here_B = stores_B == number
+      text_BT[here_B] = source.text(draws_B[here_B])
+    return self._first.batch(text_BT, positions_B)
+
+  def evaluation_batches(self, num_batches: int) -> Iterator[Batch]:
+    """Yields what the source of each task yields, one after another."""
+    for source in self.sources.values():
+      yield from source.evaluation_batches(num_batches)
+
+  def without_pauses(self) -> "MixedSource":
+    """Returns the source of the same segments with no pauses among them."""
+    sources = {n: s.without_pauses() for n, s in self.sources.items()}
+    return dataclasses.replace(self, sources=sources)
+
+  def fingerprint(self) -> dict:
+    """Returns that of the sources, and the rates."""
+    parts = {name: s.fingerprint() for name, s in self.sources.items()}
+    return {
+      **self._first.fingerprint(),
+      "task": [[step, dict(rates)] for step, rates in self.stages],
+      "documents_sha256": {
+        name: part["documents_sha256"] for name, part in parts.items()
+      },
+    }
+
+
+class StepBatches:
+  """The training batches of a source, made ahead by a thread."""
+
+  def __init__(self, source: StepSource):
+    self._source = source
+    self._start(0)
+
+  def __next__(self) -> Batch:
+    batch = next(self._iterator)
+    self._step += 1
+    return batch
+
+  def fingerprint(self) -> dict:
+    """Returns the source's."""
+    return self._source.fingerprint()
+
+  def state(self) -> dict[str, bytes]:
+    """Returns the number of the next step, which is all there is."""
+    return {"position.json": json.dumps({"step": self._step}).encode()}
+
+  def restore(self, state: dict[str, bytes]) -> None:
+    """Goes on at the step that `state` tells."""
+    self._start(json.loads(state["position.json"])["step"])
+
+  def _start(self, step: int) -> None:
+    import grain
+
+    self._step = step
+    steps = grain.MapDataset.range(step, 2**40)
+    # One thread: batches are numpy work, which more threads only slow down.
+    options = grain.ReadOptions(
+      num_threads=1, prefetch_buffer_size=self._source.data.prefetch
+    )
+    batches = steps.map(self._source.training_batch)
+    self._iterator = iter(batches.to_iter_dataset(options))
+
+
+@functools.lru_cache(maxsize=64)
+def _epoch_seed(seed: int, epoch: int) -> int:
+  """Returns 32 bits that decide the order of an epoch."""
+  sequence = np.random.SeedSequence([seed % 2**64, epoch])
+  return int(sequence.generate_state(1)[0])

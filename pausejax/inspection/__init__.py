@@ -1,0 +1,1 @@
+"""What a batch holds, and what is checked of it."""

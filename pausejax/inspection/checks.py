@@ -1,0 +1,326 @@
+"""Whether a batch is what training needs: one line a property.
+
+`check` takes plain numpy batches (`data/batch.py`), so that a broken one can be
+handed to it as well. No JAX and no TensorFlow.
+
+B rows, T positions of a row, N positions of one example.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from pausejax import pause
+from pausejax.data.batch import PADDING, Batch
+from pausejax.inspection import sequences
+
+# Standard deviations that the number of random pauses may lie off.
+_SIGMAS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """A property, whether it holds, and the numbers that say so."""
+
+  name: str
+  is_ok: bool
+  numbers: str
+
+  def __str__(self) -> str:
+    return f"{'ok ' if self.is_ok else 'BAD'}  {self.name}: {self.numbers}"
+
+
+def check(batch: Batch, rules: sequences.Rules) -> list[Check]:
+  """Returns every check of a batch; only the first if shapes or ids are wrong.
+
+  Args:
+    batch: numpy arrays [B, T].
+    rules: what they must obey, of pretraining or of finetuning.
+  """
+  for basic in (_check_shapes, _check_ids):
+    found = basic(batch, rules)
+    if not found.is_ok:
+      return [found]
+  return [function(batch, rules) for function in _functions(rules)]
+
+
+def _functions(rules: sequences.Rules) -> Sequence[Callable[..., Check]]:
+  """Returns the checks that say something about such batches."""
+  if not isinstance(rules, sequences.FinetuningRules):
+    return _ANY + _PRETRAINING
+  if rules.sequences.format.task.kind == "options":
+    return (*_ANY, *_FINETUNING, _check_labels)
+  return _ANY + _FINETUNING
+
+
+def _all_examples(
+  batch: Batch, rules: sequences.Rules
+) -> Iterator[sequences.Example]:
+  for row in range(len(batch["tokens"])):
+    yield from sequences.examples(batch, rules, row)
+
+
+def _hints(example: sequences.Example, rules: sequences.Rules) -> np.ndarray:
+  """Returns bool [N], True where the target may be a hint."""
+  hinted = isinstance(rules, sequences.FinetuningRules) and rules.hinted
+  places = np.arange(len(example.arrays["tokens"]))
+  before = places < example.num_prompt - 1
+  return example.arrays["loss_mask"] & before & hinted
+
+
+def _each(
+  name: str,
+  what: str,
+  is_good: Callable[[sequences.Example], bool],
+  batch: Batch,
+  rules: sequences.Rules,
+) -> Check:
+  """Returns a check that every example must pass."""
+  good = [is_good(example) for example in _all_examples(batch, rules)]
+  return Check(name, all(good), f"{sum(good):,} of {len(good):,} {what}")
+
+
+def _check_shapes(batch: Batch, rules: sequences.Rules) -> Check:
+  wanted = (len(batch["tokens"]), rules.seq_len)
+  shapes = {n: x.shape for n, x in batch.items() if n != "counted"}
+  wrong = [f"{n} {shape}" for n, shape in shapes.items() if shape != wanted]
+  numbers = f"{len(shapes)} arrays of {wanted}"
+  if wrong:
+    numbers += f", but {', '.join(wrong)}"
+  return Check("rows are seq_len long", not wrong, numbers)
+
+
+def _check_ids(batch: Batch, rules: sequences.Rules) -> Check:
+  ids = np.stack([batch["tokens"], batch["targets"]])
+  size = rules.tokenizer.vocab_size
+  is_ok = bool(((ids >= 0) & (ids < size)).all())
+  numbers = f"{ids.min()} to {ids.max()}, {size} ids exist"
+  return Check("ids are inside the vocabulary", is_ok, numbers)
+
+
+def _check_pauses_never_count(batch: Batch, rules: sequences.Rules) -> Check:
+  is_pause_BT = batch["targets"] == rules.tokenizer.pause_id
+  counted = int((is_pause_BT & batch["loss_mask"]).sum())
+  numbers = f"{counted:,} of {int(is_pause_BT.sum()):,} such targets count"
+  return Check("a pause is never a target", counted == 0, numbers)
+
+
+def _check_shift(batch: Batch, rules: sequences.Rules) -> Check:
+  wrong, compared = 0, 0
+  for example in _all_examples(batch, rules):
+    free = ~_hints(example, rules)[:-1]
+    arrays = example.arrays
+    wrong += int(
+      ((arrays["tokens"][1:] != arrays["targets"][:-1]) & free).sum()
+    )
+    compared += int(free.sum())
+  name = "a position reads what the one before it must say"
+  return Check(name, wrong == 0, f"{compared - wrong:,} of {compared:,} do")
+
+
+def _check_begins(batch: Batch, rules: sequences.Rules) -> Check:
+  bos = rules.tokenizer.bos_id
+  is_good = lambda example: example.arrays["tokens"][0] == bos
+  name = "an example begins with BOS"
+  return _each(name, f"with id {bos}", is_good, batch, rules)
+
+
+def _check_segments(batch: Batch, rules: sequences.Rules) -> Check:
+  good = 0
+  for ids_T in batch["segment_ids"]:
+    used_N = ids_T[: np.count_nonzero(ids_T)]
+    steps_N = np.diff(used_N, prepend=0)
+    good += bool((used_N > 0).all() and ((steps_N == 0) | (steps_N == 1)).all())
+  size = len(batch["segment_ids"])
+  name = "segments are 1, 2, ... and then padding"
+  return Check(name, good == size, f"{good:,} of {size:,} rows")
+
+
+def _check_positions(batch: Batch, rules: sequences.Rules) -> Check:
+  def is_good(example: sequences.Example) -> bool:
+    positions_N = example.arrays["positions"]
+    return bool((positions_N == np.arange(len(positions_N))).all())
+
+  name = "positions count from 0 in each"
+  return _each(name, "do", is_good, batch, rules)
+
+
+def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
+  is_padding_BT = batch["segment_ids"] == 0
+  counted = int((is_padding_BT & batch["loss_mask"]).sum())
+  numbers = f"{counted:,} of {int(is_padding_BT.sum()):,} positions count"
+  return Check("padding never counts", counted == 0, numbers)
+
+
+def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
+  m, filler = rules.num_pauses, rules.sequences.format.filler_id
+  pause_id = rules.tokenizer.pause_id
+
+  def is_good(example: sequences.Example) -> bool:
+    tokens_N = example.arrays["tokens"]
+    start = example.num_prompt - m if rules.appends else 1
+    run = tokens_N[max(start, 0) : max(start, 0) + m]
+    others = np.count_nonzero(tokens_N == pause_id) - m * (filler == pause_id)
+    return len(run) == m and bool((run == filler).all()) and others == 0
+
+  place = "before the answer" if rules.appends else "behind BOS"
+  name = f"M = {m} pauses in one run {place}"
+  return _each(name, "examples", is_good, batch, rules)
+
+
+def _check_prefix(batch: Batch, rules: sequences.FinetuningRules) -> Check:
+  made = rules.sequences
+
+  def is_good(example: sequences.Example) -> bool:
+    inside_N = example.arrays["in_prefix"]
+    wanted_N = np.zeros(max(len(inside_N), example.num_prompt), bool)
+    wanted_N[: example.num_prompt] = made.format.in_prefix(
+      example.num_prompt, made.pauses_in_prefix
+    )
+    return np.array_equal(inside_N, wanted_N)
+
+  pauses = "with" if made.pauses_in_prefix else "without"
+  name = f"in_prefix is BOS and prefix, {pauses} the pauses"
+  return _each(name, "examples", is_good, batch, rules)
+
+
+def _check_no_loss_on_prefix(
+  batch: Batch, rules: sequences.FinetuningRules
+) -> Check:
+  def is_good(example: sequences.Example) -> bool:
+    last = example.num_prompt - 1
+    counted = np.flatnonzero(example.arrays["loss_mask"][: max(last, 0)])
+    if not rules.hinted:
+      return not len(counted)
+    return np.array_equal(counted, np.arange(last - len(counted), last))
+
+  hints = ", hints apart" if rules.hinted else ""
+  name = f"no loss on the prefix{hints}"
+  return _each(name, "examples", is_good, batch, rules)
+
+
+def _check_first_target(
+  batch: Batch, rules: sequences.FinetuningRules
+) -> Check:
+  def is_good(example: sequences.Example) -> bool:
+    rest_N = example.arrays["loss_mask"][max(example.num_prompt - 1, 0) :]
+    return len(rest_N) > 0 and bool(rest_N.all())
+
+  name = "targets count from the last id of the prompt to EOS"
+  return _each(name, "examples", is_good, batch, rules)
+
+
+def _check_targets(batch: Batch, rules: sequences.FinetuningRules) -> Check:
+  made = rules.sequences
+  known = {tuple(t) for t in made.format.targets(made.examples.rows)}
+
+  def is_good(example: sequences.Example) -> bool:
+    start = max(example.num_prompt - 1, 0)
+    return tuple(example.arrays["targets"][start:].tolist()) in known
+
+  name = "what they say is the target of an example, and EOS"
+  return _each(name, "examples", is_good, batch, rules)
+
+
+def _check_counted(batch: Batch, rules: sequences.FinetuningRules) -> Check:
+  mask_BT = batch["loss_mask"]
+  seen = int(np.take_along_axis(mask_BT, batch["counted"], axis=1).sum())
+  total = int(mask_BT.sum())
+  name = "the head sees every target that counts"
+  return Check(name, seen == total, f"{seen:,} of {total:,}")
+
+
+def _check_labels(batch: Batch, rules: sequences.FinetuningRules) -> Check:
+  found = rules.sequences.examples.rows
+  good = sum(
+    0 <= e.label < len(e.options) and e.options[e.label] == e.target
+    for e in found
+  )
+  unpublished = all(e.label == -1 for e in found)
+  numbers = f"{good:,} of {len(found):,} examples"
+  if unpublished:
+    numbers += ", this split publishes none"
+  name = "the label is one of the options, and the target"
+  return Check(name, good == len(found) or unpublished, numbers)
+
+
+def _check_text_counts(
+  batch: Batch, rules: sequences.PretrainingRules
+) -> Check:
+  is_real_BT = batch["segment_ids"] > 0
+  is_text_BT = is_real_BT & (batch["targets"] != rules.tokenizer.pause_id)
+  counted = int((is_text_BT & batch["loss_mask"]).sum())
+  total = int(is_text_BT.sum())
+  name = "every target that is text counts"
+  return Check(name, counted == total, f"{counted:,} of {total:,}")
+
+
+def _check_pause_rate(batch: Batch, rules: sequences.PretrainingRules) -> Check:
+  """Compares with the hypergeometric distribution (`pause.insert_pauses`)."""
+  is_full_B = (batch["segment_ids"] > 0).all(axis=1)
+  is_pause_BT = batch["targets"][is_full_B] == rules.tokenizer.pause_id
+  size, k = (
+    rules.seq_len,
+    pause.num_inserted(rules.seq_len, rules.pause_fraction),
+  )
+  found, num_rows = int(is_pause_BT.sum()), len(is_pause_BT)
+  slots = size + k if rules.pause_mode == "insert_trim" else size
+  mean = num_rows * size * k / slots
+  p = k / slots
+  spread = p * (1 - p) * size * (slots - size) / max(slots - 1, 1)
+  bound = _SIGMAS * math.sqrt(num_rows * spread)
+  numbers = (
+    f"{found:,} in {num_rows} full rows, {mean:,.1f} +- {bound:.1f} wanted"
+  )
+  name = "the number of pauses"
+  # Half a pause, where nothing is random, is only rounding.
+  return Check(name, abs(found - mean) <= max(bound, 0.5), numbers)
+
+
+def _check_full(batch: Batch, rules: sequences.PretrainingRules) -> Check:
+  num_real_B = (batch["segment_ids"] > 0).sum(axis=1)
+  short = int(((num_real_B > 0) & (num_real_B < rules.seq_len)).sum())
+  numbers = f"{short} of {len(num_real_B)} are short, {rules.max_short} may be"
+  return Check("segments are full", short <= rules.max_short, numbers)
+
+
+def _check_text(batch: Batch, rules: sequences.PretrainingRules) -> Check:
+  good, text = 0, ""
+  for row, stored_T in enumerate(rules.text_BT):
+    is_real_T = batch["segment_ids"][row] > 0
+    ids_N = batch["targets"][row][is_real_T]
+    ids_N = pause.remove_pauses(ids_N, rules.tokenizer.pause_id)
+    stored_N = stored_T[stored_T != PADDING]
+    good += np.array_equal(ids_N, stored_N[: len(ids_N)])
+    text += rules.tokenizer.decode(ids_N.tolist())
+  numbers = f"{good} of {len(rules.text_BT)} rows, {len(text):,} characters"
+  name = "without pauses a row is the beginning of its segment"
+  return Check(name, good == len(rules.text_BT) and bool(text), numbers)
+
+
+_ANY = (
+  _check_shapes,
+  _check_ids,
+  _check_segments,
+  _check_positions,
+  _check_padding,
+  _check_begins,
+  _check_shift,
+  _check_pauses_never_count,
+)
+_FINETUNING = (
+  _check_pauses,
+  _check_prefix,
+  _check_no_loss_on_prefix,
+  _check_first_target,
+  _check_targets,
+  _check_counted,
+)
+_PRETRAINING = (
+  _check_text_counts,
+  _check_pause_rate,
+  _check_full,
+  _check_text,
+)

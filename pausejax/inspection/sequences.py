@@ -1,0 +1,277 @@
+"""What a batch looks like: its examples, its numbers, every id spelled out.
+
+Takes numpy batches (`data/batch.py`) and what they must obey; `checks.py` says
+whether they do. No JAX and no TensorFlow.
+
+B rows, T positions of a row, N positions of one example.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from pausejax.data import tokenizers
+from pausejax.data.batch import Batch
+from pausejax.data.finetuning import source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+  """What any batch must obey.
+
+  Attributes:
+    seq_len: T.
+    tokenizer: the ids that exist, and those of BOS, EOS and `<pause>`.
+  """
+
+  seq_len: int
+  tokenizer: tokenizers.PauseTokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingRules(Rules):
+  """What pretraining batches must obey.
+
+  Attributes:
+    text_BT: the segments as they are stored, `batching.PADDING` behind short
+      ones.
+    max_short: rows that may be short: the end of the text, once an epoch.
+    pause_fraction: of all positions.
+    pause_mode: one of `pause.MODES`.
+  """
+
+  text_BT: np.ndarray
+  max_short: int
+  pause_fraction: float
+  pause_mode: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuningRules(Rules):
+  """What finetuning batches must obey.
+
+  Attributes:
+    sequences: of the split, for their targets and their way to wait.
+  """
+
+  sequences: source.TaskSequences
+
+  @property
+  def num_pauses(self) -> int:
+    """M."""
+    return self.sequences.format.wait.num_pauses
+
+  @functools.cached_property
+  def hinted(self) -> bool:
+    """Whether some examples have hints as targets before the answer."""
+    return any(row.hint_ids for row in self.sequences.rows)
+
+  @property
+  def appends(self) -> bool:
+    """Whether the pauses stand behind the prefix."""
+    return self.sequences.format.wait.position == "append"
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One example of a row; arrays [N] as in the batch, by their names.
+
+  Attributes:
+    start: its first position in the row.
+    arrays: name -> its part of that array.
+    num_prompt: ids up to the one that must predict the first target token.
+  """
+
+  start: int
+  arrays: Batch
+  num_prompt: int
+
+
+def examples(batch: Batch, rules: Rules, row: int) -> list[Example]:
+  """Returns the examples of a row; in pretraining, its one segment."""
+  found = []
+  ids_T = batch["segment_ids"][row]
+  starts = np.flatnonzero(np.diff(ids_T, prepend=0))
+  for start, end in zip(starts, [*starts[1:], len(ids_T)], strict=True):
+    if ids_T[start] > 0:
+      arrays = {
+        name: x_BT[row, start:end]
+        for name, x_BT in batch.items()
+        if name != "counted"
+      }
+      found.append(Example(int(start), arrays, _num_prompt(arrays, rules)))
+  return found
+
+
+def statistics(batch: Batch, rules: Rules) -> dict[str, float]:
+  """Returns counts of a batch, and fractions of its positions."""
+  is_real_BT = batch["segment_ids"] > 0
+  is_pause_BT = is_real_BT & (batch["tokens"] == rules.tokenizer.pause_id)
+  num_real = int(is_real_BT.sum())
+  return {
+    "rows": len(is_real_BT),
+    "positions": is_real_BT.size,
+    "examples": int(batch["segment_ids"].max(axis=1).sum()),
+    "real_fraction": num_real / is_real_BT.size,
+    "padding": is_real_BT.size - num_real,
+    "pauses": int(is_pause_BT.sum()),
+    "pause_fraction": int(is_pause_BT.sum()) / max(num_real, 1),
+    "counted_targets": int(batch["loss_mask"].sum()),
+    "counted_fraction": int(batch["loss_mask"].sum()) / max(num_real, 1),
+  }
+
+
+def percentiles(lengths: Sequence[int]) -> dict[str, int]:
+  """Returns median, p90, p99 and maximum of some lengths."""
+  found = np.percentile(lengths, [50, 90, 99, 100], method="higher")
+  names = ("p50", "p90", "p99", "max")
+  return {n: int(x) for n, x in zip(names, found, strict=True)}
+
+
+def rows(batch: Batch, rules: Rules, count: int) -> list[dict]:
+  """Returns the first examples as plain data, row by row.
+
+  Args:
+    batch: plain arrays.
+    rules: what the batch must obey.
+    count: examples to return; the last row may hold more than are shown.
+  """
+  spell = Speller(rules.tokenizer)
+  found = []
+  for row in range(len(batch["tokens"])):
+    here = examples(batch, rules, row)
+    shown, count = here[:count], count - len(here)
+    if not shown:
+      break
+    used = sum(len(e.arrays["tokens"]) for e in here)
+    found.append(
+      {
+        "row": row,
+        "num_examples": len(here),
+        "examples": [_as_data(example, spell) for example in shown],
+        "padding": rules.seq_len - used,
+      }
+    )
+    if count <= 0:
+      break
+  return found
+
+
+class Speller:
+  """Writes ids one by one, so that every one can be seen."""
+
+  def __init__(self, tokenizer: tokenizers.PauseTokenizer):
+    self._tokenizer = tokenizer
+    self._names = {
+      tokenizer.pad_id: "<pad>",
+      tokenizer.bos_id: "<bos>",
+      tokenizer.eos_id: "<eos>",
+      tokenizer.pause_id: "[pause]",
+    }
+    self._before = tokenizer.encode(["a"])[0]
+    self._known: dict[int, str] = {}
+
+  def __call__(self, id_: int) -> str:
+    """Returns the text of an id, without white space."""
+    if id_ not in self._known:
+      self._known[id_] = self._names.get(id_) or self._spell(id_)
+    return self._known[id_]
+
+  def _spell(self, id_: int) -> str:
+    # Behind a letter, where no space gets lost.
+    before = self._tokenizer.decode(self._before)
+    text = self._tokenizer.decode([*self._before, id_]).removeprefix(before)
+    if not text or "\N{REPLACEMENT CHARACTER}" in text:
+      return f"<{id_}>"
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+  """Returns what shows a character and moves no cursor."""
+  if character == " ":
+    return "\N{OPEN BOX}"
+  if character.isprintable():
+    return character
+  return character.encode("unicode_escape").decode()
+
+
+def _as_data(example: Example, spell: Speller) -> dict:
+  arrays = example.arrays
+  return {
+    "start": example.start,
+    "num_prompt": example.num_prompt,
+    "text": [spell(int(i)) for i in arrays["tokens"]],
+    "target_text": [spell(int(i)) for i in arrays["targets"]],
+    **{name: x_N.tolist() for name, x_N in arrays.items()},
+  }
+
+
+def _num_prompt(arrays: Batch, rules: Rules) -> int:
+  """Returns where in_prefix and the pauses say that the prompt ends."""
+  if not isinstance(rules, FinetuningRules):
+    return 0
+  inside = np.flatnonzero(arrays["in_prefix"])
+  end = int(inside[-1]) + 1 if len(inside) else 0
+  outside = rules.appends and not rules.sequences.pauses_in_prefix
+  return end + rules.num_pauses * outside
+
+
+def cells(example: dict) -> list[tuple[int, str, str]]:
+  """Returns (position, token, mark) of one of the examples of `rows`.
+
+  The mark is "~" inside the prefix and "^" where the target counts, followed
+  by the target where that is not the next token.
+  """
+  found = []
+  following = [*example["tokens"][1:], None]
+  inside = example.get("in_prefix", [False] * len(following))
+  for i, text in enumerate(example["text"]):
+    mark = "~" if inside[i] else ""
+    if example["loss_mask"][i]:
+      is_read = example["targets"][i] == following[i]
+      mark += "^" if is_read else "^" + example["target_text"][i]
+    found.append((example["positions"][i], text, mark))
+  return found
+
+
+def lengths(made: source.TaskSequences) -> dict[str, dict[str, int]]:
+  """Returns percentiles of the ids of prompts, targets and whole examples."""
+  num_prompt = [row.num_prompt for row in made.rows]
+  num_ids = [len(row.ids_T) for row in made.rows]
+  num_target = [n - p for n, p in zip(num_ids, num_prompt, strict=True)]
+  return {
+    "prompt": percentiles(num_prompt),
+    "target": percentiles(num_target),
+    "example": percentiles(num_ids),
+  }
+
+
+def describe(report: dict) -> list[str]:
+  """Returns the numbers of a batch as lines for people.
+
+  Args:
+    report: the `statistics` of a batch; of a downstream task also `lengths`,
+      what was cut, and what `all` rows of the split come to.
+  """
+  s = report["statistics"]
+  lines = [
+    f"positions: {s['positions']:,} in {s['rows']:,} rows, "
+    f"{s['real_fraction']:.1%} used by {s['examples']:,} examples, "
+    f"{s['padding']:,} of padding",
+    f"pauses: {s['pauses']:,}, {s['pause_fraction']:.2%} of what is read",
+    f"targets that count: {s['counted_targets']:,}, "
+    f"{s['counted_fraction']:.2%} of what is read",
+  ]
+  for name, found in report.get("lengths", {}).items():
+    numbers = ", ".join(f"{n} {x:,}" for n, x in found.items())
+    lines.append(f"ids of each {name}: {numbers}")
+  if "num_cut" in report:
+    lines.append(
+      f"cut: {report['num_cut']:,} prefixes lost {report['num_cut_tokens']:,} "
+      "tokens on the left"
+    )
+  if "all" in report:
+    lines.append(f"an epoch: {report['all']}")
+  return lines

@@ -1,0 +1,124 @@
+"""Whether the examples of a task can be trained on, decoded and judged.
+
+Each function takes loaded examples (`data/finetuning/examples.py`) and either
+raises a UserError that names the first one at fault, or returns numbers.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from pausejax import errors, tasks
+from pausejax.data.finetuning import prompts
+
+_NONSENSE = "qzxv jkwy"
+_MISJUDGED = 0.01  # Of all examples, at most.
+
+
+def require(condition: bool, message: str) -> None:
+  """Raises a UserError with the message unless the condition holds."""
+  if not condition:
+    raise errors.UserError(message)
+
+
+def require_texts(rows: Sequence[tasks.Example]) -> None:
+  """Raises unless every prefix, target and option says something."""
+  for row in rows:
+    has_target = bool(row.target.strip()) or (row.options and row.label == -1)
+    for name, is_there in (
+      ("prefix", bool(row.prefix.strip())),
+      ("target", has_target),
+      ("option", all(option.strip() for option in row.options)),
+    ):
+      require(bool(is_there), f"example {row.id!r}: empty {name}")
+
+
+def judge(task: tasks.Task, rows: Sequence[tasks.Example]) -> str:
+  """Returns what the task's metrics say of its own targets.
+
+  Official metrics refuse a few answers of the published sets, such as "." in
+  SQuAD, which normalises to nothing: one example in a hundred may be so.
+
+  Raises:
+    UserError: a metric fails, refuses too many references, or takes nonsense.
+  """
+  faults = [fault for row in rows if (fault := _fault(task, row))]
+  told = f"{len(faults):,} of {len(rows):,} examples are misjudged"
+  told += f", the first: {faults[0]}" if faults else ""
+  require(len(faults) <= _MISJUDGED * len(rows), told)
+  named = sum(row.target in row.references for row in rows)
+  means = ", ".join(
+    f"{name} {_mean_of_targets(name, m, rows):.2%}"
+    for name, m in task.metrics.items()
+  )
+  return (
+    f"{named:,} targets literally among the references, they score {means}; "
+    f"{told}"
+  )
+
+
+def _fault(task: tasks.Task, row: tasks.Example) -> str:
+  """Returns how a metric misjudges an example, "" if none does."""
+  for name, metric in task.metrics.items():
+    value = functools.partial(_value, name, metric, row)
+    for reference in row.references:
+      if value(reference, [reference]) != 1.0:
+        return (
+          f"example {row.id!r}: {name} of the reference {reference!r:.60} "
+          f"against itself is {value(reference, [reference])}, not 1.0"
+        )
+    if value(_NONSENSE, row.references) == 1.0:
+      return f"example {row.id!r}: {name} of {_NONSENSE!r} is not below 1.0"
+    value("", row.references)  # What a model says that stops at once.
+    if value(row.target, row.references) == 0.0:
+      return f"example {row.id!r}: {name} of its target {row.target!r:.60} is 0"
+  return ""
+
+
+def _mean_of_targets(name: str, metric, rows) -> float:
+  values = [_value(name, metric, r, r.target, r.references) for r in rows]
+  return float(np.mean(values))
+
+
+def _value(name: str, metric, row: tasks.Example, answer: str, known) -> float:
+  where = f"example {row.id!r}: metric {name!r} of {answer!r:.60}"
+  try:
+    found = float(metric(answer, known))
+  except Exception as e:
+    raise errors.UserError(f"{where}: {type(e).__name__}: {e}") from e
+  require(0.0 <= found <= 1.0, f"{where}: {found} is not in [0, 1]")
+  return found
+
+
+def options(rows: Sequence[tasks.Example]) -> str:
+  """Returns counts of options and labels; `examples.load` checked them."""
+  sizes = {len(row.options) for row in rows}
+  unknown = sum(row.label == -1 for row in rows)
+  twice = sum(len({*row.options}) < len(row.options) for row in rows)
+  return (
+    f"ids all different, {min(sizes)} to {max(sizes)} options, {unknown:,} "
+    f"without a published label, {twice:,} with two equal options"
+  )
+
+
+def num_cut(format_: prompts.Format, rows, targets, seq_len: int) -> int | None:
+  """Returns how many prefixes are cut; None if pauses and target do not fit."""
+  lengths = [seq_len + 1 - len(target) for target in targets]
+  try:
+    return format_.prompts(rows, lengths).num_cut
+  except errors.UsageError:
+    return None
+
+
+def round_trip(task: tasks.Task, format_: prompts.Format, rows, targets) -> str:
+  """Judges the targets after encoding and decoding, as answers are."""
+  name, metric = next(iter(task.metrics.items()))
+  values = [
+    _value(name, metric, row, format_.answer(ids), row.references)
+    for row, ids in zip(rows, targets, strict=True)
+  ]
+  require(
+    any(values), f"no target survives the tokenizer and stop text: {name} is 0"
+  )
+  return f"targets from ids score {name} {np.mean(values):.2%}"

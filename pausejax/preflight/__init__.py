@@ -1,0 +1,1 @@
+"""Whether a run fits devices that are not there, by their own compiler."""

@@ -1,0 +1,198 @@
+"""What devices send each other in a compiled step, read from its HLO text.
+
+  text = jax.jit(step).lower(*shapes).compile().as_text()
+  for found in collectives(text): print(found.kind, found.count, found.arrays)
+
+The text names a loop's body once, so every count is multiplied by the lengths
+of the loops around it. It is read as the CPU, GPU and TPU compilers of jax
+0.10 to 0.12 write it. The TPU's spells one asynchronous collective out in each
+of the fusions that it overlaps (all with one channel), and a reduce-scatter as
+a fusion around an all-reduce; here each of them counts once, by its own name.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pausejax.preflight import hlo
+
+KINDS = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
+
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d\w*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+  """One collective of a compiled program.
+
+  Attributes:
+    kind: one of `KINDS`.
+    arrays: (dtype, shape) of what is whole: what an all-gather makes, what an
+      all-reduce, reduce-scatter or all-to-all takes, per device; dtypes as HLO
+      names them ("bf16", "f32", "s32").
+    groups: the devices that talk to each other, by their place in the mesh;
+      for a collective-permute (from, to) pairs. Empty: all devices.
+    count: how often it runs in one call of the program.
+    is_lower_bound: it stands in a loop whose length the text does not give,
+      which counts as one turn.
+  """
+
+  kind: str
+  arrays: tuple[tuple[str, tuple[int, ...]], ...]
+  groups: tuple[tuple[int, ...], ...]
+  count: int
+  is_lower_bound: bool = False
+
+  @property
+  def num_bytes(self) -> int:
+    """Bytes of its arrays, in all the times it runs in a call."""
+    sizes = (
+      math.prod(shape) * _itemsize(dtype) for dtype, shape in self.arrays
+    )
+    return self.count * sum(sizes)
+
+
+def collectives(hlo_text: str) -> list[Collective]:
+  """Returns the collectives of an optimized HLO module, in program order."""
+  module = hlo.Module(hlo_text)
+  return list(_walk(module, module.entry, 1, {}, []))
+
+
+def totals(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
+  """Returns kind -> (how often it runs, bytes of its arrays), of one call."""
+  sums = dict.fromkeys(KINDS, (0, 0))
+  for one in found:
+    count, num_bytes = sums[one.kind]
+    sums[one.kind] = (count + one.count, num_bytes + one.num_bytes)
+  return {kind: sizes for kind, sizes in sums.items() if sizes[0]}
+
+
+def _walk(
+  module: hlo.Module,
+  name: str,
+  count: int,
+  met: dict[str, str],
+  given: Sequence[hlo.Known],
+) -> Iterator[Collective]:
+  """Yields what the computation and those that it calls hold.
+
+  Args:
+    module: all of them.
+    name: the computation.
+    count: how often it runs.
+    met: channel -> the computation that it was met in, in this turn of the
+      loop around it; added to. (Those of a shard_map may all have one channel,
+      but then they stand in one computation.)
+    given: what is known of the computation's parameters.
+  """
+  for one in module.computations[name].values():
+    kind = one.op.removesuffix("-start")
+    if kind in KINDS:
+      channel = one.attribute(r"channel_id=(\d+)") or one.name
+      if met.setdefault(channel, name) == name:
+        yield _collective(module.computations[name], name, one, kind, count)
+    elif one.op == "while":
+      turns, same = module.loop(name, one, given)
+      body = one.attribute(r"body=%?([\w.\-]+)") or ""
+      inside = _walk(module, body, count * (turns or 1), {}, [same])
+      if turns is None:
+        inside = (dataclasses.replace(c, is_lower_bound=True) for c in inside)
+      if turns != 0:
+        yield from inside
+    elif one.called:
+      # Each branch of a conditional takes an operand of its own.
+      is_call = one.op != "conditional"
+      found = module.parameters(name, one, given) if is_call else []
+      for called in one.called:
+        yield from _walk(module, called, count, met, found)
+
+
+def _collective(
+  scope: dict[str, hlo.Instruction],
+  computation: str,
+  one: hlo.Instruction,
+  kind: str,
+  count: int,
+) -> Collective:
+  types = [one.type]
+  if kind == "reduce-scatter":
+    types = [scope[name].type for name in one.operands]
+  elif one.op.endswith("-start") and kind != "all-reduce":
+    types = hlo.elements(one.type)[1:2]  # Behind what it was made from.
+  if computation.startswith("all-reduce-scatter"):
+    kind = "reduce-scatter"
+  return Collective(
+    kind=kind,
+    arrays=tuple(
+      (dtype, tuple(map(int, filter(None, dims.split(",")))))
+      for dtype, dims in _ARRAY.findall(" ".join(types))
+    ),
+    groups=_groups(one.rest),
+    count=count,
+  )
+
+
+def _itemsize(dtype: str) -> int:
+  """Returns bytes per element of an HLO dtype; 4-bit ones count as a byte."""
+  bits = re.search(r"\d+", dtype)
+  return max(1, int(bits[0]) // 8) if bits else 1
+
+
+def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
+  """Returns the groups of devices, in any of the three ways of writing them."""
+  listed = re.search(
+    r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)+)\}", rest
+  )
+  if listed:
+    return tuple(
+      tuple(map(int, ids.split(",")))
+      for ids in re.findall(r"\{([\d,]+)\}", listed[1])
+    )
+  # [groups,size]<=[dims]T(order): device numbers in dims, transposed.
+  iota = re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
+  )
+  if iota:
+    shape, dims, order = (_ints(part) for part in iota.groups(default=""))
+    return _rows(_transposed(dims, order).reshape(shape))
+  # mesh['x'=4,'y'=2] {'x'}: groups along the axes in braces; the mesh may be
+  # of other ids than 0, 1, 2, ..., with device_ids=([dims]T(order)).
+  named = re.search(
+    r"replica_groups=mesh\[([^\]]+)\]"
+    r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}",
+    rest,
+  )
+  if named:
+    sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", named[1])}
+    within = re.findall(r"'(\w+)'", named[4])
+    order = [list(sizes).index(a) for a in sizes if a not in within]
+    order += [list(sizes).index(a) for a in within]
+    dims = _ints(named[2] or "") or list(sizes.values())
+    ids = _transposed(dims, _ints(named[3] or "")).reshape(list(sizes.values()))
+    width = math.prod(sizes[a] for a in within)
+    return _rows(ids.transpose(order).reshape(-1, width))
+  return ()
+
+
+def _transposed(dims: list[int], order: list[int]) -> np.ndarray:
+  ids = np.arange(math.prod(dims)).reshape(dims)
+  return ids.transpose(order) if order else ids
+
+
+def _ints(text: str) -> list[int]:
+  return [int(part) for part in text.split(",") if part]
+
+
+def _rows(ids: np.ndarray) -> tuple[tuple[int, ...], ...]:
+  return tuple(tuple(row) for row in ids.tolist())

@@ -1,0 +1,1 @@
+"""Studies: which runs to make, their table, and their report."""

@@ -1,0 +1,371 @@
+"""A study: pretrainings x tasks x finetunings x seeds, as cells to be run.
+
+  WORKDIR/study.json                          the plan
+  WORKDIR/prepare/<name>/                     what the runs share
+  WORKDIR/pretrain/<pretraining>/             a training run each
+  WORKDIR/finetune/<pretraining>-<task>-<finetuning>-s<seed>/
+                                              a training run, its evaluations
+  WORKDIR/table.{json,md,csv,tex}             what came out so far
+
+A cell is done when its last file is there, so that a study which was killed
+goes on where it was: training resumes by itself, results appear whole.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pausejax import errors, files, json_files, tasks
+from pausejax.data.finetuning import examples
+
+# Stand for the task, and for the study's folder, in its words.
+_TASK, _WORKDIR = "{task}", "{workdir}"
+_FILLER = "filler="
+_WORDS = {str: [str]}
+_FIELDS = {
+  "title": str,
+  "local_dir": str,
+  "prepare": [[str]],
+  "pretrain_words": str,
+  "finetune_words": str,
+  "evaluate_words": str,
+  "pretrainings": _WORDS,
+  "tasks": [str],
+  "task_words": _WORDS,
+  "finetunings": _WORDS,
+  "evaluations": _WORDS,
+  "seeds": [int],
+  "variants": [[str]],
+  "tasks_module": str,
+}
+_SAVED = {"cells": {str: [str]}}
+_FIX = "choose another --workdir, or remove it and start the study again"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+  """A row of the table.
+
+  Attributes:
+    name: as the table shows it.
+    pretraining: one of the study's pretrainings.
+    finetunings: of which the best by mean counts.
+    filler: what stood in place of `<pause>` at inference; "" for nothing.
+  """
+
+  name: str
+  pretraining: str
+  finetunings: tuple[str, ...]
+  filler: str = ""
+
+  def words(self) -> tuple[str, ...]:
+    """Returns the variant as a config spells it."""
+    filler = (_FILLER + self.filler,) if self.filler else ()
+    return (self.name, self.pretraining, *self.finetunings, *filler)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+  """One thing to run: a pretraining, or a finetuning with its evaluations.
+
+  Attributes:
+    id: names it, and its folder.
+    pretraining: name of its pretraining, "" if it prepares for all.
+    task: "" unless it is a finetuning.
+    finetuning: "" unless it is one.
+    seed: of the finetuning.
+    workdir: its folder.
+    commands: words of each `pausejax` command, in order.
+  """
+
+  id: str
+  pretraining: str
+  task: str
+  finetuning: str
+  seed: int
+  workdir: pathlib.Path
+  commands: tuple[tuple[str, ...], ...]
+
+  def is_done(self) -> bool:
+    """Returns whether nothing is left to run."""
+    return (self.workdir / "done").exists()
+
+  def shell(self) -> str:
+    """Returns the commands as one line for a shell."""
+    lines = (shlex.join(["pausejax", *words]) for words in self.commands)
+    done = shlex.quote(str(self.workdir / "done"))
+    return " && ".join([*lines, f"touch {done}"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+  """The plan of a study; fields as in `configs/study.py`."""
+
+  workdir: pathlib.Path
+  title: str
+  local_dir: str
+  prepare: tuple[tuple[str, str], ...]
+  pretrain_words: str
+  finetune_words: str
+  evaluate_words: str
+  pretrainings: Mapping[str, tuple[str, ...]]
+  tasks: tuple[str, ...]
+  task_words: Mapping[str, tuple[str, ...]]
+  finetunings: Mapping[str, tuple[str, ...]]
+  evaluations: Mapping[str, tuple[str, ...]]
+  seeds: tuple[int, ...]
+  variants: tuple[Variant, ...]
+  tasks_module: str
+
+  def __post_init__(self):
+    errors.require(bool(self.seeds), "seeds: a study needs at least one")
+    errors.require(bool(self.tasks), "tasks: a study needs at least one")
+    tasks.import_module(self.tasks_module)
+    for task in self.tasks:
+      tasks.downstream(task)  # Names the nearest, and the field tasks_module.
+    for task in self.task_words:
+      errors.require_one_of("task_words", task, self.tasks)
+    for name in self.evaluations:
+      errors.require_one_of("evaluations", name, self.finetunings)
+    for variant in self.variants:
+      where = f"variants.{variant.name}"
+      errors.require_one_of(where, variant.pretraining, self.pretrainings)
+      for name in variant.finetunings:
+        errors.require_one_of(where, name, self.finetunings)
+    for name in [*dict(self.prepare), *self.pretrainings, *self.finetunings]:
+      errors.require(
+        name.isidentifier(), f"{name!r} does not make a folder's name"
+      )
+
+  def cells(self) -> list[Cell]:
+    """Returns every cell, each after those it needs."""
+    return [
+      *self.preparing_cells(),
+      *self.pretraining_cells(),
+      *self.finetuning_cells(),
+    ]
+
+  def preparing_cells(self) -> list[Cell]:
+    """Returns one cell for each thing that the runs share."""
+    return [
+      Cell(
+        id=f"prepare/{name}",
+        pretraining="",
+        task="",
+        finetuning="",
+        seed=0,
+        workdir=self.workdir / "prepare" / name,
+        commands=(self._words(words),),
+      )
+      for name, words in self.prepare
+    ]
+
+  def pretraining_cells(self) -> list[Cell]:
+    """Returns one cell a pretraining that is not run elsewhere."""
+    return [
+      self._pretraining_cell(name)
+      for name, words in self.pretrainings.items()
+      if not _is_elsewhere(words)
+    ]
+
+  def finetuning_cells(self) -> list[Cell]:
+    """Returns one cell for each pretraining, task, finetuning and seed.
+
+    Seeds go round last, so that a first table is there early.
+    """
+    return [
+      self._finetuning_cell(*names, seed)
+      for seed in self.seeds
+      for names in itertools.product(
+        self.pretrainings, self.tasks, self.finetunings
+      )
+      if self._is_wanted(names[0], names[2])
+    ]
+
+  def finetunings_of(self, task: str) -> Iterator[Cell]:
+    """Yields the finetuning cells of a task."""
+    return (cell for cell in self.finetuning_cells() if cell.task == task)
+
+  def split_of(self, task: str) -> str:
+    """Returns the split that the table reports a task on."""
+    named = re.search(r"--split=(\w+)", self.evaluate_words)
+    return named[1] if named else examples.scoring_split(tasks.downstream(task))
+
+  def pretrained(self, name: str) -> pathlib.Path:
+    """Returns the workdir of a pretraining, here or elsewhere."""
+    words = self.pretrainings[name]
+    if _is_elsewhere(words):
+      return pathlib.Path(words[0])
+    return self.workdir / "pretrain" / name
+
+  def save(self) -> None:
+    """Writes study.json; raises UserError if another study's is there."""
+    path = self.workdir / "study.json"
+    plan = json.dumps(self.as_json(), indent=2) + "\n"
+    if path.exists():
+      before = json_files.read(path, _SAVED, _FIX)
+      errors.require_same(str(path), before["cells"], self._commands(before))
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    files.write(path, plan)
+
+  def as_json(self) -> dict[str, Any]:
+    """Returns the plan as plain values, the commands of every cell in it."""
+    fields = dataclasses.asdict(self)
+    fields.pop("workdir")
+    fields["variants"] = [v.words() for v in self.variants]
+    return {**fields, "cells": self._commands()}
+
+  def _commands(self, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns cell id -> its commands; `only` those that a plan has, too."""
+    known = only["cells"] if only else None
+    return {
+      cell.id: [shlex.join(words) for words in cell.commands]
+      for cell in self.cells()
+      if known is None or cell.id in known
+    }
+
+  def _is_wanted(self, pretraining: str, finetuning: str) -> bool:
+    return any(
+      pretraining == v.pretraining and finetuning in v.finetunings
+      for v in self.variants
+    )
+
+  def _pretraining_cell(self, name: str) -> Cell:
+    workdir = self.pretrained(name)
+    spec, *more = self.pretrainings[name]
+    more = self._words(" ".join(more), self.pretrain_words)
+    train = ("train", f"--config={spec}", f"--workdir={workdir}", *more)
+    return Cell(
+      id=f"pretrain/{name}",
+      pretraining=name,
+      task="",
+      finetuning="",
+      seed=0,
+      workdir=workdir,
+      commands=(train,),
+    )
+
+  def _finetuning_cell(self, pretraining, task, finetuning, seed) -> Cell:
+    cell_id = f"finetune/{pretraining}-{task}-{finetuning}-s{seed}"
+    workdir = self.workdir / cell_id
+    spec, *more = self.finetunings[finetuning]
+    more = self._words(
+      " ".join(more),
+      self.finetune_words,
+      " ".join(self.task_words.get(task, ())),
+      task=task,
+    )
+    data = examples.folder_of(self.local_dir, task) if self.local_dir else ""
+    train = (
+      "train",
+      f"--config={spec.replace(_TASK, task)}",
+      f"--init_from={self.pretrained(pretraining)}",
+      f"--workdir={workdir}",
+      f"--config.seed={seed}",
+      f"--config.tasks_module={self.tasks_module}",
+      f"--config.data.local_dir={data}",
+      *more,
+    )
+    evaluate = ("evaluate", f"--checkpoint={workdir}", f"--task={task}")
+    # First as finetuned, then what the study asks for beyond.
+    runs = [
+      self._words(words, self.evaluate_words, task=task)
+      for words in ("", *self.evaluations.get(finetuning, ()))
+    ]
+    return Cell(
+      id=cell_id,
+      pretraining=pretraining,
+      task=task,
+      finetuning=finetuning,
+      seed=seed,
+      workdir=workdir,
+      commands=(train, *((*evaluate, *words) for words in runs)),
+    )
+
+  def _words(self, *texts: str, task: str = "") -> tuple[str, ...]:
+    """Returns the words of texts, with what stands for others filled in."""
+    try:
+      words = [word for text in texts for word in shlex.split(text)]
+    except ValueError as e:
+      raise errors.UsageError(f"the words {' '.join(texts)!r}: {e}") from e
+    return tuple(
+      w.replace(_TASK, task).replace(_WORKDIR, str(self.workdir)) for w in words
+    )
+
+
+def load(workdir: pathlib.Path) -> Study:
+  """Returns the study that was planned in a workdir.
+
+  Raises:
+    UserError: there is none.
+  """
+  path = workdir / "study.json"
+  if not path.is_file():
+    raise errors.UserError(f"{workdir} holds no study (no study.json)")
+  fields = json_files.read(path, _SAVED, _FIX)
+  fields.pop("cells")
+  try:
+    return make(workdir, fields)
+  except errors.UsageError as e:
+    raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
+
+
+def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
+  """Returns the checked study of plain fields, from a config or JSON.
+
+  Raises:
+    UsageError: unknown names; the message names the nearest.
+  """
+  known = {f.name for f in dataclasses.fields(Study)} - {"workdir"}
+  for name in fields:
+    errors.require_one_of("config", name, known)
+  for name in known:
+    errors.require(name in fields, f"config: the field {name!r} is missing")
+  _check_shapes(fields)
+  tupled: dict[str, Any] = {n: tuple(fields[n]) for n in ("tasks", "seeds")}
+  for name in ("pretrainings", "finetunings", "evaluations", "task_words"):
+    tupled[name] = {k: tuple(v) for k, v in fields[name].items()}
+  tupled["prepare"] = tuple((name, words) for name, words in fields["prepare"])
+  for words in tupled["pretrainings"].values():
+    errors.require_local("pretrainings", words[0])
+  tupled["variants"] = tuple(_variant(*words) for words in fields["variants"])
+  return Study(workdir=workdir, **{**fields, **tupled})
+
+
+def _check_shapes(fields: Mapping[str, Any]) -> None:
+  problem = json_files.mismatch(fields, _FIELDS, "config")
+  errors.require(not problem, problem)
+  for words in fields["prepare"]:
+    errors.require(
+      len(words) == 2, f"prepare: {words!r} is not a name and a command"
+    )
+  for words in fields["variants"]:
+    errors.require(
+      len(words) >= 3,
+      f"variants: {words!r} is not a name, a pretraining and finetunings",
+    )
+  for group in ("pretrainings", "finetunings"):
+    for name, words in fields[group].items():
+      errors.require(len(words) > 0, f"{group}.{name}: no config is named")
+
+
+def _variant(name: str, pretraining: str, *finetunings: str) -> Variant:
+  """Returns the variant; a last word "filler=." tells a filler."""
+  fillers = [w for w in finetunings if w.startswith(_FILLER)]
+  return Variant(
+    name=name,
+    pretraining=pretraining,
+    finetunings=tuple(w for w in finetunings if w not in fillers),
+    filler=fillers[0].removeprefix(_FILLER) if fillers else "",
+  )
+
+
+def _is_elsewhere(words: tuple[str, ...]) -> bool:
+  """Returns whether a pretraining is a run's folder, not a config."""
+  file = words[0].partition(":")[0]
+  return not file.endswith((".py", ".json"))

@@ -1,0 +1,199 @@
+"""The table of a study as text: terminal, Markdown, CSV, LaTeX, JSON.
+
+Scores are percent: mean ± sample deviation over seeds, and M at inference.
+A cell without results says how many seeds it waits for. Every format says what
+an interval is, and why a row has none.
+"""
+
+import csv as csv_
+import dataclasses
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pausejax.study.table import ABOUT_INTERVAL, ABOUT_SCORE, Row
+
+_HEADINGS = ("task", "metric", "variant", "score", "difference", "n", "seeds")
+_PAPER = "paper, 1B"
+# Column of CSV and JSON that says what an interval is.
+_ABOUT = "about_interval"
+_TEX = {c: "\\" + c for c in "&%$#_{}"} | {
+  "\\": r"\textbackslash{}",
+  "~": r"\textasciitilde{}",
+  "^": r"\textasciicircum{}",
+  "<": r"\textless{}",
+  ">": r"\textgreater{}",
+  "|": r"\textbar{}",
+  "±": r"$\pm$",
+}
+
+
+def terminal(rows: Sequence[Row]) -> str:
+  """Returns aligned text to print."""
+  lines = [_HEADINGS, *(_cells(row, paper=False) for row in rows)]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+  return "\n".join([*text, *notes(rows)])
+
+
+def markdown(rows: Sequence[Row], *, paper: bool) -> str:
+  """Returns a table as GitHub shows it."""
+  paper = paper and has_paper(rows)
+  head = _headings(paper)
+  lines = [head, ["---"] * len(head), *(_cells(row, paper) for row in rows)]
+  table = "".join(f"| {' | '.join(map(markdown_text, x))} |\n" for x in lines)
+  return table + "".join(f"\n{markdown_text(n)}\n" for n in notes(rows))
+
+
+def csv(rows: Sequence[Row]) -> str:
+  """Returns one line a row, in full precision; what is not there is empty."""
+  names = [*(field.name for field in dataclasses.fields(Row)), _ABOUT]
+  pairs = {
+    "interval": ("low", "high"),
+    "score_interval": ("score_low", "score_high"),
+    "paper": ("paper_mean", "paper_std"),
+  }
+  out = io.StringIO()
+  writer = csv_.writer(out, lineterminator="\n")
+  writer.writerow(
+    itertools.chain.from_iterable(pairs.get(n, (n,)) for n in names)
+  )
+  for row in as_json(rows):
+    row["seeds"] = " ".join(map(str, row["seeds"]))
+    cells = [
+      (row[n] or (None, None)) if n in pairs else (row[n],) for n in names
+    ]
+    writer.writerow(itertools.chain.from_iterable(cells))
+  return out.getvalue()
+
+
+def latex(rows: Sequence[Row], *, paper: bool) -> str:
+  """Returns a tabular for the package booktabs."""
+  paper = paper and has_paper(rows)
+  groups = itertools.groupby(rows, key=lambda row: row.task)
+  body = "\\midrule\n".join(
+    "".join(_tex_line(_cells(row, paper)) for row in group)
+    for _, group in groups
+  )
+  columns = "lllllrl" + "l" * paper
+  return (
+    f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
+    f"{_tex_line(_headings(paper))}\\midrule\n{body}\\bottomrule\n"
+    f"{_tex_notes(rows, len(columns))}\\end{{tabular}}\n"
+  )
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """Returns the rows as plain values; NaN is None."""
+  return [
+    {
+      **{name: _plain(v) for name, v in dataclasses.asdict(row).items()},
+      _ABOUT: ABOUT_INTERVAL if row.interval else "",
+    }
+    for row in rows
+  ]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+  """Returns what stands below the table, a sentence each."""
+  has_interval = any(row.interval for row in rows)
+  remarks = (f"{r.task}, {r.variant}: {r.remark}" for r in rows if r.remark)
+  about = [ABOUT_SCORE] if any(row.seeds for row in rows) else []
+  return [*about, *([ABOUT_INTERVAL] if has_interval else []), *remarks]
+
+
+def has_paper(rows: Sequence[Row]) -> bool:
+  """Returns whether the paper gives a number for any row."""
+  return any(row.paper for row in rows)
+
+
+def score(row: Row) -> str:
+  """Returns "24.9 ± 1.1 [23.1, 26.8] (M=10)"; one seed has no deviation."""
+  return f"{score_alone(row)} (M={row.num_pauses})" if row.seeds else "missing"
+
+
+def score_alone(row: Row) -> str:
+  """Returns "24.9 ± 1.1 [23.1, 26.8]"."""
+  text = mean_and_std(row.mean, row.std, len(row.seeds))
+  return f"{text} {interval(row.score_interval)}".rstrip()
+
+
+def interval(limits: tuple[float, float] | None) -> str:
+  """Returns "[23.1, 26.8]", "" where there is none."""
+  return f"[{limits[0]:.1f}, {limits[1]:.1f}]" if limits else ""
+
+
+def mean_and_std(mean: float, std: float, num_seeds: int) -> str:
+  """Returns "24.9 ± 1.1", or "24.9" where one seed has no deviation."""
+  return f"{mean:.1f} ± {std:.1f}" if num_seeds > 1 else f"{mean:.1f}"
+
+
+def difference(row: Row) -> str:
+  """Returns "+3.2 [+1.0, +5.4]", or "" without anything to compare with."""
+  if row.difference is None:
+    return "not comparable" if row.remark else ""
+  if row.interval is None:
+    return f"{row.difference:+.1f} (no interval)"
+  low, high = row.interval
+  return f"{row.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def seeds(row: Row) -> str:
+  """Returns "3 of 5 seeds", or "5 seeds" when all are there."""
+  done, planned = len(row.seeds), row.num_seeds_planned
+  plural = "" if planned == 1 else "s"
+  done_of = "" if done == planned else f"{done} of "
+  return f"{done_of}{planned} seed{plural}"
+
+
+def size(row: Row) -> str:
+  """Returns "7,983 (500 groups)", without groups where each is its own."""
+  groups = f" ({row.num_groups:,} groups)" if 0 < row.num_groups < row.n else ""
+  return f"{row.n:,}{groups}" if row.n else ""
+
+
+def published(row: Row) -> str:
+  """Returns the paper's number, "" if it gives none."""
+  return f"{row.paper[0]:.1f} ± {row.paper[1]:.1f}" if row.paper else ""
+
+
+def markdown_text(text: str) -> str:
+  """Returns text that is no markup inside a cell of a Markdown table."""
+  for character in "\\`*_[|":
+    text = text.replace(character, "\\" + character)
+  return text.replace("<", "&lt;").replace("\n", " ")
+
+
+def _headings(paper: bool) -> list[str]:
+  return [*_HEADINGS, *([_PAPER] if paper else [])]
+
+
+def _cells(row: Row, paper: bool) -> list[str]:
+  cells = [row.task, row.metric, row.variant, score(row), difference(row)]
+  return [*cells, size(row), seeds(row), *([published(row)] if paper else [])]
+
+
+def _tex_notes(rows: Sequence[Row], num_columns: int) -> str:
+  return "".join(
+    f"\\multicolumn{{{num_columns}}}{{p{{\\linewidth}}}}"
+    f"{{\\footnotesize {_tex(note)}}} \\\\\n"
+    for note in notes(rows)
+  )
+
+
+def _tex(text: str) -> str:
+  return "".join(_TEX.get(c, c) for c in text)
+
+
+def _tex_line(cells: Sequence[str]) -> str:
+  return f"{' & '.join(map(_tex, cells))} \\\\\n"
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, tuple):
+    return [_plain(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

@@ -1,0 +1,100 @@
+"""Examples where variants disagree, with their pauses drawn."""
+
+from typing import Any
+
+from pausejax.study.report import disagreements, markup, sweeps
+from pausejax.study.report.contents import Report
+from pausejax.study.report.disagreements import Case, Contender, Disagreement
+from pausejax.study.report.markup import Html, tag
+
+_LONGEST_PROMPT, _LONGEST_ANSWER = 700, 400
+
+
+def section(report: Report) -> Html:
+  """Returns the examples, task by task."""
+  if not report.disagreements:
+    missing = "It takes two variants with results on the same task."
+    return tag("p", missing, class_="missing")
+  note = (
+    f"One seed of each variant. An answer counts as right from "
+    f"{disagreements.RIGHT:g} of its first metric. Examples are the first of "
+    "the data set, as many gained as lost where there are."
+  )
+  tasks = [_task(*item) for item in report.disagreements.items()]
+  return markup.join(tag("p", note), *tasks)
+
+
+def _task(task: str, found: Disagreement) -> Html:
+  first = found.contenders[0].label
+  rows = zip(found.contenders, found.num_gained, found.num_lost, strict=True)
+  body = [[c.label, f"{gained:,}", f"{lost:,}"] for c, gained, lost in rows]
+  table = markup.table(
+    f"{task}: against {first}, of {found.n:,} examples",
+    ["variant", "gained", "lost"],
+    body[1:],
+  )
+  cases = [_case(case, found.contenders) for case in found.cases]
+  if any(case.prompt is None for case in found.cases):
+    gone = "The prompts are not at hand: no such data on this machine."
+    cases.insert(0, tag("p", gone, class_="missing"))
+  none = tag("p", "They are right and wrong on the same examples.")
+  count = len(found.cases)
+  summary = tag("summary", f"{count} example{'s' * (count != 1)}")
+  folded = tag("details", summary, *cases)
+  return tag("div", tag("h3", task), table, folded if cases else none)
+
+
+def _case(case: Case, contenders: list[Contender]) -> Html:
+  answers = [
+    _answer(contender, row)
+    for contender, row in zip(contenders, case.rows, strict=True)
+  ]
+  return tag(
+    "article",
+    tag("h4", "example ", tag("code", case.id)),
+    tag("pre", _tail(case.prompt)) if case.prompt is not None else "",
+    tag("p", tag("b", "wanted: "), _wanted(case.rows[0])),
+    tag("dl", *answers),
+  )
+
+
+def _answer(contender: Contender, row: dict[str, Any]) -> Html:
+  value = disagreements.value(row)
+  verdict = "right" if value >= disagreements.RIGHT else "wrong"
+  shown = verdict if value in (0.0, 1.0) else f"{verdict}, {value:.2f}"
+  said = row["prediction"]
+  if len(said) > _LONGEST_ANSWER:
+    said = said[:_LONGEST_ANSWER] + " ..."
+  label = tag("dt", contender.label, " ", tag("span", shown, class_=verdict))
+  return tag("div", label, tag("dd", *_chips(contender.result), tag("q", said)))
+
+
+def _chips(result: dict) -> list[Html]:
+  """Returns the pauses of a condition as a chip with their number."""
+  m, filler = result["num_pauses"], result["filler"]
+  if not m:
+    return []
+  name = "[pause]" if filler == sweeps.PAUSE else repr(filler)
+  where = "before" if result["position"] == "prepend" else "after"
+  return [
+    tag(
+      "span",
+      f"{name} \u00d7 {m}",
+      class_="chip",
+      title=f"{m} of them {where} the prompt",
+    ),
+    Html(" "),
+  ]
+
+
+def _wanted(row: dict[str, Any]) -> Html:
+  if "options" in row:
+    return tag("q", row["options"][row["label"]])
+  several = [tag("q", r) for r in dict.fromkeys(row["references"])]
+  return markup.join(*(markup.join(q, " ") for q in several[:5]))
+
+
+def _tail(text: str) -> str:
+  if len(text) <= _LONGEST_PROMPT:
+    return text
+  return "... " + text[-_LONGEST_PROMPT:]

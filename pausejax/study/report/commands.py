@@ -1,0 +1,92 @@
+"""The commands that make the runs of a folder again, each after its inputs."""
+
+import pathlib
+import shlex
+from collections.abc import Sequence
+
+from pausejax.study.report.runs import Run
+
+_AGAIN = "-again"
+
+
+def of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
+  """Returns run id -> its commands: training, then every evaluation.
+
+  A run comes after the run that it starts from. New folders are named after
+  the old ones, and a run starts from the new folder of the run it needs.
+  """
+  return {run.id: _commands(run, runs) for run in ordered(runs)}
+
+
+def ordered(runs: Sequence[Run]) -> list[Run]:
+  """Returns the runs, each after the one it starts from, else as given."""
+  remaining, found = list(runs), []
+  while remaining:
+    needed = [r for r in remaining if _initial(r, remaining) is None]
+    # Two runs that name each other cannot be ordered.
+    found += needed or remaining
+    remaining = [r for r in remaining if r not in needed] if needed else []
+  return found
+
+
+def _commands(run: Run, runs: Sequence[Run]) -> list[str]:
+  again = f"{run.workdir}{_AGAIN}"
+  train = ["train", f"--config={run.workdir / 'config.json'}"]
+  train.append(f"--workdir={again}")
+  initial = _initial(run, runs)
+  if initial is not None:
+    train.append(f"--init_from={initial.workdir}{_AGAIN}")
+  lines = [train, *(_evaluation(again, run, r) for r in run.results)]
+  lines += [_text(again, run, score) for score in run.text_scores]
+  return [shlex.join(["pausejax", *words]) for words in lines]
+
+
+def _initial(run: Run, runs: Sequence[Run]) -> Run | None:
+  """Returns the run among `runs` that a run starts from."""
+  spec = run.config.get("init_from")
+  if not spec:
+    return None
+  path = pathlib.Path(spec).resolve()
+  folders = (path, path.parent.parent)  # A workdir, or a step in one.
+  return next(
+    (r for r in runs if r is not run and r.workdir.resolve() in folders), None
+  )
+
+
+def _evaluation(again: str, run: Run, result: dict) -> list[str]:
+  """Returns the words that measure a result again."""
+  words = [
+    "evaluate",
+    _checkpoint(again, run, result),
+    f"--task={result['task']}",
+    f"--split={result['split']}",
+    f"--pauses={result['num_pauses']}",
+    f"--position={result['position']}",
+    f"--limit={result['n']}",
+  ]
+  if result["filler"] != "<pause>":
+    words.append(f"--filler={result['filler']}")
+  if result.get("local_dir"):
+    words.append(f"--local_dir={result['local_dir']}")
+  if run.config.get("tasks_module"):
+    words.append(f"--tasks_module={run.config['tasks_module']}")
+  return words
+
+
+def _text(again: str, run: Run, score: dict) -> list[str]:
+  """Returns the words that score plain text again."""
+  return [
+    "evaluate",
+    _checkpoint(again, run, score),
+    f"--text={score['text']}",
+    f"--field={score.get('field', 'text')}",
+    f"--pause_fraction={score['pause_fraction']:g}",
+    f"--seq_len={score['seq_len']}",
+    f"--limit={score['num_documents'] + score['num_empty']}",
+  ]
+
+
+def _checkpoint(again: str, run: Run, result: dict) -> str:
+  is_last = result["step"] == run.config.get("num_steps")
+  step = "" if is_last else f"/checkpoints/{result['step']}"
+  return f"--checkpoint={again}{step}"

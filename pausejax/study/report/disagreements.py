@@ -1,0 +1,133 @@
+"""Examples that one variant answers and another does not."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pausejax import errors, tasks
+from pausejax.config.schema import DataConfig
+from pausejax.data.finetuning import examples
+from pausejax.evaluation import results
+from pausejax.study import table
+from pausejax.study.plan import Study
+from pausejax.study.report import sweeps
+from pausejax.study.report.runs import Run
+
+# A metric of an example at or above it counts as right.
+RIGHT = 0.5
+_NUM_CASES = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+  """The result of a variant, or of an arm, with one seed."""
+
+  label: str
+  run: Run
+  result: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """An example and the row of predictions of each contender."""
+
+  id: str
+  prompt: str | None
+  rows: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+  """Where contenders disagree with the first of them.
+
+  Attributes:
+    contenders: the first is what the others are compared with.
+    num_gained: for each, examples that it alone of the two has right.
+    num_lost: for each, examples that the first alone has right.
+    n: examples that all have answered.
+    cases: some of them, won and lost in turn.
+  """
+
+  contenders: list[Contender]
+  num_gained: list[int]
+  num_lost: list[int]
+  n: int
+  cases: list[Case]
+
+
+def of_study(
+  plan: Study, runs: Sequence[Run], rows: Sequence[table.Row]
+) -> dict[str, list[Contender]]:
+  """Returns task -> the results that the table's rows stand on."""
+  by_id = {run.id: run for run in runs}
+  variants = {v.name: v for v in plan.variants}
+  found = {}
+  for row in rows:
+    variant = variants[row.variant]
+    for seed in row.seeds[:1]:
+      name = f"{variant.pretraining}-{row.task}-{row.finetuning}-s{seed}"
+      run = by_id.get(f"finetune/{name}")
+      for result in run.results if run else ():
+        same = result["num_pauses"] == row.num_pauses
+        if same and table.matches(result, variant):
+          found.setdefault(row.task, {})[row.variant] = Contender(
+            row.variant, run, result
+          )
+  return {task: list(by_name.values()) for task, by_name in found.items()}
+
+
+def of_runs(runs: Sequence[Run]) -> dict[str, list[Contender]]:
+  """Returns task -> the results as finetuned, of the first seed of each arm."""
+  found = {}
+  for run in runs:
+    for result in run.results:
+      if sweeps.is_as_finetuned(result):
+        by_arm = found.setdefault(result["task"], {})
+        by_arm.setdefault(run.arm, Contender(run.arm, run, result))
+  return {task: list(by_arm.values()) for task, by_arm in found.items()}
+
+
+def find(contenders: list[Contender]) -> Disagreement:
+  """Compares the contenders of a task with the first of them."""
+  answers = [
+    {row["id"]: row for row in results.predictions(c.result)}
+    for c in contenders
+  ]
+  ids = [i for i in answers[0] if all(i in a for a in answers)]
+  right = [{i for i in ids if _is_right(a[i])} for a in answers]
+  gained = [len(r - right[0]) for r in right]
+  lost = [len(right[0] - r) for r in right]
+  any_right = set().union(*right[1:])
+  all_right = set(ids).intersection(*right[1:])
+  won = [i for i in ids if i in any_right and i not in right[0]]
+  missed = [i for i in ids if i in right[0] and i not in all_right]
+  chosen = [*won[: _NUM_CASES // 2], *missed[: _NUM_CASES // 2]]
+  prompts = _prompts(contenders[0]) if chosen else {}
+  cases = [Case(i, prompts.get(i), [a[i] for a in answers]) for i in chosen]
+  return Disagreement(contenders, gained, lost, len(ids), cases)
+
+
+def value(row: dict[str, Any]) -> float:
+  """Returns the first metric of an answer, in [0, 1]."""
+  return next(iter(row["values"].values()))
+
+
+def _is_right(row: dict[str, Any]) -> bool:
+  return value(row) >= RIGHT
+
+
+def _prompts(contender: Contender) -> dict[str, str]:
+  """Returns id -> prompt, empty unless the very same data is at hand."""
+  config, result = contender.run.config, contender.result
+  data = DataConfig(**config["data"])
+  try:
+    tasks.import_module(config["tasks_module"])
+    task = tasks.downstream(result["task"])
+    if getattr(task.source, "tfds", "") and not data.local_dir:
+      return {}  # It might be a long download.
+    found = examples.load(task, result["split"], data)
+  except errors.UserError:
+    return {}
+  if found.sha256 != result["examples_sha256"]:
+    return {}
+  return {row.id: row.prefix for row in found.rows}

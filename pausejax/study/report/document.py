@@ -1,0 +1,97 @@
+"""The whole page, and the same as Markdown."""
+
+import string
+from collections.abc import Sequence
+from importlib import resources
+
+from pausejax.study import render
+from pausejax.study.report import (
+  cases,
+  contents,
+  figures,
+  grid,
+  losses,
+  sections,
+)
+from pausejax.study.report.contents import Report
+from pausejax.study.report.markup import Html, join, tag
+
+_POLICY = (
+  "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+  "img-src data:; base-uri 'none'; form-action 'none'"
+)
+
+
+def page(it: Report, *, paper: bool) -> str:
+  """Returns one HTML file that asks for no other."""
+  variants = join(
+    sections.table(it, paper=paper), grid.section(it.plan, it.rows)
+  )
+  held_out = join(losses.held_out(it), losses.text_scores(it))
+  training = join(
+    losses.training(it), figures.training(it), losses.machines(it)
+  )
+  parts = [
+    ("variants", "Variants", variants),
+    ("pauses", "Pauses at inference", figures.sweeps(it)),
+    ("metrics", "Every metric", figures.metrics(it)),
+    ("held-out", "Held-out losses", held_out),
+    ("losses", "Losses", figures.curves(it)),
+    ("training", "Training", training),
+    ("examples", "Where variants disagree", cases.section(it)),
+    ("configs", "What differs in the configs", sections.configs(it)),
+    ("commands", "To run it again", sections.commands(it)),
+  ]
+  links = [tag("a", title, href=f"#{name}") for name, title, _ in parts]
+  bodies = [
+    tag("section", tag("h2", title), body, id=name)
+    for name, title, body in parts
+  ]
+  return string.Template(_asset("page.html")).substitute(
+    policy=_POLICY,
+    title=join(it.title),
+    style=_asset("style.css"),
+    script=_asset("sort.js"),
+    header=sections.header(it),
+    nav=tag("nav", *links, aria_label="Sections"),
+    main=tag("main", *bodies),
+  )
+
+
+def markdown(it: Report, *, paper: bool) -> str:
+  """Returns the table, the sweeps and where each run stands."""
+  text = render.markdown_text
+  head = [f"# {text(it.title)}", "", f"{it.made}", ""]
+  head += [f"- {text(line)}" for line in contents.advice(it)]
+  parts = ["\n".join(head) + "\n", render.markdown(it.rows, paper=paper)]
+  for task, lines in it.sweeps.items():
+    title = f"## {text(task)}: {text(lines[0].metric)} by pauses at inference"
+    cells = [
+      [
+        line.label,
+        str(p.num_pauses),
+        figures.spelled(p.first, len(p.seeds)),
+        str(len(p.seeds)),
+      ]
+      for line in lines
+      for p in line.points
+    ]
+    parts.append(f"{title}\n\n{_table(['arm', 'M', 'score', 'seeds'], cells)}")
+  runs = [
+    [c.run.id, f"{c.loss[-1].x['steps']:,}", f"{c.loss[-1].loss:.3f}"]
+    for c in it.curves
+    if c.loss
+  ]
+  if runs:
+    parts.append(f"## Runs\n\n{_table(['run', 'steps', 'loss'], runs)}")
+  return "\n".join(parts)
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  rows = [head, ["---"] * len(head), *body]
+  cells = [[render.markdown_text(cell) for cell in row] for row in rows]
+  return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def _asset(name: str) -> Html:
+  return Html((resources.files(__package__) / name).read_text("utf-8"))

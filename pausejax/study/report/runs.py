@@ -1,0 +1,110 @@
+"""The runs of a folder: config, losses and results of each."""
+
+import contextlib
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+from pausejax import errors, json_files
+from pausejax.checkpoints import folders
+from pausejax.evaluation import results
+from pausejax.runtime import metric_rows
+from pausejax.study.plan import Cell, Study
+
+# What the page needs of a config; it shows all of it.
+_CONFIG = {"seed": int, "data": {"task": str}}
+_SEED = re.compile(r"[-_.]?s(eed)?[-_=]?\d+$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A training run with the results of its evaluations.
+
+  Attributes:
+    id: its folder, as seen from the folder that is reported on.
+    arm: the name without task and seed; runs of an arm share it.
+    workdir: its folder.
+    config: its config.json.
+    results: of `pausejax evaluate`, each a condition.
+    text_scores: of `pausejax evaluate --text`, each a condition.
+    meta: of its newest checkpoint; empty where none can be read.
+  """
+
+  id: str
+  arm: str
+  workdir: pathlib.Path
+  config: dict[str, Any]
+  results: list[dict]
+  text_scores: list[dict]
+  meta: dict[str, Any]
+
+  @property
+  def task(self) -> str:
+    """What it was trained on."""
+    return self.config["data"]["task"]
+
+  @property
+  def seed(self) -> int:
+    """The seed of its config."""
+    return self.config["seed"]
+
+  def metrics(self) -> tuple[list[dict[str, Any]], int]:
+    """Returns the rows of metrics.jsonl, and how many lines are none."""
+    return metric_rows.scan(self.workdir / "metrics.jsonl")
+
+
+def of_study(plan: Study) -> list[Run]:
+  """Returns the runs of a study that have begun."""
+  pretrainings = [
+    _read(plan.pretrained(name), f"pretrain/{name}", name)
+    for name in plan.pretrainings
+  ]
+  finetunings = [
+    _read(cell.workdir, cell.id, _arm(cell)) for cell in plan.finetuning_cells()
+  ]
+  return [run for run in [*pretrainings, *finetunings] if run]
+
+
+def below(folder: pathlib.Path) -> list[Run]:
+  """Returns every run in a folder, at any depth, sorted."""
+  workdirs = sorted(path.parent for path in folder.rglob("metrics.jsonl"))
+  runs = []
+  for workdir in workdirs:
+    inside = workdir.relative_to(folder).as_posix()
+    name = folder.name if inside == "." else inside
+    runs.append(_read(workdir, name, _SEED.sub("", name) or name))
+  return [run for run in runs if run]
+
+
+def _arm(cell: Cell) -> str:
+  return f"{cell.pretraining} {cell.finetuning}"
+
+
+def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
+  """Returns the run in a folder, None if none has begun there."""
+  config, metrics = workdir / "config.json", workdir / "metrics.jsonl"
+  if not (config.is_file() and metrics.is_file()):
+    return None
+  return Run(
+    id=name,
+    arm=arm,
+    workdir=workdir,
+    config=json_files.read(
+      config, _CONFIG, "remove its folder, or start that run again"
+    ),
+    results=results.read(workdir / "evaluations"),
+    text_scores=results.read_text_scores(workdir),
+    meta=_newest_meta(workdir / "checkpoints"),
+  )
+
+
+def _newest_meta(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns meta.json of the newest whole checkpoint, {} if there is none."""
+  try:
+    for step in reversed(folders.numbered(folder)):
+      with contextlib.suppress(folders.Damaged, errors.UserError):
+        return folders.read(folder, step).meta
+  except OSError:
+    pass
+  return {}

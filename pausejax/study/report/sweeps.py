@@ -1,0 +1,176 @@
+"""The metric against the number of pauses at inference, an arm a line."""
+
+import collections
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from pausejax import metrics
+from pausejax.evaluation import results
+from pausejax.study.report.runs import Run
+
+PAUSE = "<pause>"
+# How a run waits that was not finetuned on the task.
+_USUAL = {"position": "append", "filler": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """A metric at one point.
+
+  Attributes:
+    mean: over seeds, percent (a perplexity is one itself).
+    std: sample deviation over seeds, 0 for a single one.
+    interval: 95% interval over examples of the mean over seeds, percent; None
+      for a perplexity, and where the predictions are not there.
+  """
+
+  mean: float
+  std: float
+  interval: tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """What an arm scored at one number of pauses.
+
+  Attributes:
+    num_pauses: M at inference.
+    scores: metric -> score, the task's first metric first.
+    seeds: that were evaluated.
+    n: examples of each.
+  """
+
+  num_pauses: int
+  scores: dict[str, Score]
+  seeds: tuple[int, ...]
+  n: int
+
+  @property
+  def first(self) -> Score:
+    """The score of the task's first metric."""
+    return next(iter(self.scores.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """An arm under one way to wait.
+
+  Attributes:
+    label: the arm, and what is not as finetuned.
+    metric: the task's first.
+    num_pauses_finetuned: M_ft, None if it was not finetuned on the task.
+    points: in order of their number of pauses.
+  """
+
+  label: str
+  metric: str
+  num_pauses_finetuned: int | None
+  points: tuple[Point, ...]
+
+
+def tasks(runs: Sequence[Run]) -> list[str]:
+  """Returns the tasks that any run was evaluated on, sorted."""
+  return sorted({r["task"] for run in runs for r in run.results})
+
+
+def lines(runs: Sequence[Run], task: str) -> list[Line]:
+  """Returns every line of a task, in the order of the runs."""
+  found = collections.defaultdict(dict)
+  for run in runs:
+    for result in sorted(run.results, key=lambda r: r["step"]):
+      if result["task"] == task:
+        condition = result["num_pauses"], run.seed
+        found[run.arm, _condition(result)][condition] = result
+  several = len({r["split"] for by in found.values() for r in by.values()}) > 1
+  return [
+    _line(arm + _spelled(condition, several), by)
+    for (arm, condition), by in found.items()
+  ]
+
+
+def is_as_finetuned(result: dict) -> bool:
+  """Returns whether a result was measured as its run was finetuned."""
+  return result["finetuned"] is not None and _waits(result) == _waits(
+    result["finetuned"]
+  )
+
+
+def _waits(how: dict) -> tuple[int, str, str]:
+  """Returns (M, position, filler); without pauses, the others mean nothing."""
+  m = how["num_pauses"]
+  return (m, how["position"], how["filler"] or PAUSE) if m else (0, "", "")
+
+
+def _condition(result: dict) -> tuple[str, str, str]:
+  """Returns (split, position, filler), the last two "" where as finetuned."""
+  was = result["finetuned"]
+  position, filler = result["position"], result["filler"]
+  if result["num_pauses"] == 0 or position == (was or _USUAL)["position"]:
+    position = ""
+  usual = (was or _USUAL)["filler"] or PAUSE
+  filler = "" if result["num_pauses"] == 0 or filler == usual else filler
+  return result["split"], position, filler
+
+
+def _spelled(condition: tuple[str, str, str], several: bool) -> str:
+  split, position, filler = condition
+  more = [split] if several else []
+  more += [position] if position else []
+  more += [f"filler {filler!r}"] if filler else []
+  return f" ({', '.join(more)})" if more else ""
+
+
+def _line(label: str, by_condition: dict) -> Line:
+  first = next(iter(by_condition.values()))
+  metric = next(iter(first["metrics"]))
+  by_m = collections.defaultdict(dict)
+  for (m, seed), result in sorted(by_condition.items()):
+    by_m[m][seed] = result
+  points = [_point(m, by_seed) for m, by_seed in by_m.items()]
+  was = first["finetuned"]
+  return Line(label, metric, was and was["num_pauses"], tuple(points))
+
+
+def _point(m: int, by_seed: dict[int, dict]) -> Point:
+  found = list(by_seed.values())
+  intervals = (
+    results.score_intervals(rows) if (rows := mean_rows(found)) else {}
+  )
+  names = [
+    n for n in found[0]["metrics"] if all(n in r["metrics"] for r in found)
+  ]
+  scores = {
+    name: Score(
+      *metrics.mean_and_std([r["metrics"][name] for r in found]),
+      intervals.get(name),
+    )
+    for name in names
+  }
+  return Point(m, scores, tuple(by_seed), found[0]["n"])
+
+
+def mean_rows(found: Sequence[dict]) -> list[dict]:
+  """Returns the predictions of results, each value the mean over them.
+
+  Empty where predictions are missing, or are not of the same examples.
+  """
+  if not all(map(results.has_predictions, found)):
+    return []
+  first, *others = (
+    {row["id"]: row for row in results.predictions(result)} for result in found
+  )
+  if any(rows.keys() != first.keys() for rows in others):
+    return []
+  return [
+    {
+      **row,
+      "values": {
+        name: statistics.fmean(
+          rows[i]["values"].get(name, value) for rows in (first, *others)
+        )
+        for name, value in row["values"].items()
+      },
+    }
+    for i, row in first.items()
+  ]

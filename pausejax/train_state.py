@@ -1,0 +1,70 @@
+"""What a run carries from step to step, as one pytree of arrays."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from pausejax import sharding
+from pausejax.config.schema import ModelConfig
+from pausejax.model import decoder
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Parameters, optimizer moments and two counters.
+
+  Attributes:
+    step: int32, steps taken, skipped ones among them.
+    num_skipped: int32, steps whose loss or gradient was not finite.
+    model: the decoder, float32 parameters.
+    opt_state: what optax made of it.
+  """
+
+  step: jax.Array
+  num_skipped: jax.Array
+  model: decoder.Decoder
+  opt_state: Any
+
+
+def init(
+  config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+  """Returns the state before the first step; the same seed, the same one."""
+  model = decoder.init(config, seed)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    num_skipped=jnp.zeros((), jnp.int32),
+    model=model,
+    opt_state=optimizer.init(model),
+  )
+
+
+def abstract(
+  config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Returns the state's shapes and shardings on the mesh, without arrays."""
+  shapes = jax.eval_shape(lambda: init(config, optimizer, 0))
+  return sharding.placed(shapes, mesh)
+
+
+def init_on_mesh(
+  config: ModelConfig,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  mesh: Mesh,
+) -> TrainState:
+  """Returns a fresh state, made in place: no device ever holds all of it."""
+  layout = jax.tree.map(lambda x: x.sharding, abstract(config, optimizer, mesh))
+  make = jax.jit(lambda: init(config, optimizer, seed), out_shardings=layout)
+  return make()
+
+
+@jax.jit
+def parameter_norm(model: Any) -> jax.Array:
+  """Returns float32 [], the global norm; inf or nan if training diverged."""
+  return optax.tree.norm(model)

@@ -1,0 +1,215 @@
+"""What a resumed run may change, what it says of it, and what it keeps of it.
+
+The settings in the checkpoint are compared with the new ones. Fields that
+decide what the model computes, or what the data is, must stay; every other
+difference is printed. `config_history.jsonl` in the workdir has a line for each
+change: {"step": the step it begins behind, "config": all fields}.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pausejax import errors
+from pausejax.checkpoints import folders, loaded_run
+from pausejax.config.schema import TrainConfig
+from pausejax.data import tokenizers
+
+# Why -> the fields, or groups of them, that a resumed run may change. All
+# others must stay: the model's shape and attention pattern, the seed, the
+# batch size (a position in the data is step * batch_size + row), the data with
+# its pauses, the format of examples, and the optimizer with its moments.
+MAY_CHANGE = {
+  "how long and how fast it learns, from here on": (
+    "num_steps",
+    "stop_at_step",
+    "optim.learning_rate",
+    "optim.schedule",
+    "optim.warmup_steps",
+    "optim.decay_steps",
+    "optim.final_fraction",
+    "optim.clip_norm",
+    "optim.decay_axes",
+    "optim.kwargs.weight_decay",
+    "optim.max_skipped_in_a_row",
+    "loss.z_loss",
+  ),
+  "when it saves, measures and logs": ("checkpoint", "eval", "log"),
+  "how devices compute the same, up to rounding": (
+    "mesh",
+    "model.attention",
+    "model.dtype",
+    "model.remat",
+    "model.scan_unroll",
+    "loss.num_chunks",
+    "optim.num_microbatches",
+    "data.prefetch",
+  ),
+  "where the same data lies; its content is compared": (
+    "data.tokenizer",
+    "data.files",
+    "data.validation_files",
+    "data.segments_dir",
+    "data.local_dir",
+    "data.tfds_data_dir",
+    "tasks_module",
+  ),
+  "not read by a run that has a checkpoint": ("init_from",),
+}
+
+Difference = tuple[str, Any, Any]  # Field, saved value, new value.
+
+
+def own_checkpoint(workdir: pathlib.Path) -> loaded_run.Trained | None:
+  """Returns the newest checkpoint of a run that can be read, None without one.
+
+  What is damaged is not reported here; `Store.restore` does so.
+  """
+  folder = workdir / "checkpoints"
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  for step in sorted(map(int, filter(str.isdigit, names)), reverse=True):
+    try:
+      return loaded_run.find(str(folder / str(step)))
+    except (ValueError, KeyError, TypeError, OSError):
+      continue
+  return None
+
+
+def differences(saved: Mapping[str, Any], new: Mapping) -> list[Difference]:
+  """Returns the fields that differ between two configs, in order.
+
+  A field that one of them lacks, of another version of this package, is not
+  compared; of the free-form optim.kwargs it counts as None.
+  """
+  a, b = dict(_flat(saved)), dict(_flat(new))
+  names = [n for n in {**b, **a} if (n in a and n in b) or ".kwargs." in n]
+  found = [(name, a.get(name), b.get(name)) for name in names]
+  return [row for row in found if row[1] != row[2]]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple]:
+  """Yields (dotted name, value) of every field, tuples as lists."""
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _flat(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, list(value) if isinstance(value, tuple) else value
+
+
+def may_change(field: str) -> bool:
+  """Returns whether a resumed run may change a field."""
+  return any(
+    field == name or field.startswith(f"{name}.")
+    for names in MAY_CHANGE.values()
+    for name in names
+  )
+
+
+def require_resumable(
+  workdir: pathlib.Path, saved: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+  """Raises UsageError with a table of the fields that must not differ."""
+  refused = [d for d in differences(saved, new) if not may_change(d[0])]
+  if refused:
+    raise errors.UsageError(
+      f"--workdir: the run in {workdir} cannot go on with another "
+      f"{', '.join(name for name, _, _ in refused)}; choose another --workdir, "
+      "or give the saved values",
+      "\n".join(describe(refused)),
+    )
+
+
+def describe(rows: list[Difference]) -> list[str]:
+  """Returns a line for each field that differs: its name, old -> new."""
+  width = max((len(name) for name, _, _ in rows), default=0)
+  return [f"  {name:{width}}  {old!r} -> {new!r}" for name, old, new in rows]
+
+
+def notes(
+  config: TrainConfig, new: Mapping[str, Any], meta: Mapping[str, Any]
+) -> list[str]:
+  """Returns lines that say how a run goes on otherwise than it was saved.
+
+  Args:
+    config: the run.
+    new: its fields, as plain values.
+    meta: meta.json of its checkpoint.
+  """
+  changed = describe(differences(meta["config"], new))
+  if changed:
+    changed.insert(0, "settings that differ from those of the checkpoint:")
+  return changed + _note_on_initial(config.init_from, meta.get("initial"))
+
+
+def _note_on_initial(spec: str, began: Mapping[str, Any] | None) -> list[str]:
+  """Returns a line if `init_from` names other parameters than at the start."""
+  if not (spec and began):
+    return []
+  first = f"step {began['step']} of {began['workdir']}"
+  try:
+    workdir, step = folders.locate(spec)
+    now = f"step {step} of {workdir}"
+  except errors.UserError:
+    now = "without a checkpoint"
+  if now == first:
+    return []
+  return [
+    f"init_from: {spec} is now {now}; this run began with {first} and goes on "
+    "from its own checkpoint"
+  ]
+
+
+def tokenizer_spec(run: loaded_run.Trained) -> str:
+  """Returns what `data.tokenizer` must say for a run to go on, or to start.
+
+  The file that it was made with, while that is as it was; else the run's copy.
+  """
+  named = run.meta["config"]["data"]["tokenizer"]
+  try:
+    is_same = tokenizers.load(named).fingerprint() == run.meta["tokenizer"]
+  except errors.UserError:
+    is_same = False
+  return named if is_same else run.tokenizer_spec
+
+
+def is_over(config: TrainConfig, step: int) -> bool:
+  """Returns whether no step is left after `step`."""
+  return step >= min(config.num_steps, config.stop_at_step or config.num_steps)
+
+
+def nothing_to_do(config: TrainConfig, step: int, folder: pathlib.Path) -> str:
+  """Returns a line that says why no step is left.
+
+  Args:
+    config: the run.
+    step: the step of its checkpoint.
+    folder: where that lies.
+  """
+  saved = f"step {step} of {config.num_steps} is saved in {folder}"
+  if step == config.num_steps:
+    return f"the run is complete: {saved}; nothing to do"
+  if step > config.num_steps:
+    return (
+      f"step {step} is saved in {folder}, which is beyond num_steps "
+      f"{config.num_steps}; nothing to do, nothing was changed"
+    )
+  return (
+    f"{saved}, and stop_at_step is {config.stop_at_step}; nothing to do (raise "
+    "it to go on, or set it to 0)"
+  )
+
+
+def ending(config: TrainConfig, state: Any, folder: pathlib.Path) -> str:
+  """Returns the last line of a run.
+
+  Args:
+    config: the run.
+    state: the state that was saved.
+    folder: where it was saved.
+  """
+  line = (
+    f"step {state.step} is saved in {folder} (num_steps {config.num_steps})"
+  )
+  if state.num_skipped:
+    line += f"; {state.num_skipped} steps were not finite and were skipped"
+  return line
