@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from pausejax import pause, train_state
+from pausejax import pause
 from pausejax.config import schema
-from pausejax.data import batch
+from pausejax.data.batch import Batch, language_model_batch
 from pausejax.model import decoder
+from pausejax.train_state import TrainState
 
 VOCAB_SIZE = 101  # `<pause>` is the last id.
 PAUSE_ID = VOCAB_SIZE - 1
@@ -69,10 +70,10 @@ def random_model(config: schema.ModelConfig, seed: int) -> decoder.Decoder:
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def train_state(optimizer, **changes) -> train_state.TrainState:
+def train_state(optimizer, **changes) -> TrainState:
   """The state before the first step, of `model(**changes)`."""
   fresh = model(**changes)
-  return train_state.TrainState(
+  return TrainState(
     step=jnp.zeros((), jnp.int32),
     num_skipped=jnp.zeros((), jnp.int32),
     model=fresh,
@@ -86,7 +87,7 @@ def batch(
   batch_size: int = 8,
   seq_len: int = 32,
   pause_fraction: float = 0.2,
-) -> batch.Batch:
+) -> Batch:
   """Random text with pauses, another one for every step."""
   rng = np.random.default_rng(step)
   text_BT = rng.integers(3, PAUSE_ID, (batch_size, seq_len))
@@ -99,13 +100,11 @@ def batch(
     seed=0,
     positions_B=step * batch_size + np.arange(batch_size),
   )
-  return batch.language_model_batch(
-    targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE_ID
-  )
+  return language_model_batch(targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE_ID)
 
 
 @jax.jit
-def apply(decoder_: decoder.Decoder, batch_: batch.Batch) -> jax.Array:
+def apply(decoder_: decoder.Decoder, batch_: Batch) -> jax.Array:
   """The decoder's vectors for a batch."""
   return decoder_(
     batch_["tokens"],
@@ -116,14 +115,14 @@ def apply(decoder_: decoder.Decoder, batch_: batch.Batch) -> jax.Array:
 
 
 @jax.jit
-def logits(decoder_: decoder.Decoder, batch_: batch.Batch) -> jax.Array:
+def logits(decoder_: decoder.Decoder, batch_: Batch) -> jax.Array:
   """The decoder's logits for a batch."""
   return decoder_.logits(apply(decoder_, batch_))
 
 
 def rows(
   rows_: Sequence[Sequence[int]], prefix_lengths: Sequence[int]
-) -> batch.Batch:
+) -> Batch:
   """A batch of 32 positions: the rows from the left, a prefix in each."""
   tokens_BT = np.zeros((len(rows_), 32), np.int32)
   for tokens_T, row in zip(tokens_BT, rows_, strict=True):

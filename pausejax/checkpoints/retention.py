@@ -7,6 +7,7 @@ takes the place of one that is. Of equal scores the newest is the better.
 import math
 import pathlib
 import shutil
+import time
 from collections.abc import Mapping
 
 from pausejax.checkpoints import folders
@@ -65,7 +66,15 @@ def kept(
 
 
 def empty_trash(folder: pathlib.Path) -> None:
-  """Deletes what was moved to the trash, and what a failed save left."""
+  """Deletes what was moved to the trash, and what a failed save left.
+
+  Threads of a save that failed may still be writing: it is tried for a second.
+  """
   shutil.rmtree(folder / TRASH, ignore_errors=True)
-  for path in folder.glob("[0-9]*.orbax-checkpoint-tmp"):
-    shutil.rmtree(path, ignore_errors=True)
+  for _ in range(20):
+    left = list(folder.glob("[0-9]*.orbax-checkpoint-tmp"))
+    if not left:
+      return
+    for path in left:
+      shutil.rmtree(path, ignore_errors=True)
+    time.sleep(0.05)
