@@ -1,6 +1,9 @@
 """What several test files share: virtual devices and small data settings."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Read when jax is imported, so set before any test module is.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,10 +11,20 @@ os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 
+import jax
 import pytest
 
 from configs import base
 from pausejax.config import schema
+
+# What the tests start shares compiled programs, which is half of the time of a
+# small run. In this process jax, which is imported, compiles everything anew.
+jax.config.update("jax_enable_compilation_cache", False)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  _cache = tempfile.mkdtemp(prefix="pausejax-test-programs-")
+  atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 @pytest.fixture(scope="session")
