@@ -24,9 +24,8 @@ import tempfile
 import time
 
 from benchmarks import measure
-from configs import base
 from pausejax import tasks
-from pausejax.config import schema
+from pausejax.config import DataConfig, default
 from pausejax.data import tokenizer_training, tokenizers
 from pausejax.data.pretraining import prepare, segments
 from pausejax.data.pretraining.source import SegmentSource, StepBatches
@@ -40,12 +39,12 @@ NUM_STEPS = 60
 
 def config_of(options: argparse.Namespace, fraction: float):
   """Returns the data settings of the benchmark's corpus."""
-  fields = base.get_config().data.to_dict()
+  fields = default().data.to_dict()
   fields |= dict(tokenizer=options.tokenizer, pause_fraction=fraction)
   fields |= dict(task="stdlib_docs", holdout_every=50)
   if options.files:
     fields |= dict(task="text", files=options.files)
-  return schema.DataConfig(**fields)
+  return DataConfig(**fields)
 
 
 def open_batches(door: str, data, store: pathlib.Path, host=(0, 1)):

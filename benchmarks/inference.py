@@ -30,7 +30,7 @@ from benchmarks import measure
 from benchmarks.arms import ours
 from benchmarks.arms.shapes import SHAPES, Shape
 from pausejax import pause
-from pausejax.config import schema
+from pausejax.config import ModelConfig
 from pausejax.inference import decode, score
 from pausejax.model import decoder
 
@@ -74,7 +74,7 @@ def shape_of(options: argparse.Namespace) -> Shape:
   )
 
 
-def random_model(config: schema.ModelConfig) -> decoder.Decoder:
+def random_model(config: ModelConfig) -> decoder.Decoder:
   """Returns a decoder with fresh parameters."""
   return jax.jit(lambda: decoder.init(config, 0))()
 

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from configs import finetune_smoke
-from pausejax.config import schema
+from pausejax.config import TrainConfig, load_config, train_config
 from pausejax.data.batch import Batch
 
 WIDTH_MULTIPLE = 64
@@ -47,16 +46,16 @@ def main(argv: list[str] | None = None) -> None:
   measure.publish("packing", options, rows, start=start)
 
 
-def run_config(options: argparse.Namespace) -> schema.TrainConfig:
+def run_config(options: argparse.Namespace) -> TrainConfig:
   """Returns configs/finetune_smoke.py with the sizes of this benchmark."""
-  c = finetune_smoke.get_config(f"task={options.task},pauses={options.pauses}")
+  c = load_config(f"finetune_smoke:task={options.task},pauses={options.pauses}")
   c.data.local_dir = options.local_dir
   c.data.tokenizer = options.tokenizer
   c.data.seq_len = options.seq_len
   c.model.num_layers = c.model.scan_unroll = options.layers
   c.model.d_model = options.width
   c.model.num_heads = options.width // 64
-  return schema.train_config(c.to_dict())
+  return train_config(c.to_dict())
 
 
 def measure_arms(options: argparse.Namespace) -> list[measure.Row]:
@@ -85,7 +84,7 @@ def measure_arms(options: argparse.Namespace) -> list[measure.Row]:
 
 
 def arm_batches(
-  config: schema.TrainConfig, tokenizer: Any, count: int
+  config: TrainConfig, tokenizer: Any, count: int
 ) -> dict[str, list[Batch]]:
   """Returns the first batches of training, as each arm lays them out."""
   from pausejax.data import pipeline

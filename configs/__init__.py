@@ -1,1 +1,1 @@
-"""Experiments as Python: each file makes one config tree from `base.py`."""
+"""Experiments as Python: each file changes the default config."""

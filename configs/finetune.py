@@ -19,13 +19,13 @@ that the prefix is attended to bidirectionally downstream; for that reading,
 --config.model.prefix_attention=bidirectional.
 """
 
-from configs import base
+from pausejax import config
 
 
 def get_config(arg: str = ""):
   """Returns the config; `arg` is task=NAME,pauses=M."""
-  choice = base.parse_arg(arg, task="squad", pauses=-1)
-  c = base.get_config()
+  choice = config.parse_arg(arg, task="squad", pauses=-1)
+  c = config.default()
   c.data.task = choice.task
   c.finetune.num_pauses = choice.pauses
   c.model.segment_attention = True

@@ -8,13 +8,13 @@
 `pauses` choose others, as in configs/finetune.py.
 """
 
-from configs import base, finetune
+from pausejax import config
 
 
 def get_config(arg: str = ""):
   """Returns the config; `arg` is task=NAME,pauses=M."""
-  choice = base.parse_arg(arg, task="stdlib_cloze", pauses=10)
-  c = finetune.get_config(f"task={choice.task},pauses={choice.pauses}")
+  choice = config.parse_arg(arg, task="stdlib_cloze", pauses=10)
+  c = config.load_config(f"finetune:task={choice.task},pauses={choice.pauses}")
   c.model.dtype = "float32"  # Faster than bfloat16 on a CPU.
   c.model.remat = "none"
   c.model.scan_unroll = 4

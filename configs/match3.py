@@ -12,7 +12,7 @@ theirs: four layers of width 384, AdamW with a linear decay, batch 256. It was
 not trained here.
 """
 
-from configs import base
+from pausejax import config
 
 _TASKS = {
   "none": "match3",
@@ -23,8 +23,8 @@ _TASKS = {
 
 def get_config(arg: str = ""):
   """Returns the config; `arg` is arm=mixed|none|pauses."""
-  choice = base.parse_arg(arg, arm=("mixed", "none", "pauses"))
-  c = base.get_config()
+  choice = config.parse_arg(arg, arm=("mixed", "none", "pauses"))
+  c = config.default()
   c.data.task = _TASKS[choice.arm]
   c.finetune.num_pauses = 0 if choice.arm == "none" else -1  # The task's own.
   c.data.seq_len = 136

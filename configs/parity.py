@@ -16,14 +16,16 @@ Shape and optimizer follow the small experiments of London and Kanade (2025):
 two layers, four heads. What they do not give is chosen here.
 """
 
-from configs import base
+from pausejax import config
 
 
 def get_config(arg: str = ""):
   """Returns the config; `arg` is arm=none|hints|pauses|both,bits=20."""
-  choice = base.parse_arg(arg, arm=("both", "none", "hints", "pauses"), bits=20)
+  choice = config.parse_arg(
+    arg, arm=("both", "none", "hints", "pauses"), bits=20
+  )
   has_pauses = choice.arm in ("pauses", "both")
-  c = base.get_config()
+  c = config.default()
   c.data.task = f"parity{choice.bits}"
   c.finetune.num_pauses = choice.bits if has_pauses else 0
   c.finetune.hints = choice.arm in ("hints", "both")

@@ -21,16 +21,18 @@ give optimizer, learning rate or batch size. Those here are common choices for
 the sizes: 200B tokens are 95,368 steps of 1024 rows.
 """
 
-from configs import base
+from pausejax import config
 
 _PEAK = {"tiny": 1e-3, "130m": 6e-4, "1b": 2e-4}
 
 
 def get_config(arg: str = ""):
   """Returns the config; `arg` is size=130m|1b|tiny,pause=true|false."""
-  choice = base.parse_arg(arg, size=("130m", "1b", "tiny"), pause=(True, False))
-  c = base.get_config()
-  c.model.update(base.SIZES[choice.size])
+  choice = config.parse_arg(
+    arg, size=("130m", "1b", "tiny"), pause=(True, False)
+  )
+  c = config.default()
+  c.model.update(config.SIZES[choice.size])
   c.data.task = "c4"
   c.data.pause_fraction = 0.1 if choice.pause else 0.0
   c.batch_size = 1024

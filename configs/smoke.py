@@ -10,14 +10,14 @@ a unigram entropy of 5.9. `--config=configs/smoke.py:pause=false` is the
 standard run on the same text in the same order.
 """
 
-from configs import base
+from pausejax import config
 
 
 def get_config(arg: str = ""):
   """Returns the config; `arg` is pause=true|false."""
-  choice = base.parse_arg(arg, pause=(True, False))
-  c = base.get_config()
-  c.model.update(base.SIZES["tiny"])
+  choice = config.parse_arg(arg, pause=(True, False))
+  c = config.default()
+  c.model.update(config.SIZES["tiny"])
   c.model.dtype = "float32"  # Faster than bfloat16 on a CPU.
   c.model.remat = "none"
   c.model.scan_unroll = 4

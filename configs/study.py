@@ -13,9 +13,8 @@ standing for the task; so an ablation is one more line here. `only=table` leaves
 the ablations out.
 """
 
-from ml_collections import ConfigDict
-
-from configs import base
+from pausejax import config
+from pausejax.study.config import StudyConfig
 
 NINE = (
   "squad",
@@ -41,47 +40,28 @@ FOUR_VARIANTS = (
 
 def get_config(arg: str = ""):
   """Returns the study; `arg` is size=1b|130m,only=all|table."""
-  choice = base.parse_arg(arg, size=("1b", "130m"), only=("all", "table"))
+  choice = config.parse_arg(arg, size=("1b", "130m"), only=("all", "table"))
   pretrain = f"configs/pretrain_c4.py:size={choice.size}"
   finetune = "configs/finetune.py:task={task}"
-  c = ConfigDict()
-  # Stands above the table.
+  c = config.default(StudyConfig)
   c.title = f"Pause training, {choice.size}"
-  # Folder of the published files, one folder a task; empty: TFDS.
-  c.local_dir = ""
-  # Made once, for all runs, in order: (name, words of a command); {workdir}
-  # stands for the study's folder, and {workdir}/prepare/NAME is its own.
-  c.prepare = ()
-  # Words for every pretraining, finetuning and evaluation, space-separated.
-  c.pretrain_words = ""
-  c.finetune_words = ""
-  c.evaluate_words = ""
-  # Pretrainings: a config and changes to it, or the folder of a run.
-  c.pretrainings = ConfigDict(
-    dict(
-      std=(f"{pretrain},pause=false",),
-      pause=(f"{pretrain},pause=true",),
-    )
+  c.pretrainings = dict(
+    std=(f"{pretrain},pause=false",),
+    pause=(f"{pretrain},pause=true",),
   )
   c.tasks = NINE
-  # Changes for single tasks: task -> words.
-  c.task_words = ConfigDict()
-  c.finetunings = ConfigDict(
-    dict(
-      m0=(f"{finetune},pauses=0",),
-      m10=(f"{finetune},pauses=10",),
-      m50=(f"{finetune},pauses=50",),
-    )
+  c.finetunings = dict(
+    m0=(f"{finetune},pauses=0",),
+    m10=(f"{finetune},pauses=10",),
+    m50=(f"{finetune},pauses=50",),
   )
-  # Evaluations beyond the one as finetuned: finetuning -> words of each.
-  c.evaluations = ConfigDict(dict(m10=("--pauses=0,2,5,25,50",)))
+  c.evaluations = dict(m10=("--pauses=0,2,5,25,50",))
   c.seeds = (0, 1, 2, 3, 4)
   c.variants = FOUR_VARIANTS
-  c.tasks_module = ""
   if choice.only == "all":
-    num_layers = base.SIZES[choice.size]["num_layers"]
+    num_layers = config.SIZES[choice.size]["num_layers"]
     _add_ablations(c, pretrain, finetune, num_layers)
-  return c.lock()
+  return c
 
 
 def _add_ablations(c, pretrain: str, finetune: str, num_layers: int) -> None:

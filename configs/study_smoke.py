@@ -10,9 +10,7 @@ shape of the table. Its numbers say nothing about pauses: the model is far too
 small to answer.
 """
 
-from ml_collections import ConfigDict
-
-from configs import base, study
+from pausejax import config
 
 _MODEL = (
   "--config.model.num_layers=2 --config.model.d_model=64 "
@@ -25,9 +23,8 @@ def get_config(arg: str = ""):
   """Returns the study; there are no choices."""
   smoke = "configs/smoke.py"
   finetune = "configs/finetune_smoke.py:task={task}"
-  base.parse_arg(arg)
-  c = study.get_config("only=table")
-  c = ConfigDict(c.to_dict())
+  config.parse_arg(arg)
+  c = config.load_config("study:only=table")
   c.title = "Smoke study"
   c.prepare = (
     (
@@ -62,4 +59,4 @@ def get_config(arg: str = ""):
     ("PausePT_StdFT", "pause", "m0"),
     ("PausePT_PauseFT", "pause", "m10"),
   )
-  return c.lock()
+  return c

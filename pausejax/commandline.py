@@ -1,12 +1,11 @@
 """Command lines into checked values, and what `--help` says.
 
---config=configs/smoke.py:pause=false   see `config/loader.py`
+--config=smoke:pause=false              see `config/loader.py`
 --config.optim.learning_rate=1e-3       a change to one field
 """
 
 import argparse
 import difflib
-import importlib
 import itertools
 import re
 import sys
@@ -16,7 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pausejax import errors
-from pausejax.config import help_text, loader
+from pausejax.config import help_text, loader, tree
+from pausejax.config.training import TrainConfig
 
 # A ConfigDict is typed as Any: its fields are known when the program runs.
 TakeOver = Callable[[argparse.Namespace, Any], None]
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     description: str | None,
     *,
     config: bool,
-    fields: str = "configs.base",
+    kind: type = TrainConfig,
     uses: Sequence[str] = (),
   ):
     """Makes the parser of a verb.
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
       verb: its name.
       description: what `--help` opens with.
       config: whether it needs --config; one that may do without adds it.
-      fields: module whose comments document the fields of that config.
+      kind: the class that declares the fields of that config.
       uses: the fields and groups that the verb reads; empty: all of them.
     """
     super().__init__(
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
     )
-    self._fields, self._uses = fields, uses
+    self._kind, self._uses = kind, uses
     if config:
       self.add_argument(
         "--config", required=True, metavar="FILE[:ARG]", help="config file"
@@ -114,7 +114,7 @@ class Parser(argparse.ArgumentParser):
       self.epilog = help_text.text(
         spec,
         spec and _changed(spec, changes),
-        fields=self._fields,
+        kind=self._kind,
         uses=self._uses,
       )
     self.print_help()
@@ -169,8 +169,7 @@ class Parser(argparse.ArgumentParser):
 
   def _field(self, name: str) -> str:
     """Returns the field of the config that has this name, "" if none has."""
-    default = importlib.import_module(self._fields).get_config()
-    names = loader.field_names(default)
+    names = loader.field_names(tree.default(self._kind))
     return next((n for n in names if name in (n, n.rpartition(".")[2])), "")
 
 

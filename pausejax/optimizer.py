@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 
 from pausejax import errors, parameter_groups, unstacked
-from pausejax.config.schema import OptimConfig
+from pausejax.config import OptimConfig
 from pausejax.parameter_groups import Kind, decay_mask
 from pausejax.schedules import make_schedule
 

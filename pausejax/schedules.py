@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from pausejax import errors
-from pausejax.config.schema import OptimConfig
+from pausejax.config import OptimConfig
 
 
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:

@@ -28,7 +28,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pausejax import errors
-from pausejax.config.schema import MeshConfig, ModelConfig, TrainConfig
+from pausejax.config import MeshConfig, ModelConfig, TrainConfig
 
 MESH_AXES = tuple(field.name for field in dataclasses.fields(MeshConfig))
 

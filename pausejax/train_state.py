@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from pausejax import sharding
-from pausejax.config.schema import ModelConfig
+from pausejax.config import ModelConfig
 from pausejax.model import decoder
 
 

@@ -14,8 +14,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import pytest
 
-from configs import base
-from pausejax.config import schema
+from pausejax.config import DataConfig, default
 
 # What the tests start shares compiled programs, which is half of the time of a
 # small run. In this process jax, which is imported, compiles everything anew.
@@ -29,11 +28,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 @pytest.fixture(scope="session")
 def data_config():
-  """Makes a small DataConfig: `configs/base.py` with some fields changed."""
+  """Makes a small DataConfig: the default with some fields changed."""
 
-  def make(**changes) -> schema.DataConfig:
+  def make(**changes) -> DataConfig:
     small = {"task": "text", "tokenizer": "bytes", "seq_len": 32}
-    tree = base.get_config().data.to_dict()
-    return schema.DataConfig(**{**tree, **small, **changes})
+    tree = default().data.to_dict()
+    return DataConfig(**{**tree, **small, **changes})
 
   return make

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
 from pausejax import pause
-from pausejax.config import schema
+from pausejax.config import ModelConfig, default
 from pausejax.data.batch import Batch, language_model_batch
 from pausejax.model import decoder
 from pausejax.train_state import TrainState
@@ -17,7 +16,7 @@ VOCAB_SIZE = 101  # `<pause>` is the last id.
 PAUSE_ID = VOCAB_SIZE - 1
 
 
-def model_config(**changes) -> schema.ModelConfig:
+def model_config(**changes) -> ModelConfig:
   """Two layers, d_model 16, every other choice from the base config."""
   small = dict(
     num_layers=2,
@@ -29,8 +28,8 @@ def model_config(**changes) -> schema.ModelConfig:
     dtype="float32",
     remat="none",
   )
-  fields = {**base.get_config().model.to_dict(), **small, **changes}
-  return schema.ModelConfig(vocab_size=VOCAB_SIZE, **fields)
+  fields = {**default().model.to_dict(), **small, **changes}
+  return ModelConfig(vocab_size=VOCAB_SIZE, **fields)
 
 
 # Every choice of the model at least once.
@@ -55,7 +54,7 @@ def model(seed: int = 0, **changes) -> decoder.Decoder:
   return random_model(model_config(**changes), seed)
 
 
-def random_model(config: schema.ModelConfig, seed: int) -> decoder.Decoder:
+def random_model(config: ModelConfig, seed: int) -> decoder.Decoder:
   """A decoder whose every parameter is random, biases and scales too.
 
   Drawn by numpy: compiling `decoder.init` takes seconds.

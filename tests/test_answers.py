@@ -10,9 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
 from pausejax import errors, metrics, sharding, tasks
-from pausejax.config import schema
+from pausejax.config import ModelConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import prompts
 from pausejax.evaluation import answers
@@ -57,11 +56,11 @@ def examples(kind: str) -> list[tasks.Example]:
 
 def small_model(prefix_attention="causal"):
   """A random decoder over the bytes' vocabulary."""
-  fields = base.get_config().model.to_dict()
+  fields = default().model.to_dict()
   fields |= dict(num_layers=2, d_model=16, num_heads=4, num_kv_heads=4, d_ff=32)
   fields |= dict(max_seq_len=64, dtype="float32", remat="none")
   fields |= dict(prefix_attention=prefix_attention)
-  config = schema.ModelConfig(vocab_size=TOKENIZER.vocab_size, **fields)
+  config = ModelConfig(vocab_size=TOKENIZER.vocab_size, **fields)
   return models.random_model(config, seed=0)
 
 

@@ -4,13 +4,12 @@ import pathlib
 
 import pytest
 
-import configs
 from pausejax import cli
 from pausejax.config import loader
 from pausejax.programs import check_study
 from pausejax.study import plan
 
-SMOKE = pathlib.Path(configs.__file__).parent / "smoke.py"
+SMOKE = pathlib.Path(__file__).parent.parent / "configs" / "smoke.py"
 
 
 @pytest.mark.parametrize(
@@ -55,9 +54,9 @@ def study_of(tmp_path, **changes) -> str:
   )
   path.write_text(
     "from ml_collections import ConfigDict\n"
-    "from configs import study_smoke\n"
+    "from pausejax import config\n"
     "def get_config(arg=''):\n"
-    "  c = ConfigDict(study_smoke.get_config().to_dict())\n"
+    "  c = ConfigDict(config.load_config('study_smoke').to_dict())\n"
     f"{lines}  return c.lock()\n"
   )
   return str(path)

@@ -10,16 +10,18 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
-import configs
-from configs import base
 from pausejax import cli, errors
-from pausejax.config import loader, schema
+from pausejax.config import (
+  PARAMETER_AXES,
+  default,
+  loader,
+  train_config,
+)
 
-CONFIGS = pathlib.Path(configs.__file__).parent
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SMOKE = str(CONFIGS / "smoke.py")
 # What the top of each config file says that its argument can be.
 ARGS = {
-  "base": [""],
   "smoke": ["", "pause=true", "pause=false"],
   "finetune": ["", "task=gsm8k", "task=squad,pauses=50", "pauses=0"],
   "finetune_smoke": ["", "task=stdlib_choice", "pauses=0"],
@@ -220,7 +222,7 @@ WRONG_CONFIGS = [
   (f"{CONFIGS}/pretrain_c4.py:size=1b;pause=true", "unknown value"),
   (f"{SMOKE}:pause=0", "known: false, true"),
   (f"{SMOKE}:standard", "known: pause"),
-  (f"{CONFIGS}/base.py:pause=true", "known: none"),
+  ("study_smoke:pause=true", "known: none"),
 ]
 
 
@@ -314,7 +316,7 @@ def test_a_message_names_the_field_that_is_wrong_among_equal_values(
   assert "data.seq_len 256 is not divisible by loss.num_chunks 7" in message
 
 
-GOOD = "from configs import base\ndef get_config(arg=''):\n  "
+GOOD = "from pausejax import config\ndef get_config(arg=''):\n  "
 
 
 @pytest.mark.parametrize(
@@ -328,42 +330,42 @@ GOOD = "from configs import base\ndef get_config(arg=''):\n  "
     ("raise RuntimeError\n", "RuntimeError"),
     ("def get_config(arg):\n  return None\n", "returned a NoneType"),
     ("def get_config(arg):\n  return {'seed': 0}\n", "returned a dict"),
-    (f"{GOOD}c = base.get_config(); c.num_step = 5; return c\n", "num_step"),
-    (f"{GOOD}c = base.get_config(); c.data.seq = 5; return c\n", "seq"),
+    (f"{GOOD}c = config.default(); c.num_step = 5; return c\n", "num_step"),
+    (f"{GOOD}c = config.default(); c.data.seq = 5; return c\n", "seq"),
     (
-      f"{GOOD}c = base.get_config(); c.num_steps = 'x'; return c\n",
+      f"{GOOD}c = config.default(); c.num_steps = 'x'; return c\n",
       "num_steps",
     ),
     (
-      f"{GOOD}c = base.get_config(); c.num_steps = -5; return c\n",
+      f"{GOOD}c = config.default(); c.num_steps = -5; return c\n",
       "num_steps: must",
     ),
     (
-      f"{GOOD}c = base.get_config()\n  with c.unlocked(): c.data.sed = 5\n"
+      f"{GOOD}c = config.default()\n  with c.unlocked(): c.data.sed = 5\n"
       "  return c\n",
       "unknown field 'data.sed'",
     ),
     (
-      f"{GOOD}c = base.get_config()\n  with c.unlocked(): del c.seed\n"
+      f"{GOOD}c = config.default()\n  with c.unlocked(): del c.seed\n"
       "  return c\n",
       "the field 'seed' is missing",
     ),
     (
-      f"{GOOD}c = base.get_config()\n  with c.unlocked(): del c.data\n"
+      f"{GOOD}c = config.default()\n  with c.unlocked(): del c.data\n"
       "  return c\n",
       "the field 'data' is missing",
     ),
     (
-      f"{GOOD}c = base.get_config()\n  with c.unlocked():\n"
+      f"{GOOD}c = config.default()\n  with c.unlocked():\n"
       "    c.model.vocab_size = 5\n  return c\n",
       "unknown field 'model.vocab_size'",
     ),
     (
-      f"{GOOD}c = base.get_config(); c.data.files = None; return c\n",
+      f"{GOOD}c = config.default(); c.data.files = None; return c\n",
       "data.files: expected str, got None",
     ),
     (
-      f"{GOOD}c = base.get_config(); c.mesh = None; return c\n",
+      f"{GOOD}c = config.default(); c.mesh = None; return c\n",
       "mesh: expected a group of fields, got None",
     ),
     (
@@ -511,7 +513,7 @@ def test_help_names_every_field_with_default_and_meaning(verb, capsys):
     cli.main([*verb, "--help"])
   assert done.value.code == 0
   lines = capsys.readouterr().out.splitlines()
-  for name, value in leaves(base.get_config().to_dict()).items():
+  for name, value in leaves(default().to_dict()).items():
     line = lines.index(f"  {name} = {value!r}")
     meaning = lines[line + 1]
     assert meaning.startswith(" " * 6) and len(meaning.strip()) > 5, name
@@ -552,7 +554,7 @@ def test_help_lists_every_argument_that_a_config_takes(name, capsys):
   lines = help_lines([verb, f"--config={CONFIGS / name}.py"], capsys)
   docstring = (CONFIGS / f"{name}.py").read_text().partition("`arg` is ")[2]
   keys = re.findall(r"(\w+)=", docstring.partition('."')[0])
-  assert len(keys) == (name not in ("base", "study_smoke")) * len({*keys})
+  assert len(keys) == (name != "study_smoke") * len({*keys})
   for key in keys:
     assert any(line.startswith(f"  {key} = ") for line in lines), key
   assert keys or any("takes no arguments" in line for line in lines)
@@ -561,10 +563,10 @@ def test_help_lists_every_argument_that_a_config_takes(name, capsys):
 def test_help_lists_the_arguments_of_a_config_of_your_own(tmp_path, capsys):
   path = tmp_path / "mine.py"
   path.write_text(
-    "from configs import base\n"
+    "from pausejax import config\n"
     "def get_config(arg=''):\n"
-    "  base.parse_arg(arg, size=('s', 'xl'), depth=3)\n"
-    "  return base.get_config()\n"
+    "  config.parse_arg(arg, size=('s', 'xl'), depth=3)\n"
+    "  return config.default()\n"
   )
   lines = help_lines(["train", f"--config={path}"], capsys)
   assert f"  --config={path}:size=s,depth=3" in lines
@@ -608,9 +610,9 @@ def test_a_change_without_its_equals_sign_says_how_to_write_it(
     (f"{SMOKE}:pause=true,pause=false", "pause: given twice"),
     (f"{CONFIGS}/finetune.py:task=", "task: got no value"),
     (f"{CONFIGS}/finetune.py:pauses=ten", "pauses: expected a whole number"),
-    ("smoke", "smoke.py'?"),
-    ("smoke.py:pause=true", "smoke.py'?"),
-    ("config/smoke.py", "smoke.py'?"),
+    ("smok", "did you mean 'smoke'?"),
+    ("smoke.py:pause=true", "did you mean 'smoke'?"),
+    ("config/smoke.py", "did you mean 'smoke'?"),
   ],
 )
 def test_a_wrong_spec_of_a_config_names_what_is_right(
@@ -646,7 +648,7 @@ def test_every_config_file_has_its_arguments_listed_here():
 def test_every_config_builds_settings(name, arg):
   config = load(f"{CONFIGS / name}.py:{arg}")
   assert config.is_locked
-  built = schema.train_config(config.to_dict())
+  built = train_config(config.to_dict())
   assert built.model_config(vocab_size=259).num_vocab_rows == 384
   if "pause=false" in arg:
     assert built.data.pause_fraction == 0.0
@@ -715,7 +717,7 @@ def test_the_last_override_of_a_field_counts():
 @pytest.mark.parametrize("text", ["{}", '{"momentum": 0.9, "nesterov": true}'])
 def test_kwargs_can_be_replaced_whole(text):
   config = load(SMOKE, "optim.name=sgd", f"optim.kwargs={text}")
-  assert schema.train_config(config.to_dict()).optim.kwargs == json.loads(text)
+  assert train_config(config.to_dict()).optim.kwargs == json.loads(text)
 
 
 def test_fields_follow_the_one_they_refer_to():
@@ -731,7 +733,7 @@ def test_a_field_that_follows_can_be_set_alone():
   assert (config.model.num_heads, config.model.d_model) == (4, 128)
   assert (config.model.num_kv_heads, config.model.d_ff) == (2, 96)
   assert (config.model.max_seq_len, config.data.seq_len) == (1024, 256)
-  built = schema.train_config(config.to_dict())
+  built = train_config(config.to_dict())
   assert built.model_config(vocab_size=1).num_kv_heads == 2
 
 
@@ -756,9 +758,7 @@ def test_a_saved_config_loads_back_equal(overrides, tmp_path):
   again = load(path)
   assert again.is_locked
   assert again.to_dict() == config.to_dict()
-  assert schema.train_config(again.to_dict()) == schema.train_config(
-    config.to_dict()
-  )
+  assert train_config(again.to_dict()) == train_config(config.to_dict())
   # And saved once more it is the same file.
   assert json.dumps(again.to_dict(), indent=2) + "\n" == path.read_text()
 
@@ -776,10 +776,7 @@ def test_the_axes_of_weight_decay_are_those_of_the_parameters():
   from pausejax import sharding
 
   not_of_parameters = {"batch", "sequence", "layers"}
-  assert (
-    set(schema.PARAMETER_AXES)
-    == set(sharding.LOGICAL_RULES) - not_of_parameters
-  )
+  assert set(PARAMETER_AXES) == set(sharding.LOGICAL_RULES) - not_of_parameters
 
 
 def test_a_message_of_several_lines_becomes_one(monkeypatch, capsys):

@@ -19,21 +19,20 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
 from pausejax import errors, optimizer, train_state
 from pausejax.checkpoints import folders
 from pausejax.checkpoints.store import Store
-from pausejax.config import schema
+from pausejax.config import CheckpointConfig, OptimConfig, default
 from tests import models
 from tests.test_sharding import one_device_mesh
 
-KEEP = schema.CheckpointConfig(every=1, keep=9, keep_period=0, keep_best=0)
+KEEP = CheckpointConfig(every=1, keep=9, keep_period=0, keep_best=0)
 
 
 def make_abstract():
   """The state of a model with one layer and an optimizer without moments."""
-  fields = {**base.get_config().optim.to_dict(), "name": "sgd", "kwargs": {}}
-  made = optimizer.make(schema.OptimConfig(**fields), 2000)[0]
+  fields = {**default().optim.to_dict(), "name": "sgd", "kwargs": {}}
+  made = optimizer.make(OptimConfig(**fields), 2000)[0]
   config = models.model_config(num_layers=1)
   return train_state.abstract(config, made, one_device_mesh())
 

@@ -8,10 +8,9 @@ import pathlib
 import pytest
 from etils import epath
 
-from configs import base
 from pausejax import cli, errors, json_files, tasks
 from pausejax.checkpoints import loaded_run
-from pausejax.config import loader, schema
+from pausejax.config import ModelConfig, default, loader, train_config
 from pausejax.data import record_store, tokenizers
 from pausejax.data.finetuning import encoded
 from pausejax.data.finetuning.prompts import Waiting
@@ -117,21 +116,21 @@ def test_a_mismatch_names_the_field_and_what_it_should_be(
 
 def test_a_config(tmp_path):
   path = tmp_path / "config.json"
-  path.write_text(json.dumps(base.get_config().to_dict()))
+  path.write_text(json.dumps(default().to_dict()))
   refuses_all_damage(
     path,
-    lambda: schema.train_config(loader.load_config(str(path)).to_dict()),
+    lambda: train_config(loader.load_config(str(path)).to_dict()),
     every=5,
   )
 
 
 def test_a_config_of_an_older_version_takes_the_defaults(tmp_path, capsys):
-  tree = base.get_config().to_dict()
+  tree = default().to_dict()
   del tree["optim"]["clip_norm"], tree["seed"], tree["log"]
   path = tmp_path / "config.json"
   path.write_text(json.dumps(tree))
   config = loader.load_config(str(path))
-  assert config.to_dict() == base.get_config().to_dict()
+  assert config.to_dict() == default().to_dict()
   said = capsys.readouterr().err
   assert "does not have optim.clip_norm, so it has the default" in said
   assert "does not have seed" in said and "does not have log.every" in said
@@ -223,7 +222,7 @@ def test_a_page_of_a_damaged_run(name, loose_study):
 def run(tmp_path):
   """The small files of a checkpoint, as far as finding it reads them."""
   tokenizer = tokenizers.load("bytes")
-  config = base.get_config().to_dict()
+  config = default().to_dict()
   meta = {
     "config": config,
     "model": {"vocab_size": tokenizer.vocab_size, **config["model"]},
@@ -343,7 +342,7 @@ def test_tokenizers_of_another_shape(suffix, tmp_path):
 def test_pauses_that_a_model_never_read_are_said_once(run, seen, capsys):
   tokenizer = tokenizers.load("bytes")
   meta = loaded_run.checked({**run, "pauses_seen": seen})
-  model = schema.ModelConfig(**meta["model"])
+  model = ModelConfig(**meta["model"])
   found = loaded_run.Trained(
     pathlib.Path("w"), 5, meta, tokenizer, "bytes", model
   )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pausejax import sharding
-from pausejax.config import schema
+from pausejax.config import MeshConfig
 from pausejax.inference import cached, decode
 from tests import models
 
@@ -65,9 +65,7 @@ def test_neighbours_and_padding_change_nothing(temperature):
 def test_eight_devices_equal_one():
   model = models.model(prefix_attention="bidirectional", num_kv_heads=2)
   rows = [PROMPTS[i % 3] for i in range(8)]
-  mesh = sharding.make_mesh(
-    schema.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
-  )
+  mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
   placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):
     ids_BN = _generate(placed, rows, width=16)

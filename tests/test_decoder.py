@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
-from pausejax.config import schema
+from pausejax.config import SIZES, ModelConfig, default
 from pausejax.model import decoder
 from tests import models
 
@@ -20,10 +19,10 @@ variants = pytest.mark.parametrize(
   [("130m", 136e6, 136_174_080), ("1b", 1.345e9, 1_344_917_504)],
 )
 def test_sizes_have_the_papers_parameter_counts(size, papers, ours):
-  config = base.get_config()
-  config.model.update(base.SIZES[size])
+  config = default()
+  config.model.update(SIZES[size])
   # 32,128 rows and `<pause>`, padded to 32,256: 0.1% above the paper's count.
-  model = schema.ModelConfig(vocab_size=32_129, **config.model.to_dict())
+  model = ModelConfig(vocab_size=32_129, **config.model.to_dict())
   assert decoder.num_parameters(model) == ours
   assert ours == pytest.approx(papers, rel=2e-3)
 

@@ -19,14 +19,13 @@ from tests import models, processes
 COMPUTE = """
 import functools, sys
 import jax, numpy as np
-from configs import base
 from pausejax import optimizer, settings
 from pausejax.inference import decode, score
 from pausejax.training import step
 from tests import models
 
-loss = base.get_config().loss.to_dict() | {"num_chunks": 2}
-optim = base.get_config().optim.to_dict()
+loss = default().loss.to_dict() | {"num_chunks": 2}
+optim = default().optim.to_dict()
 made, schedule = optimizer.make(settings.OptimConfig(**optim), 10)
 train_step = functools.partial(
   step.train_step, optimizer=made, schedule=schedule,

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import finetune as finetune_config
 from pausejax import cli, errors, metrics, tasks
-from pausejax.config import schema
+from pausejax.config import load_config, train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.data.pretraining.source import StepBatches
@@ -84,11 +83,11 @@ def stores(tmp_path_factory):
 
 
 def run_of(task, folder="", **changes):
-  tree = finetune_config.get_config().to_dict()
+  tree = load_config("finetune").to_dict()
   tree["data"] |= {"task": task, "segments_dir": folder, "seq_len": 256}
   tree["model"] |= {"max_seq_len": 256}
   tree["finetune"] |= changes
-  return schema.train_config(tree)
+  return train_config(tree)
 
 
 def source_of(config, split="train"):

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
 from pausejax import errors, tasks
-from pausejax.config import schema
+from pausejax.config import FinetuneConfig, LossConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
 from pausejax.data.finetuning import examples, prompts
@@ -58,9 +57,9 @@ def questions(count: int, seed: int = 0, name: str = "q") -> list:
   ]
 
 
-def config(**changes) -> schema.FinetuneConfig:
-  fields = base.get_config().finetune.to_dict()
-  return schema.FinetuneConfig(**{**fields, **changes})
+def config(**changes) -> FinetuneConfig:
+  fields = default().finetune.to_dict()
+  return FinetuneConfig(**{**fields, **changes})
 
 
 def encoded(
@@ -330,7 +329,7 @@ def test_packing_changes_neither_the_loss_nor_the_gradients(
   sequences = encoded(questions(8), tokenizer=LETTERS)
   objective = functools.partial(
     step._summed_objective,
-    loss=schema.LossConfig(num_chunks=4, z_loss=0.0),
+    loss=LossConfig(num_chunks=4, z_loss=0.0),
     pause_id=models.PAUSE_ID,
   )
   grads = jax.jit(jax.grad(objective, has_aux=True))
@@ -364,7 +363,7 @@ def test_the_head_sees_what_counts_and_nothing_changes(make_source):
   whole = {name: x for name, x in batch.items() if name != "counted"}
   objective = functools.partial(
     step._summed_objective,
-    loss=schema.LossConfig(num_chunks=4, z_loss=1e-2),
+    loss=LossConfig(num_chunks=4, z_loss=1e-2),
     pause_id=models.PAUSE_ID,
   )
   grads = jax.jit(jax.grad(objective, has_aux=True))

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import base
 from pausejax import errors, optimizer
 from pausejax.checkpoints import leaves
 from pausejax.checkpoints.store import Store
-from pausejax.config import schema
+from pausejax.config import OptimConfig, default
 from pausejax.training import initial
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
@@ -20,8 +19,8 @@ PAUSE_ID = models.VOCAB_SIZE - 1
 
 @pytest.fixture(scope="module")
 def made():
-  fields = base.get_config().optim.to_dict()
-  return optimizer.make(schema.OptimConfig(**fields), 2000)[0]
+  fields = default().optim.to_dict()
+  return optimizer.make(OptimConfig(**fields), 2000)[0]
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from configs import base
 from pausejax import cli, pause, tasks
-from pausejax.config import schema
+from pausejax.config import FinetuneConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, language_model_batch
 from pausejax.data.finetuning import prompts
@@ -29,8 +28,8 @@ def finetuning(data_config):
   """Makes (batch, rules) of a small task of options."""
 
   def make(own_hints=(), **changes):
-    fields = base.get_config().finetune.to_dict() | {"num_pauses": 4} | changes
-    config = schema.FinetuneConfig(**fields)
+    fields = default().finetune.to_dict() | {"num_pauses": 4} | changes
+    config = FinetuneConfig(**fields)
     task = tasks.Task(
       name="fake",
       kind="options",

@@ -5,9 +5,8 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from configs import base
 from pausejax import errors
-from pausejax.config import schema
+from pausejax.config import default, train_config
 from pausejax.runtime.agreement import Agreement
 from pausejax.training import loop, meter
 from tests.test_sharding import one_device_mesh
@@ -51,12 +50,12 @@ class Run:
     self, start: int, end: int, owed: bool = False, every: int = 100
   ) -> int:
     """Trains between the steps, measuring at even ones; the exit code."""
-    tree = base.get_config()
+    tree = default()
     tree.num_steps, tree.eval.every, tree.checkpoint.every = end, 2, every
     tree.optim.update(self._optim)
     agreement = Agreement(self._flag, one_device_mesh())
     loop.Loop(
-      config=schema.train_config(tree.to_dict()),
+      config=train_config(tree.to_dict()),
       train_step=self._train_step,
       evaluate_batch=self._evaluate_batch,
       put=lambda batch: batch,

@@ -6,14 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
 from pausejax import errors, sharding
-from pausejax.config import schema
+from pausejax.config import MeshConfig, default, train_config
 
 
 def make(devices=None, **axes):
   sizes = dict(data=1, fsdp=1, sequence=1, tensor=1) | axes
-  return sharding.make_mesh(schema.MeshConfig(**sizes), devices)
+  return sharding.make_mesh(MeshConfig(**sizes), devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +100,11 @@ def test_a_mesh_of_some_devices():
   ],
 )
 def test_what_does_not_divide_names_the_axis(changes, axes, message):
-  config = base.get_config()
+  config = default()
   config.data.seq_len = 1024
   config.model.num_heads = 8
   config.update_from_flattened_dict(changes)
-  config = schema.train_config(config.to_dict())
+  config = train_config(config.to_dict())
   mesh = make(**{"data": 1, **axes})
   with pytest.raises(errors.UsageError, match=message):
     sharding.check_run(mesh, config, config.model_config(vocab_size=100))

@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
 from pausejax import errors, optimizer, sharding
 from pausejax.checkpoints import leaves
-from pausejax.config import schema
+from pausejax.config import MeshConfig, OptimConfig, default
 from tests import models
 
 NUM_LAYERS = 2
@@ -26,9 +25,9 @@ NAMES = sorted(
 )
 
 
-def config(**changes) -> schema.OptimConfig:
-  fields = {**base.get_config().optim.to_dict(), "warmup_steps": 0, **changes}
-  return schema.OptimConfig(**fields)
+def config(**changes) -> OptimConfig:
+  fields = {**default().optim.to_dict(), "warmup_steps": 0, **changes}
+  return OptimConfig(**fields)
 
 
 @functools.cache
@@ -140,9 +139,7 @@ def test_optimizers_in_use_are_accepted_and_others_refused():
 @pytest.mark.parametrize("name", optimizer.names(config()))
 def test_states_are_laid_out_over_a_mesh_and_saved(name):
   made, _ = optimizer.make(config(name=name, kwargs={}), 10)
-  mesh = sharding.make_mesh(
-    schema.MeshConfig(data=1, fsdp=4, sequence=1, tensor=2)
-  )
+  mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, sequence=1, tensor=2))
   shapes = jax.eval_shape(made.init, models.model(d_model=128, num_layers=3))
   for x in jax.tree.leaves(sharding.placed(shapes, mesh)):
     x.sharding.shard_shape(x.shape)  # Raises where it does not divide.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pausejax.config import schema
+from pausejax.config import LossConfig
 from pausejax.data import tokenizers
 from pausejax.evaluation import plain_text
 from tests.models import random_model
@@ -16,7 +16,7 @@ from tests.test_sharding import mesh_of_8, one_device_mesh
 
 TOKENIZER = tokenizers.load("bytes")
 TEXTS = ["abc", "", "né" * 40, "x", *("word " * n for n in range(1, 9))]
-LOSS = schema.LossConfig(num_chunks=4, z_loss=0.1)
+LOSS = LossConfig(num_chunks=4, z_loss=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from configs import base, pretrain_c4
 from pausejax import cli
-from pausejax.config import schema
+from pausejax.config import default, load_config, train_config
 from pausejax.preflight import table
 from pausejax.preflight.remedies import Remedy, find
 from pausejax.preflight.table import Preflight
@@ -110,8 +109,8 @@ def test_times_follow_from_the_stated_peak():
 
 
 def test_the_step_of_the_paper_needs_what_the_formula_says():
-  model = schema.train_config(
-    pretrain_c4.get_config("size=1b").to_dict()
+  model = train_config(
+    load_config("pretrain_c4:size=1b").to_dict()
   ).model_config(32_129)
   # 24 layers of 12 D^2, a head of 32,256 rows, half the square of attention.
   d, layers = 2048, 24
@@ -131,7 +130,7 @@ def needs(config, *, state=8, row=1 / 16, copies=8):
 
 def remedies(available, *, largest, **sizes):
   """Returns (what is offered, what was asked) for a run that does not fit."""
-  config = schema.train_config(pretrain_c4.get_config("size=1b").to_dict())
+  config = train_config(load_config("pretrain_c4:size=1b").to_dict())
   asked = []
 
   def ask(changed, words):
@@ -294,10 +293,10 @@ def test_every_topology_of_the_help_is_known():
 def test_the_size_of_the_vocabulary_and_where_it_is_from():
   from pausejax.programs import preflight as program
 
-  c4 = schema.train_config(pretrain_c4.get_config("size=1b").to_dict())
+  c4 = train_config(load_config("pretrain_c4:size=1b").to_dict())
   assert program._vocab_size(1000, c4)[0] == 1000
   assert program._vocab_size(0, c4)[0] == 32_128
-  tree = base.get_config()
+  tree = default()
   tree.data.task = "text"
-  text = schema.train_config(tree.to_dict())
+  text = train_config(tree.to_dict())
   assert program._vocab_size(0, text)[0] == 259

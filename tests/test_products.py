@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pausejax import sharding
-from pausejax.config import schema
+from pausejax.config import MeshConfig
 from pausejax.model import decoder, products
 from pausejax.preflight import collectives
 from tests import models
@@ -54,9 +54,7 @@ def test_fsdp_gathers_bfloat16_and_reduces_float32(tmp_path):
   config = models.model_config(
     d_model=128, d_ff=256, dtype="bfloat16", remat="names"
   )
-  mesh = sharding.make_mesh(
-    schema.MeshConfig(data=1, fsdp=8, sequence=1, tensor=1)
-  )
+  mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=8, sequence=1, tensor=1))
   model = sharding.placed(
     jax.eval_shape(functools.partial(decoder.init, config, 0)), mesh
   )

@@ -12,9 +12,8 @@ import threading
 
 import pytest
 
-from configs import base
 from pausejax import errors, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig, default
 from pausejax.data.finetuning import examples
 from pausejax.evaluation import results
 from pausejax.programs import report as program
@@ -64,7 +63,7 @@ def plan(workdir, **changes) -> plans.Study:
 def write_run(workdir, *, seed=0, num_steps=4, **data) -> None:
   """A run of four steps: its losses are 4, 3, nan and 1."""
   workdir.mkdir(parents=True)
-  config = {**base.get_config().to_dict(), "seed": seed}
+  config = {**default().to_dict(), "seed": seed}
   config["data"].update(data)
   (workdir / "config.json").write_text(json.dumps(config))
   lines = [
@@ -310,7 +309,7 @@ def test_prompts_are_shown_if_the_same_data_is_at_hand(tmp_path):
   ]
   text = "".join(json.dumps(line) + "\n" for line in lines)
   (folder / "test.jsonl").write_text(text)
-  data = base.get_config().data.to_dict()
+  data = default().data.to_dict()
   data = DataConfig(**{**data, "local_dir": str(folder)})
   digest = examples.load(tasks.downstream("gsm8k"), "test", data).sha256
   write_study(tmp_path / "study", local_dir=folder, sha256=digest)

@@ -6,9 +6,13 @@ import types
 
 import pytest
 
-from configs import base
 from pausejax import errors
-from pausejax.config import schema
+from pausejax.config import (
+  ModelConfig,
+  architecture_fields,
+  default,
+  train_config,
+)
 from pausejax.runtime import run_folder
 from pausejax.training import resume
 
@@ -17,11 +21,11 @@ WORKDIR = pathlib.Path("run")
 
 def saved():
   """The config as a checkpoint keeps it."""
-  return json.loads(json.dumps(base.get_config().to_dict()))
+  return json.loads(json.dumps(default().to_dict()))
 
 
 def changed(field, value):
-  tree = base.get_config().to_dict()
+  tree = default().to_dict()
   *parents, last = field.split(".")
   node = tree
   for name in parents:
@@ -31,7 +35,7 @@ def changed(field, value):
 
 
 def test_the_same_settings_do_not_differ():
-  assert resume.differences(saved(), base.get_config().to_dict()) == []
+  assert resume.differences(saved(), default().to_dict()) == []
 
 
 REFUSED = {
@@ -85,7 +89,7 @@ def test_what_decides_the_computation_is_refused_with_a_table(field):
 def test_all_else_is_printed(field, value):
   new, before = changed(field, value), saved()
   resume.require_resumable(WORKDIR, before, new)
-  config = schema.train_config(new)
+  config = train_config(new)
   _, line = resume.notes(config, new, {"config": before})
   node = before
   for name in field.split("."):
@@ -94,7 +98,7 @@ def test_all_else_is_printed(field, value):
 
 
 def test_every_field_that_may_change_exists():
-  tree = base.get_config().to_dict()
+  tree = default().to_dict()
   for names in resume.MAY_CHANGE.values():
     for name in names:
       node = tree
@@ -103,7 +107,7 @@ def test_every_field_that_may_change_exists():
 
 
 def test_the_shape_of_a_model_never_changes():
-  fields = [f"model.{name}" for name in schema.SHAPE_FIELDS]
+  fields = [f"model.{name}" for name in architecture_fields(ModelConfig)]
   assert not any(map(resume.may_change, fields))
 
 
@@ -111,13 +115,13 @@ def test_a_field_of_another_version_is_not_compared():
   old = saved()
   del old["optim"]["max_skipped_in_a_row"]
   old["model"]["gone"] = 3
-  assert resume.differences(old, base.get_config().to_dict()) == []
+  assert resume.differences(old, default().to_dict()) == []
 
 
 def test_an_argument_of_the_optimizer_that_comes_or_goes_is_named():
   old = saved()
   old["optim"]["kwargs"] = {"b1": 0.9, "nesterov": True}
-  found = resume.differences(old, base.get_config().to_dict())
+  found = resume.differences(old, default().to_dict())
   assert ("optim.kwargs.nesterov", True, None) in found
   assert ("optim.kwargs.b2", None, 0.95) in found
 
@@ -136,9 +140,9 @@ def test_an_argument_of_the_optimizer_that_comes_or_goes_is_named():
   ],
 )
 def test_a_run_without_steps_left_says_so(num_steps, stop_at_step, step, words):
-  tree = base.get_config()
+  tree = default()
   tree.num_steps, tree.stop_at_step = num_steps, stop_at_step
-  config = schema.train_config(tree.to_dict())
+  config = train_config(tree.to_dict())
   assert resume.is_over(config, step) == bool(words)
   if words:
     line = resume.nothing_to_do(config, step, pathlib.Path("c"))
@@ -146,7 +150,7 @@ def test_a_run_without_steps_left_says_so(num_steps, stop_at_step, step, words):
 
 
 def test_skipped_steps_are_counted_at_the_end():
-  config = schema.train_config(base.get_config().to_dict())
+  config = train_config(default().to_dict())
   for skipped, words in ((0, "(num_steps 100000)"), (3, "3 steps were not")):
     state = types.SimpleNamespace(step=7, num_skipped=skipped)
     line = resume.ending(config, state, pathlib.Path("c"))
@@ -187,7 +191,7 @@ def test_other_first_parameters_are_announced(tmp_path, there):
     (folder / "checkpoints" / "9" / "meta" / "meta.json").write_text("{}")
   new = changed("init_from", str(folder))
   began = {"workdir": str(folder), "step": 7}
-  config = schema.train_config(new)
+  config = train_config(new)
   (line,) = resume.notes(config, new, {"config": new, "initial": began})
   now = f"step 9 of {folder}" if there else "without a checkpoint"
   assert f"is now {now}" in line and f"began with step 7 of {folder}" in line

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pausejax import sharding
-from pausejax.config import schema
+from pausejax.config import MeshConfig
 from pausejax.inference import decode, score
 from tests import models
 
@@ -112,9 +112,7 @@ def test_eight_devices_equal_one():
   model, rows = models.model(prefix_attention="bidirectional"), range(8)
   prefixes, options = [PREFIXES[i % 3] for i in rows], [[[3], [4, 5, 6]]] * 8
   alone_BO, _ = _score(model, prefixes, options, width=9, option_len=3)
-  mesh = sharding.make_mesh(
-    schema.MeshConfig(data=2, fsdp=2, sequence=1, tensor=2)
-  )
+  mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
   placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):
     log_prob_BO, _ = _score(placed, prefixes, options, width=9, option_len=3)

@@ -19,9 +19,8 @@ seqio = pytest.importorskip("seqio")
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
 
-from configs import base  # noqa: E402
 from pausejax import errors, pause  # noqa: E402
-from pausejax.config import schema  # noqa: E402
+from pausejax.config import DataConfig, default  # noqa: E402
 from pausejax.data import opening, tokenizer_training, tokenizers  # noqa: E402
 from pausejax.data.batch import language_model_batch  # noqa: E402
 from pausejax.data.seqio import (  # noqa: E402
@@ -89,7 +88,7 @@ def tfds_dir(tmp_path_factory) -> str:
   return root
 
 
-def data_config(**changes) -> schema.DataConfig:
+def data_config(**changes) -> DataConfig:
   small = {
     "task": "text",
     "door": "seqio",
@@ -101,8 +100,8 @@ def data_config(**changes) -> schema.DataConfig:
     "holdout_every": 5,
     "shuffle_buffer": 50,
   }
-  tree = base.get_config().data.to_dict()
-  return schema.DataConfig(**{**tree, **small, **changes})
+  tree = default().data.to_dict()
+  return DataConfig(**{**tree, **small, **changes})
 
 
 def open_stream(data, *, task=TASK, **changes) -> stream.SeqioBatches:

@@ -8,15 +8,21 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base, pretrain_c4
 from pausejax import optimizer, sharding
 from pausejax import train_state as states
-from pausejax.config import schema
+from pausejax.config import (
+  LossConfig,
+  MeshConfig,
+  OptimConfig,
+  default,
+  load_config,
+  train_config,
+)
 from pausejax.preflight import collectives
 from pausejax.training import step
 from tests import models
 
-LOSS = schema.LossConfig(num_chunks=4, z_loss=1e-4)
+LOSS = LossConfig(num_chunks=4, z_loss=1e-4)
 SHAPE = dict(d_model=32, num_heads=8, num_kv_heads=8)
 ROWS, SEQ_LEN = 16, 32
 
@@ -42,14 +48,14 @@ def one_device_mesh():
 
 def mesh_of_8(data, fsdp, tensor, sequence=1):
   return sharding.make_mesh(
-    schema.MeshConfig(data=data, fsdp=fsdp, sequence=sequence, tensor=tensor)
+    MeshConfig(data=data, fsdp=fsdp, sequence=sequence, tensor=tensor)
   )
 
 
 def compiled_step(mesh, num_microbatches=1):
   """Returns (step compiled for the mesh, a fresh state on it)."""
-  fields = {**base.get_config().optim.to_dict(), "warmup_steps": 2}
-  made, schedule = optimizer.make(schema.OptimConfig(**fields), 10)
+  fields = {**default().optim.to_dict(), "warmup_steps": 2}
+  made, schedule = optimizer.make(OptimConfig(**fields), 10)
   train = functools.partial(
     step.train_step,
     optimizer=made,
@@ -183,9 +189,7 @@ def test_the_gradient_of_a_frequent_row_is_summed_in_float32():
 
 
 def test_a_state_made_on_a_mesh_is_laid_out_there_and_the_same():
-  made = optimizer.make(
-    schema.OptimConfig(**base.get_config().optim.to_dict()), 2000
-  )[0]
+  made = optimizer.make(OptimConfig(**default().optim.to_dict()), 2000)[0]
   config, mesh = models.model_config(), mesh_of_8(2, 2, 2)
   here = jax.jit(lambda: states.init(config, made, 3))()
   there = states.init_on_mesh(config, made, 3, mesh)
@@ -198,9 +202,9 @@ def test_a_state_made_on_a_mesh_is_laid_out_there_and_the_same():
 
 def run_of_1b(mesh, **changes):
   """Returns (config, abstract state, optimizer with its schedule)."""
-  c = pretrain_c4.get_config("size=1b")
+  c = load_config("pretrain_c4:size=1b")
   c.update_from_flattened_dict(changes)
-  config = schema.train_config(c.to_dict())
+  config = train_config(c.to_dict())
   made = optimizer.make(config.optim, config.num_steps)
   model = config.model_config(vocab_size=32_129)
   return config, states.abstract(model, made[0], mesh), made

@@ -7,20 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
 from pausejax import optimizer, train_state
-from pausejax.config import schema
+from pausejax.config import LossConfig, ModelConfig, OptimConfig, default
 from pausejax.training import step
 from tests import models
 
-LOSS = schema.LossConfig(num_chunks=4, z_loss=0.0)
+LOSS = LossConfig(num_chunks=4, z_loss=0.0)
 
 
 @functools.cache
 def make_step(num_microbatches=1, learning_rate=3e-4):
-  fields = base.get_config().optim.to_dict()
+  fields = default().optim.to_dict()
   fields |= dict(warmup_steps=2, learning_rate=learning_rate)
-  made, schedule = optimizer.make(schema.OptimConfig(**fields), 10)
+  made, schedule = optimizer.make(OptimConfig(**fields), 10)
   train = functools.partial(
     step.train_step,
     optimizer=made,
@@ -159,14 +158,12 @@ def test_a_fixed_batch_is_learned():
 
 def test_the_compiled_step_never_holds_the_full_logits():
   batch_size, seq_len, vocab_size = 4, 512, 32_000
-  fields = base.get_config().model.to_dict() | dict(
+  fields = default().model.to_dict() | dict(
     num_layers=1, d_model=32, num_heads=1, num_kv_heads=1, d_ff=64
   )
   fields |= dict(max_seq_len=seq_len, dtype="float32", remat="full")
-  config = schema.ModelConfig(vocab_size=vocab_size, **fields)
-  made, schedule = optimizer.make(
-    schema.OptimConfig(**base.get_config().optim.to_dict()), 100
-  )
+  config = ModelConfig(vocab_size=vocab_size, **fields)
+  made, schedule = optimizer.make(OptimConfig(**default().optim.to_dict()), 100)
   batch = models.batch(batch_size=batch_size, seq_len=seq_len)
   abstract = jax.eval_shape(lambda: train_state.init(config, made, 0))
 
@@ -175,7 +172,7 @@ def test_the_compiled_step_never_holds_the_full_logits():
       step.train_step,
       optimizer=made,
       schedule=schedule,
-      loss=schema.LossConfig(num_chunks=num_chunks, z_loss=0.0),
+      loss=LossConfig(num_chunks=num_chunks, z_loss=0.0),
       num_microbatches=1,
       pause_id=vocab_size - 1,
     )

@@ -8,22 +8,21 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import base
 from pausejax import errors, optimizer
 from pausejax import train_state as states
 from pausejax.checkpoints import folders, leaves
 from pausejax.checkpoints.store import Store
-from pausejax.config import schema
+from pausejax.config import CheckpointConfig, OptimConfig, default
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
-KEEP = schema.CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
+KEEP = CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
 
 
 @pytest.fixture(scope="module")
 def made():
-  fields = base.get_config().optim.to_dict()
-  return optimizer.make(schema.OptimConfig(**fields), 2000)[0]
+  fields = default().optim.to_dict()
+  return optimizer.make(OptimConfig(**fields), 2000)[0]
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from configs import study as study_config
-from configs import study_smoke
 from pausejax import commandline, errors
+from pausejax.config import load_config
 from pausejax.evaluation import results
 from pausejax.programs import study as program
 from pausejax.study import plan as plans
@@ -132,7 +131,7 @@ def test_a_plan_comes_back_from_disk(tmp_path):
 
 @pytest.mark.parametrize("arg", ["", "size=130m", "only=table"])
 def test_the_paper_study_covers_the_paper(tmp_path, arg):
-  built = plans.make(tmp_path, study_config.get_config(arg).to_dict())
+  built = plans.make(tmp_path, load_config(f"study:{arg}").to_dict())
   assert len(built.tasks) == 9 and len(built.seeds) == 5
   assert [v.name for v in built.variants[:4]] == [
     "StdPT_StdFT",
@@ -358,7 +357,7 @@ def smaller(config) -> dict:
 def test_a_killed_study_ends_with_every_cell_once(tmp_path, request):
   """Killed alone, with its child, and asked to stop: nothing runs twice."""
   config = tmp_path / "small.py"
-  tree = smaller(study_smoke.get_config())
+  tree = smaller(load_config("study_smoke"))
   config.write_text(
     "import json\nfrom ml_collections import ConfigDict\n"
     f"TREE = {json.dumps(tree)!r}\n"

@@ -11,14 +11,13 @@ import jax
 import numpy as np
 
 from benchmarks.arms.shapes import Shape
-from configs import pretrain_c4, smoke
 from pausejax import optimizer, sharding, train_state
 from pausejax.checkpoints import leaves
-from pausejax.config import loader, schema
+from pausejax.config import TrainConfig, load_config, loader, train_config
 from pausejax.data.batch import Batch
 from pausejax.training import step
 
-# The defaults of configs/base.py are GPT's; Llama's choices are settings.
+# The defaults of the config are GPT's; Llama's choices are settings.
 KINDS: dict[str, dict[str, Any]] = {
   "gpt": dict(position="learned", norm="layernorm"),
   "llama": dict(position="rope", norm="rmsnorm", mlp="swiglu", bias=False),
@@ -31,7 +30,7 @@ def config(
   overrides: Sequence[str] = (),
   *,
   backend: str = "",
-) -> schema.TrainConfig:
+) -> TrainConfig:
   """Returns what a user sets on this backend, for another shape.
 
   On a CPU that is configs/smoke.py (float32, unrolled, no rematerialisation),
@@ -44,7 +43,7 @@ def config(
     backend: "cpu" or another; empty asks JAX, which then takes its devices.
   """
   is_cpu = (backend or jax.default_backend()) == "cpu"
-  c = (smoke if is_cpu else pretrain_c4).get_config("pause=false")
+  c = load_config(f"{'smoke' if is_cpu else 'pretrain_c4'}:pause=false")
   c.data.seq_len = shape.seq_len
   c.batch_size = shape.batch_size
   c.model.num_layers = shape.num_layers
@@ -61,7 +60,7 @@ def config(
     loader.apply_override(c, override)
   if c.model.dtype == "auto":  # The other arms know no "auto".
     c.model.dtype = "float32" if is_cpu else "bfloat16"
-  return schema.train_config(c.to_dict())
+  return train_config(c.to_dict())
 
 
 class Trainer:
@@ -69,7 +68,7 @@ class Trainer:
 
   def __init__(
     self,
-    config: schema.TrainConfig,
+    config: TrainConfig,
     vocab_size: int,
     devices: Sequence[Any] | None = None,
   ):

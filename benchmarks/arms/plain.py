@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pausejax.config import schema
+from pausejax.config import TrainConfig
 from pausejax.data.batch import Batch
 
 
@@ -24,7 +24,7 @@ class Trainer:
 
   def __init__(
     self,
-    config: schema.TrainConfig,
+    config: TrainConfig,
     weights: dict[str, Any],
     *,
     attention: str = "xla",

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.arms import plain
-from pausejax.config import schema
+from pausejax.config import ModelConfig, OptimConfig, TrainConfig
 from pausejax.data.batch import Batch
 
 
@@ -52,7 +52,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
   """Ids and targets in, the mean loss out."""
 
-  def __init__(self, config: schema.ModelConfig):
+  def __init__(self, config: ModelConfig):
     super().__init__()
     c = config
     self.embedding = nn.Embedding(c.vocab_size, c.d_model)
@@ -79,7 +79,7 @@ class GPT(nn.Module):
 class Llama(nn.Module):
   """Hugging Face's Llama; ids and targets in, the mean loss out."""
 
-  def __init__(self, config: schema.ModelConfig):
+  def __init__(self, config: ModelConfig):
     import transformers
 
     super().__init__()
@@ -115,7 +115,7 @@ class Trainer:
   def __init__(
     self,
     model: nn.Module,
-    config: schema.TrainConfig,
+    config: TrainConfig,
     *,
     compiled: bool,
   ):
@@ -165,7 +165,7 @@ def use_attention(*, cudnn_only: bool) -> None:
   torch.backends.cuda.enable_mem_efficient_sdp(not cudnn_only)
 
 
-def fresh(kind: str, config: schema.ModelConfig) -> nn.Module:
+def fresh(kind: str, config: ModelConfig) -> nn.Module:
   """Returns a "gpt" or "llama" made on the device, matrices normal 0.02."""
   with torch.device(device()):
     model = {"gpt": GPT, "llama": Llama}[kind](config)
@@ -176,7 +176,7 @@ def fresh(kind: str, config: schema.ModelConfig) -> nn.Module:
   return model
 
 
-def gpt(config: schema.ModelConfig, weights: dict[str, Any]) -> GPT:
+def gpt(config: ModelConfig, weights: dict[str, Any]) -> GPT:
   """Returns the GPT with the weights that `ours.weights` returned."""
   model = GPT(config)
   flat = plain.joined(weights)
@@ -192,7 +192,7 @@ def gpt(config: schema.ModelConfig, weights: dict[str, Any]) -> GPT:
   return model
 
 
-def llama(config: schema.ModelConfig, weights: dict[str, Any]) -> Llama:
+def llama(config: ModelConfig, weights: dict[str, Any]) -> Llama:
   """Returns the Llama with the weights that `ours.weights` returned."""
   model = Llama(config)
   inner = model.hf.model
@@ -223,7 +223,7 @@ def _mean_loss(logits_BTV, targets_BT):
   )
 
 
-def _adamw(model: nn.Module, optim: schema.OptimConfig):
+def _adamw(model: nn.Module, optim: OptimConfig):
   """Returns fused AdamW that decays what ours decays: matrices."""
   decayed, rest = [], []
   for name, parameter in model.named_parameters():

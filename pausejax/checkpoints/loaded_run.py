@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pausejax import errors, json_files
 from pausejax.checkpoints import folders
-from pausejax.config import loader
-from pausejax.config.schema import ModelConfig
+from pausejax.config import ModelConfig, loader
 from pausejax.data import tokenizers
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 
 from pausejax.checkpoints import folders
-from pausejax.config.schema import CheckpointConfig
+from pausejax.config import CheckpointConfig
 
 TRASH = "trash"
 

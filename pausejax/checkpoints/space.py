@@ -11,7 +11,7 @@ from typing import Any
 
 from pausejax import errors
 from pausejax.checkpoints import folders
-from pausejax.config.schema import CheckpointConfig
+from pausejax.config import CheckpointConfig
 
 _OVERHEAD = 150_000  # Bytes of names, digests, and parts of blocks.
 

@@ -30,7 +30,7 @@ from pausejax.checkpoints import (
   retention,
   space,
 )
-from pausejax.config.schema import CheckpointConfig
+from pausejax.config import CheckpointConfig
 from pausejax.runtime import distributed
 from pausejax.train_state import TrainState
 

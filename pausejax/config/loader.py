@@ -1,7 +1,8 @@
 """Config files, and changes to single fields of them.
 
-  configs/smoke.py:pause=false   a Python file's get_config("pause=false")
-  run/config.json                the config that a run saved
+  mine/long.py:pause=false   a Python file's get_config("pause=false")
+  smoke:pause=false          the same of an experiment file of this package
+  run/config.json            the config that a run saved
 
 Config files are Python and are run: treat them as code. What a run saves is
 JSON, and reading that runs nothing.
@@ -11,7 +12,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import sys
@@ -21,13 +21,25 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import configs
-from configs import base
 from pausejax import errors
-from pausejax.config import schema
+from pausejax.config import arguments as config_arguments
+from pausejax.config import fields, tree
+from pausejax.config.training import TrainConfig
 
 # A path may hold a colon, as in runs/10:30/config.json.
 _SPEC = re.compile(r"(.*?\.(?:py|json)|[^:]*)(?::(.*))?", re.DOTALL)
+
+
+def shipped() -> dict[str, pathlib.Path]:
+  """Returns name -> file of the experiments that come with this package.
+
+  An installed package holds them as `pausejax/_configs`; in a checkout they are
+  the files of `configs/`.
+  """
+  package = pathlib.Path(__file__).parent.parent
+  places = (package / "_configs", package.parent / "configs")
+  folder = next((p for p in places if p.is_dir()), places[0])
+  return {p.stem: p for p in sorted(folder.glob("[!_]*.py"))}
 
 
 def split(spec: str) -> tuple[pathlib.Path, str]:
@@ -35,21 +47,25 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
   found = _SPEC.fullmatch(spec)
   assert found
   name, arg = found[1], found[2] or ""
+  names = shipped()
+  if name in names:
+    return names[name], arg
   path = pathlib.Path(name)
   if not path.is_file():
-    shipped = pathlib.Path(os.path.relpath(next(iter(configs.__path__))))
-    found = [p for f in (shipped, path.parent) for p in f.glob("[!_]*.py")]
-    # By name without folder and suffix: only that may be right.
-    names = {p.stem: str(p) for p in found}
-    close = difflib.get_close_matches(path.stem, names, n=1)
-    hint = f"; did you mean {names[close[0]]!r}?" if close else ""
-    known = ", ".join(sorted({*map(str, found)}))
+    # By name without folder and suffix: only that may be wrong.
+    near = {p.stem: str(p) for p in path.parent.glob("[!_]*.py")}
+    close = difflib.get_close_matches(path.stem, [*names, *near], n=1)
+    hint = (
+      f"; did you mean {(near.get(close[0]) or close[0])!r}?" if close else ""
+    )
     raise errors.UsageError(
-      f"--config: no file {name!r}{hint} (known: {known})"
+      f"--config: no file {name!r}{hint} "
+      f"(known: {', '.join([*names, *sorted(near.values())])})"
     )
   errors.require(
     path.suffix in (".py", ".json"),
-    f"--config: {path} is neither a .py nor a .json",
+    f"--config: {path} is neither a .py nor a .json, nor one of "
+    f"{', '.join(names)}",
   )
   return path, arg
 
@@ -85,42 +101,56 @@ def load_config(spec: str) -> ConfigDict:
 def arguments(spec: str) -> Mapping[str, Any]:
   """Returns key -> choices of what may stand behind the colon of a config.
 
-  Empty if the file takes none, or does not read them by `base.parse_arg`.
+  Empty if the file takes none, or does not read them by `parse_arg`.
   """
   path, _ = split(spec)
   if path.suffix == ".json":
     return {}
   try:
-    _module(path).get_config(base.ASK)
-  except base.UnknownArgument as e:
+    _module(path).get_config(config_arguments.ASK)
+  except config_arguments.UnknownArgument as e:
     return e.choices
   except Exception:  # It reads its argument in a way of its own.
     pass
   return {}
 
 
-def saved(tree: Any) -> ConfigDict:
+def saved(values: Any) -> ConfigDict:
   """Returns the config that a run saved, as plain values.
 
-  One of an older version lacks fields; they take the defaults of today.
+  One of an older version lacks fields; they take what their declarations say of
+  such files, else the default.
 
   Raises:
-    UsageError: the tree is no config.
+    UsageError: the values are no config.
     ValueError, TypeError, OverflowError: a value cannot be part of a config.
   """
-  schema.check_fields(tree, may_lack=True)
-  config = base.get_config()
-  if "kwargs" in tree.get("optim", {}):
+  tree.check_fields(values, may_lack=True)
+  config = tree.default()
+  for name, declared in fields.all_fields(TrainConfig):
+    if declared.before is not None:
+      node, last = _node(config, name)
+      node[last] = declared.before
+  if "kwargs" in values.get("optim", {}):
     with config.optim.unlocked():
       config.optim.kwargs = ConfigDict()
   with config.optim.kwargs.unlocked():
-    config.update(tree)
+    config.update(values)
   return config
 
 
-def added(tree: Mapping[str, Any], config: ConfigDict) -> list[str]:
-  """Returns the fields of a config that the saved tree does not have."""
-  there = field_names(ConfigDict(tree))
+def _node(config: ConfigDict, name: str) -> tuple[Any, str]:
+  """Returns (the group that holds a field, its name in there)."""
+  *parents, last = name.split(".")
+  node: Any = config
+  for parent in parents:
+    node = node[parent]
+  return node, last
+
+
+def added(values: Mapping[str, Any], config: ConfigDict) -> list[str]:
+  """Returns the fields of a config that the saved values do not have."""
+  there = field_names(ConfigDict(values))
   return [name for name in field_names(config) if name not in there]
 
 
@@ -274,15 +304,16 @@ def _literal(text: str) -> Any:
 
 def _from_json(path: pathlib.Path) -> ConfigDict:
   try:
-    tree = json.loads(path.read_text("utf-8"))
-    config = saved(tree)
+    values = json.loads(path.read_text("utf-8"))
+    config = saved(values)
   except (ValueError, TypeError, OverflowError, RecursionError) as e:
     raise errors.UsageError(
       f"--config: {path} is not a saved config: {errors.first_line(e)}"
     ) from e
-  for name in added(tree, config):
+  for name in added(values, config):
+    node, last = _node(config, name)
     print(
-      f"pausejax: {path} does not have {name}, so it has the default",
+      f"pausejax: {path} was saved before {name} existed; it is {node[last]!r}",
       file=sys.stderr,
     )
   return config

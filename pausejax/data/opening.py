@@ -7,7 +7,7 @@ needs TensorFlow, which is imported here when such data is read.
 from collections.abc import Iterator
 
 from pausejax import errors
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.tasks import corpora, records
 
 

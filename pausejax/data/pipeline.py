@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pausejax import errors, tasks
-from pausejax.config.schema import DataConfig, TrainConfig
+from pausejax.config import DataConfig, TrainConfig
 from pausejax.data import batch, record_store
 from pausejax.data.finetuning import encoded, examples, prompts
 from pausejax.data.finetuning.source import FinetuneSource, TaskSequences

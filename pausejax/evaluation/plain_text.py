@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pausejax import pause, sharding
-from pausejax.config.schema import LossConfig
+from pausejax.config import LossConfig
 from pausejax.data.batch import PADDING, Batch, language_model_batch
 from pausejax.data.pretraining.source import EVALUATION_SEED
 from pausejax.data.tokenizers import PauseTokenizer

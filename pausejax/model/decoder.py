@@ -30,7 +30,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from pausejax import sharding
-from pausejax.config.schema import ModelConfig
+from pausejax.config import ModelConfig
 from pausejax.model import attention, embedding, layers, products
 
 INIT_STDDEV = 0.02

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from pausejax import errors
-from pausejax.config.schema import TrainConfig
+from pausejax.config import TrainConfig
 
 # Batch sizes and numbers of microbatches to try, from the estimate on.
 _TRIES = 3

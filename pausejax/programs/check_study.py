@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from pausejax import cli, errors, tasks
-from pausejax.config import schema
+from pausejax.config import train_config
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.finetuning import examples
 from pausejax.study.plan import Cell, Study
@@ -58,7 +58,7 @@ def _check_options(
     known = examples.splits(tasks.downstream(options.task))
     errors.require_one_of("--split", options.split or known[-1], known)
     return
-  config = schema.train_config(tree.to_dict())
+  config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   pipeline.check(config.data)
   if not _is_made_later(config.data.tokenizer, plan) and verb != "tokenizer":

@@ -17,9 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from configs import base
 from pausejax import commandline, errors, tasks
-from pausejax.config import schema
+from pausejax.config import (
+  DataConfig,
+  FinetuneConfig,
+  LossConfig,
+  ModelConfig,
+  OptimConfig,
+  default,
+)
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
@@ -44,12 +50,11 @@ def main(argv: list[str]) -> int:
   add("--pauses", type=int, default=-1, help="M (the task's own)")
   options, _ = parser.parse(argv)
   tasks.import_module(options.tasks_module)
-  fields = base.get_config().finetune.to_dict()
   checkup = Checkup(
     tasks.downstream(options.name),
     tokenizers.load(options.tokenizer),
     score.data_config(options.local_dir),
-    schema.FinetuneConfig(**{**fields, "num_pauses": options.pauses}),
+    FinetuneConfig(num_pauses=options.pauses),
   )
   for number, (name, stage) in enumerate(checkup.stages(), start=1):
     try:
@@ -67,8 +72,8 @@ class Checkup:
     self,
     task: tasks.Task,
     tokenizer: tokenizers.PauseTokenizer,
-    data: schema.DataConfig,
-    config: schema.FinetuneConfig,
+    data: DataConfig,
+    config: FinetuneConfig,
   ):
     self.task = task
     self.tokenizer = tokenizer
@@ -188,8 +193,8 @@ class Checkup:
     from pausejax import sharding, train_state
     from pausejax.training import step
 
-    fields = base.get_config().optim.to_dict() | {"warmup_steps": 0}
-    config = schema.OptimConfig(**fields)
+    fields = default().optim.to_dict() | {"warmup_steps": 0}
+    config = OptimConfig(**fields)
     optimizer, schedule = optimizers.make(config, 1)
     mesh = _mesh()
     with jax.set_mesh(mesh):
@@ -204,7 +209,7 @@ class Checkup:
         step.train_step,
         optimizer=optimizer,
         schedule=schedule,
-        loss=schema.LossConfig(num_chunks=8, z_loss=0.0),
+        loss=LossConfig(num_chunks=8, z_loss=0.0),
         num_microbatches=1,
         pause_id=self.tokenizer.pause_id,
       )
@@ -307,10 +312,10 @@ def _tiny_model(vocab_size: int, seq_len: int, mesh):
   from pausejax.model import decoder
 
   shape = dict(num_layers=1, d_model=32, num_heads=2, num_kv_heads=2, d_ff=64)
-  fields = base.get_config().model.to_dict() | shape
+  fields = default().model.to_dict() | shape
   fields |= dict(max_seq_len=seq_len, dtype="float32", remat="none")
   fields |= dict(segment_attention=True)
-  config = schema.ModelConfig(vocab_size=vocab_size, **fields)
+  config = ModelConfig(vocab_size=vocab_size, **fields)
   rng = np.random.default_rng(0)
 
   def draw(path, x):

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 import pausejax
 from pausejax import commandline, errors, tasks
 from pausejax.checkpoints import loaded_run
-from pausejax.config.schema import DataConfig, FinetuneConfig
+from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
 from pausejax.programs import evaluate_text

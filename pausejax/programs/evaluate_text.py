@@ -8,7 +8,7 @@ import time
 import pausejax
 from pausejax import errors, files
 from pausejax.checkpoints import loaded_run
-from pausejax.config.schema import DataConfig, LossConfig
+from pausejax.config import DataConfig, LossConfig
 from pausejax.evaluation import results
 from pausejax.runtime import accelerators
 from pausejax.tasks import corpora

@@ -14,7 +14,7 @@ import numpy as np
 
 from pausejax import commandline, errors, pause
 from pausejax.checkpoints import loaded_run
-from pausejax.config import schema
+from pausejax.config import PAUSE_POSITIONS
 from pausejax.runtime import accelerators
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
   add("--seed", type=int, default=0, help="of the sampling (0)")
   options, _ = parser.parse(argv)
   errors.require_in_range("--pauses", options.pauses, 0)
-  errors.require_one_of("--position", options.position, schema.PAUSE_POSITIONS)
+  errors.require_one_of("--position", options.position, PAUSE_POSITIONS)
   errors.require_in_range("--max_new_tokens", options.max_new_tokens, 1)
   errors.require_in_range("--seed", options.seed, 0, 2**63 - 1)
   errors.require_in_range("--temperature", options.temperature, 0.0)

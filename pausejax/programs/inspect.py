@@ -22,10 +22,8 @@ import tempfile
 
 from ml_collections import ConfigDict
 
-from configs import base
 from pausejax import commandline, errors, tasks
-from pausejax.config import loader, schema
-from pausejax.config.schema import TrainConfig
+from pausejax.config import TrainConfig, loader, train_config
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.batch import PADDING, Batch
 from pausejax.data.finetuning import examples
@@ -47,7 +45,7 @@ def main(argv: list[str]) -> int:
   """Shows and checks one batch; returns 1 if a check fails."""
   options, tree = _parse(argv)
   values = tree.to_dict()
-  config = schema.train_config(values)
+  config = train_config(values)
   tasks.import_module(config.tasks_module)
   names = list(tasks.mixture(config.data.task))
   errors.require(
@@ -102,11 +100,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
 
 
 def _config_for(options: argparse.Namespace) -> str:
-  """Returns the config file for the kind of task that is asked for."""
+  """Returns the experiment for the kind of task that is asked for."""
   errors.require(bool(options.task), "--task: name a task, or give --config")
   tasks.import_module(options.tasks_module or "")
-  kind = "finetune" if pipeline.is_finetuning(options.task) else "smoke"
-  return str(pathlib.Path(base.__file__).with_name(f"{kind}.py"))
+  return "finetune" if pipeline.is_finetuning(options.task) else "smoke"
 
 
 def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:

@@ -21,8 +21,7 @@ import pathlib
 from typing import Any
 
 from pausejax import commandline, errors
-from pausejax.config import schema
-from pausejax.config.schema import TrainConfig
+from pausejax.config import TrainConfig, train_config
 from pausejax.data import tokenizers
 from pausejax.preflight import table, topologies
 from pausejax.preflight.remedies import find
@@ -61,7 +60,7 @@ def main(argv: list[str]) -> int:
   )
   add("--json", default="", help="file to write the same to, as data")
   options, tree = parser.parse(argv)
-  config = schema.train_config(tree.to_dict())
+  config = train_config(tree.to_dict())
   errors.require_in_range("--vocab_size", options.vocab_size, 0)
   errors.require(
     not config.init_from or options.config.endswith(".json"),

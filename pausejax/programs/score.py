@@ -15,9 +15,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from configs import base
 from pausejax import commandline, errors, files, metrics, tasks
-from pausejax.config import schema
+from pausejax.config import DataConfig
 from pausejax.data.finetuning import examples
 from pausejax.tasks import records
 
@@ -50,10 +49,9 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def data_config(local_dir: str) -> schema.DataConfig:
+def data_config(local_dir: str) -> DataConfig:
   """Returns the default data settings for a folder of published files."""
-  tree = base.get_config().data.to_dict()
-  return schema.DataConfig(**{**tree, "local_dir": local_dir})
+  return DataConfig(local_dir=local_dir)
 
 
 def read_predictions(

@@ -25,7 +25,7 @@ import time
 from etils import epath
 
 from pausejax import commandline, errors, tasks
-from pausejax.config import schema
+from pausejax.config import train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning import encoded
 from pausejax.data.pretraining import prepare
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
   options, tree = parser().parse(argv)
   errors.require_in_range("--num_workers", options.num_workers, 1)
   shard = commandline.shard(options.shard)
-  config = schema.train_config(tree.to_dict())
+  config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
   tokenizer = tokenizers.load(config.data.tokenizer)

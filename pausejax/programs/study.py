@@ -33,6 +33,7 @@ from pausejax.programs import check_study
 from pausejax.runtime import accelerators, children, signals
 from pausejax.study import plan as plans
 from pausejax.study import render, table
+from pausejax.study.config import StudyConfig
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 # In the folder of a cell: the last exit code that was not 0.
@@ -47,9 +48,7 @@ _FINAL = {
 
 def main(argv: list[str]) -> int:
   """Plans the study, runs what is missing, and writes the table."""
-  parser = commandline.Parser(
-    "study", __doc__, config=True, fields="configs.study"
-  )
+  parser = commandline.Parser("study", __doc__, config=True, kind=StudyConfig)
   add = parser.add_argument
   add("--workdir", required=True, help="folder of the study")
   add("--shard", default="1/1", help="i/n: run every n-th cell (1/1)")

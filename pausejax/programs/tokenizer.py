@@ -10,7 +10,7 @@ behind the last one, and no text can produce it.
 import pathlib
 
 from pausejax import commandline, errors, files, tasks
-from pausejax.config import schema
+from pausejax.config import train_config
 from pausejax.data import opening, tokenizer_training, tokenizers
 from pausejax.tasks import file_lists
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     argv = argv[1:]
   options, tree = parser().parse(argv)
   errors.require_in_range("--vocab_size", options.vocab_size, 260)
-  config = schema.train_config(tree.to_dict())
+  config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   source = tasks.pretraining(config.data.task).source(config.data)
   documents = list(opening.documents(source, "train"))

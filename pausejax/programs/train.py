@@ -24,8 +24,13 @@ from typing import Any
 
 from pausejax import commandline, errors, tasks
 from pausejax.checkpoints import loaded_run
-from pausejax.config import schema
-from pausejax.config.schema import TrainConfig
+from pausejax.config import (
+  ModelConfig,
+  TrainConfig,
+  architecture_fields,
+  check_fields,
+  train_config,
+)
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.finetuning import prompts
 from pausejax.errors import require_same
@@ -50,7 +55,7 @@ def main(argv: list[str]) -> int:
   if tree.init_from:
     tree.init_from = str(pathlib.Path(tree.init_from).resolve())
   values = tree.to_dict()
-  config = schema.train_config(values)
+  config = train_config(values)
   tasks.import_module(config.tasks_module)
   pipeline.check(config.data)
   tokenizer = tokenizers.load(config.data.tokenizer)
@@ -96,7 +101,7 @@ def _take_over(options: argparse.Namespace, config: Any) -> None:
 
   A run that has a checkpoint takes it from there: the other run may be gone.
   """
-  schema.check_fields(config.to_dict())
+  check_fields(config.to_dict())
   config.init_from = options.init_from or config.init_from
   if not config.init_from:
     return
@@ -112,7 +117,7 @@ def _take_over(options: argparse.Namespace, config: Any) -> None:
   # Positions are learned up to there.
   limit = source.model.max_seq_len
   config.data.seq_len = min(config.data.seq_len, limit)
-  for name in schema.SHAPE_FIELDS:
+  for name in architecture_fields(ModelConfig):
     config.model[name] = getattr(source.model, name)
 
 

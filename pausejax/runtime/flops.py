@@ -12,7 +12,7 @@ of the attention and so 12 in place of 6.
 
 import jax
 
-from pausejax.config.schema import ModelConfig
+from pausejax.config import ModelConfig
 from pausejax.runtime import chips
 
 

@@ -22,27 +22,11 @@ from typing import Any
 
 from pausejax import errors, files, json_files, tasks
 from pausejax.data.finetuning import examples
+from pausejax.study.config import shapes
 
 # Stand for the task, and for the study's folder, in its words.
 _TASK, _WORKDIR = "{task}", "{workdir}"
 _FILLER = "filler="
-_WORDS = {str: [str]}
-_FIELDS = {
-  "title": str,
-  "local_dir": str,
-  "prepare": [[str]],
-  "pretrain_words": str,
-  "finetune_words": str,
-  "evaluate_words": str,
-  "pretrainings": _WORDS,
-  "tasks": [str],
-  "task_words": _WORDS,
-  "finetunings": _WORDS,
-  "evaluations": _WORDS,
-  "seeds": [int],
-  "variants": [[str]],
-  "tasks_module": str,
-}
 _SAVED = {"cells": {str: [str]}}
 _FIX = "choose another --workdir, or remove it and start the study again"
 
@@ -104,7 +88,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-  """The plan of a study; fields as in `configs/study.py`."""
+  """The plan of a study; fields as in `StudyConfig`."""
 
   workdir: pathlib.Path
   title: str
@@ -338,7 +322,7 @@ def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
 
 
 def _check_shapes(fields: Mapping[str, Any]) -> None:
-  problem = json_files.mismatch(fields, _FIELDS, "config")
+  problem = json_files.mismatch(fields, shapes(), "config")
   errors.require(not problem, problem)
   for words in fields["prepare"]:
     errors.require(

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pausejax import errors
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.tasks import corpora, records
 
 KINDS = ("decode", "options")

@@ -10,7 +10,7 @@ https://huggingface.co/datasets/allenai/c4, licence ODC-BY.
 """
 
 from pausejax import errors, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.tasks import corpora
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pausejax import errors
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.tasks import text_files
 
 Located = tuple[str, Any]

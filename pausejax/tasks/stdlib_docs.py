@@ -15,7 +15,7 @@ import pathlib
 import sysconfig
 
 from pausejax import tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.tasks import corpora
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}

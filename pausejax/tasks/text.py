@@ -6,7 +6,7 @@ books/Moby-Dick.txt                      one document a file
 """
 
 from pausejax import errors, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.tasks import corpora
 
 

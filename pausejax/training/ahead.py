@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from pausejax import errors, sharding, train_state
 from pausejax import optimizer as optimizers
-from pausejax.config.schema import ModelConfig, TrainConfig
+from pausejax.config import ModelConfig, TrainConfig
 from pausejax.training import step
 
 _BYTES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

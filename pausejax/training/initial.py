@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from pausejax import errors, sharding
 from pausejax.checkpoints import leaves
 from pausejax.checkpoints.store import Store
-from pausejax.config.schema import ModelConfig
+from pausejax.config import ModelConfig
 from pausejax.model import decoder
 from pausejax.train_state import TrainState
 

@@ -16,7 +16,7 @@ import jax
 from pausejax import errors
 from pausejax import train_state as state_
 from pausejax.checkpoints.store import Store
-from pausejax.config.schema import TrainConfig
+from pausejax.config import TrainConfig
 from pausejax.data.batch import Batch
 from pausejax.runtime.agreement import Agreement
 from pausejax.train_state import TrainState

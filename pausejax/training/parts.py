@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from pausejax import optimizer as optimizers
 from pausejax import sharding, train_state
-from pausejax.config.schema import ModelConfig, TrainConfig
+from pausejax.config import ModelConfig, TrainConfig
 from pausejax.training import ahead, step
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pausejax import errors
 from pausejax.checkpoints import folders, loaded_run
-from pausejax.config.schema import TrainConfig
+from pausejax.config import TrainConfig
 from pausejax.data import tokenizers
 
 # Why -> the fields, or groups of them, that a resumed run may change. All

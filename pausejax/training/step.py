@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pausejax import losses, sharding
-from pausejax.config.schema import LossConfig, TrainConfig
+from pausejax.config import LossConfig, TrainConfig
 from pausejax.model.decoder import Decoder
 from pausejax.train_state import TrainState
 

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from pausejax import errors, json_files, locks, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data import record_store
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.tokenizers import PauseTokenizer

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pausejax import errors, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data import opening
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pausejax import errors, pause
-from pausejax.config import schema
+from pausejax.config import PAUSE_POSITIONS, FinetuneConfig
 from pausejax.data import tokenizers
 from pausejax.tasks import Example, Task
 
@@ -38,12 +38,10 @@ class Waiting:
 
   def __post_init__(self):
     errors.require_in_range("num_pauses", self.num_pauses, 0)
-    errors.require_one_of(
-      "pause position", self.position, schema.PAUSE_POSITIONS
-    )
+    errors.require_one_of("pause position", self.position, PAUSE_POSITIONS)
 
 
-def waiting(config: schema.FinetuneConfig, task: Task) -> Waiting:
+def waiting(config: FinetuneConfig, task: Task) -> Waiting:
   """Returns how the prompts of a task wait in finetuning."""
   m = task.num_pauses if config.num_pauses < 0 else config.num_pauses
   return Waiting(

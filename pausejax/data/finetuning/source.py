@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pausejax import errors
-from pausejax.config.schema import DataConfig, FinetuneConfig
+from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data import batch
 from pausejax.data.finetuning import prompts
 from pausejax.data.finetuning.examples import Examples

@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pausejax import errors, json_files, locks, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data import opening, record_store, tokenizers, workers
 from pausejax.data.pretraining import segments
 from pausejax.data.pretraining.cutter import Cutter

@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from pausejax import errors, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data import record_store, tokenizers
 
 FORMAT = 2

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from pausejax import errors, pause
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, Batch, language_model_batch
 from pausejax.data.pretraining import mixing, segments

@@ -24,7 +24,7 @@ import seqio
 import tensorflow as tf
 
 from pausejax import metrics, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import examples
 from pausejax.data.seqio import preprocessors

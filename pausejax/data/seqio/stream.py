@@ -20,7 +20,7 @@ import seqio
 import tensorflow as tf
 
 from pausejax import errors
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data import batch, tokenizers
 from pausejax.data.batch import PADDING
 from pausejax.data.pretraining.source import EVALUATION_SEED

@@ -9,7 +9,7 @@ import functools
 
 import seqio
 
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data.seqio import preprocessors, sources
 from pausejax.data.seqio.vocabulary import PauseVocabulary
 from pausejax.tasks import PretrainingTask

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pausejax import errors, tasks
-from pausejax.config.schema import DataConfig
+from pausejax.config import DataConfig
 from pausejax.data.finetuning import examples
 from pausejax.evaluation import results
 from pausejax.study import table

@@ -1,0 +1,138 @@
+"""The fields of the data: pretraining text, and downstream examples."""
+
+import dataclasses
+from typing import ClassVar
+
+from pausejax import pause
+from pausejax.config.fields import ConfigGroup
+from pausejax.config.fields import field as declare  # One is named `field`.
+
+PAUSE_POSITIONS = ("append", "prepend")
+PAUSE_INITS = ("mean", "normal", "keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(ConfigGroup):
+  """Which text, cut how long, through which pipeline, with which pauses."""
+
+  GROUP: ClassVar[str] = "data"
+
+  task: str = declare(
+    "c4", "Task; `pausejax tasks list` shows all. By rate: gsm8k=1,squad=3."
+  )
+  later_rates: str = declare(
+    "",
+    "Rates from later steps on, pretraining: 50000:c4=1,text=3;80000:text=1.",
+  )
+  door: str = declare(
+    "segments",
+    "segments: prepared once, a batch is a function of the step; seqio: "
+    "streamed.",
+    choices=("segments", "seqio"),
+  )
+  tokenizer: str = declare(
+    "bytes",
+    '"bytes", a SentencePiece .model, or a Hugging Face tokenizer.json.',
+    local_path=True,
+  )
+  seq_len: int = declare(
+    2048, "Positions of a training sequence, pauses among them.", minimum=2
+  )
+  pause_fraction: float = declare(
+    0.1,
+    "Pauses as a fraction of seq_len; 0 is standard pretraining.",
+    minimum=0.0,
+    maximum=0.9,
+  )
+  pause_mode: str = declare(
+    "insert_trim",
+    "insert_trim: lengthen, then trim (the paper); exact: no text displaced.",
+    choices=tuple(pause.MODES),
+  )
+  segments_dir: str = declare(
+    "",
+    "Prepared segments (of several tasks: c4=FOLDER,text=FOLDER); empty: made "
+    "under the workdir when first needed.",
+  )
+  files: str = declare(
+    "",
+    "Folder, glob or files (comma-separated) of .txt, .jsonl, .json, + .gz.",
+    local_path=True,
+  )
+  validation_files: str = declare(
+    "",
+    "The same for held-out text, left out of files; empty: see holdout_every.",
+    local_path=True,
+  )
+  field: str = declare(
+    "text", "Field of a JSON line or TFDS example that holds the text."
+  )
+  holdout_every: int = declare(
+    20,
+    "One document in so many is held out where no validation files are given.",
+    minimum=2,
+  )
+  tfds_name: str = declare(
+    "c4/en:3.1.0",
+    "TensorFlow Datasets name with its version, for the task c4.",
+  )
+  tfds_data_dir: str = declare(
+    "", "Folder of prepared TFDS data; empty: TFDS's own default."
+  )
+  local_dir: str = declare(
+    "",
+    "Downstream tasks: folder of the published files; empty: TFDS by name.",
+    local_path=True,
+  )
+  shuffle_buffer: int = declare(
+    1000, "Segments in the shuffle buffer of the seqio pipeline.", minimum=1
+  )
+  prefetch: int = declare(4, "Batches made ahead of the step.", minimum=1)
+
+  def __post_init__(self):
+    super().__post_init__()
+    # Raises if no text is left beside the pauses.
+    pause.num_text_tokens(self.seq_len, self.pause_fraction, self.pause_mode)
+
+  @property
+  def num_text_tokens(self) -> int:
+    """Text tokens in a segment before the pauses go in."""
+    return pause.num_text_tokens(
+      self.seq_len, self.pause_fraction, self.pause_mode
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(ConfigGroup):
+  """How downstream examples become sequences (`data/finetuning/prompts.py`)."""
+
+  GROUP: ClassVar[str] = "finetune"
+
+  num_pauses: int = declare(
+    -1, "Pauses of every example, M; -1: the task's own number.", minimum=-1
+  )
+  pause_position: str = declare(
+    "append",
+    "append: after the prefix; prepend: before it.",
+    choices=PAUSE_POSITIONS,
+  )
+  filler: str = declare(
+    "", 'Text of one token in place of <pause>, such as "."; empty: <pause>.'
+  )
+  pauses_in_prefix: bool = declare(
+    False, "Whether the pauses belong to a bidirectional prefix."
+  )
+  pause_init: str = declare(
+    "mean",
+    "<pause> row of a checkpoint that saw none: mean of all rows, normal, "
+    "keep.",
+    choices=PAUSE_INITS,
+  )
+  hints: bool = declare(
+    True,
+    "Train also on the hints of tasks that have some: targets on the pauses.",
+  )
+  packing: bool = declare(
+    True,
+    "Several examples a row, attention never crossing; False: one a row.",
+  )

@@ -1,0 +1,191 @@
+"""The declaration of a config field: everything known of it, in one place.
+
+  num_layers: int = field(12, "Blocks.", minimum=1, architecture=True)
+
+stands in a frozen dataclass that derives from `ConfigGroup`. What follows from
+it: the default config (`tree.py`), the checks, `--help`, the reference page,
+what a saved file of an older version gets, and what a finetuning run takes over
+from the run it starts from.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from pausejax import errors
+
+_DECLARED, _GROUP = "declared", "group"
+
+
+@dataclasses.dataclass(frozen=True)
+class Follows:
+  """A default that is another field's value, times and divided by a number.
+
+  Attributes:
+    name: dotted name of the other field, which is declared above this one.
+    times: the factor.
+    divided_by: the divisor, rounded down.
+  """
+
+  name: str
+  times: int = 1
+  divided_by: int = 1
+
+  def __str__(self) -> str:
+    times = f"{self.times} * " if self.times != 1 else ""
+    divided = f" // {self.divided_by}" if self.divided_by != 1 else ""
+    return f"{times}{self.name}{divided}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Declared:
+  """What is known of a field; see `field`."""
+
+  default: Any
+  help: str
+  minimum: float | None
+  maximum: float | None
+  choices: tuple[str, ...]
+  local_path: bool
+  architecture: bool
+  before: Any
+
+  def allowed(self) -> str:
+    """Returns the values that the field takes, "" where any of its type do."""
+    if self.choices:
+      return " or ".join(
+        filter(None, (", ".join(self.choices[:-1]), self.choices[-1]))
+      )
+    if self.minimum is None and self.maximum is None:
+      return ""
+    if self.maximum is None:
+      return f"at least {self.minimum}"
+    if self.minimum is None:
+      return f"at most {self.maximum}"
+    return f"{self.minimum} to {self.maximum}"
+
+  def check(self, name: str, value: Any) -> None:
+    """Raises UsageError unless `value` is one that the field takes."""
+    if self.minimum is not None or self.maximum is not None:
+      low = -math.inf if self.minimum is None else self.minimum
+      high = math.inf if self.maximum is None else self.maximum
+      errors.require_in_range(name, value, low, high)
+    if self.choices:
+      several = isinstance(value, (tuple, list))
+      for one in value if several else (value,):
+        errors.require_one_of(name, one, self.choices)
+    for path in str(value).split(",") if self.local_path else ():
+      errors.require_local(name, path.strip())
+
+
+def field(
+  default: Any,
+  help: str,
+  *,
+  minimum: float | None = None,
+  maximum: float | None = None,
+  choices: tuple[str, ...] = (),
+  local_path: bool = False,
+  architecture: bool = False,
+  before: Any = None,
+) -> Any:
+  """Declares a field of a config.
+
+  Args:
+    default: its value where nothing else is said; or `Follows`, and then the
+      class itself has no default.
+    help: what `--help` and the reference page say of it.
+    minimum: the smallest number that is allowed.
+    maximum: the largest number that is allowed.
+    choices: the only texts that are allowed; of a tuple, of each element.
+    local_path: whether it names files of this machine, comma-separated.
+    architecture: whether it decides the parameters or what they compute, so
+      that a finetuning run takes it over from the run it starts from.
+    before: the value in a file that was saved before the field existed, which
+      repeats what that version did; None: the default.
+  """
+  declared = Declared(
+    default=default,
+    help=help,
+    minimum=minimum,
+    maximum=maximum,
+    choices=choices,
+    local_path=local_path,
+    architecture=architecture,
+    before=before,
+  )
+  metadata = {_DECLARED: declared}
+  if isinstance(default, Follows):
+    return dataclasses.field(metadata=metadata)
+  if isinstance(default, Mapping):
+    return dataclasses.field(
+      default_factory=lambda: dict(default), metadata=metadata
+    )
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def group(kind: "type[ConfigGroup]") -> Any:
+  """Declares a group of fields whose values stay a mapping.
+
+  A group whose class is made with it needs its annotation only.
+  """
+  return dataclasses.field(metadata={_GROUP: kind})
+
+
+class ConfigGroup:
+  """Base of the dataclasses whose attributes are fields of a config.
+
+  Attributes:
+    GROUP: the name that the group has in the config, "" at the top.
+  """
+
+  GROUP: ClassVar[str] = ""
+
+  def __post_init__(self):
+    check_values(type(self), vars(self))
+
+
+def check_values(kind: type, values: Mapping[str, Any]) -> None:
+  """Raises UsageError unless every field has a value that it takes.
+
+  Args:
+    kind: a subclass of `ConfigGroup`; its own fields, not those of groups.
+    values: name -> value.
+  """
+  prefix = f"{kind.GROUP}." if kind.GROUP else ""
+  for name, declared in own_fields(kind).items():
+    declared.check(prefix + name, values[name])
+
+
+def own_fields(kind: type) -> dict[str, Declared]:
+  """Returns the fields of a class that stand in the config itself."""
+  found = {f.name: f.metadata for f in dataclasses.fields(kind)}
+  return {n: m[_DECLARED] for n, m in found.items() if _DECLARED in m}
+
+
+def groups(kind: type) -> dict[str, type]:
+  """Returns name -> class of the groups of fields that a class has."""
+  found = {
+    f.name: f.metadata.get(_GROUP, f.type) for f in dataclasses.fields(kind)
+  }
+  return {n: k for n, k in found.items() if _is_group(k)}
+
+
+def _is_group(kind: Any) -> bool:
+  return isinstance(kind, type) and issubclass(kind, ConfigGroup)
+
+
+def all_fields(kind: type, prefix: str = "") -> Iterator[tuple[str, Declared]]:
+  """Yields (dotted name, declaration) of every field, in declared order."""
+  own, inner = own_fields(kind), groups(kind)
+  for f in dataclasses.fields(kind):
+    if f.name in own:
+      yield prefix + f.name, own[f.name]
+    elif f.name in inner:
+      yield from all_fields(inner[f.name], f"{prefix}{f.name}.")
+
+
+def architecture_fields(kind: type) -> tuple[str, ...]:
+  """Returns the fields that a finetuning run takes over, by their names."""
+  return tuple(n for n, f in own_fields(kind).items() if f.architecture)

@@ -1,0 +1,273 @@
+"""The fields of training, and the whole config of a run."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pausejax import errors
+from pausejax.config.data import DataConfig, FinetuneConfig
+from pausejax.config.fields import ConfigGroup, Follows, field, group
+from pausejax.config.model import ModelConfig
+
+# Logical axes of parameters, as `sharding.py` lays them out.
+PARAMETER_AXES = (
+  "embed",
+  "vocab",
+  "heads",
+  "kv_heads",
+  "head_dim",
+  "mlp",
+  "position",
+  "norm",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig(ConfigGroup):
+  """An optax optimizer by name, its schedule, clipping and weight decay."""
+
+  GROUP: ClassVar[str] = "optim"
+
+  name: str = field("adamw", "Any optimizer of optax or optax.contrib.")
+  kwargs: Mapping[str, Any] = field(
+    dict(b1=0.9, b2=0.95, weight_decay=0.1),
+    "Its keyword arguments; add or change one, or give a JSON object.",
+  )
+  learning_rate: float = field(
+    3e-4, "Peak, per step, after the warm-up.", minimum=0.0
+  )
+  schedule: str = field(
+    "cosine",
+    "Schedule of the learning rate.",
+    choices=("cosine", "linear", "rsqrt", "wsd", "constant"),
+  )
+  warmup_steps: int = field(
+    Follows("num_steps", divided_by=50), "Steps of linear warm-up.", minimum=0
+  )
+  decay_steps: int = field(
+    0, "Steps of linear decay at the end of wsd.", minimum=0
+  )
+  final_fraction: float = field(
+    0.1,
+    "Last learning rate as a fraction of the peak (cosine, linear, wsd).",
+    minimum=0.0,
+    maximum=1.0,
+  )
+  clip_norm: float = field(
+    1.0, "Largest global norm of the gradient; 0: no clipping.", minimum=0.0
+  )
+  decay_axes: tuple[str, ...] = field(
+    ("heads", "kv_heads", "mlp", "vocab"),
+    "Matrices with one of these logical axes get weight decay.",
+    choices=PARAMETER_AXES,
+  )
+  embedding_lr_multiplier: float = field(
+    1.0,
+    "Multiplies the learning rate of the token and position embeddings.",
+    minimum=0.0,
+  )
+  head_lr_multiplier: float = field(
+    1.0,
+    "Multiplies that of the head; tied embeddings have no head of their own.",
+    minimum=0.0,
+  )
+  num_microbatches: int = field(
+    1,
+    "Parts of a batch whose gradients are summed before the update.",
+    minimum=1,
+  )
+  max_skipped_in_a_row: int = field(
+    20,
+    "Steps in a row with a loss or gradient that is not finite (each is "
+    "skipped) after which the run stops with exit code 4; 0: never.",
+    minimum=0,
+    before=0,
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    for key, value in self.kwargs.items():
+      if isinstance(value, float):
+        errors.require_in_range(f"optim.kwargs.{key}", value, 0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig(ConfigGroup):
+  """How the cross entropy is computed (`losses.py`)."""
+
+  GROUP: ClassVar[str] = "loss"
+
+  num_chunks: int = field(
+    8,
+    "Chunks of positions whose logits exist at one time; divides seq_len.",
+    minimum=1,
+  )
+  z_loss: float = field(0.0, "Weight of log(Z)^2; 0: none.", minimum=0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig(ConfigGroup):
+  """Devices along each mesh axis; one axis may be -1, "what is left"."""
+
+  GROUP: ClassVar[str] = "mesh"
+
+  data: int = field(
+    -1, "Devices that hold copies of the parameters; -1: all that are left."
+  )
+  fsdp: int = field(
+    1, "Devices over which parameters and batch are split; -1: as data."
+  )
+  sequence: int = field(
+    1,
+    "Devices over which parameters and positions are split: long sequences.",
+  )
+  tensor: int = field(
+    1,
+    "Devices over which heads, feed-forward layers and vocabulary are split.",
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    sizes = dataclasses.asdict(self)
+    for name, size in sizes.items():
+      errors.require(
+        size == -1 or size >= 1,
+        f"mesh.{name}: must be at least 1, or -1 for what is left, got {size}",
+      )
+    errors.require(
+      list(sizes.values()).count(-1) <= 1,
+      f"mesh: only one of {', '.join(sizes)} may be -1, got "
+      f"{tuple(sizes.values())}",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(ConfigGroup):
+  """When to save, and which steps to keep."""
+
+  GROUP: ClassVar[str] = "checkpoint"
+
+  every: int = field(1000, "Steps between checkpoints.", minimum=1)
+  keep: int = field(3, "Newest checkpoints to keep.", minimum=1)
+  keep_period: int = field(
+    0, "Also keep every step that this divides; 0: none.", minimum=0
+  )
+  keep_best: int = field(
+    0,
+    "Finetuning: best checkpoints to keep, by the task's first metric.",
+    minimum=0,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(ConfigGroup):
+  """When to measure held-out loss and answers, and on how much."""
+
+  GROUP: ClassVar[str] = "eval"
+
+  every: int = field(
+    1000,
+    "Steps between measurements of the held-out loss; 0: only at the end.",
+    minimum=0,
+  )
+  num_batches: int = field(
+    50, "Batches of held-out text to measure on; 0: all.", minimum=0
+  )
+  num_examples: int = field(
+    0,
+    "Finetuning: held-out examples to answer each time; 0: none.",
+    minimum=0,
+  )
+  batch_size: int = field(32, "Examples answered at a time.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig(ConfigGroup):
+  """Where metrics go besides `metrics.jsonl`, and how often."""
+
+  GROUP: ClassVar[str] = "log"
+
+  every: int = field(1, "Steps between lines of metrics.jsonl.", minimum=1)
+  tensorboard: bool = field(
+    False, "Also write TensorBoard events (extra: tensorboard)."
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(ConfigGroup):
+  """Everything `pausejax train` needs.
+
+  Attributes:
+    model: the fields of `ModelConfig` but vocab_size, which the tokenizer
+      decides; see `model_config`.
+  """
+
+  seed: int = field(
+    0,
+    "Seeds parameters, order of the data and places of the pauses.",
+    minimum=-(2**63),
+    maximum=2**63 - 1,
+  )
+  num_steps: int = field(
+    100_000,
+    "Optimizer steps of the whole run.",
+    minimum=1,
+    maximum=2**31 - 1,
+  )
+  stop_at_step: int = field(
+    0,
+    "Save and leave after this step, as a time limit would; 0: run to the end.",
+    minimum=0,
+  )
+  batch_size: int = field(
+    256,
+    "Rows of the global batch, over all devices and hosts.",
+    minimum=1,
+  )
+  init_from: str = field(
+    "",
+    "Workdir of a run (or one of its checkpoints/STEP) to take parameters "
+    "from.",
+    local_path=True,
+  )
+  tasks_module: str = field(
+    "", "Python module that registers tasks of your own (docs/tasks.md)."
+  )
+  data: DataConfig
+  finetune: FinetuneConfig
+  model: Mapping[str, Any] = group(ModelConfig)
+  optim: OptimConfig
+  loss: LossConfig
+  mesh: MeshConfig
+  checkpoint: CheckpointConfig
+  eval: EvalConfig
+  log: LogConfig
+
+  def __post_init__(self):
+    super().__post_init__()
+    self.model_config(vocab_size=1)
+    size, parts = self.batch_size, self.optim.num_microbatches
+    errors.require(
+      size % parts == 0,
+      f"batch_size {size} is not divisible by optim.num_microbatches {parts}",
+    )
+    size, parts = self.data.seq_len, self.loss.num_chunks
+    errors.require(
+      size % parts == 0,
+      f"data.seq_len {size} is not divisible by loss.num_chunks {parts}",
+    )
+    errors.require(
+      not self.model["tied_embeddings"] or self.optim.head_lr_multiplier == 1.0,
+      "optim.head_lr_multiplier: with model.tied_embeddings the head is the "
+      "embedding; set optim.embedding_lr_multiplier",
+    )
+    limit = self.model["max_seq_len"]
+    errors.require(
+      self.data.seq_len <= limit,
+      f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len "
+      f"{limit}",
+    )
+
+  def model_config(self, vocab_size: int) -> ModelConfig:
+    """Returns the model of this run for a vocabulary of `vocab_size` ids."""
+    return ModelConfig(vocab_size=vocab_size, **self.model)

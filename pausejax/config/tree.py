@@ -1,0 +1,141 @@
+"""Trees of config values: the default, its checks, and the classes made of it.
+
+A tree is what files and command lines hold: a ConfigDict, or nested mappings of
+plain values as in JSON. The classes (`training.py`) are what the rest reads.
+"""
+
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pausejax import errors
+from pausejax.config import fields
+from pausejax.config.model import ModelConfig
+from pausejax.config.training import TrainConfig
+
+_ACCEPTED = {int: int, float: (int, float), str: str, bool: bool}
+
+
+def default(kind: type = TrainConfig) -> Any:
+  """Returns the locked ConfigDict of every field with its default.
+
+  Args:
+    kind: the class that declares the fields.
+  """
+  root = ConfigDict()
+  _add_defaults(root, root, kind)
+  return root.lock()
+
+
+def _add_defaults(root: ConfigDict, node: ConfigDict, kind: type) -> None:
+  own, inner = fields.own_fields(kind), fields.groups(kind)
+  for field in dataclasses.fields(kind):
+    name = field.name
+    if name in own:
+      value = own[name].default
+      if isinstance(value, fields.Follows):
+        value = _reference(root, value)
+      node[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+    elif name in inner:
+      node[name] = ConfigDict()
+      _add_defaults(root, node[name], inner[name])
+
+
+def _reference(root: ConfigDict, follows: fields.Follows) -> Any:
+  """Returns a value that changes with the field that it follows."""
+  *parents, last = follows.name.split(".")
+  node: Any = root
+  for name in parents:
+    node = node[name]
+  reference = node.get_oneway_ref(last)
+  if follows.times != 1:
+    reference = reference * follows.times
+  return (
+    reference // follows.divided_by if follows.divided_by != 1 else reference
+  )
+
+
+def train_config(tree: Mapping[str, Any]) -> TrainConfig:
+  """Builds the checked settings from a config tree of plain values.
+
+  Raises:
+    UsageError: a field is unknown, missing, of another type, or impossible.
+  """
+  check_fields(tree)
+  # First, since fields of groups may follow them.
+  fields.check_values(TrainConfig, tree)
+  built = {
+    name: kind(**tree[name])
+    for name, kind in fields.groups(TrainConfig).items()
+    if kind is not ModelConfig  # It needs the tokenizer's vocabulary.
+  }
+  return TrainConfig(**{**tree, **built})
+
+
+def check_fields(tree: Any, *, may_lack: bool = False) -> None:
+  """Raises unless the tree has every field, each of its type, and no other.
+
+  Args:
+    tree: nested mappings.
+    may_lack: whether fields may be missing, as in a config that an older
+      version saved; the data and the model may not.
+
+  Raises:
+    UsageError: names the first field that is wrong.
+  """
+  _check_group(TrainConfig, tree, may_lack and {"data", "model"} <= {*tree})
+  for name, kind in fields.groups(TrainConfig).items():
+    if name in tree:
+      _check_group(kind, tree[name], may_lack)
+
+
+def _check_group(kind: type, values: Any, may_lack: bool) -> None:
+  errors.require(
+    isinstance(values, Mapping),
+    f"config: expected fields, got a {type(values).__name__}",
+  )
+  prefix = f"{kind.GROUP}." if kind.GROUP else ""
+  groups = fields.groups(kind)
+  known = {**fields.own_fields(kind), **groups}
+  types = {f.name: f.type for f in dataclasses.fields(kind) if f.name in known}
+  for name in values:
+    if name not in types:
+      hint = errors.nearest(name, types)
+      raise errors.UsageError(f"config: unknown field {prefix + name!r}{hint}")
+  for name, wanted in types.items():
+    if may_lack and name not in values:
+      continue
+    errors.require(
+      name in values, f"config: the field {prefix + name!r} is missing"
+    )
+    is_group = name in groups
+    _check_type(prefix + name, values[name], Mapping if is_group else wanted)
+
+
+def _check_type(name: str, value: Any, wanted: Any) -> None:
+  if typing.get_origin(wanted) is tuple:
+    kind, accepted = "tuple", (tuple, list)
+  elif wanted in _ACCEPTED:
+    kind, accepted = wanted.__name__, _ACCEPTED[wanted]
+  else:
+    kind, accepted = "a group of fields", Mapping
+  if isinstance(value, str):
+    _require_text(name, value)
+  is_bool = isinstance(value, bool)
+  errors.require(
+    isinstance(value, accepted) and is_bool == (wanted is bool),
+    f"{name}: expected {kind}, got {value!r}",
+  )
+
+
+def _require_text(name: str, value: str) -> None:
+  """Raises unless a text may be part of a file's name, and be printed."""
+  errors.require(
+    "\0" not in value and not re.search("[\ud800-\udfff]", value),
+    f"{name}: {value!r} holds a NUL or half a surrogate pair, which no name or "
+    "text may have",
+  )

@@ -1,0 +1,68 @@
+"""The fields of a study's config."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+
+from pausejax.config import ConfigGroup, field
+from pausejax.json_files import Shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyConfig(ConfigGroup):
+  """What is run, and what the table shows; `plan.py` makes commands of it.
+
+  Words are those of a `pausejax` command, separated by spaces or one an
+  element; in them {task} stands for the task and {workdir} for the folder of
+  the study.
+  """
+
+  title: str = field("Study", "Title above the table.")
+  local_dir: str = field(
+    "", "Folder of the published files, one folder a task; empty: TFDS."
+  )
+  prepare: tuple[tuple[str, ...], ...] = field(
+    (),
+    "Made once, for all runs, in order: (name, words of a command); "
+    "{workdir}/prepare/NAME is its folder.",
+  )
+  pretrain_words: str = field("", "Words for every pretraining.")
+  finetune_words: str = field("", "Words for every finetuning.")
+  evaluate_words: str = field("", "Words for every evaluation.")
+  pretrainings: Mapping[str, tuple[str, ...]] = field(
+    {}, "Pretrainings: name -> a config and words, or the folder of a run."
+  )
+  tasks: tuple[str, ...] = field((), "Downstream tasks.")
+  task_words: Mapping[str, tuple[str, ...]] = field(
+    {}, "Words for the finetunings on a task: task -> words."
+  )
+  finetunings: Mapping[str, tuple[str, ...]] = field(
+    {}, "Finetunings: name -> a config and words."
+  )
+  evaluations: Mapping[str, tuple[str, ...]] = field(
+    {},
+    "Evaluations beyond the one as finetuned: finetuning -> words of each.",
+  )
+  seeds: tuple[int, ...] = field((0,), "Seeds of every finetuning.")
+  variants: tuple[tuple[str, ...], ...] = field(
+    (),
+    "Rows of the table: name, pretraining, and the finetunings of which the "
+    "best counts; a last filler=. is what stood in place of <pause>.",
+  )
+  tasks_module: str = field(
+    "", "Python module that registers tasks of your own (docs/tasks.md)."
+  )
+
+
+def shapes() -> dict[str, Shape]:
+  """Returns name -> the JSON that each field takes; see `json_files.py`."""
+  return {f.name: _shape(f.type) for f in dataclasses.fields(StudyConfig)}
+
+
+def _shape(annotation: typing.Any) -> Shape:
+  arguments = typing.get_args(annotation)
+  if not arguments:
+    return annotation
+  if typing.get_origin(annotation) is tuple:
+    return [_shape(arguments[0])]
+  return {arguments[0]: _shape(arguments[1])}

@@ -1,0 +1,187 @@
+"""A config field is declared once; all else follows from the declaration."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from pausejax import errors
+from pausejax.config import (
+  FinetuneConfig,
+  Follows,
+  ModelConfig,
+  TrainConfig,
+  architecture_fields,
+  default,
+  fields,
+  loader,
+  reference,
+)
+from pausejax.study.config import StudyConfig
+
+ROOT = pathlib.Path(__file__).parent.parent
+SAVED = ROOT / "tests" / "saved" / "0.1.0-6f96c5c.tar.gz"
+# Declared in a copy of the package, beside the fields that are there.
+NEW_FIELD = """
+  logit_cap: float = field(
+    30.0,
+    "Soft cap of the logits.",
+    minimum=0.0,
+    architecture=True,
+    before=0.5,
+  )
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+  """A copy of the package in which one more field is declared."""
+  folder = tmp_path_factory.mktemp("copy")
+  skip = shutil.ignore_patterns("__pycache__")
+  for name in ("pausejax", "configs"):
+    shutil.copytree(ROOT / name, folder / name, ignore=skip)
+  path = folder / "pausejax" / "config" / "model.py"
+  before, first, after = path.read_text().partition("  num_layers: int")
+  path.write_text(before + NEW_FIELD.lstrip("\n") + first + after)
+  return folder
+
+
+def run(copy, *words):
+  """Runs the copy's `pausejax`; returns the finished process."""
+  return subprocess.run(
+    [sys.executable, *map(str, words)],
+    cwd=copy,
+    env={**os.environ, "PYTHONPATH": str(copy)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def values(copy, spec) -> dict:
+  """Returns the config that the copy makes of --config=spec."""
+  code = (
+    "import json, sys; from pausejax.config import load_config\n"
+    "print(json.dumps(load_config(sys.argv[1]).to_dict()))"
+  )
+  done = run(copy, "-c", code, spec)
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_one_declaration_reaches_every_place_without_a_checkpoint(copy):
+  now = values(copy, "smoke")
+  assert now["model"]["logit_cap"] == 30.0
+  # A saved config has it, and one of an older version gets `before`.
+  path = copy / "config.json"
+  now["model"]["logit_cap"] = 7.0
+  path.write_text(json.dumps(now))
+  assert values(copy, path)["model"]["logit_cap"] == 7.0
+  del now["model"]["logit_cap"]
+  path.write_text(json.dumps(now))
+  assert values(copy, path)["model"]["logit_cap"] == 0.5
+  # --help, the reference page, and the checks of type, range and name.
+  shown = run(copy, "-m", "pausejax", "train", "--help").stdout
+  assert (
+    "  model.logit_cap = 30.0\n      Soft cap of the logits. [at least 0.0]\n"
+  ) in shown
+  page = run(copy, "-m", "pausejax.config.reference").stdout
+  assert "| `model.logit_cap` | `30.0` | at least 0.0 | Soft cap" in page
+  for change, message in (
+    ("logit_cap=much", "expected float, got 'much'"),
+    ("logit_cap=-1", "model.logit_cap: must be a finite number at least 0.0"),
+    ("logitcap=1", "did you mean 'model.logit_cap'?"),
+  ):
+    words = ("train", "--config=smoke", "--workdir=run")
+    done = run(copy, "-m", "pausejax", *words, f"--config.model.{change}")
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_new_field_is_inherited_by_finetuning_from_an_older_checkpoint(
+  copy, tmp_path
+):
+  with tarfile.open(SAVED) as archive:
+    archive.extractall(tmp_path, filter="data")
+  done = run(
+    copy,
+    *("-m", "pausejax", "train"),
+    "--config=configs/finetune_smoke.py:task=web_questions,pauses=2",
+    f"--init_from={tmp_path / 'pretrained'}",
+    f"--config.data.local_dir={tmp_path / 'web_questions'}",
+    "--config.num_steps=1",
+    f"--workdir={tmp_path / 'run'}",
+  )
+  assert done.returncode == 0, done.stderr
+  saved = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert saved["model"]["logit_cap"] == 0.5
+  words = (f"--checkpoint={tmp_path / 'pretrained'}", "--prompt=The model")
+  more = ("--max_new_tokens=2", "--pauses=1")
+  done = run(copy, "-m", "pausejax", "generate", *words, *more)
+  assert done.returncode == 0, done.stderr
+
+
+def test_the_architecture_is_what_finetuning_has_always_taken_over():
+  assert {*architecture_fields(ModelConfig)} == {
+    "max_seq_len",
+    "num_layers",
+    "d_model",
+    "num_heads",
+    "num_kv_heads",
+    "d_ff",
+    "position",
+    "rope_theta",
+    "norm",
+    "mlp",
+    "qk_norm",
+    "bias",
+    "tied_embeddings",
+  }
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, StudyConfig])
+def test_every_default_is_allowed_and_every_field_is_explained(kind):
+  tree = default(kind)
+  for name, declared in fields.all_fields(kind):
+    value = tree
+    for part in name.split("."):
+      value = value[part]
+    declared.check(name, value)
+    assert len(declared.help) > 5, name
+    assert f"| `{name}` |" in reference.markdown(kind)
+    if declared.before is not None:
+      declared.check(name, declared.before)
+      assert type(declared.before) is type(value)
+
+
+def test_a_default_that_follows_another_field_is_named_in_the_reference():
+  page = reference.markdown()
+  for text in ("4 * model.d_model", "num_steps // 50", "data.seq_len"):
+    assert f"| `{text}` |" in page
+  assert str(Follows("a.b", times=3, divided_by=2)) == "3 * a.b // 2"
+
+
+def test_the_classes_have_the_defaults_too_and_check_what_they_get():
+  tree = default().finetune.to_dict()
+  assert dataclasses.asdict(FinetuneConfig()) == tree
+  with pytest.raises(errors.UsageError, match=r"finetune\.pause_position: unk"):
+    FinetuneConfig(pause_position="append ")
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("optim.max_skipped_in_a_row", 0), ("optim.head_lr_multiplier", 1.0)],
+)
+def test_a_file_that_lacks_a_field_repeats_what_its_version_did(name, value):
+  group, field = name.split(".")
+  tree = default().to_dict()
+  del tree[group][field]
+  assert loader.saved(tree)[group][field] == value
