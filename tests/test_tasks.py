@@ -21,7 +21,7 @@ from pausejax.data.finetuning import examples
 from pausejax.tasks import coqa, hellaswag, records, squad, web_questions
 
 REAL = os.environ.get("PAUSEJAX_REAL_DATA", "")
-DOCS = pathlib.Path(__file__).parent.parent / "docs" / "tasks.md"
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 GSM8K = {
   "question": "Two and two?",
@@ -478,8 +478,9 @@ def test_a_task_of_options_must_target_the_right_one(data_config):
 
 @pytest.fixture
 def my_task(tmp_path, monkeypatch) -> Iterator[pathlib.Path]:
-  """The file in docs/tasks.md and a little data, in the working directory."""
-  code = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0]
+  """The file in docs/own_task.md and a little data, in the working directory."""
+  text = (DOCS / "own_task.md").read_text()
+  code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
   (tmp_path / "my_tasks.py").write_text(code)
   row = {"id": "fr", "country": "France", "capitals": ["Paris"]}
   none = {"id": "xx", "country": "Nowhere", "capitals": []}
@@ -527,7 +528,7 @@ def test_a_module_of_tasks_that_fails_is_one_line(my_task):
 
 
 def test_the_documentation_has_the_tasks_as_they_are():
-  lines = DOCS.read_text().splitlines()
+  lines = (DOCS / "tasks.md").read_text().splitlines()
   for name in FILES:
     task = tasks.downstream(name)
     assert isinstance(task.source, records.Files)
