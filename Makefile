@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if \
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: env demo test test-fast lint lock clean
+.PHONY: env demo test test-fast lint docs lock clean
 
 env: $(VENV)/installed $(if $(EXTRA),$(VENV)/installed-$(EXTRA))
 
@@ -39,6 +39,12 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The site, in docs/_build, with its notebooks run and warnings as errors.
+docs: env
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/docs-py$$($(BIN)/python -c \
+	  'import sys; print("%d%d" % sys.version_info[:2])').txt
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+
 # The locks anew, for the newest releases that setup.cfg admits. The TPU's
 # compiler, which CI asks, has one of its own: where it is installed, JAX looks
 # for TPUs and says so on every start.
@@ -49,8 +55,12 @@ lock:
 	  -o requirements/lock-py311.txt
 	$(LOCK) setup.cfg requirements/build.in $(EXTRAS) --python-version 3.12 \
 	  -o requirements/lock-py312.txt
+	$(LOCK) setup.cfg --extra=docs -c requirements/lock-py311.txt --python-version 3.11 \
+	  -o requirements/docs-py311.txt
+	$(LOCK) setup.cfg --extra=docs -c requirements/lock-py312.txt --python-version 3.12 \
+	  -o requirements/docs-py312.txt
 	$(LOCK) requirements/tpu.in -c requirements/lock-py311.txt --python-version 3.11 \
 	  -o requirements/tpu-py311.txt
 
 clean:
-	rm -rf $(VENV) demo *.egg-info
+	rm -rf $(VENV) demo docs/_build docs/generated *.egg-info

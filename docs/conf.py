@@ -1,0 +1,48 @@
+"""The documentation site: `make docs`. It builds without a network.
+
+Before a build, `generate.py` writes the pages that are made from the code.
+"""
+
+import os
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Notebooks start in a process of their own.
+os.environ["PYTHONPATH"] = str(HERE.parent)
+
+import generate
+
+import pausejax
+
+project = "pausejax"
+author = "The pausejax authors"
+release = version = pausejax.__version__
+
+extensions = [
+  "myst_nb",
+  "sphinx.ext.autodoc",
+  "sphinx.ext.napoleon",
+  "sphinx_copybutton",
+]
+source_suffix = {".md": "myst-nb"}
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+autodoc_member_order = "bysource"
+# Names of arrays that end in their dimensions (x_BTD) are no references.
+nitpicky = False
+copybutton_exclude = ".linenos, .gp, .go"
+
+html_theme = "sphinx_book_theme"
+html_title = f"pausejax {release}"
+
+
+def setup(app) -> None:
+  """Writes the generated pages before Sphinx looks for its sources."""
+  generate.write(HERE / "generated")
