@@ -1,3 +1,3 @@
 """Pause-token pretraining, finetuning and inference in JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
