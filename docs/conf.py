@@ -13,9 +13,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Notebooks start in a process of their own.
 os.environ["PYTHONPATH"] = str(HERE.parent)
 
-import generate
+import generate  # noqa: E402
 
-import pausejax
+import pausejax  # noqa: E402
 
 project = "pausejax"
 author = "The pausejax authors"

@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 from pausejax import cli
+from pausejax.config import reference
 
 # Verbs that have verbs of their own.
 NESTED = {"tasks": ("list", "check"), "tokenizer": ("train",)}
@@ -41,17 +42,10 @@ def commands() -> str:
 
 def config() -> str:
   """Returns the page of all config fields, with defaults and meanings."""
-  _, _, fields = _help(("train",)).partition(FIELDS)
-  lines = fields.splitlines()[2:]
-  return "\n".join(
-    [
-      "# Config fields\n",
-      "Every field, its default and its meaning. Change one by",
-      "`--config.NAME=VALUE`.\n",
-      "```text",
-      *(line[2:] for line in lines),
-      "```\n",
-    ]
+  return (
+    "# Config fields\n\n"
+    "Every field: change one by `--config.NAME=VALUE`.\n\n"
+    f"{reference.markdown()}"
   )
 
 

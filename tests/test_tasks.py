@@ -478,7 +478,7 @@ def test_a_task_of_options_must_target_the_right_one(data_config):
 
 @pytest.fixture
 def my_task(tmp_path, monkeypatch) -> Iterator[pathlib.Path]:
-  """The file in docs/own_task.md and a little data, in the working directory."""
+  """The file in docs/own_task.md and a little data, in the current folder."""
   text = (DOCS / "own_task.md").read_text()
   code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
   (tmp_path / "my_tasks.py").write_text(code)
