@@ -9,7 +9,7 @@ from pausejax.inspection import soundness
 
 TASK = """
 from pausejax import errors, metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 def examples(record):
   yield tasks.Example(

@@ -19,17 +19,18 @@ from tests import models, processes
 COMPUTE = """
 import functools, sys
 import jax, numpy as np
-from pausejax import optimizer, settings
+from pausejax import optimizer
+from pausejax.config import LossConfig, OptimConfig, default
 from pausejax.inference import decode, score
 from pausejax.training import step
 from tests import models
 
 loss = default().loss.to_dict() | {"num_chunks": 2}
 optim = default().optim.to_dict()
-made, schedule = optimizer.make(settings.OptimConfig(**optim), 10)
+made, schedule = optimizer.make(OptimConfig(**optim), 10)
 train_step = functools.partial(
   step.train_step, optimizer=made, schedule=schedule,
-  loss=settings.LossConfig(**loss), num_microbatches=1,
+  loss=LossConfig(**loss), num_microbatches=1,
   pause_id=models.PAUSE_ID,
 )
 for name in sys.argv[1:]:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 TASK = """
 from pausejax import metrics, tasks
-from pausejax.data import records
+from pausejax.tasks import records
 
 
 def examples(record):

@@ -191,7 +191,7 @@ def test_two_jobs_in_one_folder_are_an_error(data, data_config, tmp_path):
 def command(data, out, tmp_path, *more):
   """Returns a command that makes `data`, a unit of each file."""
   (tmp_path / "small_units.py").write_text(
-    "from pausejax.data import corpora\ncorpora._UNIT_BYTES = 1\n"
+    "from pausejax.tasks import corpora\ncorpora._UNIT_BYTES = 1\n"
   )
   fields = {
     "tasks_module": "small_units",

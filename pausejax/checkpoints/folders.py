@@ -236,7 +236,7 @@ def _data(path: pathlib.Path, meta: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _position(name: str, content: bytes) -> Any:
-  """Returns the step in a position file of `data.batches.Batches`."""
+  """Returns the step in a position file (`data/pretraining/source.py`)."""
   try:
     return json.loads(content)["step"]
   except (ValueError, KeyError, TypeError) as e:

@@ -33,7 +33,7 @@ class Loop:
     train_step: jitted (state, device batch) -> (state, metrics).
     evaluate_batch: jitted (model, device batch) -> sums.
     put: host batch -> device batch.
-    batches: the training batches, `data.batches.Batches`.
+    batches: the training batches, `data.pretraining.source.Batches`.
     evaluation: makes the held-out batches anew.
     plain_evaluation: the same without pauses: `evaluation` itself where there
       are none, None in finetuning.
