@@ -91,6 +91,7 @@ def same(a: answers.Answers, b: answers.Answers) -> None:
     assert a.metrics[name] == pytest.approx(b.metrics[name], rel=1e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decode", "options"])
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_the_batch_size_changes_nothing(kind, attention):
@@ -100,6 +101,7 @@ def test_the_batch_size_changes_nothing(kind, attention):
   same(whole, parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decode", "options"])
 def test_eight_devices_answer_as_one(kind):
   one = answer(kind, batch_size=8)

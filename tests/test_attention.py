@@ -83,6 +83,7 @@ def test_xla_equals_the_reference_with_a_bidirectional_prefix():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_kv_heads", [2, 1])
 def test_splash_equals_the_reference(num_kv_heads):
   # The Pallas kernel, interpreted: what a TPU would compute.

@@ -97,6 +97,7 @@ def test_pauses_fill_their_part_of_a_batch_and_are_no_targets():
   np.testing.assert_array_equal(batch["loss_mask"], ~is_pause)
 
 
+@pytest.mark.slow
 def test_step_checks_losses_and_names_what_is_missing(no_torch, capsys):
   options = argparse.Namespace(arms="", rounds=2)
   rows = step.one_kind("gpt", TOY, options, [])
@@ -168,6 +169,7 @@ def test_growth_changes_one_size_at_a_time():
   assert points["8 devices"] == (growth.START, 8)
 
 
+@pytest.mark.slow
 def test_answers_and_scores_are_timed(no_torch):
   options = argparse.Namespace(
     size="toy",

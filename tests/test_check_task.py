@@ -165,6 +165,7 @@ def write_task(tmp_path, monkeypatch):
     del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_a_task_of_your_own_passes_every_stage(write_task, capsys):
   assert cli.main(write_task("sums")) == 0
   lines = capsys.readouterr().out.splitlines()

@@ -446,6 +446,7 @@ def test_a_task_cannot_be_registered_twice():
     tasks.register(tasks.get("c4"))
 
 
+@pytest.mark.slow
 def test_the_embedded_corpus_is_split_without_loss(data_config):
   source = tasks.pretraining("stdlib_docs").source(
     data_config(task="stdlib_docs")

@@ -39,6 +39,7 @@ def _generate(model, rows, *, width, **options):
   return np.asarray(ids_BN)
 
 
+@pytest.mark.slow
 @both_attentions
 @variants
 def test_cached_decoding_equals_the_full_forward(changes, prefix_attention):
@@ -53,6 +54,7 @@ def test_cached_decoding_equals_the_full_forward(changes, prefix_attention):
     np.testing.assert_array_equal(ids_N, best_T[start : start + len(ids_N)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_neighbours_and_padding_change_nothing(temperature):
   model = models.model(prefix_attention="bidirectional")
@@ -62,6 +64,7 @@ def test_neighbours_and_padding_change_nothing(temperature):
   np.testing.assert_array_equal(together_BN[:1], alone_BN)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
   model = models.model(prefix_attention="bidirectional", num_kv_heads=2)
   rows = [PROMPTS[i % 3] for i in range(8)]
@@ -84,6 +87,7 @@ def test_a_row_ends_with_eos_and_the_others_go_on():
     np.testing.assert_array_equal(ids_N, expected_N)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
 def test_neither_a_pause_nor_a_padded_row_is_ever_chosen(temperature):
   model = models.model()

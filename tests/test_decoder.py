@@ -45,6 +45,7 @@ def _all_different(**arrays):
   return {**models.batch(batch_size=2), "tokens": tokens_BT, **arrays}
 
 
+@pytest.mark.slow
 @variants
 def test_no_vector_depends_on_later_tokens(changes):
   read_TBT = _is_read(models.model(**changes), _all_different())
@@ -52,6 +53,7 @@ def test_no_vector_depends_on_later_tokens(changes):
   assert not read_TBT[:, 1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["learned", "rope"])
 def test_a_prefix_sees_all_of_itself_and_nothing_behind_it(position):
   model = models.model(prefix_attention="bidirectional", position=position)
@@ -98,6 +100,7 @@ def test_segments_do_not_see_each_other():
   assert (x_BTD[:, :20] != y_BTD[:, :20]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["names", "full"])
 def test_rematerialisation_changes_no_gradient(remat):
   batch = models.batch(batch_size=2)
@@ -109,6 +112,7 @@ def test_rematerialisation_changes_no_gradient(remat):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_initialisation_is_as_documented():
   config = models.model_config(d_model=64, d_ff=256)
   model = jax.jit(lambda: decoder.init(config, 0))()

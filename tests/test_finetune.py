@@ -321,6 +321,7 @@ def test_a_mixture_keeps_its_rates_and_each_task_its_epochs(make_source):
       assert sorted(shown[start : start + size]) == list(range(size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_packing_changes_neither_the_loss_nor_the_gradients(
   make_source, attention
@@ -351,6 +352,7 @@ def test_packing_changes_neither_the_loss_nor_the_gradients(
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_head_sees_what_counts_and_nothing_changes(make_source):
   rows = [
     dataclasses.replace(q, prefix=q.prefix + "x" * 16, hints=("a", "b"))

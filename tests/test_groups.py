@@ -67,6 +67,7 @@ def test_the_digest_of_examples_is_that_of_results_without_groups():
   assert examples._digest([dataclasses.replace(row, group="g")]) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decode", "options"])
 def test_predictions_name_the_group(kind, monkeypatch):
   rows = test_answers.examples(kind)

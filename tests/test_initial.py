@@ -55,6 +55,7 @@ def start(
     )
 
 
+@pytest.mark.slow
 def test_parameters_are_taken_and_all_else_is_fresh(saved, made):
   folder, before = saved
   after = start(folder, made, seen=True)
@@ -66,6 +67,7 @@ def test_parameters_are_taken_and_all_else_is_fresh(saved, made):
   assert moments and all(not np.any(x) for x in moments.values())
 
 
+@pytest.mark.slow
 def test_a_pause_never_read_gets_its_row_and_no_other_changes(saved, made):
   folder, before = saved
   was = np.asarray(before.model.embedding[...])
@@ -100,6 +102,7 @@ def test_another_shape_is_refused_with_a_table(saved, made):
     start(saved[0], made, d_ff=64)
 
 
+@pytest.mark.slow
 def test_eight_devices_start_as_one_does(saved, made):
   folder, _ = saved
   one = leaves.flatten(start(folder, made).model)

@@ -283,6 +283,7 @@ def test_no_character_of_a_text_moves_the_cursor():
 SMALL = ["--config.data.seq_len=512", "--config.batch_size=4", "-n1"]
 
 
+@pytest.mark.slow
 def test_a_downstream_task_is_shown_checked_and_written(tmp_path, capsys):
   page, data = tmp_path / "batch.html", tmp_path / "batch.json"
   argv = ["inspect", "--task=stdlib_choice", "--pauses=2", *SMALL]

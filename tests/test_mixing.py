@@ -134,6 +134,7 @@ def open_source(stores, data_config):
   return make
 
 
+@pytest.mark.slow
 def test_a_run_whose_host_count_changes_twice_sees_the_same(open_source):
   alone = open_source()
   expected = [alone.training_batch(step) for step in range(100)]

@@ -124,6 +124,7 @@ def test_every_optimizer_equals_itself_on_separate_layers_or_is_refused(name):
       assert np.abs(a - b).max() <= most * np.abs(b).max()
 
 
+@pytest.mark.slow
 def test_optimizers_in_use_are_accepted_and_others_refused():
   accepted = set(optimizer.names(config()))
   assert accepted <= set(NAMES)
@@ -146,6 +147,7 @@ def test_states_are_laid_out_over_a_mesh_and_saved(name):
   jax.eval_shape(leaves.digests, leaves.flatten(shapes))
 
 
+@pytest.mark.slow
 def test_layers_stacked_differ_for_those_that_take_norms_of_leaves():
   # Or the comparison above would compare nothing.
   grads = [gradients(step, few_leaves()) for step in range(3)]
@@ -171,6 +173,7 @@ def test_muon_moves_block_matrices_and_adam_all_else():
     assert np.ptp(np.abs(x[...])) < 0.1 * np.abs(x[...]).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon", "lamb", "dog"])
 def test_multipliers_scale_the_learning_rate_of_embeddings_and_head(name):
   def updates(**changes):

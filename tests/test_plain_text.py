@@ -57,6 +57,7 @@ def nats(model, text, num_positions):
   return total
 
 
+@pytest.mark.slow
 def test_without_pauses_the_loss_is_that_of_the_logits(model):
   found = score(model)
   total = sum(nats(model, text, 64) for text in TEXTS)
@@ -71,6 +72,7 @@ def test_without_pauses_the_loss_is_that_of_the_logits(model):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
 def test_every_token_counts_once_with_any_number_of_pauses(model, fraction):
   found = score(model, pause_fraction=fraction)
@@ -79,6 +81,7 @@ def test_every_token_counts_once_with_any_number_of_pauses(model, fraction):
   assert found["nats_per_token"] != score(model)["nats_per_token"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.0, 0.25])
 def test_batch_size_and_devices_do_not_matter(model, fraction):
   one = score(model, batch_size=1, pause_fraction=fraction)
@@ -90,10 +93,12 @@ def test_batch_size_and_devices_do_not_matter(model, fraction):
     assert found == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_order_of_documents_does_not_matter_without_pauses(model):
   assert score(model, TEXTS[::-1]) == pytest.approx(score(model), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_documents_are_scored_apart(model):
   parts = [score(model, [text])["nats_per_token"] for text in ("abc", "xyz")]
   both = score(model, ["abc", "xyz"])["nats_per_token"]

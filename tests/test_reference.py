@@ -126,6 +126,7 @@ def test_logits(name, attention):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "attention"), CASES)
 def test_greedy_answers(name, attention):
   model = models.model(prefix_attention=attention, **models.VARIANTS[name])

@@ -56,6 +56,7 @@ def _one_by_one(model, prefixes, options):
   return np.reshape(log_probs, shape), np.reshape(is_greedy, shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix_attention", ["causal", "bidirectional"])
 @pytest.mark.parametrize(
   "changes", models.VARIANTS.values(), ids=models.VARIANTS.keys()
@@ -72,6 +73,7 @@ def test_options_together_equal_options_one_by_one(changes, prefix_attention):
   np.testing.assert_array_equal(is_greedy_BO, expects_greedy_BO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option_len", [1, 3])
 def test_what_greedy_decoding_says_is_greedy_and_nothing_else(option_len):
   model = models.model()
@@ -97,6 +99,7 @@ def test_what_greedy_decoding_says_is_greedy_and_nothing_else(option_len):
   assert (log_prob_BO[:, 0] > log_prob_BO[:, 1]).all()
 
 
+@pytest.mark.slow
 def test_neighbours_padding_and_other_options_change_nothing():
   model = models.model(prefix_attention="bidirectional")
   together_BO, _ = _score(
@@ -108,6 +111,7 @@ def test_neighbours_padding_and_other_options_change_nothing():
   np.testing.assert_allclose(alone_BO[0, 0], together_BO[2, 2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
   model, rows = models.model(prefix_attention="bidirectional"), range(8)
   prefixes, options = [PREFIXES[i % 3] for i in rows], [[[3], [4, 5, 6]]] * 8
@@ -128,6 +132,7 @@ def test_padding_beyond_the_models_positions_is_harmless():
   np.testing.assert_allclose(log_prob_BO, expected_BO, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_prefix_is_read_once_for_all_options():
   model = models.model()
   tokens_BT = np.ones((1, 24), np.int32)

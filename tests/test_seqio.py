@@ -360,6 +360,7 @@ def test_both_pipelines_read_the_same_text_and_hold_out_the_same(
     assert sorted(found) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_a_restored_stream_reads_on_at_the_same_document(tmp_path, monkeypatch):
   monkeypatch.setattr(sources, "_BLOCK", 7)
   monkeypatch.setattr(corpora, "_UNIT_BYTES", 500)
@@ -732,6 +733,7 @@ def test_a_new_process_continues_bit_for_bit(folder, tfds_dir, bpe, tmp_path):
   assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "python", "tfds"])
 def test_a_resumed_run_can_be_resumed_again(folder, tfds_dir, kind):
   data = {
@@ -837,6 +839,7 @@ def test_a_split_without_documents_ends_at_once(tmp_path):
     assert split in message(open_stream, data, split=split)
 
 
+@pytest.mark.slow
 def test_every_seed_of_the_settings_works(folder):
   data = data_config(files=f"{folder}/b1.jsonl")
   seeds = (-(2**63), -1, 0, 2**31 - 1, 2**63 - 1)

@@ -105,6 +105,7 @@ def num_times(mesh, found, kind, axes, *shapes):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", MESHES)
 def test_every_mesh_trains_as_one_device_and_sends_what_it_should(axes, capfd):
   data, fsdp, sequence, tensor = axes
@@ -144,6 +145,7 @@ def test_every_mesh_trains_as_one_device_and_sends_what_it_should(axes, capfd):
   assert largest < rows_here * SEQ_LEN * config.num_vocab_rows
 
 
+@pytest.mark.slow
 def test_packed_rows_and_prefixes_over_a_split_sequence():
   model = models.model(
     segment_attention=True, prefix_attention="bidirectional", position="rope"
@@ -188,6 +190,7 @@ def test_the_gradient_of_a_frequent_row_is_summed_in_float32():
   assert (grad_VD[models.PAUSE_ID] == ROWS * SEQ_LEN).all()
 
 
+@pytest.mark.slow
 def test_a_state_made_on_a_mesh_is_laid_out_there_and_the_same():
   made = optimizer.make(OptimConfig(**default().optim.to_dict()), 2000)[0]
   config, mesh = models.model_config(), mesh_of_8(2, 2, 2)
@@ -229,6 +232,7 @@ def test_every_large_array_of_the_1b_state_is_split_over_all_devices(axes):
   assert num_here < 1.02 * num_bytes / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [(1, 8, 1, 1), (1, 2, 2, 2)])
 def test_the_1b_step_holds_its_part_of_activations_and_tables(axes, capfd):
   data, fsdp, sequence, tensor = axes

@@ -31,6 +31,7 @@ def make_step(num_microbatches=1, learning_rate=3e-4):
   return jax.jit(train), models.train_state(made)
 
 
+@pytest.mark.slow
 def test_loss_and_classes_equal_a_numpy_reference():
   train, start = make_step()
   batch = models.batch()
@@ -54,6 +55,7 @@ def test_loss_and_classes_equal_a_numpy_reference():
   assert int(metrics["num_pauses"]) == (~mask_BT).sum()
 
 
+@pytest.mark.slow
 def test_the_vector_before_a_pause_gets_no_gradient_of_its_own():
   """The last position's vector feeds its own target only: ignored means 0."""
   _, start = make_step()
@@ -84,6 +86,7 @@ def test_the_vector_before_a_pause_gets_no_gradient_of_its_own():
   assert (grad_TD[-1] == 0).all() and (grad_TD[-2] != 0).any()
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_same_step_for_uneven_counts():
   batch = models.batch()
   batch["loss_mask"][:3] = False  # Very different counts in each part.
@@ -147,6 +150,7 @@ def test_a_skipped_step_does_not_use_up_the_schedule():
   assert clean["learning_rate"] == later["learning_rate"]
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_is_learned():
   train, start = make_step(learning_rate=3e-2)
   batch, losses = models.batch(), []
@@ -156,6 +160,7 @@ def test_a_fixed_batch_is_learned():
   assert losses[-1] < losses[0] - 0.5
 
 
+@pytest.mark.slow
 def test_the_compiled_step_never_holds_the_full_logits():
   batch_size, seq_len, vocab_size = 4, 512, 32_000
   fields = default().model.to_dict() | dict(

@@ -125,6 +125,7 @@ def test_another_dtype_is_refused(tmp_path, fresh, abstract):
     restore(tmp_path / "c", dataclasses.replace(abstract, model=half))
 
 
+@pytest.mark.slow
 def test_junk_is_set_aside_and_foreign_files_are_left_alone(
   tmp_path, fresh, abstract
 ):
@@ -180,6 +181,7 @@ def test_meta_names_every_leaf_with_its_digest(tmp_path, fresh):
   assert "opt_state/1/0/mu/embedding" in meta["leaves"]
 
 
+@pytest.mark.slow
 def test_digests_do_not_depend_on_the_mesh_but_on_every_bit(fresh, made):
   named = leaves.flatten(fresh.model)
   there = leaves.digests(named)

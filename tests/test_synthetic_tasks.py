@@ -80,6 +80,7 @@ def test_the_last_word_of_a_passage_stands_earlier_in_it(split):
     assert example.target in example.prefix and example.target.isalpha()
 
 
+@pytest.mark.slow
 def test_the_right_line_is_among_four_different_ones():
   lines = dict(map(reversed, stdlib_choice.functions()))
   for record in some(stdlib_choice.choices("validation")):
