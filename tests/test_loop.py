@@ -1,5 +1,6 @@
 """The loop with everything around it made up: when it measures, saves, ends."""
 
+import inspect
 import types
 
 import jax.numpy as jnp
@@ -7,8 +8,9 @@ import pytest
 
 from pausejax import errors
 from pausejax.config import default, train_config
+from pausejax.programs import train
 from pausejax.runtime.agreement import Agreement
-from pausejax.training import loop, meter
+from pausejax.training import held_out, loop, meter, saver
 from tests.test_sharding import one_device_mesh
 
 
@@ -54,31 +56,40 @@ class Run:
     tree.num_steps, tree.eval.every, tree.checkpoint.every = end, 2, every
     tree.optim.update(self._optim)
     agreement = Agreement(self._flag, one_device_mesh())
-    loop.Loop(
-      config=train_config(tree.to_dict()),
-      train_step=self._train_step,
-      evaluate_batch=self._evaluate_batch,
-      put=lambda batch: batch,
+    config = train_config(tree.to_dict())
+    mesh = one_device_mesh()
+    run = loop.Run(
+      config=config,
+      parts=types.SimpleNamespace(train_step=self._train_step, mesh=mesh),
+      state=types.SimpleNamespace(step=start, model=self._norm),
+      owed=owed,
       batches=Batches(),
-      evaluation=lambda: iter(range(3)),
-      plain_evaluation=None,
-      answer=lambda model, show: {},
-      store=types.SimpleNamespace(
-        save=self._save,
-        close=lambda: None,
-        wait=lambda: None,
-        set_aside_after=self._set_aside_after,
+      held_out=held_out.HeldOut(
+        evaluate_batch=self._evaluate_batch,
+        mesh=mesh,
+        batches=lambda: iter([{}] * 3),
+        plain_batches=None,
+        answer=lambda model, show: {},
       ),
-      meta={},
-      counters=self.counters,
+      saver=saver.Saver(
+        store=types.SimpleNamespace(
+          save=self._save,
+          close=lambda: None,
+          set_aside_after=self._set_aside_after,
+        ),
+        batches=Batches(),
+        meta={},
+        optim=config.optim,
+      ),
       meter=types.SimpleNamespace(
+        counters=self.counters,
         record=self._record,
-        record_evaluation=lambda step, *args: self.measured.append(step),
+        record_evaluation=lambda step, found: self.measured.append(step),
         restart_clock=lambda: None,
       ),
       stop=agreement,
-      owed=owed,
-    ).run(types.SimpleNamespace(step=start, model=self._norm))
+    )
+    loop.train(run)
     return agreement.exit_code
 
   def _save(self, state, data, meta, num_skipped):
@@ -215,3 +226,17 @@ def test_the_meter_counts_skipped_steps_in_a_row():
     real.record(step, {**metrics, "skipped": float(skipped)}, 0.0)
     found.append(counters.skipped_in_a_row)
   assert found == [0, 1, 2, 0, 1]
+
+
+def test_the_program_reaches_the_jitted_step_in_two_calls():
+  callers = []
+
+  class Recording(Run):
+    def _train_step(self, state, batch):
+      frame = inspect.currentframe().f_back
+      callers.append(frame.f_code)
+      return super()._train_step(state, batch)
+
+  Recording().go(0, 1)
+  assert callers == [loop.train.__code__]
+  assert "loop.train(run)" in inspect.getsource(train.main)

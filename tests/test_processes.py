@@ -448,12 +448,12 @@ def patched(*args):
 store.Store.restore = patched
 """
 IN_MEASUREMENT = f"""
-from pausejax.training import loop
-evaluate = loop.Loop._evaluate
+from pausejax.training import held_out
+evaluate = held_out.HeldOut._sums
 def patched(*args):
   if os.environ.get("JAX_PROCESS_ID") == "1": {SIGNAL}
   return evaluate(*args)
-loop.Loop._evaluate = patched
+held_out.HeldOut._sums = patched
 """
 IN_SAVE = f"""
 from pausejax.checkpoints import store

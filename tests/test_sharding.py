@@ -54,19 +54,22 @@ def mesh_of_8(data, fsdp, tensor, sequence=1):
 
 def compiled_step(mesh, num_microbatches=1):
   """Returns (step compiled for the mesh, a fresh state on it)."""
-  fields = {**default().optim.to_dict(), "warmup_steps": 2}
-  made, schedule = optimizer.make(OptimConfig(**fields), 10)
-  train = functools.partial(
-    step.train_step,
-    optimizer=made,
-    schedule=schedule,
-    loss=LOSS,
-    num_microbatches=num_microbatches,
-    pause_id=models.PAUSE_ID,
-  )
+  tree = default()
+  tree.optim.update(warmup_steps=2, num_microbatches=num_microbatches)
+  tree.loss.update(num_chunks=LOSS.num_chunks, z_loss=LOSS.z_loss)
+  config = train_config(tree.to_dict())
+  made, schedule = optimizer.make(config.optim, 10)
   abstract = states.abstract(models.model_config(**SHAPE), made, mesh)
   layout = jax.tree.map(lambda x: x.sharding, abstract)
-  lowered = step.jit_train_step(train, layout, mesh).lower(
+  train = step.jit_train_step(
+    config,
+    made,
+    schedule,
+    pause_id=models.PAUSE_ID,
+    layout=layout,
+    mesh=mesh,
+  )
+  lowered = train.lower(
     abstract, sharding.put_batch(models.batch(batch_size=ROWS), mesh)
   )
   fresh = jax.device_put(models.train_state(made, **SHAPE), layout)
@@ -250,7 +253,9 @@ def test_the_1b_step_holds_its_part_of_activations_and_tables(axes, capfd):
     for name, x in batch.items()
   }
   layout = jax.tree.map(lambda x: x.sharding, abstract)
-  train = step.of_run(config, *made, pause_id=9, layout=layout, mesh=mesh)
+  train = step.jit_train_step(
+    config, *made, pause_id=9, layout=layout, mesh=mesh
+  )
   with jax.set_mesh(mesh):
     compiled = train.lower(abstract, batch).compile(QUICK)
   assert "Involuntary full rematerialization" not in capfd.readouterr().err

@@ -82,7 +82,7 @@ class Trainer:
       self.state = train_state.init_on_mesh(
         self.model_config, chain, config.seed, self._mesh
       )
-    self._step = step.of_run(
+    self._step = step.jit_train_step(
       config,
       chain,
       schedule,

@@ -91,7 +91,7 @@ def compile_step(
   """
   optimizer, schedule = optimizers.make(config.optim, config.num_steps)
   shapes = train_state.abstract(model_config, optimizer, mesh)
-  train_step = step.of_run(
+  train_step = step.jit_train_step(
     config,
     optimizer,
     schedule,

@@ -14,12 +14,34 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from pausejax import errors, sharding
-from pausejax.checkpoints import leaves
+from pausejax import errors, sharding, train_state
+from pausejax.checkpoints import leaves, loaded_run
 from pausejax.checkpoints.store import Store
-from pausejax.config import ModelConfig
+from pausejax.config import ModelConfig, TrainConfig
 from pausejax.model import decoder
 from pausejax.train_state import TrainState
+from pausejax.training.parts import Parts
+
+
+def first_state(
+  config: TrainConfig, parts: Parts, initial: loaded_run.Trained | None
+) -> TrainState:
+  """Returns fresh parameters, or those of the run to start from."""
+  if initial is None:
+    print("fresh parameters: no --init_from")
+    return train_state.init_on_mesh(
+      parts.model, parts.optimizer, config.seed, parts.mesh
+    )
+  print(f"parameters from step {initial.step} of {initial.workdir}")
+  return from_checkpoint(
+    Store(initial.workdir / "checkpoints", None),
+    initial.meta,
+    parts.model,
+    parts.optimizer,
+    parts.mesh,
+    pause_init=config.finetune.pause_init,
+    seed=config.seed,
+  )
 
 
 def from_checkpoint(

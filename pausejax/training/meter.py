@@ -8,8 +8,7 @@ import jax
 
 from pausejax.runtime.metric_writer import MetricWriter, Silent
 from pausejax.runtime.progress import ProgressBar
-
-Sums = dict[str, float]
+from pausejax.training.held_out import Evaluation, Sums
 
 
 @dataclasses.dataclass
@@ -23,7 +22,11 @@ class Counters:
 
 
 class Meter:
-  """Writes one row of metrics a step (keys: docs/metrics.md)."""
+  """Writes one row of metrics per step (keys: docs/metrics.md).
+
+  Attributes:
+    counters: tokens and skipped steps so far.
+  """
 
   def __init__(
     self,
@@ -37,7 +40,7 @@ class Meter:
     flops_per_token: float,
     peak_flops: float | None,
   ):
-    """Makes a meter that goes on from `counters`.
+    """Makes a meter that continues from `counters`.
 
     Args:
       writer: where rows go.
@@ -51,7 +54,7 @@ class Meter:
     """
     self._writer = writer
     self._progress = progress
-    self._counters = counters
+    self.counters = counters
     self._every = every
     self._trims = trims
     self._unigram_entropy = unigram_entropy
@@ -76,7 +79,7 @@ class Meter:
     m = {k: float(v) for k, v in jax.device_get(metrics).items()}
     now = time.perf_counter()
     seconds, self._last = now - self._last, now
-    counters = self._counters
+    counters = self.counters
     counters.total_tokens += int(m["num_real"])
     counters.real_tokens += int(m["num_real"] - m["num_pauses"])
     if self._trims:
@@ -108,28 +111,20 @@ class Meter:
       row["mfu"] = row["model_flops_per_second"] / self._peak_flops
     self._writer.write(step, row)
 
-  def record_evaluation(
-    self,
-    step: int,
-    sums: Sums,
-    plain_sums: Sums | None,
-    answers: dict[str, float],
-  ) -> None:
-    """Writes and shows the held-out loss and what the answers are worth.
+  def record_evaluation(self, step: int, found: Evaluation) -> None:
+    """Writes and shows the held-out loss and the metrics of the answers.
 
     Args:
       step: number of the step.
-      sums: of `evaluate_batch`, over all held-out batches.
-      plain_sums: the same over the same text without pauses, which compares
-        runs with and without them; None in finetuning.
-      answers: metrics of the answers in percent, empty in pretraining.
+      found: what its evaluation measured.
     """
+    sums, plain_sums = found.sums, found.plain_sums
     loss = sums["nll"] / max(sums["num_targets"], 1.0)
     row = {
       "loss": loss,
       **losses_by_class(sums),
       "num_targets": int(sums["num_targets"]),
-      **answers,
+      **found.answers,
     }
     line = f"step {step}: held-out loss {loss:.3f} nats per token"
     if plain_sums is not None:
@@ -142,9 +137,9 @@ class Meter:
     if self._unigram_entropy is not None:
       line += f" (unigram entropy {self._unigram_entropy:.3f})"
     self._progress.print(f"{line}, over {row['num_targets']:,} text targets")
-    if answers:
-      found = "  ".join(f"{name} {v:.2f}" for name, v in answers.items())
-      self._progress.print(f"step {step}: {found}")
+    if found.answers:
+      answers = "  ".join(f"{k} {v:.2f}" for k, v in found.answers.items())
+      self._progress.print(f"step {step}: {answers}")
     self.restart_clock()
 
 

@@ -55,7 +55,7 @@ def make(config: TrainConfig, vocab_size: int) -> Parts:
   sharding.check_run(mesh, config, model)
   with jax.set_mesh(mesh):
     abstract = train_state.abstract(model, optimizer, mesh)
-    train_step = step.of_run(
+    train_step = step.jit_train_step(
       config,
       optimizer,
       schedule,

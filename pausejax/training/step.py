@@ -98,7 +98,7 @@ def evaluate_batch(
   return _summed_objective(model, batch, loss=loss, pause_id=pause_id)[1]
 
 
-def of_run(
+def jit_train_step(
   config: TrainConfig,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
@@ -109,13 +109,15 @@ def of_run(
 ) -> Callable[..., Any]:
   """Returns the jitted train step of a run: (state, batch) -> (state, metrics).
 
+  The old state's memory is given up.
+
   Args:
     config: the run.
     optimizer: from `optimizer.make`, with its `schedule`.
     schedule: the learning rate.
     pause_id: id of `<pause>`.
     layout: shardings of the state.
-    mesh: the mesh.
+    mesh: the mesh; batches are laid out by `sharding.put_batch`.
   """
   step = functools.partial(
     train_step,
@@ -125,19 +127,6 @@ def of_run(
     num_microbatches=config.optim.num_microbatches,
     pause_id=pause_id,
   )
-  return jit_train_step(step, layout, mesh)
-
-
-def jit_train_step(
-  step: Callable[..., Any], layout: TrainState, mesh: Mesh
-) -> Callable[..., Any]:
-  """Returns `step` jitted for the mesh, the old state's memory given up.
-
-  Args:
-    step: `train_step` with its keyword arguments bound.
-    layout: shardings of the state.
-    mesh: the mesh; batches are laid out by `sharding.put_batch`.
-  """
   replicated = NamedSharding(mesh, PartitionSpec())
   return jax.jit(
     step,

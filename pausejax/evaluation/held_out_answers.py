@@ -1,0 +1,50 @@
+"""The answers to held-out examples, scored while a run trains."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from pausejax.config import TrainConfig
+from pausejax.data.finetuning.source import TaskSequences
+from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.evaluation.answers import Answerer
+
+
+def scorer(
+  config: TrainConfig,
+  held_out: Sequence[TaskSequences],
+  tokenizer: PauseTokenizer,
+  mesh: Mesh,
+) -> Callable[[Any, Callable[..., None]], dict[str, float]]:
+  """Returns (model, show) -> metrics of its answers to held-out examples.
+
+  The metrics are in percent; "score" is the mean over tasks of each one's
+  first metric. There are none without tasks, or if `eval.num_examples` is 0.
+
+  Args:
+    config: the run.
+    held_out: the held-out examples of each task.
+    tokenizer: of the run.
+    mesh: where the model lies.
+  """
+  if not (held_out and config.eval.num_examples):
+    return lambda model, show: {}
+
+  def score(model, show) -> dict[str, float]:
+    metrics, first = {}, []
+    for task in held_out:
+      answerer = Answerer(
+        format=task.format,
+        tokenizer=tokenizer,
+        batch_size=config.eval.batch_size,
+        pauses_in_prefix=config.finetune.pauses_in_prefix,
+        mesh=mesh,
+      )
+      rows = task.examples.rows[: config.eval.num_examples]
+      answers = answerer.answer(model, rows, show)
+      metrics |= {f"{task.name}_{n}": v for n, v in answers.metrics.items()}
+      first.append(next(iter(answers.metrics.values())))
+    return {"score": sum(first) / len(first), **metrics}
+
+  return score

@@ -1,0 +1,233 @@
+"""Puts a training run together from its inputs: devices, data, first state."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import jax
+
+from pausejax import errors, optimizer
+from pausejax.checkpoints.store import Restored, Store
+from pausejax.data import pipeline
+from pausejax.data.pipeline import Door
+from pausejax.evaluation import held_out_answers
+from pausejax.runtime import distributed, flops, metric_writer, run_folder
+from pausejax.runtime.agreement import Agreement
+from pausejax.runtime.progress import ProgressBar
+from pausejax.runtime.signals import StopFlag
+from pausejax.train_state import TrainState
+from pausejax.training import description, initial, parts, resume, step
+from pausejax.training.held_out import HeldOut
+from pausejax.training.inputs import Inputs
+from pausejax.training.loop import Run
+from pausejax.training.meter import Counters, Meter
+from pausejax.training.parts import Parts
+from pausejax.training.saver import Saver
+
+
+@contextlib.contextmanager
+def opened(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
+  """Yields the run, its newest checkpoint restored; None if no step is left.
+
+  Until the context ends, the workdir is locked and the mesh is in scope.
+
+  Args:
+    inputs: what the run starts from.
+    stop: set by signals.
+
+  Raises:
+    UserError: devices, data or checkpoint do not fit the config.
+  """
+  made = parts.make(inputs.config, inputs.tokenizer.vocab_size)
+  with run_folder.opened(inputs.workdir):
+    if distributed.process_index() == 0 and inputs.own is not None:
+      inputs.require_resumable(inputs.own)
+    store = _open_store(inputs, made)
+    data = _open_data(inputs, made)
+    agreement = Agreement(stop, made.mesh)
+    with jax.set_mesh(made.mesh):
+      restored = store.restore(made.abstract)
+      _resume(inputs, data, restored)
+      if restored and _is_over(inputs, restored):
+        yield None
+        return
+      state = (
+        restored.state
+        if restored
+        else initial.first_state(inputs.config, made, inputs.initial)
+      )
+      store.prepare(made.abstract)
+      _keep_inputs(inputs, restored)
+      _describe(inputs, data, made, state, restored)
+      with _meter(inputs, data, made, restored) as meter:
+        try:
+          yield Run(
+            config=inputs.config,
+            parts=made,
+            state=state,
+            owed=_owes_evaluation(restored),
+            batches=data.batches,
+            held_out=_held_out(inputs, data, made),
+            saver=_saver(inputs, store, data, made, restored),
+            meter=meter,
+            stop=agreement,
+          )
+        except errors.UserError:
+          # A save in progress ends before the other processes hear of it.
+          store.wait()
+          raise
+
+
+def _open_store(inputs: Inputs, made: Parts) -> Store:
+  """Returns the run's checkpoints; a run that is complete stays as it is."""
+  store = Store(inputs.checkpoints, inputs.config.checkpoint)
+  is_new = not inputs.checkpoints.exists()
+  if distributed.everyone(is_new)[0]:
+    store.prepare(made.abstract)
+  return store
+
+
+def _open_data(inputs: Inputs, made: Parts) -> Door:
+  """Returns the run's data, prepared by process 0."""
+  if distributed.process_index() == 0:
+    pipeline.prepare(inputs.config, inputs.values, inputs.workdir)
+  distributed.everyone("prepared")
+  data = pipeline.open_door(
+    inputs.config, inputs.tokenizer, inputs.workdir, made.host
+  )
+  distributed.require_agreement(
+    {
+      "devices": jax.local_device_count(),
+      "data": data.batches.fingerprint(),
+    }
+  )
+  return data
+
+
+def _resume(inputs: Inputs, data: Door, restored: Restored | None) -> None:
+  """Moves the data to the checkpoint's position; says where the run starts.
+
+  Raises:
+    UserError: the checkpoint's settings or data differ from the run's.
+  """
+  if restored is None:
+    print(f"starting at step 0: no checkpoint in {inputs.checkpoints}")
+    return
+  resume.require_resumable(
+    inputs.workdir, restored.meta["config"], inputs.values
+  )
+  errors.require_same(
+    f"the run in {inputs.workdir} (choose another --workdir, or its "
+    "settings): the data of the checkpoint",
+    restored.meta["data"],
+    data.batches.fingerprint(),
+  )
+  data.batches.restore(restored.data)
+  print(f"resuming from step {int(restored.state.step)}: {restored.reason}")
+  for line in resume.notes(inputs.config, inputs.values, restored.meta):
+    print(line)
+
+
+def _is_over(inputs: Inputs, restored: Restored) -> bool:
+  """Returns whether nothing is left to do, and says so."""
+  start = int(restored.state.step)
+  is_over = resume.is_over(inputs.config, start)
+  if not is_over or _owes_evaluation(restored):
+    return False
+  print(resume.nothing_to_do(inputs.config, start, inputs.checkpoints))
+  return True
+
+
+def _owes_evaluation(restored: Restored | None) -> bool:
+  return restored is not None and restored.meta.get("owed", False)
+
+
+def _keep_inputs(inputs: Inputs, restored: Restored | None) -> None:
+  """Writes the config, its history and the tokenizer into the workdir."""
+  if distributed.process_index() > 0:
+    return
+  history = run_folder.History(inputs.workdir)
+  if restored is not None:
+    history.begin(restored.meta["config"])
+  history.add(int(restored.state.step) if restored else 0, inputs.values)
+  run_folder.keep_inputs(
+    inputs.workdir, inputs.config.data.tokenizer, inputs.values
+  )
+
+
+def _describe(
+  inputs: Inputs,
+  data: Door,
+  made: Parts,
+  state: TrainState,
+  restored: Restored | None,
+) -> None:
+  """Prints what is read, how large the model is, and how it is optimized."""
+  for line in data.summary:
+    print(line)
+  print(description.size(state.model, made.mesh, restored), flush=True)
+  print(*optimizer.treatments(inputs.config.optim, state.model), sep="\n")
+
+
+@contextlib.contextmanager
+def _meter(
+  inputs: Inputs, data: Door, made: Parts, restored: Restored | None
+) -> Iterator[Meter]:
+  """Yields the meter of the run, on its metrics file and progress bar."""
+  config = inputs.config
+  start = int(restored.state.step) if restored else 0
+  writer = metric_writer.open_writer(
+    inputs.workdir,
+    start,
+    config.log.tensorboard,
+    owed=_owes_evaluation(restored),
+    every=run_folder.History(inputs.workdir).largest_interval(),
+  )
+  for line in writer.notes():
+    print(line)
+  with ProgressBar(start, config.num_steps) as progress:
+    yield Meter(
+      writer,
+      progress,
+      Counters(**restored.meta["counters"]) if restored else Counters(),
+      every=config.log.every,
+      trims=config.data.pause_mode == "insert_trim" and not data.held_out,
+      unigram_entropy=data.unigram_entropy,
+      flops_per_token=flops.per_token(made.model, config.data.seq_len),
+      peak_flops=flops.peak(),
+    )
+  writer.close()
+
+
+def _held_out(inputs: Inputs, data: Door, made: Parts) -> HeldOut:
+  """Returns what evaluates the run's model."""
+  config, tokenizer = inputs.config, inputs.tokenizer
+  return HeldOut(
+    evaluate_batch=jax.jit(
+      functools.partial(
+        step.evaluate_batch, loss=config.loss, pause_id=tokenizer.pause_id
+      )
+    ),
+    mesh=made.mesh,
+    batches=data.evaluation,
+    plain_batches=data.plain_evaluation,
+    answer=held_out_answers.scorer(config, data.held_out, tokenizer, made.mesh),
+  )
+
+
+def _saver(
+  inputs: Inputs,
+  store: Store,
+  data: Door,
+  made: Parts,
+  restored: Restored | None,
+) -> Saver:
+  """Returns what saves the run."""
+  return Saver(
+    store=store,
+    batches=data.batches,
+    meta=description.meta(
+      inputs, data.batches.fingerprint(), made.mesh, restored
+    ),
+    optim=inputs.config.optim,
+  )

@@ -1,0 +1,68 @@
+"""What a run is: one line for the terminal, and meta.json for checkpoints."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from pausejax import tasks
+from pausejax.checkpoints.store import Restored
+from pausejax.config import TrainConfig
+from pausejax.data import pipeline
+from pausejax.data.finetuning import prompts
+from pausejax.model import products
+from pausejax.model.decoder import Decoder
+from pausejax.runtime import provenance
+from pausejax.training.inputs import Inputs
+
+
+def meta(
+  inputs: Inputs, data: dict[str, Any], mesh: Mesh, restored: Restored | None
+) -> dict[str, Any]:
+  """Returns what meta.json says of the run, enough to rebuild it.
+
+  Args:
+    inputs: what the run starts from.
+    data: fingerprint of its batches.
+    mesh: of its devices.
+    restored: the checkpoint it resumes from.
+  """
+  config, initial = inputs.config, inputs.initial
+  first = initial and {"workdir": str(initial.workdir), "step": initial.step}
+  before = restored or initial
+  seen = before is not None and before.meta["pauses_seen"]
+  return {
+    "config": inputs.values,
+    "model": {"vocab_size": inputs.tokenizer.vocab_size, **config.model},
+    "tokenizer": inputs.tokenizer.fingerprint(),
+    "pause_id": inputs.tokenizer.pause_id,
+    "initial": restored.meta.get("initial") if restored else first,
+    "pauses_seen": seen or _reads_pauses(config),
+    "data": data,
+    "mesh": dict(mesh.shape),
+    "compute_dtype": products.compute_dtype(config.model["dtype"]),
+    "versions": provenance.versions(),
+    "commit": provenance.commit(),
+    "devices": provenance.devices(),
+  }
+
+
+def size(model: Decoder, mesh: Mesh, restored: Restored | None) -> str:
+  """Returns how large the model is, its devices, and the compute dtype."""
+  count = sum(x.size for x in jax.tree.leaves(model))
+  device, dtype = jax.devices()[0], products.compute_dtype(model.config.dtype)
+  before = restored and restored.meta.get("compute_dtype", dtype)
+  return (
+    f"{count:,} parameters on {jax.device_count()} {device.device_kind} "
+    f"device(s), mesh {dict(mesh.shape)}, computing in {dtype}"
+    + (f" (the checkpoint: in {before})" if before not in (None, dtype) else "")
+  )
+
+
+def _reads_pauses(config: TrainConfig) -> bool:
+  """Returns whether the sequences of this run hold `<pause>`."""
+  if not pipeline.is_finetuning(config.data.task):
+    return config.data.pause_fraction > 0
+  found = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
+  waits = [prompts.waiting(config.finetune, task) for task in found]
+  return any(wait.num_pauses and not wait.filler for wait in waits)

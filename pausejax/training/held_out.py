@@ -1,0 +1,79 @@
+"""The evaluation of a model on held-out batches and examples."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from pausejax import sharding
+from pausejax.data.batch import Batch
+from pausejax.model.decoder import Decoder
+
+Sums = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What an evaluation measured.
+
+  Attributes:
+    sums: of `step.evaluate_batch`, over all held-out batches.
+    plain_sums: the same over the same text without pauses: `sums` itself where
+      there are none, None in finetuning.
+    answers: metrics of the answers in percent, empty in pretraining.
+  """
+
+  sums: Sums
+  plain_sums: Sums | None
+  answers: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeldOut:
+  """Evaluates models on held-out data.
+
+  Attributes:
+    evaluate_batch: jitted (model, device batch) -> sums.
+    mesh: where models and batches lie.
+    batches: makes the held-out batches anew.
+    plain_batches: the same without pauses: `batches` itself where there are
+      none, None in finetuning.
+    answer: (model, called between batches) -> metrics of its answers to
+      held-out examples, in percent; "score" chooses the best checkpoint. Empty
+      where nothing is answered.
+  """
+
+  evaluate_batch: Callable[..., dict[str, jax.Array]]
+  mesh: Mesh
+  batches: Callable[[], Iterator[Batch]]
+  plain_batches: Callable[[], Iterator[Batch]] | None
+  answer: Callable[[Any, Callable[..., None]], dict[str, float]]
+
+  def evaluate(self, model: Decoder, check: Callable[..., None]) -> Evaluation:
+    """Returns the sums over all held-out batches and the answers' metrics.
+
+    Args:
+      model: the decoder, laid out on the mesh.
+      check: called before the first batch and after each; may raise.
+    """
+    check()
+    answers = self.answer(model, check)
+    sums = self._sums(model, self.batches, check)
+    plain_sums = None
+    if self.plain_batches is self.batches:
+      plain_sums = sums
+    elif self.plain_batches is not None:
+      plain_sums = self._sums(model, self.plain_batches, check)
+    return Evaluation(sums, plain_sums, answers)
+
+  def _sums(self, model, batches, check) -> Sums:
+    total: Sums = collections.defaultdict(float)
+    for batch in batches():
+      sums = self.evaluate_batch(model, sharding.put_batch(batch, self.mesh))
+      for name, value in jax.device_get(sums).items():
+        total[name] += float(value)
+      check()
+    return dict(total)

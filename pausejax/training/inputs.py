@@ -1,0 +1,155 @@
+"""What a run starts from, checked before JAX is imported."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from pausejax import errors, tasks
+from pausejax.checkpoints import loaded_run
+from pausejax.config import (
+  ModelConfig,
+  TrainConfig,
+  architecture_fields,
+  check_fields,
+  train_config,
+)
+from pausejax.data import pipeline, tokenizers
+from pausejax.errors import require_same
+from pausejax.runtime import distributed, provenance
+from pausejax.training import resume
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+  """What a run starts from.
+
+  Attributes:
+    config: the run.
+    values: its fields, as plain values; saved in each checkpoint.
+    tokenizer: of its data.
+    workdir: absolute path of its folder.
+    own: the newest checkpoint in the workdir that can be read.
+    initial: the run to take parameters from; None if there is `own`.
+  """
+
+  config: TrainConfig
+  values: dict[str, Any]
+  tokenizer: tokenizers.PauseTokenizer
+  workdir: pathlib.Path
+  own: loaded_run.Trained | None
+  initial: loaded_run.Trained | None
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    """The folder of the run's checkpoints."""
+    return self.workdir / "checkpoints"
+
+  def require_resumable(self, saved: loaded_run.Trained) -> None:
+    """Raises unless the run may resume from its own checkpoint."""
+    resume.require_resumable(self.workdir, saved.meta["config"], self.values)
+    _check_tokenizer(self.tokenizer, saved)
+
+
+def check(tree: Any, workdir: str) -> Inputs:
+  """Returns the inputs of a run; all processes call this together.
+
+  Args:
+    tree: its `ConfigDict`; paths in it are made absolute.
+    workdir: its folder.
+
+  Raises:
+    UserError: a field, the data's settings, the tokenizer, the workdir, or the
+      run to start from is wrong, or the processes were started differently.
+  """
+  # As the run is read from other folders, too.
+  folder = tree.data.local_dir
+  errors.require_local("data.local_dir", folder)
+  tree.data.local_dir = str(pathlib.Path(folder).resolve()) if folder else ""
+  if tree.init_from:
+    tree.init_from = str(pathlib.Path(tree.init_from).resolve())
+  values = tree.to_dict()
+  config = train_config(values)
+  tasks.import_module(config.tasks_module)
+  pipeline.check(config.data)
+  tokenizer = tokenizers.load(config.data.tokenizer)
+  errors.require(bool(workdir), "--workdir: got '', name a folder")
+  path = pathlib.Path(workdir).resolve()
+  own = resume.own_checkpoint(path)
+  initial = _initial(config.init_from) if not own else None
+  if initial is not None:
+    _check_tokenizer(tokenizer, initial)
+  distributed.require_agreement(
+    {
+      "JAX_NUM_PROCESSES": distributed.num_processes(),
+      "config": values,
+      "--workdir": str(path),
+      "--init_from": initial and f"step {initial.step} of {initial.workdir}",
+      "tokenizer": tokenizer.fingerprint(),
+      "versions": provenance.versions(),
+    }
+  )
+  return Inputs(
+    config=config,
+    values=values,
+    tokenizer=tokenizer,
+    workdir=path,
+    own=own,
+    initial=initial,
+  )
+
+
+def take_over(
+  config: Any, *, init_from: str, workdir: str, is_saved: bool
+) -> None:
+  """Sets what a config takes over from the run it starts from.
+
+  A run that has a checkpoint takes it from there: the other run may be gone.
+
+  Args:
+    config: `ConfigDict` of the run, changed in place.
+    init_from: the run to start from; "" for the one in the config.
+    workdir: folder of the run.
+    is_saved: whether the config was saved by a run, and thus holds it already.
+  """
+  check_fields(config.to_dict())
+  config.init_from = init_from or config.init_from
+  if not config.init_from:
+    return
+  own = resume.own_checkpoint(pathlib.Path(workdir).resolve())
+  source = own or (None if is_saved else _initial(config.init_from))
+  if source is not None:
+    config.data.tokenizer = (
+      resume.tokenizer_spec(own) if own else source.tokenizer_spec
+    )
+  if source is None or is_saved:
+    return
+  # Positions are learned up to there.
+  limit = source.model.max_seq_len
+  config.data.seq_len = min(config.data.seq_len, limit)
+  for name in architecture_fields(ModelConfig):
+    config.model[name] = getattr(source.model, name)
+
+
+def _initial(spec: str) -> loaded_run.Trained | None:
+  """Returns the run to take parameters from, None where none is named."""
+  if not spec:
+    return None
+  errors.require_local("init_from", spec)
+  path = pathlib.Path(spec)
+  siblings = [str(p) for p in path.parent.glob("*") if p.is_dir()]
+  errors.require(
+    path.is_dir(),
+    f"--init_from: no folder {spec!r}{errors.nearest(spec, siblings)}",
+  )
+  return loaded_run.find(spec)
+
+
+def _check_tokenizer(tokenizer, initial: loaded_run.Trained) -> None:
+  """Raises unless both have the same ids, `<pause>` apart."""
+  names = ("tokenizer", "sha256")
+  found, wanted = tokenizer.fingerprint(), initial.tokenizer.fingerprint()
+  require_same(
+    f"data.tokenizer of this run and of {initial.workdir}",
+    {n: found[n] for n in names},
+    {n: wanted[n] for n in names},
+  )
