@@ -6,6 +6,7 @@ import pytest
 
 from pausejax import cli, tasks
 from pausejax.inspection import soundness
+from pausejax.tasks import registry
 
 TASK = """
 from pausejax import errors, metrics, tasks
@@ -148,7 +149,7 @@ FAULTS = {
 def write_task(tmp_path, monkeypatch):
   """Writes a module with a task of its own, which is forgotten again."""
   tasks.names()  # Imports those of the package.
-  before = dict(tasks._TASKS)
+  before = dict(registry._TASKS)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "path", [*sys.path])
 
@@ -159,8 +160,8 @@ def write_task(tmp_path, monkeypatch):
     return ["tasks", "check", name, f"--tasks_module=module_{name}"]
 
   yield write
-  tasks._TASKS.clear()
-  tasks._TASKS.update(before)
+  registry._TASKS.clear()
+  registry._TASKS.update(before)
   for name in [n for n in sys.modules if n.startswith("module_")]:
     del sys.modules[name]
 

@@ -12,7 +12,7 @@ from pausejax.config import load_config, train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.data.pretraining.source import StepBatches
-from pausejax.tasks import records
+from pausejax.tasks import records, registry
 
 BYTES = tokenizers.load("bytes")
 TASKS = ("sums", "spelling")
@@ -46,7 +46,7 @@ def small_tasks():
   """Two tasks, one of them without held-out records of its own."""
   with pytest.MonkeyPatch.context() as patch:
     tasks.names()  # Imports those of the package.
-    patch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
+    patch.setattr(registry, "_TASKS", dict(registry._TASKS))
     tasks.register(
       tasks.Task(
         name="sums",

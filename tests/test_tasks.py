@@ -18,7 +18,14 @@ import pytest
 
 from pausejax import cli, errors, tasks
 from pausejax.data.finetuning import examples
-from pausejax.tasks import coqa, hellaswag, records, squad, web_questions
+from pausejax.tasks import (
+  coqa,
+  hellaswag,
+  records,
+  registry,
+  squad,
+  web_questions,
+)
 
 REAL = os.environ.get("PAUSEJAX_REAL_DATA", "")
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
@@ -487,7 +494,7 @@ def my_task(tmp_path, monkeypatch) -> Iterator[pathlib.Path]:
   write(tmp_path, {"train.jsonl": [row], "test.jsonl": [row, none]})
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "path", [*sys.path])
-  monkeypatch.setattr(tasks, "_TASKS", {**tasks._TASKS})
+  monkeypatch.setattr(registry, "_TASKS", {**registry._TASKS})
   yield tmp_path
   sys.modules.pop("my_tasks", None)
 
@@ -511,7 +518,7 @@ def test_an_entry_point_makes_a_task_known(my_task, monkeypatch):
   entry = importlib.metadata.EntryPoint("my", "my_tasks", "pausejax.tasks")
   monkeypatch.syspath_prepend(my_task)
   monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
-  tasks._import_all.cache_clear()
+  registry._import_all.cache_clear()
   assert "my_task" in tasks.downstream_names()
 
 

@@ -1,0 +1,143 @@
+"""What a task is: where its data is, what is asked, how answers are judged."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pausejax import errors
+from pausejax.config import DataConfig
+from pausejax.tasks import corpora, records
+
+KINDS = ("decode", "options")
+# Metrics of kind "options" -> how log-likelihoods compete there.
+ACCURACIES = {
+  "accuracy": "sum",
+  "accuracy_per_token": "per_token",
+  "accuracy_per_character": "per_character",
+}
+
+Metric = Callable[[str, Sequence[str]], float]
+Unusable = records.Unusable
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingTask:
+  """A name and the source that the data settings select for it."""
+
+  name: str
+  source: Callable[[DataConfig], corpora.Source]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+  """One question as text, with what is needed to train on it and to judge it.
+
+  An example to which no answer can be right is left out and counted when it is
+  loaded: an empty prefix, an empty answer or option, no published label, fewer
+  than two different options, the right option twice.
+
+  Attributes:
+    id: names the example in files of predictions; "" for the place of its
+      record in the split, from 0 ("PLACE#1", "PLACE#2" ... if it has several).
+    prefix: what the model reads before the pauses.
+    target: what it must then say; training appends EOS.
+    references: answers that a metric accepts; kind "decode" only.
+    options: texts to choose from; kind "options" only.
+    label: index of the right option, -1 if it is not published.
+    hints: one text for each of the last positions before the one that predicts
+      the target, to be predicted there; every one a single token. With pauses
+      appended these positions are pauses: targets on the pauses themselves.
+    group: names the text that the question is on, where others are on the same
+      one: their answers are not independent, and intervals take them as one
+      draw. Several examples of one record are a group by default.
+    num_characters: what `accuracy_per_character` divides the log-likelihood of
+      each option by; the lengths of `options` if it is empty.
+  """
+
+  id: str
+  prefix: str
+  target: str
+  references: Sequence[str] = ()
+  options: Sequence[str] = ()
+  label: int = -1
+  hints: Sequence[str] = ()
+  group: str = ""
+  num_characters: Sequence[int] = ()
+
+
+def option(options: Sequence[str], label: int) -> str:
+  """Returns the target of an example with options: "" if there is none."""
+  return options[label] if 0 <= label < len(options) else ""
+
+
+def predictions_by_id(document: Any) -> Mapping[str, str]:
+  """Returns an object from id to text; raises UserError for other values."""
+  if not isinstance(document, dict):
+    raise errors.UserError(
+      f"expected a JSON object from id to text, got {document!r:.60}"
+    )
+  return document
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """A downstream task.
+
+  Attributes:
+    name: what `data.task` says.
+    kind: "decode" writes an answer, "options" chooses the likeliest option.
+    source: where the records of each split are.
+    examples: record -> its examples (several for a conversation). Raises
+      `Unusable` for a record to leave out; any other error names the record
+      and stops.
+    metrics: name -> (prediction, references) -> a value in [0, 1]. The first
+      one chooses the best checkpoint. Kind "options" needs none: it reports
+      accuracies.
+    num_pauses: default number of pauses, M.
+    max_target_len: most tokens that an answer may have when decoding.
+    delimiter: stands between prefix and target; " " lets the tokenizer treat
+      the target as a new word.
+    stop: text at which an answer ends, besides EOS; "" for none.
+    perplexity: whether to report that of the target, for kind "decode".
+    read_predictions: a file of predictions as JSON -> {id: text}; raises
+      UserError for another shape. Kind "options": text or index of an option.
+  """
+
+  name: str
+  kind: str
+  source: records.Source
+  examples: Callable[[Any], Iterable[Example]]
+  metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+  num_pauses: int = 10
+  max_target_len: int = 32
+  delimiter: str = " "
+  stop: str = ""
+  perplexity: bool = False
+  read_predictions: Callable[[Any], Mapping[str, str]] = predictions_by_id
+
+  @property
+  def metric_names(self) -> list[str]:
+    """Returns the names of all that an evaluation reports, the first first."""
+    names = list(self.metrics or ACCURACIES)
+    return [*names, "perplexity"] if self.perplexity else names
+
+  def __post_init__(self):
+    errors.require(
+      re.fullmatch(r"[\w.-]+", self.name) is not None,
+      f"task {self.name!r}: a name is letters, digits and _ . - only",
+    )
+    errors.require_one_of(f"task {self.name}: kind", self.kind, KINDS)
+    errors.require(
+      hasattr(self.source, "records"),
+      f"task {self.name}: source must be records.Files or records.Generated, "
+      f"got {self.source!r:.60}",
+    )
+    errors.require(
+      self.kind == "decode" or not self.metrics,
+      f"task {self.name}: kind 'options' reports accuracies, leave out metrics",
+    )
+    errors.require(
+      self.kind == "options" or bool(self.metrics),
+      f"task {self.name}: kind 'decode' needs at least one metric",
+    )
