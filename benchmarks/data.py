@@ -47,9 +47,9 @@ def config_of(options: argparse.Namespace, fraction: float):
   return DataConfig(**fields)
 
 
-def open_batches(door: str, data, store: pathlib.Path, host=(0, 1)):
-  """Returns the training batches through one of the two doors."""
-  if door == "seqio":
+def open_batches(pipeline: str, data, store: pathlib.Path, host=(0, 1)):
+  """Returns the training batches through one of the two pipelines."""
+  if pipeline == "seqio":
     from pausejax.data.seqio.stream import SeqioBatches
 
     task = tasks.pretraining(data.task)
@@ -83,12 +83,12 @@ def turn(stream, seconds: float) -> dict[str, float]:
 
 
 def one_process(options, store: pathlib.Path) -> list[measure.Row]:
-  """Returns a row for each door, with pauses and without."""
+  """Returns a row for each pipeline, with pauses and without."""
   arms = {
-    f"{door}, pauses {fraction:.0%}": open_batches(
-      door, config_of(options, fraction), store
+    f"{pipeline}, pauses {fraction:.0%}": open_batches(
+      pipeline, config_of(options, fraction), store
     )
-    for door in ("segments", "seqio")
+    for pipeline in ("segments", "seqio")
     for fraction in FRACTIONS
   }
   speeds: dict[str, list[float]] = {name: [] for name in arms}
@@ -111,20 +111,20 @@ def one_process(options, store: pathlib.Path) -> list[measure.Row]:
   ]
 
 
-def _host(options, door: str, store: pathlib.Path, host, pipe) -> None:
-  stream = open_batches(door, config_of(options, 0.1), store, host)
+def _host(options, pipeline: str, store: pathlib.Path, host, pipe) -> None:
+  stream = open_batches(pipeline, config_of(options, 0.1), store, host)
   pipe.send(None)
   pipe.recv()  # All begin together.
   pipe.send(turn(stream, 3 * options.seconds))
 
 
-def processes(options, store: pathlib.Path, door: str, count: int):
+def processes(options, store: pathlib.Path, pipeline: str, count: int):
   """Returns the row of `count` processes that share the batches."""
   context = multiprocessing.get_context("spawn")
   pipes = []
   for i in range(count):
     ours, theirs = context.Pipe()
-    args = (options, door, store, (i, count), theirs)
+    args = (options, pipeline, store, (i, count), theirs)
     context.Process(target=_host, args=args, daemon=True).start()
     pipes.append(ours)
   for pipe in pipes:
@@ -134,7 +134,7 @@ def processes(options, store: pathlib.Path, door: str, count: int):
   took = [pipe.recv() for pipe in pipes]
   tokens = sum(t["tokens"] for t in took)
   return {
-    "name": f"{door}, pauses 10%, processes: {count}",
+    "name": f"{pipeline}, pauses 10%, processes: {count}",
     "mtok_per_cpu_s": tokens / sum(t["cpu"] for t in took) / 1e6,
     "mtok_per_s": tokens / max(t["wall"] for t in took) / 1e6,
   }
@@ -197,7 +197,9 @@ def main() -> None:
     read = functools.partial(processes, options, folder / "made-1")
     rows = [
       *one_process(options, folder / "made-1"),
-      *(read(door, n) for door in ("segments", "seqio") for n in (1, 2)),
+      *(
+        read(pipeline, n) for pipeline in ("segments", "seqio") for n in (1, 2)
+      ),
       *rows,
       waiting(options, folder),
     ]

@@ -27,21 +27,35 @@ _NAMES = {
 }
 
 
-def read(path: epath.PathLike, shape: Shape, fix: str) -> Any:
+def read(
+  path: epath.PathLike,
+  shape: Shape,
+  fix: str,
+  *,
+  format: tuple[str, int] | None = None,
+) -> Any:
   """Returns the value of a JSON file.
 
   Args:
     path: of the file.
     shape: what the value must look like.
     fix: what to do about a damaged file, to end the message.
+    format: (name, newest) where a field has the number of the file's format,
+      1 if it is not there; checked before the shape.
 
   Raises:
-    UserError: it cannot be read, is not JSON, or has another shape.
+    UserError: it cannot be read, is not JSON, is of a newer format, or has
+      another shape.
   """
   try:
     text = epath.Path(path).read_bytes()
   except OSError as e:
     raise errors.UserError(f"{path} cannot be read: {e}; {fix}") from e
+  if format is None:
+    return parse(text, shape, str(path), fix)
+  name, newest = format
+  found = parse(text, dict, str(path), fix).get(name, 1)
+  require_format(str(path), found, newest)
   return parse(text, shape, str(path), fix)
 
 
@@ -60,6 +74,34 @@ def parse(text: str | bytes, shape: Shape, where: str, fix: str) -> Any:
   if problem := mismatch(value, shape):
     raise errors.UserError(f"{where} is damaged: {problem}; {fix}")
   return value
+
+
+def require_format(
+  where: str,
+  found: Any,
+  newest: int,
+  error: type[errors.UserError] = errors.UserError,
+) -> None:
+  """Raises unless a file has a format that this version reads.
+
+  Args:
+    where: the file, to begin the message.
+    found: the number of its format.
+    newest: the newest number that this version knows.
+    error: what is raised.
+
+  Raises:
+    UserError: a newer version of pausejax wrote the file, or `found` is no
+      number of a format.
+  """
+  if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    raise error(f"{where} is damaged: its format is {found!r:.60}")
+  if found > newest:
+    raise error(
+      f"{where} has format {found}, this version of pausejax reads formats 1 "
+      f"to {newest}; nothing was changed; install the version that wrote it, "
+      "or a newer one"
+    )
 
 
 def mismatch(value: Any, shape: Shape, name: str = "") -> str:

@@ -1,8 +1,8 @@
 """Kills a training run again and again and compares it with a quiet one.
 
-  python -m tests.soak --door=segments --kills=20
-  python -m tests.soak --door=seqio --kills=20
-  python -m tests.soak --door=segments --kills=20 --processes=2
+  python -m tests.soak --pipeline=segments --kills=20
+  python -m tests.soak --pipeline=seqio --kills=20
+  python -m tests.soak --pipeline=segments --kills=20 --processes=2
 
 Trains once without a disturbance, then again with `kill -9` at random times,
 each followed by the same command. Of several processes one is killed, and the
@@ -126,12 +126,12 @@ def run(args, logs: pathlib.Path, count: int) -> str:
 
 
 def soak(
-  door: str, kills: int, num_steps: int, seed: int, count: int = 1
+  pipeline: str, kills: int, num_steps: int, seed: int, count: int = 1
 ) -> dict[str, int]:
   """Runs the comparison and returns what was counted.
 
   Args:
-    door: "segments" or "seqio".
+    pipeline: "segments" or "seqio".
     kills: how many.
     num_steps: of the run.
     seed: of the kills.
@@ -147,7 +147,10 @@ def soak(
       pathlib.Path(folder) / name for name in ("corpus", "quiet", "killed")
     )
     write_corpus(corpus)
-    more = (f"--config.data.door={door}", f"--config.num_steps={num_steps}")
+    more = (
+      f"--config.data.pipeline={pipeline}",
+      f"--config.num_steps={num_steps}",
+    )
     logs = pathlib.Path(folder) / "logs"
     run(command(corpus, quiet, *more), logs, count)
     expected = {row["step"]: row["loss"] for row in rows(quiet)}
@@ -178,14 +181,16 @@ def soak(
 def main() -> int:
   """Runs the soak from the command line."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--door", choices=("segments", "seqio"), required=True)
+  parser.add_argument(
+    "--pipeline", choices=("segments", "seqio"), required=True
+  )
   parser.add_argument("--kills", type=int, default=20)
   parser.add_argument("--num_steps", type=int, default=400)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--processes", type=int, default=1)
   options = parser.parse_args()
   counted = soak(
-    options.door,
+    options.pipeline,
     options.kills,
     options.num_steps,
     options.seed,

@@ -73,8 +73,8 @@ def study_of(tmp_path, **changes) -> str:
     ({"evaluate_words": "--split=tests"}, "--split: unknown value 'tests'"),
     ({"evaluate_words": "--batch_size=many"}, "--batch_size"),
     (
-      {"task_words": {"stdlib_choice": ("--config.data.door=x",)}},
-      "-stdlib_choice-m0-s0: train: data.door: unknown value 'x'",
+      {"task_words": {"stdlib_choice": ("--config.data.pipeline=x",)}},
+      "-stdlib_choice-m0-s0: train: data.pipeline: unknown value 'x'",
     ),
     (
       {"finetunings.m10": ("configs/finetune_smoke.py:task={task},m=1",)},

@@ -197,7 +197,7 @@ WRONG_ARGUMENTS = [
   ("--config.data.task=c5", "did you mean 'c4'?"),
   ("--config.data.task=", "known: c4, commonsense_qa, coqa"),
   ("--config.data.task=text", "--config.data.files="),
-  ("--config.data.door=segment", "did you mean 'segments'?"),
+  ("--config.data.pipeline=segment", "did you mean 'segments'?"),
   ("--config.data.pause_mode=trim", "did you mean 'insert_trim'?"),
   ("--config.optim.schedule=cos", "did you mean 'cosine'?"),
   ("--config.model.position=Rope", "did you mean 'rope'?"),

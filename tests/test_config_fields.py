@@ -20,8 +20,8 @@ from pausejax.config import (
   architecture_fields,
   default,
   fields,
-  loader,
   reference,
+  saved,
 )
 from pausejax.study.config import StudyConfig
 
@@ -184,4 +184,4 @@ def test_a_file_that_lacks_a_field_repeats_what_its_version_did(name, value):
   group, field = name.split(".")
   tree = default().to_dict()
   del tree[group][field]
-  assert loader.saved(tree)[group][field] == value
+  assert saved.read(tree)[group][field] == value

@@ -326,10 +326,10 @@ def test_a_first_save_cut_short_is(tmp_path, abstract):
 
 def test_a_newer_format_is_refused(workdir, abstract):
   path = workdir / "checkpoints" / "8" / "meta" / "meta.json"
-  meta = json.dumps({**json.loads(path.read_text()), "format": 3}).encode()
+  meta = json.dumps({**json.loads(path.read_text()), "format": 4}).encode()
   path.write_bytes(meta)
   (path.parent / "meta.sha256").write_bytes(folders.checksum(meta))
-  match = "has format 3, this version of pausejax reads formats 1 to 2"
+  match = "has format 4, this version of pausejax reads formats 1 to 3"
   refuses(workdir, abstract, errors.CheckpointUnusable, match)
 
 

@@ -192,7 +192,7 @@ def test_the_fingerprint_names_the_mixture_and_survives_json(open_source):
   [
     ({"segments_dir": "x"}, ["text=FOLDER,c4=FOLDER", "got 'x'"]),
     ({"segments_dir": "text=x"}, ["text=FOLDER,c4=FOLDER"]),
-    ({"door": "seqio"}, ["data.door", "data.door=segments"]),
+    ({"pipeline": "seqio"}, ["data.pipeline", "data.pipeline=segments"]),
     ({"task": "text=1,squad=1"}, ["mixes pretraining and downstream"]),
     ({"later_rates": "0:c4=1"}, ["data.later_rates", "STEP:RATES"]),
     ({"later_rates": "50:c4=1;50:text=1"}, ["a step above 50"]),

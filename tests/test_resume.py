@@ -13,6 +13,7 @@ from pausejax.config import (
   default,
   train_config,
 )
+from pausejax.config.saved import to_json
 from pausejax.runtime import run_folder
 from pausejax.training import resume
 
@@ -42,7 +43,7 @@ REFUSED = {
   "seed": 1,
   "batch_size": 8,
   "data.task": "text",
-  "data.door": "seqio",
+  "data.pipeline": "seqio",
   "data.seq_len": 64,
   "data.pause_fraction": 0.0,
   "data.pause_mode": "exact",
@@ -165,7 +166,7 @@ def test_settings_are_never_overwritten(tmp_path):
   found = [json.loads(line) for line in lines]
   assert [x["step"] for x in found] == [0, 6, 8]
   assert [x["config"] for x in found] == [
-    json.loads(json.dumps(c)) for c in (first, second, first)
+    json.loads(json.dumps(to_json(c))) for c in (first, second, first)
   ]
 
 

@@ -278,11 +278,11 @@ def with_id(folder, out, wrong, dtype):
   shutil.copytree(folder, out)
   index = json.loads((out / "index.json").read_text())
   row = index["train"]["shards"][0]
-  whole = segments.record_files.open_records(epath.Path(out), [row])
+  whole = segments.record_store.open_records(epath.Path(out), [row])
   records = [np.frombuffer(whole[i], "<u2") for i in range(len(whole))]
   records = [r.astype(dtype) for r in records]
   records[5][-1] = wrong
-  writer = segments.record_files.Writer(out / "new.array_record")
+  writer = segments.record_store.Writer(out / "new.array_record")
   for record in records:
     writer.write(record.tobytes())
   index["train"]["shards"] = writer.close()

@@ -91,7 +91,7 @@ def tfds_dir(tmp_path_factory) -> str:
 def data_config(**changes) -> DataConfig:
   small = {
     "task": "text",
-    "door": "seqio",
+    "pipeline": "seqio",
     "tokenizer": "bytes",
     "seq_len": 32,
     "pause_fraction": 0.25,
@@ -280,7 +280,7 @@ def test_vocabularies_are_equal_when_their_bases_are(bpe):
 def test_vocabulary_errors_are_one_line(tmp_path):
   assert message(vocabulary.vocabulary, "tokenizer.json") == (
     "data.tokenizer: a tokenizer.json has no TensorFlow twin; use "
-    "data.door=segments"
+    "data.pipeline=segments"
   )
   assert "no file" in message(vocabulary.vocabulary, "missing.model")
   base = seqio.ByteVocabulary(extra_ids=1)
@@ -659,7 +659,7 @@ def test_fingerprint_names_every_difference(folder, bpe):
         "seed": 8,
         "shard": (1, 2),
       },
-      {*before} - {"door", "task", "split"} - set(stream.LIBRARIES),
+      {*before} - {"pipeline", "task", "split"} - set(stream.LIBRARIES),
     ),
     ({"split": "validation"}, {"split"}),
   ):
@@ -793,7 +793,7 @@ def test_a_process_whose_stream_failed_ends(tmp_path):
     "\n".join([*lines, lines[0], "no json", *lines])
   )
   command = [sys.executable, "-m", "pausejax", "train"]
-  command += ["--config=configs/smoke.py", "--config.data.door=seqio"]
+  command += ["--config=configs/smoke.py", "--config.data.pipeline=seqio"]
   command += ["--config.data.task=text", f"--config.data.files={tmp_path}"]
   run = subprocess.run(
     [*command, f"--workdir={tmp_path / 'run'}"],

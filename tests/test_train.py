@@ -20,9 +20,9 @@ def corpus(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize("door", ["segments", "seqio"])
-def test_a_killed_run_goes_on_bit_for_bit(door):
-  counted = soak.soak(door, kills=2, num_steps=20, seed=1)
+@pytest.mark.parametrize("pipeline", ["segments", "seqio"])
+def test_a_killed_run_goes_on_bit_for_bit(pipeline):
+  counted = soak.soak(pipeline, kills=2, num_steps=20, seed=1)
   assert counted["kills"] == 2 and counted["resumes"] == 1
   assert counted["losses_compared"] >= 20 + 5
 
@@ -98,13 +98,13 @@ def test_a_complete_run_is_left_as_it_is(corpus, tmp_path):
     assert contents(workdir) == before
 
 
-@pytest.mark.parametrize("door", ["segments", "seqio"])
+@pytest.mark.parametrize("pipeline", ["segments", "seqio"])
 def test_a_run_that_diverges_ends_each_time_and_goes_on_from_before(
-  corpus, tmp_path, door
+  corpus, tmp_path, pipeline
 ):
   workdir = tmp_path / "run"
   # The learning rate makes parameters that are finite and losses that are not.
-  small = (f"--config.data.door={door}", "--config.optim.clip_norm=0")
+  small = (f"--config.data.pipeline={pipeline}", "--config.optim.clip_norm=0")
   good = soak.command(corpus, workdir, *small, "--config.num_steps=4")
   soak.finish(good)
   bad = [*good, "--config.num_steps=99", "--config.optim.learning_rate=1e9"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from pausejax.checkpoints import arrays, folders, leaves
+from pausejax.checkpoints import arrays, folders, leaves, upgrade
 from pausejax.runtime import distributed
 from pausejax.train_state import TrainState
 
@@ -27,7 +27,7 @@ def meta(
 
   Args:
     step: of the state.
-    run: what meta.json says of the run.
+    run: what meta.json says of the run, its config among it.
     arrays_: `items` of the state.
     data: files of this process, `named_by_process`.
   """
@@ -36,9 +36,9 @@ def meta(
   everyones = [pair for d in distributed.everyone(sums) for pair in d.items()]
   content = json.dumps(
     {
-      "format": folders.FORMAT,
+      "format": upgrade.FORMAT,
       "step": step,
-      **run,
+      **upgrade.to_json(run),
       "leaves": leaves.describe(named),
       "digests": arrays.host_digests(named),
       "data_sha256": dict(everyones),

@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from pausejax import errors
+from pausejax import errors, json_files
+from pausejax.checkpoints import upgrade
 
-FORMAT = 2  # 1 had no SHA-256.
 META, META_SHA256 = "meta.json", "meta.sha256"
 SET_ASIDE = "set_aside"
 _PARTS = (
@@ -204,18 +204,19 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
     meta = json.loads(content)
   except ValueError as e:
     raise Damaged(f"meta/{META} is not JSON") from e
+  where = f"the checkpoint {path}"
+  number = meta.get("format") if isinstance(meta, dict) else None
+  # First: a newer format may have other fields, and is no damage.
+  if isinstance(number, int) and number > upgrade.FORMAT:
+    json_files.require_format(
+      where, number, upgrade.FORMAT, errors.CheckpointUnusable
+    )
   for name, kind in _FIELDS.items():
     if not isinstance(meta, dict) or not isinstance(meta.get(name), kind):
       raise Damaged(f"meta/{META} has no valid field {name!r}")
-  if meta["format"] > FORMAT:
-    raise errors.CheckpointUnusable(
-      f"the checkpoint {path} has format {meta['format']}, this version of "
-      f"pausejax reads formats 1 to {FORMAT}; nothing was changed; install the "
-      "version that wrote it, or a newer one"
-    )
   if meta["format"] > 1 and wanted is None:
     raise Damaged(f"it lacks meta/{META_SHA256}")
-  return meta
+  return upgrade.upgrade(meta, meta["format"], where)
 
 
 def checksum(meta: bytes) -> bytes:

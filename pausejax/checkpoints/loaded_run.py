@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pausejax import errors, json_files
 from pausejax.checkpoints import folders
-from pausejax.config import ModelConfig, loader
+from pausejax.config import ModelConfig, saved
 from pausejax.data import tokenizers
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def checked(meta: dict[str, Any]) -> dict[str, Any]:
   try:
     if problem:
       raise errors.UserError(problem)
-    config = loader.saved(meta["config"]).to_dict()
+    config = saved.read(meta["config"]).to_dict()
     model = {**config["model"], **meta["model"]}
     ModelConfig(**model)
   except (ValueError, TypeError, OverflowError) as e:

@@ -24,11 +24,12 @@ class DataConfig(ConfigGroup):
     "",
     "Rates from later steps on, pretraining: 50000:c4=1,text=3;80000:text=1.",
   )
-  door: str = declare(
+  pipeline: str = declare(
     "segments",
     "segments: prepared once, a batch is a function of the step; seqio: "
     "streamed.",
     choices=("segments", "seqio"),
+    formerly="door",
   )
   tokenizer: str = declare(
     "bytes",

@@ -50,6 +50,7 @@ class Declared:
   local_path: bool
   architecture: bool
   before: Any
+  formerly: str
 
   def allowed(self) -> str:
     """Returns the values that the field takes, "" where any of its type do."""
@@ -89,6 +90,7 @@ def field(
   local_path: bool = False,
   architecture: bool = False,
   before: Any = None,
+  formerly: str = "",
 ) -> Any:
   """Declares a field of a config.
 
@@ -104,6 +106,7 @@ def field(
       that a finetuning run takes it over from the run it starts from.
     before: the value in a file that was saved before the field existed, which
       repeats what that version did; None: the default.
+    formerly: its name in older versions, "" if it had no other.
   """
   declared = Declared(
     default=default,
@@ -114,6 +117,7 @@ def field(
     local_path=local_path,
     architecture=architecture,
     before=before,
+    formerly=formerly,
   )
   metadata = {_DECLARED: declared}
   if isinstance(default, Follows):
@@ -184,6 +188,15 @@ def all_fields(kind: type, prefix: str = "") -> Iterator[tuple[str, Declared]]:
       yield prefix + f.name, own[f.name]
     elif f.name in inner:
       yield from all_fields(inner[f.name], f"{prefix}{f.name}.")
+
+
+def renamed(kind: type) -> dict[str, str]:
+  """Returns old -> new dotted name of every field that was renamed."""
+  return {
+    f"{name.rpartition('.')[0]}.{declared.formerly}".lstrip("."): name
+    for name, declared in all_fields(kind)
+    if declared.formerly
+  }
 
 
 def architecture_fields(kind: type) -> tuple[str, ...]:

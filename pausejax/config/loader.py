@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from pausejax import errors
 from pausejax.config import arguments as config_arguments
-from pausejax.config import fields, tree
+from pausejax.config import fields, saved, tree
 from pausejax.config.training import TrainConfig
 
 # A path may hold a colon, as in runs/10:30/config.json.
@@ -115,45 +115,6 @@ def arguments(spec: str) -> Mapping[str, Any]:
   return {}
 
 
-def saved(values: Any) -> ConfigDict:
-  """Returns the config that a run saved, as plain values.
-
-  One of an older version lacks fields; they take what their declarations say of
-  such files, else the default.
-
-  Raises:
-    UsageError: the values are no config.
-    ValueError, TypeError, OverflowError: a value cannot be part of a config.
-  """
-  tree.check_fields(values, may_lack=True)
-  config = tree.default()
-  for name, declared in fields.all_fields(TrainConfig):
-    if declared.before is not None:
-      node, last = _node(config, name)
-      node[last] = declared.before
-  if "kwargs" in values.get("optim", {}):
-    with config.optim.unlocked():
-      config.optim.kwargs = ConfigDict()
-  with config.optim.kwargs.unlocked():
-    config.update(values)
-  return config
-
-
-def _node(config: ConfigDict, name: str) -> tuple[Any, str]:
-  """Returns (the group that holds a field, its name in there)."""
-  *parents, last = name.split(".")
-  node: Any = config
-  for parent in parents:
-    node = node[parent]
-  return node, last
-
-
-def added(values: Mapping[str, Any], config: ConfigDict) -> list[str]:
-  """Returns the fields of a config that the saved values do not have."""
-  there = field_names(ConfigDict(values))
-  return [name for name in field_names(config) if name not in there]
-
-
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
   """Returns the dotted names of all fields; the free kwargs are one field."""
   names = []
@@ -233,6 +194,8 @@ def _module(path: pathlib.Path) -> types.ModuleType:
 
 
 def _refuse_field(path: str, key: str, node: Any, config: ConfigDict) -> None:
+  if new := fields.renamed(TrainConfig).get(path):
+    raise errors.UsageError(f"config: the field {path!r} is now {new!r}")
   names = nearest_fields(path, config)
   hint = " or ".join(map(repr, names))
   hint = f"; did you mean {hint}?" if names else ""
@@ -305,15 +268,26 @@ def _literal(text: str) -> Any:
 def _from_json(path: pathlib.Path) -> ConfigDict:
   try:
     values = json.loads(path.read_text("utf-8"))
-    config = saved(values)
+  except (ValueError, RecursionError) as e:
+    raise _not_saved(path, e) from e
+  if isinstance(values, dict):
+    values = saved.current(values, f"--config: {path}")
+  try:
+    config = saved.read(values)
   except (ValueError, TypeError, OverflowError, RecursionError) as e:
-    raise errors.UsageError(
-      f"--config: {path} is not a saved config: {errors.first_line(e)}"
-    ) from e
-  for name in added(values, config):
-    node, last = _node(config, name)
-    print(
-      f"pausejax: {path} was saved before {name} existed; it is {node[last]!r}",
-      file=sys.stderr,
-    )
+    raise _not_saved(path, e) from e
+  there = {*field_names(ConfigDict(values))}
+  for name in field_names(config):
+    if name not in there:
+      print(
+        f"pausejax: {path} was saved before {name} existed; it is "
+        f"{tree.get(config, name)!r}",
+        file=sys.stderr,
+      )
   return config
+
+
+def _not_saved(path: pathlib.Path, error: Exception) -> errors.UsageError:
+  return errors.UsageError(
+    f"--config: {path} is not a saved config: {errors.first_line(error)}"
+  )

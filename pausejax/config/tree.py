@@ -47,16 +47,29 @@ def _add_defaults(root: ConfigDict, node: ConfigDict, kind: type) -> None:
 
 def _reference(root: ConfigDict, follows: fields.Follows) -> Any:
   """Returns a value that changes with the field that it follows."""
-  *parents, last = follows.name.split(".")
-  node: Any = root
-  for name in parents:
-    node = node[name]
-  reference = node.get_oneway_ref(last)
-  if follows.times != 1:
-    reference = reference * follows.times
-  return (
-    reference // follows.divided_by if follows.divided_by != 1 else reference
-  )
+  node, last = _place(root, follows.name)
+  return node.get_oneway_ref(last) * follows.times // follows.divided_by
+
+
+def get(config: ConfigDict, name: str) -> Any:
+  """Returns the value of a field by its dotted name."""
+  node, last = _place(config, name)
+  return node[last]
+
+
+def put(config: ConfigDict, name: str, value: Any) -> None:
+  """Sets a field by its dotted name."""
+  node, last = _place(config, name)
+  node[last] = value
+
+
+def _place(config: ConfigDict, name: str) -> tuple[Any, str]:
+  """Returns (the group that holds a field, its name in there)."""
+  *parents, last = name.split(".")
+  node: Any = config
+  for parent in parents:
+    node = node[parent]
+  return node, last
 
 
 def train_config(tree: Mapping[str, Any]) -> TrainConfig:
@@ -104,7 +117,9 @@ def _check_group(kind: type, values: Any, may_lack: bool) -> None:
   types = {f.name: f.type for f in dataclasses.fields(kind) if f.name in known}
   for name in values:
     if name not in types:
-      hint = errors.nearest(name, types)
+      new = fields.renamed(kind).get(name)
+      hint = f"; it is now {prefix + new!r}" if new else ""
+      hint = hint or errors.nearest(name, types)
       raise errors.UsageError(f"config: unknown field {prefix + name!r}{hint}")
   for name, wanted in types.items():
     if may_lack and name not in values:

@@ -1,10 +1,10 @@
-"""Where the batches of a run come from: three doors behind one iterator.
+"""Where the batches of a run come from: three pipelines behind one iterator.
 
   segments   pretraining text, prepared once (`pretraining/segments.py`)
   seqio      pretraining text, streamed (`seqio/stream.py`)
   finetuning examples of downstream tasks, packed (`finetuning/source.py`)
 
-Which one, the name of the task and `data.door` say.
+Which one, the name of the task and `data.pipeline` say.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pausejax import errors, tasks
-from pausejax.config import DataConfig, TrainConfig
+from pausejax.config import DataConfig, TrainConfig, saved
 from pausejax.data import batch, record_store
 from pausejax.data.finetuning import encoded, examples, prompts
 from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
@@ -82,12 +82,12 @@ def check(data: DataConfig) -> None:
   names = _names(stages)
   if len(names) > 1:
     errors.require(
-      data.door == "segments",
-      f"data.door: {data.door!r} reads one task, got {data.task!r}; mix "
-      "through data.door=segments",
+      data.pipeline == "segments",
+      f"data.pipeline: {data.pipeline!r} reads one task, got {data.task!r}; "
+      "mix through data.pipeline=segments",
     )
     stores(data, names)
-  elif data.door == "seqio" or not data.segments_dir:
+  elif data.pipeline == "seqio" or not data.segments_dir:
     tasks.pretraining(names[0]).source(data)
 
 
@@ -128,14 +128,14 @@ def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
   """
   out = workdir / "segments"
   data = config.data
-  needed = data.door == "segments" and not data.segments_dir
+  needed = data.pipeline == "segments" and not data.segments_dir
   made = (out / record_store.INDEX).exists()
   if not needed or made or is_finetuning(data.task):
     return
   print(f"preparing segments in {out}", flush=True)
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / "config.json"
-    file.write_text(json.dumps(values))
+    file.write_text(json.dumps(saved.to_json(values)))
     command = [sys.executable, "-m", "pausejax", "segments"]
     command += [f"--config={file}", f"--out={out}"]
     code = subprocess.run(command, check=False).returncode
@@ -149,7 +149,7 @@ def open_door(
   workdir: pathlib.Path,
   host: tuple[int, int],
 ) -> Door:
-  """Opens the door that the config names.
+  """Opens the pipeline that the config names.
 
   Args:
     config: the run.
@@ -162,7 +162,7 @@ def open_door(
   """
   if is_finetuning(config.data.task):
     return _open_finetuning(config, tokenizer, host)
-  if config.data.door == "seqio":
+  if config.data.pipeline == "seqio":
     return _open_seqio(config, host)
   return _open_segments(config, tokenizer, workdir, host)
 

@@ -123,16 +123,20 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_index(
-  folder: epath.Path, fields: Mapping[str, json_files.Shape] | None = None
+  folder: epath.Path,
+  fields: Mapping[str, json_files.Shape] | None = None,
+  *,
+  format: tuple[str, int] | None = None,
 ) -> dict:
   """Returns the index of a folder.
 
   Args:
     folder: of the store.
     fields: what each split must say beside its shards.
+    format: as in `json_files.read`.
 
   Raises:
-    UserError: there is no index, or it is damaged.
+    UserError: there is no index, or it is damaged, or of a newer format.
   """
   path = folder / INDEX
   if not path.is_file():
@@ -144,6 +148,7 @@ def read_index(
     path,
     {split: {"shards": SHARDS, **(fields or {})} for split in SPLITS},
     "make the store again with `pausejax segments`",
+    format=format,
   )
   rows = [row for split in SPLITS for row in index[split]["shards"]]
   for name in (row["file"] for row in rows):

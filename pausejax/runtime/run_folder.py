@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pausejax import errors, files
+from pausejax.config import saved
 from pausejax.runtime import distributed
 
 HISTORY = "config_history.jsonl"
@@ -49,7 +50,8 @@ def keep_inputs(
 
   Only once the run is known to fit what is there, and each in one rename.
   """
-  contents = {"config.json": (json.dumps(values, indent=2) + "\n").encode()}
+  config = json.dumps(saved.to_json(values), indent=2) + "\n"
+  contents = {"config.json": config.encode()}
   tokenizer = pathlib.Path(tokenizer_spec)
   if tokenizer.is_file():
     contents[f"tokenizer{tokenizer.suffix}"] = tokenizer.read_bytes()
@@ -76,8 +78,8 @@ class History:
     config = json.loads(json.dumps(config))
     if self._entries and self._entries[-1]["config"] == config:
       return
-    entry = {"step": step, "config": config}
-    self._entries.append(entry)
+    self._entries.append({"step": step, "config": config})
+    entry = {"step": step, "config": saved.to_json(config)}
     if self._content and not self._content.endswith(b"\n"):
       self._content += b"\n"
     self._content += json.dumps(entry).encode() + b"\n"
@@ -93,7 +95,8 @@ class History:
 def _entry(line: bytes) -> dict[str, Any] | None:
   try:
     found = json.loads(line)
+    found["config"] = saved.current(found["config"], HISTORY)
     _ = int(found["step"]), int(found["config"]["log"]["every"])
-  except (ValueError, TypeError, KeyError, RecursionError):
+  except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
     return None
   return found

@@ -27,6 +27,7 @@ from pausejax.study.config import shapes
 # Stand for the task, and for the study's folder, in its words.
 _TASK, _WORKDIR = "{task}", "{workdir}"
 _FILLER = "filler="
+FORMAT = 2
 _SAVED = {"cells": {str: [str]}}
 _FIX = "choose another --workdir, or remove it and start the study again"
 
@@ -192,7 +193,7 @@ class Study:
     path = self.workdir / "study.json"
     plan = json.dumps(self.as_json(), indent=2) + "\n"
     if path.exists():
-      before = json_files.read(path, _SAVED, _FIX)
+      before = _read(path)
       errors.require_same(str(path), before["cells"], self._commands(before))
     self.workdir.mkdir(parents=True, exist_ok=True)
     files.write(path, plan)
@@ -202,7 +203,7 @@ class Study:
     fields = dataclasses.asdict(self)
     fields.pop("workdir")
     fields["variants"] = [v.words() for v in self.variants]
-    return {**fields, "cells": self._commands()}
+    return {"format": FORMAT, **fields, "cells": self._commands()}
 
   def _commands(self, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns cell id -> its commands; `only` those that a plan has, too."""
@@ -291,12 +292,33 @@ def load(workdir: pathlib.Path) -> Study:
   path = workdir / "study.json"
   if not path.is_file():
     raise errors.UserError(f"{workdir} holds no study (no study.json)")
-  fields = json_files.read(path, _SAVED, _FIX)
+  fields = _read(path)
   fields.pop("cells")
   try:
     return make(workdir, fields)
   except errors.UsageError as e:
     raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the fields of study.json, the cells among them.
+
+  Raises:
+    UserError: it is damaged, or of a newer version.
+  """
+  saved = json_files.read(path, _SAVED, _FIX, format=("format", FORMAT))
+  return upgrade(saved, saved.pop("format", 1))
+
+
+def upgrade(saved: dict[str, Any], format: int) -> dict[str, Any]:
+  """Returns the fields of study.json of an older format as of this one.
+
+  Format 1 had no number, and words that change data.door, now data.pipeline.
+  """
+  if format >= FORMAT:
+    return saved
+  old, new = "--config.data.door=", "--config.data.pipeline="
+  return json.loads(json.dumps(saved).replace(old, new))
 
 
 def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:

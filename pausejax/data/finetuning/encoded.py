@@ -23,9 +23,6 @@ from pausejax.data.finetuning import examples, prompts
 from pausejax.data.tokenizers import PauseTokenizer
 
 FORMAT = 2
-# Format 1 had no `num_characters` and no `group`, and other ids where none is
-# published. It is still read; both fields then take their defaults.
-_OLDER_FORMATS = (1,)
 SPLITS = ("train", "validation")
 _SPLIT = {"num_unusable": {str: int}, "examples_sha256": str}
 _RECORD = {
@@ -98,11 +95,11 @@ def load(
   """
   errors.require_one_of("split", split, SPLITS)
   path = epath.Path(folder)
-  index = record_store.read_index(path, _SPLIT)
-  wanted = identity(task, data, tokenizer)
-  if index.get("examples_format") in _OLDER_FORMATS:
-    wanted["examples_format"] = index["examples_format"]
-  errors.require_same(f"the store of examples {folder}", index, wanted)
+  where = f"the store of examples {folder}"
+  format = ("examples_format", FORMAT)
+  index = record_store.read_index(path, _SPLIT, format=format)
+  index = upgrade(index, index.get("examples_format", FORMAT))
+  errors.require_same(where, index, identity(task, data, tokenizer))
   part = index[split]
   source = record_store.open_records(path, part["shards"])
   read = [
@@ -128,6 +125,15 @@ def load(
     [record["prefix_ids"] for record in read],
     [record["target_ids"] for record in read],
   )
+
+
+def upgrade(index: dict, format: int) -> dict:
+  """Returns an index of an older format as one of this format.
+
+  Records of format 1 have no `num_characters` and no `group`, which then take
+  their defaults, and other ids of examples where none is published.
+  """
+  return {**index, "examples_format": FORMAT} if format < FORMAT else index
 
 
 def _wrong_id(record: dict, tokenizer: PauseTokenizer) -> str:

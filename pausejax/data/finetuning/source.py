@@ -189,7 +189,7 @@ class FinetuneSource:
   def fingerprint(self) -> dict:
     """Returns what decides the batches; compared when a run resumes."""
     return {
-      "door": "finetune",
+      "pipeline": "finetune",
       "tasks": {
         task.name: {
           "rate": float(rate),

@@ -43,6 +43,20 @@ def identity(data: DataConfig, tokenizer: tokenizers.PauseTokenizer) -> dict:
   return expected
 
 
+def upgrade(index: dict, format: int, where: str) -> dict:
+  """Returns an index of an older format as one of this format.
+
+  Raises:
+    UserError: format 1, which no released version wrote.
+  """
+  if format < FORMAT:
+    raise errors.UserError(
+      f"{where} has format {format}, this version reads format {FORMAT}; "
+      "remove it and make it again with `pausejax segments`"
+    )
+  return index
+
+
 @dataclasses.dataclass(frozen=True)
 class Segments:
   """One split of a store, read record by record.
@@ -137,16 +151,10 @@ def load(
   """
   folder = epath.Path(folder)
   fields = {"documents_sha256": str, "unigram_entropy": float}
-  index = record_store.read_index(folder, fields)
-  if index.get("format") != FORMAT:
-    raise errors.UserError(
-      f"the store of segments {folder} has format {index.get('format')}, this "
-      f"version reads format {FORMAT}; remove it and make it again with "
-      "`pausejax segments`"
-    )
-  errors.require_same(
-    f"the store of segments {folder}", index, identity(data, tokenizer)
-  )
+  where = f"the store of segments {folder}"
+  index = record_store.read_index(folder, fields, format=("format", FORMAT))
+  index = upgrade(index, index.get("format", 1), where)
+  errors.require_same(where, index, identity(data, tokenizer))
   errors.require_one_of("dtype of the segments", index.get("dtype"), _DTYPES)
   records = record_store.open_records(folder, index[split]["shards"])
   dtype = np.dtype(_DTYPES[index["dtype"]])

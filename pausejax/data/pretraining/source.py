@@ -1,4 +1,4 @@
-"""Batches as a pure function of the step: the `segments` door.
+"""Batches as a pure function of the step: the `segments` pipeline.
 
 Row r of step s has the position p = s * batch_size + r in the whole run. In a
 mixture, `mixing.py` deals p to a store and tells which draw d of it this is;
@@ -28,7 +28,7 @@ EVALUATION_SEED = 0x5EED
 
 
 class Batches(Protocol):
-  """An iterator of batches whose place can be saved: either door."""
+  """An iterator of batches whose place can be saved: either pipeline."""
 
   def __next__(self) -> Batch: ...
 
@@ -148,7 +148,7 @@ class SegmentSource:
   def fingerprint(self) -> dict:
     """Returns corpus, tokenizer, lengths, batch size, seed and pauses."""
     return {
-      "door": "segments",
+      "pipeline": "segments",
       "task": self.data.task,
       "documents_sha256": self.store.index[self.store.split][
         "documents_sha256"

@@ -1,14 +1,14 @@
 """The SeqIO room: text, vocabulary and pauses as TensorFlow Datasets pipelines.
 
 TensorFlow lives here and nowhere else. Nothing outside imports these modules
-at the top of a file, so that a run through the segments door never loads them.
+at the top of a file: the segments pipeline never loads them.
 
   pauses.py         `pausejax.pause` in TensorFlow, equal bit for bit
   vocabulary.py     `pausejax.data.tokenizers` as a SeqIO vocabulary
   sources.py        `pausejax.tasks.corpora` as SeqIO data sources
   preprocessors.py  documents to tokens to segments, and pauses into them
   tasks.py          the SeqIO tasks "<task>" and "<task>_pause"
-  stream.py         `SeqioBatches`: the door "seqio" of training
+  stream.py         `SeqioBatches`: the pipeline "seqio" of training
 
 The accelerator belongs to JAX: importing the room hides GPUs from TensorFlow.
 """
@@ -25,8 +25,8 @@ try:
   import tensorflow as tf
 except ModuleNotFoundError as e:
   raise errors.UserError(
-    f"data.door=seqio and TFDS need the module {e.name!r}; install "
-    "'pausejax[seqio]', or read files through data.door=segments"
+    f"data.pipeline=seqio and TFDS need the module {e.name!r}; install "
+    "'pausejax[seqio]', or read files through data.pipeline=segments"
   ) from e
 
 tf.config.set_visible_devices([], "GPU")

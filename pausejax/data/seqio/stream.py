@@ -1,11 +1,11 @@
-"""The door "seqio": batches straight from text, through one tf.data pipeline.
+"""The pipeline "seqio": batches straight from text, made by tf.data.
 
   documents -> ids, EOS -> segments -> shuffle -> repeat -> batch -> pauses
 
 Pauses go in last, numbered by the batch, so they differ from epoch to epoch,
 and a run without them reads the same text in the same order as a run with
 "insert_trim". Each of H hosts reads its own part of the source: unlike in the
-segments door, the batches depend on H, and a run resumes on as many hosts.
+segments pipeline, the batches depend on H, and a run resumes on as many hosts.
 
 Shapes: B rows of this host, T positions.
 """
@@ -116,7 +116,7 @@ class SeqioBatches:
     data = self._data
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
-      "door": "seqio",
+      "pipeline": "seqio",
       "task": self._task.name,
       "split": self._split,
       "seq_len": data.seq_len,
@@ -158,7 +158,7 @@ class SeqioBatches:
         checkpoint.read(f"{folder}/{_STATE}").assert_consumed()
       except (tf.errors.OpError, AssertionError) as e:
         raise errors.UserError(
-          f"the state of data.door=seqio ({', '.join(state) or 'no file'}) "
+          f"the state of data.pipeline=seqio ({', '.join(state) or 'no file'}) "
           "cannot be restored into this pipeline"
         ) from e
     self._iterators[:] = [iterator]

@@ -2,7 +2,7 @@
 
 SentencePiece runs as TensorFlow Text's op. A BPE model gives the same ids
 there as in Python; a unigram model may split equal-scoring pieces differently
-(T5's: 4 of 1,000 C4 documents), so a run stays with the door it began with.
+(T5's: 4 of 1,000 C4 documents), so a run stays with the pipeline it began with.
 """
 
 from collections.abc import Iterable, Sequence
@@ -103,7 +103,7 @@ def vocabulary(tokenizer_spec: str) -> PauseVocabulary:
   errors.require(
     not tokenizer_spec.endswith(".json"),
     "data.tokenizer: a tokenizer.json has no TensorFlow twin; use "
-    "data.door=segments",
+    "data.pipeline=segments",
   )
   tokenizers.load(tokenizer_spec)
   if tokenizer_spec == "bytes":

@@ -8,12 +8,14 @@ from typing import Any
 
 from pausejax import errors, json_files
 from pausejax.checkpoints import folders
+from pausejax.config import saved
 from pausejax.evaluation import results
 from pausejax.runtime import metric_rows
 from pausejax.study.plan import Cell, Study
 
 # What the page needs of a config; it shows all of it.
 _CONFIG = {"seed": int, "data": {"task": str}}
+_FIX = "remove its folder, or start that run again"
 _SEED = re.compile(r"[-_.]?s(eed)?[-_=]?\d+$")
 
 
@@ -90,9 +92,7 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
     id=name,
     arm=arm,
     workdir=workdir,
-    config=json_files.read(
-      config, _CONFIG, "remove its folder, or start that run again"
-    ),
+    config=saved.current(json_files.read(config, _CONFIG, _FIX), str(config)),
     results=results.read(workdir / "evaluations"),
     text_scores=results.read_text_scores(workdir),
     meta=_newest_meta(workdir / "checkpoints"),

@@ -1,0 +1,40 @@
+"""meta.json of older versions, as this version writes it.
+
+Format 1 had no SHA-256 of meta.json and of the data. Format 2 called the
+pipeline of the data `door`, in the config and in what identifies the data.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pausejax.config import saved as saved_configs
+
+FORMAT = 3
+
+
+def to_json(run: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a run as meta.json has them."""
+  if "config" not in run:
+    return dict(run)
+  return {**run, "config": saved_configs.to_json(run["config"])}
+
+
+def upgrade(saved: dict[str, Any], format: int, where: str) -> dict[str, Any]:
+  """Returns the fields of meta.json as this version reads them.
+
+  Args:
+    saved: the fields of meta.json; those that are damaged stay as they are.
+    format: their format, at most `FORMAT`.
+    where: the checkpoint, to begin a message.
+
+  Raises:
+    UsageError: the config in it is of a newer version.
+  """
+  fields = dict(saved)
+  config, data = fields.get("config"), fields.get("data")
+  if isinstance(config, Mapping):
+    where = f"the config in {where}"
+    fields["config"] = saved_configs.current(config, where)
+  if format < FORMAT and isinstance(data, Mapping):
+    fields["data"] = {"pipeline" if n == "door" else n: data[n] for n in data}
+  return fields
