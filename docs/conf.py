@@ -41,6 +41,9 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "sphinx_book_theme"
 html_title = f"pausejax {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {"navbar_persistent": []}
 
 
 def setup(app) -> None:
