@@ -226,7 +226,7 @@ def test_nothing_at_the_glob_of_validation_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.txt.zst", "txt"])
 def test_another_kind_of_file_is_an_error(tmp_path, name):
   (tmp_path / name).write_text("x")
-  assert_refused(files_of(tmp_path / name), name, "unknown kind of file")
+  assert_refused(files_of(tmp_path / name), name, "unknown type of file")
 
 
 def test_a_missing_field_names_line_and_nearest_field(tmp_path):
@@ -277,7 +277,7 @@ def test_json_that_is_no_object_names_its_line(tmp_path, line):
 def test_a_field_that_is_no_text_names_its_line(tmp_path, value):
   path = tmp_path / "a.json"
   path.write_text(f'{{"text": "0"}}\n{{"text": {value}}}\n')
-  assert_refused(files_of(path), f"{path}:2", "field 'text' is not a text")
+  assert_refused(files_of(path), f"{path}:2", "field 'text' is not a string")
 
 
 def test_messages_do_not_grow_with_the_data(tmp_path):

@@ -64,11 +64,11 @@ def test_what_is_not_read_is_counted_with_the_reason(tmp_path):
   names, left_out = listed(tmp_path)
   assert names == ["a.txt"]
   for fragment in (
-    "2 left out that are subfolders; FOLDER/**/* names all files below one: "
+    "2 left out that are subfolders; FOLDER/**/* matches all files below one: "
     "old.txt, sub",
-    "3 left out that say what the corpus is",
+    "3 left out that describe the corpus",
     "LICENSE.txt, Licence.en.txt.gz, README.txt",
-    "2 left out that are of no kind that is read",
+    "2 left out that have an unknown type",
     "README.md, t.parquet",
     "5 left out that are .zst, which is not read (`zstd -d FILE` decompresses "
     "it): 0.jsonl.zst, 1.jsonl.zst, 2.jsonl.zst, ...",
@@ -139,7 +139,7 @@ def test_a_link_is_not_a_second_file(tmp_path, link):
   link(tmp_path / "a.txt", tmp_path / "c.txt")
   names, left_out = listed(tmp_path)
   assert names == ["a.txt", "b.txt"]
-  assert left_out == "1 left out that are listed by another name: c.txt"
+  assert left_out == "1 left out that are listed under another name: c.txt"
 
 
 def test_a_linked_folder_holds_the_same_files(tmp_path):
@@ -152,13 +152,13 @@ def test_a_linked_folder_holds_the_same_files(tmp_path):
 def test_a_link_to_nothing_is_an_error(tmp_path):
   write(tmp_path, "a.txt")
   (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
-  assert "b.txt: is a link to a file that is not there" in refused(tmp_path)
+  assert "b.txt: is a link to a file that does not exist" in refused(tmp_path)
 
 
 def test_a_kind_that_is_not_read_is_an_error_if_it_is_named(tmp_path):
   write(tmp_path, "a.jsonl.zst")
   message = refused(tmp_path / "a.jsonl.zst")
-  assert "unknown kind of file" in message and "zstd -d" in message
+  assert "unknown type of file" in message and "zstd -d" in message
   assert "NUL" in refused("a\0b")
 
 

@@ -124,7 +124,7 @@ def test_options_are_predicted_by_index_or_text(
   [
     ("squad", "{", "malformed JSON at column 2"),
     ("squad", "[]", "expected a JSON object"),
-    ("squad", '{"q1": "a", "q1": "b"}', "'q1' is there 2 times"),
+    ("squad", '{"q1": "a", "q1": "b"}', "'q1' occurs 2 times"),
     ("squad", {"q1": 3}, "prediction of 'q1': expected a text, got 3"),
     ("squad", {"q1": None}, "got None"),
     ("squad", '{"q1": NaN}', "got nan"),
@@ -156,7 +156,7 @@ def test_a_wrong_file_is_one_line(folder, capsys, task, predictions, problem):
     ('{"id": 1, "prediction": "a"}\n', "p.jsonl:1: expected 'id', a text"),
     ('\n{"id": "q1", "prediction": null}\n', "p.jsonl:2: prediction of 'q1'"),
     ('{"id": "q1", "prediction": NaN}\n', "p.jsonl:1: prediction of 'q1'"),
-    ('{"id": "q1", "id": "q2", "prediction": ""}', "'id' is there 2 times"),
+    ('{"id": "q1", "id": "q2", "prediction": ""}', "'id' occurs 2 times"),
     (
       '{"id": "x", "prediction": "a"}\n',
       "no id of 'validation' is among its 1",

@@ -129,7 +129,7 @@ def test_a_key_that_comes_twice_in_a_record_is_an_error(tmp_path):
   line = '{"question": "a", "question": "b", "answer": "#### 1"}\n'
   (tmp_path / "test.jsonl").write_text(line)
   found = message("gsm8k", "test", tmp_path)
-  assert "test.jsonl:1: " in found and "'question' is there 2 times" in found
+  assert "test.jsonl:1: " in found and "'question' occurs 2 times" in found
 
 
 def test_a_label_that_is_wrong_is_named_by_its_line(tmp_path):

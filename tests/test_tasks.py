@@ -290,7 +290,7 @@ def test_a_field_of_another_type_is_an_error(tmp_path, data_config):
   for value in (None, 3, ["a"]):
     write(tmp_path, {"train.jsonl": [GSM8K, {**GSM8K, "question": value}]})
     said = message(data_config, "gsm8k", "train", tmp_path)
-    assert "train.jsonl:2: field 'question': expected a text" in said
+    assert "train.jsonl:2: field 'question': expected a string" in said
   write(
     tmp_path, {"train.jsonl": '{"question": "\\ud800", "answer": "#### 1"}\n'}
   )

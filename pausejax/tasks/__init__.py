@@ -1,13 +1,13 @@
 """Tasks: one file each, plain Python, registered by one call.
 
-A pretraining task says where its documents come from. A downstream task says
-where its records come from, how a record becomes a prefix and a target, and by
-which metrics answers are judged. Everything else follows: pauses, packing,
-finetuning, decoding or scoring, the SeqIO task of the same name.
+A pretraining task defines the source of its documents. A downstream task
+defines the source of its records, how a record becomes a prefix and a target,
+and the metrics of answers. The package derives the rest: pauses, packing,
+finetuning, decoding or scoring, and the SeqIO task of the same name.
 
-A task of your own is such a file outside the package (docs/tasks.md):
-`--config.tasks_module=my_tasks` imports it, and so does an entry point of the
-group "pausejax.tasks".
+Your own task is such a file outside the package (docs/tasks.md): import it with
+`--config.tasks_module=my_tasks` or an entry point of the group
+"pausejax.tasks".
 """
 
 from pausejax.tasks.mixtures import mixture, rate_stages

@@ -10,11 +10,11 @@
 Published files: coqa-train-v1.0.json (7,199 stories) and coqa-dev-v1.0.json
 (500), from https://stanfordnlp.github.io/coqa, licences by source of the story
 (CC BY-SA 4.0, Apache-2.0 and others); TFDS coqa:1.0.0, which calls the dev
-file "test" and leaves out ids and additional answers, so that its F1 does not
-compare. The test set is not public.
+file "test" and leaves out ids and additional answers, so its F1 is not
+comparable. The test set is not public.
 
-One example a question, named STORY#TURN. Questions and answers belong together
-by their turn_id, whatever their order. The prompt is lm-evaluation-harness's:
+One example per question, named STORY#TURN. Questions and answers are matched
+by turn_id, whatever their order. The prompt is lm-evaluation-harness's:
 the story, then every earlier question with its right answer. The target is the
 main answer; the references are all four. The paper says neither which history
 its model saw nor which of the two rules of F1 it used; the first metric here is
@@ -29,7 +29,7 @@ from pausejax.tasks import records
 
 
 def from_tfds(example: dict) -> dict:
-  """Returns the record, with what TFDS kept of it."""
+  """Returns the record, with the fields that TFDS has."""
   questions, answers = example["questions"], example["answers"]["input_text"]
   return {
     "story": example["story"],
@@ -66,46 +66,46 @@ def read_predictions(document: Any) -> Mapping[str, str]:
   """Returns STORY#TURN -> answer of the official list, or of an object.
 
   Raises:
-    UserError: neither of the two, or a question answered twice.
+    UserError: another type, or a question answered twice.
   """
   if not isinstance(document, list):
     return tasks.predictions_by_id(document)
-  found = {}
+  answers = {}
   for row in document:
     if not isinstance(row, dict) or not {"id", "turn_id", "answer"} <= {*row}:
       raise errors.UserError(
         f"expected {{'id', 'turn_id', 'answer'}} in each row, got {row!r:.60}"
       )
     key = _id(row["id"], row["turn_id"])
-    if key in found:
+    if key in answers:
       raise errors.UserError(f"{key!r} is answered twice")
-    found[key] = row["answer"]
-  return found
+    answers[key] = row["answer"]
+  return answers
 
 
 def _by_turn(
   rows: list[dict], what: str, questions: Mapping[int, str] | None = None
 ) -> dict[int, str]:
-  """Returns turn_id -> text; the place from 1 where no row has a turn_id.
+  """Returns turn_id -> text; counts from 1 if no row has a turn_id.
 
   Raises:
     UserError: a row without turn_id beside others with one, a turn_id twice, or
       turns that are not those of `questions`.
   """
   has_turns = any("turn_id" in row for row in rows)
-  found: dict[int, str] = {}
+  texts: dict[int, str] = {}
   for place, row in enumerate(rows, start=1):
     turn = row.get("turn_id") if has_turns else place
-    if type(turn) is not int or turn in found:
+    if type(turn) is not int or turn in texts:
       raise errors.UserError(
         f"{what}: row {place} has the turn_id {turn!r}, expected a number that "
         "no other row has"
       )
-    found[turn] = records.text(row, "input_text")
-  for turn in sorted(found.keys() ^ (questions or found).keys()):
-    lacks = "question" if turn in found else "row"
+    texts[turn] = records.text(row, "input_text")
+  for turn in sorted(texts.keys() ^ (questions or texts).keys()):
+    lacks = "question" if turn in texts else "row"
     raise errors.UserError(f"{what}: there is no {lacks} of turn {turn}")
-  return found
+  return texts
 
 
 def _id(story: str, turn: int) -> str:

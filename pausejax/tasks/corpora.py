@@ -1,16 +1,16 @@
-"""Where documents come from, in plain Python.
+"""Sources of documents, in plain Python.
 
-A source answers one question, `units()`: the corpus, in parts that can be read
-apart. Nothing is dropped silently: what cannot be read is an error that names
-file and line, and what is not read is counted (`file_lists.py`,
-`text_files.py`). The corpus alone decides how it falls into units, never the
-number of workers.
+The `units()` of a source are the parts of the corpus, which can be read
+independently. Nothing is dropped silently: what cannot be read is an error that
+names file and line, and what is left out is counted (`file_lists.py`,
+`text_files.py`). The units depend on the corpus only, never on the number of
+workers.
 
 Files come as a folder, a glob or one path, comma-separated:
 
-  .txt                 one document a file; CRLF is read as a line feed
-  .jsonl, .json        one document a line, the text in `field`; blank lines
-                       are none
+  .txt                 one document per file; CRLF is read as a line feed
+  .jsonl, .json        one document per line, the text in `field`; blank lines
+                       are skipped
   any of these + .gz   the same, compressed (C4's published shards)
 """
 
@@ -32,25 +32,25 @@ from pausejax.tasks import file_lists, text_files
 from pausejax.tasks.text_files import Reading
 
 SPLITS = ("train", "validation")
-# Small files are read together up to so many bytes, as one unit of work.
+# Consecutive small files form one unit of about this size.
 _UNIT_BYTES = 2**24
-_UNIT_DOCUMENTS = 8192  # The same where the corpus is no files.
+_UNIT_DOCUMENTS = 8192  # Documents per unit of a corpus without files.
 
 Document = tuple[str, str]  # Split and text.
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  """A part of a corpus that is read by itself.
+  """A part of a corpus that can be read independently.
 
   Attributes:
-    key: tells these documents from others without reading large files: an edit
-      that keeps the size of a file goes unnoticed.
-    splits: that its documents can be in.
+    key: identifies these documents without reading large files: an edit that
+      keeps the size of a file goes unnoticed.
+    splits: the splits that its documents can belong to.
     read: yields the documents of some splits and counts in a `Reading`, whose
-      `documents` must be the place of the unit's first one.
+      `documents` must start at the index of the unit's first document.
     count: returns the number of documents of all splits, faster than `read`;
-      None where no split depends on the place of a document.
+      None if no split depends on the index of a document.
   """
 
   key: str
@@ -63,7 +63,7 @@ class Source:
   """A corpus, read in an order that never changes."""
 
   def describe(self) -> str:
-    """Returns what the source is, the same in every process."""
+    """Returns a description of the source, the same in every process."""
     return repr(self)
 
   def units(self) -> list[Unit]:
@@ -71,7 +71,7 @@ class Source:
     raise NotImplementedError
 
   def left_out(self) -> file_lists.LeftOut:
-    """Returns reason -> files that are there but are not read."""
+    """Returns reason -> existing files that are left out."""
     return {}
 
   def documents(self, split: str) -> Iterator[str]:
@@ -93,8 +93,8 @@ class FileSource(Source):
   """Text files; without `validation`, every n-th document is held out.
 
   Documents are numbered from 0 through all files, in the order of the names;
-  those whose number is a multiple of `holdout_every` are held out. No host or
-  worker count can move this choice.
+  those whose number is a multiple of `holdout_every` are held out. The choice
+  does not depend on the number of hosts or workers.
   """
 
   train: str
@@ -112,21 +112,21 @@ class FileSource(Source):
     if not self.validation:
       return dict.fromkeys(SPLITS, train)
     validation = file_lists.expand(self.validation, "data.validation_files")
-    # A folder may hold both: what is held out is not trained on.
+    # A folder may contain both: held-out files are not trained on.
     train = train.without(validation.files)
     file_lists.require_no_twins(sorted(train.files + validation.files))
     return {"train": train, "validation": validation}
 
   def left_out(self) -> file_lists.LeftOut:
-    """Returns reason -> files that are there but are not read."""
-    found: dict[str, list[str]] = {}
+    """Returns reason -> existing files that are left out."""
+    reasons: dict[str, list[str]] = {}
     for listed in self.lists().values():
       for reason, paths in listed.left_out.items():
-        found[reason] = sorted({*found.get(reason, []), *paths})
-    return found
+        reasons[reason] = sorted({*reasons.get(reason, []), *paths})
+    return reasons
 
   def units(self) -> list[Unit]:
-    """Returns the files; small ones that follow each other share a unit."""
+    """Returns the files; consecutive small ones share a unit."""
     lists = self.lists()
     if not self.validation:
       return [
@@ -176,14 +176,14 @@ def _count(files: Iterable[str]) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PythonSource(Source):
-  """Documents that a function makes; every n-th is held out."""
+  """Documents from a Python function; every n-th is held out."""
 
   name: str
   load: Callable[[], Sequence[str]]
   holdout_every: int
 
   def describe(self) -> str:
-    """Returns the name and how much is held out."""
+    """Returns the name and the fraction that is held out."""
     return f"{self.name}, one in {self.holdout_every} held out"
 
   def units(self) -> list[Unit]:
@@ -202,7 +202,7 @@ class PythonSource(Source):
 def _given(
   split: str, texts: Sequence[str], reading: Reading, wanted: Collection[str]
 ) -> Iterator[Document]:
-  """Yields documents that are in memory, if their split is wanted."""
+  """Yields documents in memory, if their split is requested."""
   for text in texts if split in wanted else ():
     reading.documents += 1
     yield split, text
@@ -229,20 +229,20 @@ def no_documents(source: Source, split: str) -> errors.UserError:
 
 
 def _together(files: Sequence[str]) -> list[list[tuple[str, int]]]:
-  """Returns (file, bytes) pairs in groups of `_UNIT_BYTES` and little more."""
-  groups, room = [], 0
+  """Groups (file, size) pairs into units of about `_UNIT_BYTES`."""
+  groups, remaining = [], 0
   for path in files:
     size = pathlib.Path(path).stat().st_size
-    if room <= 0:
+    if remaining <= 0:
       groups.append([])
-      room = _UNIT_BYTES
+      remaining = _UNIT_BYTES
     groups[-1].append((path, size))
-    room -= size
+    remaining -= size
   return groups
 
 
 def digest(texts: Iterable[str]) -> str:
-  """Returns the sha256 of texts; where each of them ends matters."""
+  """Returns the sha256 of texts and of their lengths."""
   total = hashlib.sha256()
   for text in texts:
     data = text.encode("utf-8")

@@ -1,12 +1,12 @@
-"""Which files a folder, a glob or a list of paths names.
+"""Lists the files of a folder, a glob or a list of paths.
 
-Every file is listed once, in the order of the names. What is there but is not
-read is counted with the reason, and data that is there twice is an error:
+Every file is listed once, sorted by name. Files that are left out are counted
+with the reason, and duplicated data is an error:
 
   .jsonl beside its .jsonl.gz            an error that names both
-  one file by two names (a link)         listed once, and said
-  subfolders, other kinds, empty files   left out, and said
-  README, LICENSE                        left out of folders and globs, and said
+  one file under two names (a link)      listed once, and reported
+  subfolders, other types, empty files   left out, and reported
+  README, LICENSE                        left out of folders and globs, reported
 """
 
 import collections
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pausejax import errors
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.gz", ".json.gz")
-# About a corpus, not of it: files with these names, in small letters.
+# Files that describe a corpus, in lower case.
 _ABOUT = {"readme", "license", "licence", "copying", "notice", "changelog"}
 _UNPACK = {
   ".zst": "`zstd -d FILE` decompresses it",
@@ -27,13 +27,13 @@ _UNPACK = {
   ".xz": "`xz -dk FILE` decompresses it",
   ".zip": "`unzip FILE` unpacks it",
 }
-_NUM_NAMES = 3  # So many names stand for all that were left out for a reason.
+_NUM_NAMES = 3  # Names shown for each reason.
 
-_ABOUT_IT = "say what the corpus is; name them alone to read them"
+_ABOUT_IT = "describe the corpus; give their paths to read them"
 _EMPTY = "are empty"
-_FOLDERS = "are subfolders; FOLDER/**/* names all files below one"
-_AGAIN = "are listed by another name"
-_UNKNOWN = f"are of no kind that is read ({', '.join(SUFFIXES)})"
+_FOLDERS = "are subfolders; FOLDER/**/* matches all files below one"
+_AGAIN = "are listed under another name"
+_UNKNOWN = f"have an unknown type (known: {', '.join(SUFFIXES)})"
 HELD_OUT = "are data.validation_files"
 
 LeftOut = Mapping[str, Sequence[str]]
@@ -45,7 +45,7 @@ class FileList:
 
   Attributes:
     files: paths, sorted, each file once.
-    left_out: reason -> paths of what was there but is not read.
+    left_out: reason -> paths that exist but are left out.
   """
 
   files: tuple[str, ...]
@@ -64,33 +64,34 @@ def expand(spec: str, field: str = "data.files") -> FileList:
   """Returns the files that a folder, glob or path names (comma-separated).
 
   Args:
-    spec: what the user gave.
-    field: where; begins the error messages.
+    spec: the value that the user gave.
+    field: name of its option; error messages begin with it.
 
   Raises:
-    UserError: nothing to read there, a named file of another kind, a link to
-      nothing, or the same data twice.
+    UserError: nothing to read there, a named file of unknown type, a broken
+      link, or the same data twice.
   """
-  errors.require("\0" not in spec, f"{field}: {spec!r} holds a NUL")
+  errors.require("\0" not in spec, f"{field}: {spec!r} contains a NUL")
   parts = [spec] if os.path.exists(spec) else spec.split(",")
   left_out: dict[str, list[str]] = collections.defaultdict(list)
-  found: list[str] = []
+  matches: list[str] = []
   for part in filter(None, map(str.strip, parts)):
     files = list(_files(part, field, left_out))
     if not files:
-      there = "; ".join(describe(left_out))
+      known = f" (known types: {', '.join(SUFFIXES)})"
+      reasons = "; ".join(describe(left_out))
       raise errors.UserError(
         f"{field}: nothing to read at {part!r}"
-        + (f": {there}" if there else f" (looked for {', '.join(SUFFIXES)})")
+        + (f": {reasons}" if reasons else known)
       )
-    found += files
-  files = _each_once(found, left_out)
+    matches += files
+  files = _each_once(matches, left_out)
   require_no_twins(files)
   return FileList(tuple(files), {k: sorted(v) for k, v in left_out.items()})
 
 
 def describe(left_out: LeftOut) -> list[str]:
-  """Returns a line for each reason, with the count and the first names."""
+  """Returns one line per reason, with the count and the first names."""
   lines = []
   for reason, paths in sorted(left_out.items()):
     names = ", ".join(os.path.basename(p) for p in paths[:_NUM_NAMES])
@@ -100,10 +101,10 @@ def describe(left_out: LeftOut) -> list[str]:
 
 
 def require_no_twins(files: Sequence[str]) -> None:
-  """Raises a UserError if two files seem to hold the same data.
+  """Raises a UserError if two files seem to contain the same data.
 
-  They do if they lie in one folder and differ in ".gz" or in the letter that
-  .jsonl has more than .json.
+  That is so if they are in one folder and their names differ only in ".gz", or
+  in .jsonl instead of .json.
   """
   seen: dict[str, str] = {}
   for path in files:
@@ -113,8 +114,8 @@ def require_no_twins(files: Sequence[str]) -> None:
     )
     if name in seen:
       raise errors.UserError(
-        f"{seen[name]} and {path} seem to hold the same data; remove or rename "
-        "one, or name the files to read"
+        f"{seen[name]} and {path} seem to contain the same data; remove or "
+        "rename one, or name the files to read"
       )
     seen[name] = path
 
@@ -122,7 +123,7 @@ def require_no_twins(files: Sequence[str]) -> None:
 def _files(
   part: str, field: str, left_out: dict[str, list[str]]
 ) -> Iterator[str]:
-  """Yields the files of a part; adds what it passes over to `left_out`."""
+  """Yields the files of a part; adds skipped ones to `left_out`."""
   path = pathlib.Path(part)
   if path.exists() and not path.is_dir():  # Its name may look like a glob.
     _require_known(part, field)
@@ -130,15 +131,15 @@ def _files(
     return
   if path.is_dir():
     try:
-      there = sorted(map(str, path.iterdir()))
+      names = sorted(map(str, path.iterdir()))
     except OSError as e:
       raise errors.UserError(f"{field}: {part}: cannot be read: {e}") from e
-    known = [f for f in there if f.endswith(SUFFIXES) or os.path.isdir(f)]
-    for name in sorted({*there} - {*known}):
+    known = [f for f in names if f.endswith(SUFFIXES) or os.path.isdir(f)]
+    for name in sorted({*names} - {*known}):
       left_out[_unknown(name)].append(name)
   else:
     known = sorted(glob.glob(part, recursive=True))
-    if "**" in part:  # What is in the folders is there, too.
+    if "**" in part:  # The contents of the folders match as well.
       known = [f for f in known if not os.path.isdir(f)]
     for name in known:
       if not os.path.isdir(name) and not _is_about(name):
@@ -151,14 +152,14 @@ def _files(
 def _usable(
   paths: Iterable[str], left_out: dict[str, list[str]]
 ) -> Iterator[str]:
-  """Yields the paths that are files with something in them."""
+  """Yields the paths of non-empty files."""
   for path in paths:
     if os.path.isdir(path):
       left_out[_FOLDERS].append(path)
     elif not os.path.exists(path):
-      raise errors.UserError(f"{path}: is a link to a file that is not there")
+      raise errors.UserError(f"{path}: is a link to a file that does not exist")
     elif not os.path.isfile(path):
-      left_out["are no regular files"].append(path)
+      left_out["are not regular files"].append(path)
     elif not os.path.getsize(path) and not path.endswith(".gz"):
       left_out[_EMPTY].append(path)
     else:
@@ -168,7 +169,7 @@ def _usable(
 def _each_once(
   paths: Iterable[str], left_out: dict[str, list[str]]
 ) -> list[str]:
-  """Returns the paths, sorted, without other names of the same file."""
+  """Returns the paths, sorted, one name of each file."""
   seen: dict[object, str] = {}
   for path in sorted(paths):
     if seen.setdefault(_identity(path), path) != path:
@@ -177,9 +178,9 @@ def _each_once(
 
 
 def _identity(path: str) -> object:
-  """Returns what two names of one file have in common, hard links too."""
-  found = os.stat(path)
-  return (found.st_dev, found.st_ino) if found.st_ino else path
+  """Returns a value that is equal for all names of a file, hard links too."""
+  status = os.stat(path)
+  return (status.st_dev, status.st_ino) if status.st_ino else path
 
 
 def _is_about(path: str) -> bool:
@@ -189,7 +190,7 @@ def _is_about(path: str) -> bool:
 
 
 def _unknown(path: str) -> str:
-  """Returns the reason for which a file of another kind is left out."""
+  """Returns the reason why a file of unknown type is left out."""
   suffix = os.path.splitext(path)[1].lower()
   if suffix in _UNPACK:
     return f"are {suffix}, which is not read ({_UNPACK[suffix]})"
@@ -200,6 +201,6 @@ def _require_known(path: str, field: str) -> None:
   if not path.endswith(SUFFIXES):
     hint = _UNPACK.get(os.path.splitext(path)[1].lower(), "")
     raise errors.UserError(
-      f"{field}: {path}: unknown kind of file (known: {', '.join(SUFFIXES)})"
+      f"{field}: {path}: unknown type of file (known: {', '.join(SUFFIXES)})"
       + (f"; {hint}" if hint else "")
     )

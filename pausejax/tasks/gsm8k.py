@@ -15,7 +15,7 @@ of the 8,792 solutions has 353 tokens of T5's vocabulary, 1 in 1,000 more than
 
 The metrics are the official one and lm-evaluation-harness's, which read digits,
 commas, a dot and a minus. An answer that they cannot read, such as "$18.00",
-"1/2" or "6 apples", is an error: no prediction could ever be right.
+"1/2" or "6 apples", is an error: no prediction could be right.
 """
 
 import re
@@ -47,10 +47,10 @@ def _require_readable(answer: str) -> None:
   """Raises UserError unless both metrics find the answer in itself."""
   _, *numbers = answer.split("####")
   if not numbers:
-    raise errors.UserError("field 'answer': no number behind '#### '")
+    raise errors.UserError("field 'answer': no number after '#### '")
   if len(numbers) > 1:
     raise errors.UserError(
-      f"field 'answer': '####' is there {len(numbers)} times, and a prediction "
+      f"field 'answer': '####' occurs {len(numbers)} times, but a prediction "
       "is read at the first; keep only the one before the final number"
     )
   scores = [metric(answer, [answer]) for metric in METRICS.values()]

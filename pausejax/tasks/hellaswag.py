@@ -10,14 +10,14 @@ Published files: hellaswag_train.jsonl (39,905) and hellaswag_val.jsonl
 hellaswag:1.1.0. hellaswag_test.jsonl (10,003) has no labels, so there is no
 split "test".
 
-Examples are named by their place in the file, from 0. "ind" is no name: in the
-validation file 19077 is both "Applying sunscreen" and "How to get skinny".
+Examples are named by their index in the file, from 0. "ind" is not unique: in
+the validation file, 19077 is both "Applying sunscreen" and "How to get skinny".
 
 The paper calls it a scoring task. Prompt and clean-up are those of
-lm-evaluation-harness, but for the white space that it leaves around an ending
-where a mark was: that is not scored here, though `accuracy_per_character`
-counts it as acc_norm does. TFDS joins ctx_a and ctx_b, so that there the last
-sentence of a prefix begins with a small letter.
+lm-evaluation-harness, except for the white space that it leaves around an
+ending where a mark was: it is not scored here, although
+`accuracy_per_character` counts it as acc_norm does. TFDS joins ctx_a and ctx_b,
+so its last sentence of a prefix begins with a lower-case letter.
 """
 
 import re
@@ -35,14 +35,14 @@ def clean(text: str) -> str:
 def without_marks(text: str) -> str:
   """Returns the text as lm-evaluation-harness scores it.
 
-  White space where a mark was at the start or the end stays.
+  White space next to a mark at the start or the end is kept.
   """
   text = text.strip().replace(" [title]", ". ")
   return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
 def from_tfds(example: dict) -> dict:
-  """Returns the record, all of its context in ctx_a."""
+  """Returns the record with the whole context in ctx_a."""
   return {**example, "ctx_a": example["context"], "ctx_b": ""}
 
 
@@ -67,7 +67,7 @@ def examples(record: dict) -> Iterator[tasks.Example]:
 
 
 def _label(record: dict) -> int:
-  """Returns the index of the right ending, -1 where none is published."""
+  """Returns the index of the right ending, -1 if it is not published."""
   label = record.get("label", -1)
   if label in (None, ""):
     return -1

@@ -13,9 +13,9 @@ Two publications of the same passages, licence CC BY 4.0:
     ends and quotes included, the last word cleaned of punctuation.
 
 The published training text is 2,662 whole novels without questions. The paper
-does not say on what it finetuned, nor which publication it used. Here, as in
-TFDS, the development file is "train". OpenAI's test file is read where the
-plain one is not: what was trained on lower case should be tested on it.
+does not name its finetuning data or which publication it used. Here, as in
+TFDS, the development file is "train". OpenAI's test file is read only if
+the plain one is missing: train and test should both be in lower case.
 
 The prefix is the passage up to its last white space, the target the last word.
 lm-evaluation-harness cuts at the last space only, and so has a line end inside

@@ -1,19 +1,19 @@
 """3SUM: do three of ten vectors add up to zero, digit by digit, modulo 10?
 
-  match3      prefix  "a481b730c..."    ten letters, three digits behind each
+  match3      prefix  "a481b730c..."    ten letters, each with three digits
               target  "T" or "F"        after 90 pauses
   match3_cot  the same prefix
               target  "a2bacd..." "T"   90 characters of work, then the answer
 
 Pfau, Merrill and Bowman (2024, arXiv 2404.15758) find that fillers help a
-small decoder at this once half of the training examples show the work that the
-fillers stand for, and not before: train on `match3=1,match3_cot=1`. The work
+small decoder on this task only if half of the training examples show the work
+that the fillers stand for: train on `match3=1,match3_cot=1`. The work
 names, for each pair of vectors, one of the two at random and then either a
 random digit of their sum or the letter of a third vector that completes the
-triple. Half of the examples hold a triple. The others are made from such an
-example by changing digits in one to three of the planted vectors, and drawn
-again while any triple is left. Theirs read one vector a position, as a
-multi-hot; here every digit is a token, and the work is as long as the pauses.
+triple. Half of the examples contain a triple. The others change digits in one
+to three vectors of such a triple, and are drawn again while any triple is left.
+Their model reads one vector per position, as a multi-hot; here every digit is a
+token, and the work is as long as the pauses.
 """
 
 import functools
@@ -33,7 +33,7 @@ Vectors = list[tuple[int, ...]]
 
 
 def instances(split: str) -> Iterator[dict]:
-  """Yields {"vectors", "answer", "work"}, drawn by a seed of the split."""
+  """Yields {"vectors", "answer", "work"}, from a seed of the split."""
   rng = random.Random(f"match3 {split}")
   for number in range(_NUM_EXAMPLES[split]):
     vectors = _draw(rng, has_triple=number % 2 == 0)
@@ -45,7 +45,7 @@ def instances(split: str) -> Iterator[dict]:
 
 
 def find_triple(vectors: Vectors) -> tuple[int, int, int] | None:
-  """Returns the places of three vectors that add up to zero, if there are."""
+  """Returns the indices of three vectors that add up to zero, or None."""
   places = {v: k for k, v in enumerate(vectors)}
   for i, j in itertools.combinations(range(len(vectors)), 2):
     k = places.get(_negative_sum(vectors[i], vectors[j]), -1)
@@ -108,9 +108,9 @@ def _work(rng: random.Random, vectors: Vectors) -> str:
   for i, j in itertools.combinations(range(len(vectors)), 2):
     rest = _negative_sum(vectors[i], vectors[j])
     third = places.get(rest, i)
-    found = third not in (i, j)
-    said = _LETTERS[third] if found else str(-rest[rng.randrange(3)] % 10)
-    work.append(_LETTERS[rng.choice((i, j))] + said)
+    is_triple = third not in (i, j)
+    shown = _LETTERS[third] if is_triple else str(-rest[rng.randrange(3)] % 10)
+    work.append(_LETTERS[rng.choice((i, j))] + shown)
   return "".join(work)
 
 

@@ -1,4 +1,4 @@
-"""Mixtures of tasks as a config spells them: "gsm8k=1,squad=3"."""
+"""Mixtures of tasks as written in a config: "gsm8k=1,squad=3"."""
 
 from pausejax import errors
 from pausejax.config import DataConfig
@@ -32,7 +32,7 @@ def rate_stages(data: DataConfig) -> list[tuple[int, dict[str, float]]]:
   """Returns (first step, task -> rate) of `data.task` and `data.later_rates`.
 
   Raises:
-    UsageError: later rates that are not STEP:RATES, by rising step.
+    UsageError: later rates are not STEP:RATES, or steps do not increase.
   """
   stages = [(0, mixture(data.task))]
   for part in filter(None, data.later_rates.split(";")):

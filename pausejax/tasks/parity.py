@@ -1,4 +1,4 @@
-"""Parity of a bit string: what pauses can compute that one position cannot.
+"""Parity of a bit string: pauses compute what one position cannot.
 
   prefix  "01101110010101101011"
   target  "0"                       the sum of the bits modulo 2
@@ -11,8 +11,8 @@ same model stays at chance. Their exact encoding is not public: here hint j is
 fall on all pauses but the last, which predicts the parity; without pauses they
 fall on the bits themselves. `finetune.hints=false` leaves them out.
 
-Strings are drawn by a seed; one in fifty, told by a checksum of the string, is
-held out of training for good.
+Strings come from a seed; a checksum of the string decides the one in fifty that
+is held out of training.
 """
 
 import functools
@@ -29,7 +29,7 @@ _HOLDOUT_EVERY = 50
 
 
 def bit_strings(num_bits: int, split: str) -> Iterator[str]:
-  """Yields the strings of a split, drawn by a seed of its own."""
+  """Yields the strings of a split, from a seed of the split."""
   rng = random.Random(f"{num_bits} {split}")
   remaining = _NUM_EXAMPLES[split]
   while remaining:

@@ -1,4 +1,4 @@
-"""PhysicalIQA: which of two ways to do a thing works (Bisk et al., 2020).
+"""PhysicalIQA: which of two ways to do something works (Bisk et al., 2020).
 
   valid.jsonl       {"goal": "How do I ready a guinea pig cage for it's ...",
                      "sol1": "Provide the guinea pig with a cage full of ...",
@@ -24,10 +24,11 @@ from pausejax.tasks import records
 
 
 def read(path: pathlib.Path) -> Iterator[records.Located]:
-  """Yields the records, each with the "label" that its line has.
+  """Yields the records, each with the "label" of its line.
 
   Raises:
-    UserError: not as many labels as records, or one that is not 0 or 1.
+    UserError: the numbers of labels and records differ, or a label is not 0 or
+      1.
   """
   located = list(records.json_lines(path))
   stem = path.name.removesuffix(".gz").removesuffix(".jsonl")

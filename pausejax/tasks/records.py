@@ -1,14 +1,14 @@
-"""Where the records of downstream tasks come from.
+"""Sources of the records of downstream tasks.
 
   Files      a published data set: local copies in the published format
              (`data.local_dir`), or TensorFlow Datasets by name
-  Generated  a function that makes them
+  Generated  a function that generates them
 
 Both yield (where, record): `where` names file and line for error messages, and
-`text`, `words` and `texts` take a record apart with messages to go behind it.
-Nothing is dropped silently: what cannot be read is an error that says where,
-and what a task leaves out (`Unusable`) is counted. A line that holds nothing
-but ASCII white space is no record, in every format.
+`text`, `words` and `texts` read the fields of a record and check their types.
+Nothing is dropped silently: what cannot be read is an error that names file and
+line, and what a task leaves out (`Unusable`) is counted. Lines of ASCII white
+space only are skipped in every format.
 """
 
 import collections
@@ -28,11 +28,11 @@ Located = tuple[str, Any]
 
 
 class NotThere(errors.UserError):
-  """A folder that does not have the files of a split."""
+  """The folder does not exist or has no files of the split."""
 
 
 class Unusable(ValueError):
-  """Raised by a task for a record it leaves out; counted by its message."""
+  """Raised by a task for a record to leave out; counted by message."""
 
 
 class Source(Protocol):
@@ -40,11 +40,11 @@ class Source(Protocol):
 
   @property
   def splits(self) -> Sequence[str]:
-    """Names of the splits; "train" comes first where there is one."""
+    """Names of the splits; "train" comes first if it exists."""
     ...
 
   def describe(self, data: DataConfig) -> str:
-    """Returns where `records` will read, the same in every process."""
+    """Returns what `records` will read, the same in every process."""
     ...
 
   def records(self, split: str, data: DataConfig) -> Iterator[Located]:
@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 def json_lines(path: pathlib.Path) -> Iterator[Located]:
-  """Yields one JSON object a line, of .jsonl or .jsonl.gz; skips blank lines.
+  """Yields one JSON object per line of .jsonl(.gz); skips blank lines.
 
   Raises:
     UserError: not UTF-8, not JSON, not an object, or an object has a key
@@ -77,8 +77,8 @@ def json_document(path: pathlib.Path) -> Iterator[Located]:
   """Yields the records of one JSON document: a list, or "data" of an object.
 
   Raises:
-    UserError: not UTF-8, not JSON, an object has a key twice, or neither of
-      the two.
+    UserError: not UTF-8, not JSON, an object has a key twice, or the document
+      is neither.
   """
   document = json_value(path)
   rows = document.get("data") if isinstance(document, dict) else document
@@ -91,7 +91,7 @@ def json_document(path: pathlib.Path) -> Iterator[Located]:
 
 
 def json_value(path: pathlib.Path) -> Any:
-  """Returns the value that one JSON document spells.
+  """Returns the value of one JSON document.
 
   Raises:
     UserError: not UTF-8, not JSON, or an object has a key twice.
@@ -113,20 +113,20 @@ def text(record: Any, field: str) -> str:
 
 
 def words(record: Any, field: str) -> str:
-  """Returns a field as `text` does, one that is not empty.
+  """Returns a non-empty field, as `text` does.
 
   Raises:
     UserError: no such field, or not a text.
     Unusable: nothing but white space.
   """
-  found = text(record, field)
-  if not found:
+  value = text(record, field)
+  if not value:
     raise Unusable(f"an empty {field!r}")
-  return found
+  return value
 
 
 def texts(record: Any, field: str) -> list[str]:
-  """Returns a field that is a list of texts, as `text` returns one.
+  """Returns a list of strings, each as `text` returns it.
 
   Raises:
     UserError: no such field, or not a list of texts.
@@ -151,9 +151,9 @@ class Files:
 
   Attributes:
     files: split -> pattern of its files below `data.local_dir`, or several
-      patterns of which the first that matches anything counts ("*" as in
-      glob; ".gz" may follow).
-    read: file -> its located records.
+      patterns, of which the first one with a match is used ("*" as in glob;
+      ".gz" may follow).
+    read: file -> its (where, record) pairs.
     tfds: name with version in TensorFlow Datasets, "" if there is none.
     tfds_splits: split -> its name in TFDS, where that differs.
     from_tfds: TFDS example (bytes decoded, arrays as lists) -> the record that
@@ -167,8 +167,8 @@ class Files:
   from_tfds: Callable[[dict[str, Any]], Any] = dict
 
   def __post_init__(self):
-    for split, found in self.files.items():
-      for pattern in [found] if isinstance(found, str) else found:
+    for split, value in self.files.items():
+      for pattern in [value] if isinstance(value, str) else value:
         errors.require(
           bool(pattern) and not pathlib.PurePath(pattern).is_absolute(),
           f"records.Files: files of split {split!r}: expected patterns below "
@@ -201,47 +201,47 @@ class Files:
 
     Raises:
       NotThere: no such folder, or no such file in it.
-      UserError: a file is there both as it is and compressed.
+      UserError: a file exists both compressed and uncompressed.
     """
     if not folder.is_dir():
       raise NotThere(f"data.local_dir: no folder {str(folder)!r}")
     patterns = self.files[split]
     patterns = [patterns] if isinstance(patterns, str) else patterns
     for pattern in patterns:
-      found = {*folder.glob(pattern), *folder.glob(pattern + ".gz")}
-      if found:
-        _require_one_form(found)
-        return sorted(found)
-    there = sorted(p.name for p in folder.iterdir())
-    close = [difflib.get_close_matches(p, there, n=1) for p in patterns]
+      matches = {*folder.glob(pattern), *folder.glob(pattern + ".gz")}
+      if matches:
+        _require_one_form(matches)
+        return sorted(matches)
+    available = sorted(p.name for p in folder.iterdir())
+    close = [difflib.get_close_matches(p, available, n=1) for p in patterns]
     hints = dict.fromkeys(repr(name) for names in close for name in names)
     hint = f"; did you mean {' or '.join(hints)}?" if hints else ""
     raise NotThere(
       f"data.local_dir: no {' or '.join(patterns)} for split {split!r} in "
-      f"{folder}{hint} (found: {', '.join(there[:8]) or 'nothing'})"
+      f"{folder}{hint} (files there: {', '.join(available[:8]) or 'none'})"
     )
 
   def _read_all(self, paths: Sequence[pathlib.Path]) -> Iterator[Located]:
-    """Yields the records of files; raises if one has all that another has."""
+    """Yields the records of files; raises if one contains another."""
     seen: dict[pathlib.Path, set[bytes]] = {}
     for path in paths:
-      found: set[bytes] = set()
+      ours: set[bytes] = set()
       for where, record in self.read(path):
         if len(paths) > 1:
-          found.add(_fingerprint(record))
+          ours.add(_fingerprint(record))
         yield where, record
       for other, theirs in seen.items():
-        if found and theirs and (found <= theirs or theirs <= found):
+        if ours and theirs and (ours <= theirs or theirs <= ours):
           raise errors.UserError(
-            f"{other} and {path}: every record of one is in the other as well; "
-            "leave only one of them in the folder"
+            f"{other} and {path}: every record of one is also in the other; "
+            "keep only one of them in the folder"
           )
-      seen[path] = found
+      seen[path] = ours
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generated:
-  """Records that functions make: split -> a function that yields them all."""
+  """Generated records: split -> a function that yields them."""
 
   name: str
   make: Mapping[str, Callable[[], Iterator[Any]]]
@@ -252,7 +252,7 @@ class Generated:
     return tuple(self.make)
 
   def describe(self, data: DataConfig) -> str:
-    """Returns the name; the settings do not matter."""
+    """Returns the name; the settings are not used."""
     del data
     return self.name
 
@@ -265,54 +265,54 @@ class Generated:
 
 
 def one_form(path: pathlib.Path) -> pathlib.Path:
-  """Returns a file, or the one with ".gz" behind its name if that is there.
+  """Returns the path, or the path with ".gz" appended if that file exists.
 
   Raises:
-    UserError: both are there.
+    UserError: both files exist.
   """
   zipped = path.with_name(f"{path.name}.gz")
-  found = {p for p in (path, zipped) if p.exists()}
-  _require_one_form(found)
-  return zipped if found == {zipped} else path
+  existing = {p for p in (path, zipped) if p.exists()}
+  _require_one_form(existing)
+  return zipped if existing == {zipped} else path
 
 
 def _require_one_form(paths: set[pathlib.Path]) -> None:
-  """Raises if a file is there both as it is and compressed."""
+  """Raises if a file exists both compressed and uncompressed."""
   for path in sorted(paths):
     zipped = path.with_name(f"{path.name}.gz")
     if zipped in paths:
       raise errors.UserError(
-        f"{path} and {zipped}: the same file twice; leave only one of them in "
+        f"{path} and {zipped}: the same file twice; keep only one of them in "
         "the folder"
       )
 
 
 def _fingerprint(record: Any) -> bytes:
-  """Returns the sha256 of what a record says."""
+  """Returns the sha256 of the contents of a record."""
   return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).digest()
 
 
 def _text(value: Any, field: str) -> str:
   if not isinstance(value, str):
     raise errors.UserError(
-      f"field {field!r}: expected a text, got {value!r:.60}"
+      f"field {field!r}: expected a string, got {value!r:.60}"
     )
   try:
     value.encode("utf-8")
   except UnicodeEncodeError as e:
     raise errors.UserError(
-      f"field {field!r}: holds half a surrogate pair, which is no character"
+      f"field {field!r}: has half a surrogate pair, which is not a character"
     ) from e
   return value.strip()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """Returns the object; a key given twice would hide a value."""
-  made = dict(pairs)
-  if len(made) < len(pairs):
+  """Returns the object; raises if a key occurs twice."""
+  result = dict(pairs)
+  if len(result) < len(pairs):
     ((key, count),) = collections.Counter(k for k, _ in pairs).most_common(1)
-    raise ValueError(f"the key {key!r} is there {count} times")
-  return made
+    raise ValueError(f"the key {key!r} occurs {count} times")
+  return result
 
 
 def _parse(data: bytes, where: str) -> Any:

@@ -15,7 +15,7 @@ _TASKS: dict[str, PretrainingTask | Task] = {}
 
 
 def register(task: PretrainingTask | Task) -> None:
-  """Makes a task known by its name.
+  """Registers a task under its name.
 
   Raises:
     ValueError: another task has the name.
@@ -68,7 +68,7 @@ def import_module(name: str) -> None:
   """
   if not name:
     return
-  _import_all()  # So that a name taken twice is the module's fault.
+  _import_all()  # A name that is already taken is then the module's error.
   here = str(pathlib.Path.cwd())
   if here not in sys.path:
     sys.path.insert(0, here)

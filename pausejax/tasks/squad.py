@@ -1,4 +1,4 @@
-"""SQuAD v1.1: answers that stand in a Wikipedia paragraph (Rajpurkar, 2016).
+"""SQuAD v1.1: answers contained in a Wikipedia paragraph (Rajpurkar, 2016).
 
   {"version": "1.1", "data": [{"title": "Super_Bowl_50", "paragraphs": [
     {"context": "Super Bowl 50 was an American football game to ...", "qas": [
@@ -11,7 +11,7 @@ from https://rajpurkar.github.io/SQuAD-explorer, licence CC BY-SA 4.0; TFDS
 squad/v1.1:3.0.0. The test set is not public.
 
 The paper gives no prompt, and lm-evaluation-harness has none for v1.1. The
-question stands last, behind its paragraph, so that a prefix too long for the
+question comes last, after its paragraph, so that a prefix too long for the
 model loses text of the paragraph. 50 pauses are the paper's.
 """
 
@@ -24,7 +24,7 @@ from pausejax.tasks import records
 
 
 def read(path: pathlib.Path) -> Iterator[records.Located]:
-  """Yields one record a question: id, context, question, answers.
+  """Yields one record per question: id, context, question, answers.
 
   Raises:
     UserError: not the shape of an article; it names file and article.

@@ -1,4 +1,4 @@
-"""Which line documents this function? On the English inside CPython.
+"""Which line documents this function? Built from the text inside CPython.
 
   prefix   "def urlencode(query, doseq, safe, encoding, errors, quote_via):"
   options  "Encode a dict or sequence of two-element tuples into a URL query
@@ -7,8 +7,8 @@
 
 A multiple choice that needs no network: public functions and methods of the
 standard library with the first line of their docstring. One function in twenty
-is held out. The three wrong lines and the place of the right one are drawn by
-a seed. For demonstrations and tests, like `stdlib_cloze`.
+is held out. A seed chooses the three wrong lines and the position of the right
+one. For demonstrations and tests, like `stdlib_cloze`.
 """
 
 import ast
@@ -27,14 +27,14 @@ _MIN_CHARS, _MAX_CHARS = 20, 100
 @functools.cache
 def functions() -> tuple[tuple[str, str], ...]:
   """Returns (signature, first line of its docstring), each line once."""
-  found = {}
+  signatures = {}
   for path in stdlib_docs.modules():
     for node in ast.walk(ast.parse(path.read_bytes())):
       if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
         line = (ast.get_docstring(node) or "").partition("\n")[0].strip()
         if _MIN_CHARS <= len(line) <= _MAX_CHARS:
-          found.setdefault(line, _signature(node))
-  return tuple((signature, line) for line, signature in found.items())
+          signatures.setdefault(line, _signature(node))
+  return tuple((signature, line) for line, signature in signatures.items())
 
 
 def choices(split: str) -> Iterator[dict]:

@@ -6,7 +6,7 @@
 
 LAMBADA's idea (Paperno et al., 2016) on the embedded corpus: passages that run
 from the start of a paragraph up to a word that occurs earlier in it, so that
-reading the passage helps more than knowing English; at most three of a
+reading the passage helps more than knowing English; at most three per
 paragraph. Passages of the documents that the corpus `stdlib_docs` holds out
 are the validation split. For demonstrations and tests: too small and too
 narrow to compare models by.
@@ -21,7 +21,7 @@ from pausejax.tasks import records, stdlib_docs
 _MIN_WORDS, _MAX_WORDS = 8, 60
 _MIN_LETTERS = 4
 _PER_PARAGRAPH = 3
-_HOLDOUT_EVERY = 20  # As `data.holdout_every` of the corpus has it.
+_HOLDOUT_EVERY = 20  # Equal to `data.holdout_every` of the corpus.
 
 
 def passages(split: str) -> Iterator[list[str]]:

@@ -1,12 +1,12 @@
-"""The English inside every CPython: the embedded corpus, no network needed.
+"""The English text inside CPython: the built-in corpus, without network.
 
   "The \\"assert\\" statement\\n*******\\n\\nAssert statements are a convenient
    way to insert debugging assertions into a program: ..."  (pydoc "assert")
 
 The language reference's topics, then the docstrings of each standard library
 module as one document: about 530 documents and 2.2 MB. Sources are parsed,
-never run. The text differs from one Python version to the next, so the corpus
-is told apart by its digest. Licence: PSF-2.0.
+never run. The text depends on the Python version, so a digest identifies the
+corpus. License: PSF-2.0.
 """
 
 import ast
@@ -19,12 +19,12 @@ from pausejax.config import DataConfig
 from pausejax.tasks import corpora
 
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
-_MIN_CHARS = 200  # Modules that say less have no prose to learn from.
+_MIN_CHARS = 200  # Shorter documents have no prose to learn from.
 
 
 @functools.cache
 def load() -> tuple[str, ...]:
-  """Returns the documents, in an order that only the Python version decides."""
+  """Returns the documents; their order depends on the Python version only."""
   from pydoc_data import topics
 
   texts = [topics.topics[name] for name in sorted(topics.topics)]
@@ -43,21 +43,21 @@ def modules() -> list[pathlib.Path]:
 
 
 def source(data: DataConfig) -> corpora.Source:
-  """Returns the embedded corpus."""
+  """Returns the built-in corpus."""
   return corpora.PythonSource(
     name="stdlib_docs", load=load, holdout_every=data.holdout_every
   )
 
 
 def _docstrings(path: pathlib.Path) -> str:
-  """Returns all docstrings of a module in source order; "" if it has none."""
+  """Returns all docstrings of a module in source order, "" if none."""
   documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-  found = [
+  docstrings = [
     (getattr(node, "lineno", 0), ast.get_docstring(node))
     for node in ast.walk(ast.parse(path.read_bytes()))
     if isinstance(node, documented)
   ]
-  return "\n\n".join(text for _, text in sorted(found, key=_line) if text)
+  return "\n\n".join(text for _, text in sorted(docstrings, key=_line) if text)
 
 
 def _line(line_and_text: tuple[int, str | None]) -> int:

@@ -1,4 +1,4 @@
-"""What a task is: where its data is, what is asked, how answers are judged."""
+"""Tasks: the source of the data, its examples, and the metrics of answers."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ from pausejax.config import DataConfig
 from pausejax.tasks import corpora, records
 
 KINDS = ("decode", "options")
-# Metrics of kind "options" -> how log-likelihoods compete there.
+# Metric of kind "options" -> how the log-likelihoods are normalized.
 ACCURACIES = {
   "accuracy": "sum",
   "accuracy_per_token": "per_token",
@@ -31,28 +31,29 @@ class PretrainingTask:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-  """One question as text, with what is needed to train on it and to judge it.
+  """One example as text, for training and for evaluation.
 
-  An example to which no answer can be right is left out and counted when it is
+  Examples that no answer can get right are left out and counted when they are
   loaded: an empty prefix, an empty answer or option, no published label, fewer
   than two different options, the right option twice.
 
   Attributes:
-    id: names the example in files of predictions; "" for the place of its
-      record in the split, from 0 ("PLACE#1", "PLACE#2" ... if it has several).
-    prefix: what the model reads before the pauses.
-    target: what it must then say; training appends EOS.
-    references: answers that a metric accepts; kind "decode" only.
+    id: name of the example in files of predictions; "" stands for the index
+      of its record in the split, from 0 ("INDEX#1", "INDEX#2", ... where a
+      record has several examples).
+    prefix: the text before the pauses.
+    target: the text to predict; training appends EOS.
+    references: the correct answers, for the metrics; kind "decode" only.
     options: texts to choose from; kind "options" only.
     label: index of the right option, -1 if it is not published.
     hints: one text for each of the last positions before the one that predicts
-      the target, to be predicted there; every one a single token. With pauses
-      appended these positions are pauses: targets on the pauses themselves.
-    group: names the text that the question is on, where others are on the same
-      one: their answers are not independent, and intervals take them as one
-      draw. Several examples of one record are a group by default.
-    num_characters: what `accuracy_per_character` divides the log-likelihood of
-      each option by; the lengths of `options` if it is empty.
+      the target, to be predicted there; each is a single token. With pauses
+      appended, these positions are pauses: the pauses themselves have targets.
+    group: name of the text that several examples share, such as a paragraph.
+      Their answers are not independent, so intervals count the group as one
+      sample. Several examples of one record are a group by default.
+    num_characters: divisor of each option's log-likelihood in
+      `accuracy_per_character`; the lengths of `options` if empty.
   """
 
   id: str
@@ -85,21 +86,21 @@ class Task:
   """A downstream task.
 
   Attributes:
-    name: what `data.task` says.
-    kind: "decode" writes an answer, "options" chooses the likeliest option.
-    source: where the records of each split are.
+    name: the value of `data.task`.
+    kind: "decode" generates an answer, "options" chooses the most likely one.
+    source: reads the records of each split.
     examples: record -> its examples (several for a conversation). Raises
-      `Unusable` for a record to leave out; any other error names the record
-      and stops.
+      `Unusable` for a record to leave out; any other error stops the program
+      with a message that names the record.
     metrics: name -> (prediction, references) -> a value in [0, 1]. The first
       one chooses the best checkpoint. Kind "options" needs none: it reports
       accuracies.
     num_pauses: default number of pauses, M.
-    max_target_len: most tokens that an answer may have when decoding.
-    delimiter: stands between prefix and target; " " lets the tokenizer treat
+    max_target_len: maximum number of tokens of a decoded answer.
+    delimiter: text between prefix and target; " " lets the tokenizer treat
       the target as a new word.
     stop: text at which an answer ends, besides EOS; "" for none.
-    perplexity: whether to report that of the target, for kind "decode".
+    perplexity: whether to report the perplexity of the target; kind "decode".
     read_predictions: a file of predictions as JSON -> {id: text}; raises
       UserError for another shape. Kind "options": text or index of an option.
   """
@@ -118,7 +119,7 @@ class Task:
 
   @property
   def metric_names(self) -> list[str]:
-    """Returns the names of all that an evaluation reports, the first first."""
+    """Returns the names of all reported metrics, in the order of the report."""
     names = list(self.metrics or ACCURACIES)
     return [*names, "perplexity"] if self.perplexity else names
 

@@ -1,7 +1,7 @@
 """Your own text: a folder, a glob or a list of files.
 
-books/Moby-Dick.txt                      one document a file
-{"text": "Call me Ishmael. Some ..."}    one document a line of .jsonl(.gz),
+books/Moby-Dick.txt                      one document per file
+{"text": "Call me Ishmael. Some ..."}    one document per line of .jsonl(.gz),
                                          the text in `data.field`
 """
 

@@ -1,8 +1,8 @@
-"""One file of text: its bytes, its lines, its documents.
+"""Reads one text file: its bytes, its lines, its documents.
 
-Lines end at "\\n" only. What is no text is refused with the name of the file
-and the line: a Git LFS pointer, a NUL, bytes that are not UTF-8, a line that is
-longer than any text. A byte order mark at the start is left out.
+Lines end at "\\n" only. Content that is not text is an error that names file
+and line: a Git LFS pointer, a NUL, bytes that are not UTF-8, an overlong line.
+A byte order mark at the start is removed.
 """
 
 import codecs
@@ -17,23 +17,23 @@ from typing import Any
 
 from pausejax import errors
 
-# The most bytes of one line and of one .txt document, decompressed: a small .gz
-# may hold a line that does not fit in memory.
+# Maximum bytes of one line and of one .txt document, decompressed: a small .gz
+# may contain a line that does not fit in memory.
 MAX_LINE_BYTES = 2**28
 MAX_TEXT_BYTES = 2**30
-# How a pointer of Git LFS begins, and the most bytes that one may have.
+# The start of a Git LFS pointer file, and its maximum size.
 _LFS_START = b"version https://git-lfs.github.com/spec/"
 _LFS_BYTES = 1024
 
 
 @dataclasses.dataclass
 class Reading:
-  """What was read so far.
+  """Counts of what was read.
 
   Attributes:
-    documents: of both splits; the place in the corpus of the next one.
-    blank_lines: of JSON lines; they are no documents.
-    crlf_files: .txt files with CRLF, which became line feeds.
+    documents: documents of both splits; the index of the next one.
+    blank_lines: blank lines of JSON lines files, which are skipped.
+    crlf_files: .txt files whose CRLF were read as line feeds.
   """
 
   documents: int = 0
@@ -42,7 +42,7 @@ class Reading:
 
 
 def is_json(path: str) -> bool:
-  """Returns whether the file holds JSON lines, by its name."""
+  """Returns whether the file contains JSON lines, by its name."""
   return path.removesuffix(".gz").endswith((".json", ".jsonl"))
 
 
@@ -76,7 +76,7 @@ def parse_line(line: bytes, path: str, number: int, field: str) -> str:
   """Returns `field` of one JSON line; `number` counts from 0.
 
   Raises:
-    UserError: not UTF-8, not JSON, no such field, or the field is not a text.
+    UserError: not UTF-8, not JSON, no such field, or the field is not a string.
   """
   where = f"{path}:{number + 1}"
   decoded = _decode(line, path, number)
@@ -99,18 +99,18 @@ def parse_line(line: bytes, path: str, number: int, field: str) -> str:
     )
   if not isinstance(record[field], str):
     raise errors.UserError(
-      f"{where}: field {field!r} is not a text: {_start(record[field])}"
+      f"{where}: field {field!r} is not a string: {_start(record[field])}"
     )
   try:
     record[field].encode("utf-8")
   except UnicodeEncodeError as e:
     raise errors.UserError(
-      f"{where}: field {field!r} holds half a surrogate pair, "
-      f"\\u{ord(e.object[e.start]):04x}, which is no character"
+      f"{where}: field {field!r} has half a surrogate pair, "
+      f"\\u{ord(e.object[e.start]):04x}, which is not a character"
     ) from e
   if "\0" in record[field]:
     raise errors.UserError(
-      f"{where}: field {field!r} holds a NUL, which is no text"
+      f"{where}: field {field!r} contains a NUL, which is not text"
     )
   return record[field].removeprefix("\ufeff")
 
@@ -118,7 +118,7 @@ def parse_line(line: bytes, path: str, number: int, field: str) -> str:
 def records(path: str, reading: Reading) -> Iterator[tuple[int, bytes | None]]:
   """Yields number and bytes of each JSON line that is not blank.
 
-  Of a .txt file yields None in place of its bytes, which are not read yet.
+  For a .txt file, yields None instead of its bytes, which are read later.
   """
   if not is_json(path):
     yield 0, None
@@ -158,7 +158,7 @@ def read_lines(path: str) -> Iterator[bytes]:
 def _opened(path: str) -> Iterator[Any]:
   """Opens a file for reading bytes, decompressed if its name ends in .gz."""
   if "\0" in path:
-    raise errors.UserError(f"{path!r}: a file name cannot hold a NUL")
+    raise errors.UserError(f"{path!r}: a file name cannot contain a NUL")
   with open(path, "rb") as raw:
     start = raw.read(_LFS_BYTES)
     if start.startswith(_LFS_START) and b"\noid sha256:" in start:
@@ -171,20 +171,19 @@ def _opened(path: str) -> Iterator[Any]:
       yield raw
       return
     if not start:
-      raise EOFError("it has no bytes, so it is not gzip")
+      raise EOFError("it is empty, so it is not gzip")
     with gzip.GzipFile(fileobj=raw) as f:
       yield f
 
 
 def _too_long(where: str, what: str, limit: int) -> errors.UserError:
   return errors.UserError(
-    f"{where}: this {what} has more than {limit:,} bytes, the most that is "
-    "read; split it"
+    f"{where}: this {what} has more than {limit:,} bytes, the maximum; split it"
   )
 
 
 def _start(value: object) -> str:
-  """Returns how a value looks, cut to fit an error message."""
+  """Returns the repr of a value, cut to fit an error message."""
   text = repr(value)
   return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -200,5 +199,5 @@ def _decode(data: bytes, path: str, number: int) -> str:
     ) from e
   if "\0" in text:
     line = number + 1 + data[: data.index(0)].count(10)
-    raise errors.UserError(f"{path}:{line}: a NUL, which is no text")
+    raise errors.UserError(f"{path}:{line}: a NUL, which is not text")
   return text

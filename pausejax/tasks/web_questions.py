@@ -10,9 +10,9 @@ Published files: webquestions.examples.train.json (3,778) and .test.json
 https://nlp.stanford.edu/software/sempre, licence CC BY 4.0; TFDS
 web_questions:1.0.0. Other copies are called blobtrain and blobtest.
 
-Closed book, which the paper does not say but its name for it, fact recall,
-implies. The prompt is lm-evaluation-harness's. The target is the first answer,
-and every answer counts as right.
+Closed book: the paper does not say so, but calls the task fact recall. The
+prompt is lm-evaluation-harness's. The target is the first answer, and every
+answer counts as right.
 
 Quotes inside an answer are not escaped in the published files; where they are,
 the backslash goes. An answer ends here where the next begins; TFDS ends it at
@@ -65,7 +65,7 @@ def examples(record: dict) -> Iterator[tasks.Example]:
 
 
 def _unquoted(answer: str) -> str:
-  """Returns what stands between outer quotes, where there are any."""
+  """Returns the answer without its outer quotes, if it has any."""
   quoted = re.fullmatch(r'(?s)"(.*)"', answer)
   return re.sub(r'\\(["\\])', r"\1", quoted.group(1)) if quoted else answer
 
