@@ -142,8 +142,10 @@ def pause_id(model) -> int:
 
 def answering(model, prompts_BT, num_pauses: int, num_new: int) -> Answer:
   """Returns a function that makes one batch of answers [B, N]."""
+  pauses = pause.PromptPauses(num_pauses=num_pauses)
   rows = [
-    pause.append_pauses(p, num_pauses, pause_id(model)) for p in prompts_BT
+    pauses.prompt(ids[1:], bos_id=ids[0], pause_id=pause_id(model))
+    for ids in prompts_BT
   ]
   tokens_BT, is_real_BT = decode.left_pad(rows, width=len(rows[0]), pad_id=0)
 

@@ -4,10 +4,14 @@ Goyal et al., "Think before you speak: Training Language Models With Pause
 Tokens" (ICLR 2024, arXiv 2310.02226). One new token, `<pause>`, gives the
 model more positions to compute in before it has to answer.
 
-  Pretraining (Algorithm 1)  `insert_pauses` at random places of the text
-  Finetuning (Algorithm 2)   `append_pauses` to the prefix
-  Inference (Algorithm 3)    `append_pauses`, then read after the last one
-  Loss                       `counted_targets`: a pause is never a target
+  Pretraining (Algorithm 1)  `PauseSpec.insert` at random places of the text
+  Finetuning (Algorithm 2)   `PromptPauses.prompt` around the prefix
+  Inference (Algorithm 3)    `PromptPauses.prompt`, then read after its last id
+  Loss                       `PauseSpec.counted_targets`, `answer_targets`
+
+A `PauseSpec` is a way of pausing in text, `PromptPauses` one in prompts.
+Everything that depends on it stands here: data, training, evaluation, checks
+and reports ask it. A new way of pausing is one more case in them.
 
 Insertion is a pure function of (seed, position), where position numbers the
 segments of a whole run: position = step * batch_size + row. No generator is
@@ -16,61 +20,36 @@ Each slot gets a 64-bit key from SplitMix64 (Steele et al., OOPSLA 2014) and
 the slots with the smallest keys are the pauses; `data/seqio/pauses.py` is the
 same arithmetic in TensorFlow, equal bit for bit.
 
-Shapes: B segments, T positions, J slots of the lengthened sequence.
+Shapes: B segments, T positions, J slots of the lengthened sequence, N ids of
+one prompt.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pausejax import errors
 
 MODES = ("insert_trim", "exact")
+POSITIONS = ("append", "prepend")
+TOKEN = "<pause>"  # How texts and saved results name the token.
+
+# Fields that name the condition of an answer in saved files.
+_CONDITION = ("num_pauses", "position", "filler")
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
-def num_inserted(seq_len: int, pause_fraction: float) -> int:
-  """Returns round(pause_fraction * seq_len), halves up: 205 for 0.1 of 2048."""
-  return math.floor(pause_fraction * seq_len + 0.5)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PauseSpec:
+  """A way of pausing in text: pauses at uniformly random places (section 3.1).
 
-
-def num_text_tokens(seq_len: int, pause_fraction: float, mode: str) -> int:
-  """Returns how many text tokens a segment of `seq_len` positions is cut to.
-
-  "insert_trim" takes a full segment and lets the trim displace some of it;
-  "exact" leaves room for the pauses, so that no text is lost.
-
-  Raises:
-    UsageError: an unknown mode, or the pauses leave no room for text.
-  """
-  errors.require_one_of("pause_mode", mode, MODES)
-  if mode == "insert_trim":
-    return seq_len
-  num_text = seq_len - num_inserted(seq_len, pause_fraction)
-  errors.require(
-    num_text >= 1,
-    f"pause_fraction {pause_fraction} leaves no room for text in seq_len "
-    f"{seq_len}; lower it, or choose pause_mode 'insert_trim'",
-  )
-  return num_text
-
-
-def insert_pauses(
-  tokens_BT: np.ndarray,
-  *,
-  seq_len: int,
-  pause_id: int,
-  pause_fraction: float,
-  mode: str,
-  seed: int,
-  positions_B: np.ndarray,
-) -> np.ndarray:
-  """Inserts pauses at uniformly random places of each segment (section 3.1).
-
-  With k = `num_inserted(T, pause_fraction)` there are two readings of "10%":
+  With k = `num_inserted(T)` there are two readings of "10%":
 
   * "insert_trim", the paper's words: k pauses go to a uniformly random k-subset
     of the T + k slots and the result is trimmed to T. Of 205 in 2048, 186.3
@@ -79,84 +58,279 @@ def insert_pauses(
   * "exact": a uniformly random k-subset of the T output positions are pauses.
     The segment arrives T - k tokens long and all of it stays.
 
-  Args:
-    tokens_BT: int [B, num_text_tokens(T, pause_fraction, mode)], no pauses.
-    seq_len: T, the length of the result.
-    pause_id: id written at the pauses.
-    pause_fraction: in [0, 1), of the T positions.
+  Attributes:
+    fraction: pauses as a fraction of the T positions, in [0, 0.999]; 0 is
+      standard pretraining.
     mode: "insert_trim" or "exact".
-    seed: any int; the same seed gives the same pauses.
-    positions_B: int [B], number of each segment within the whole run.
-
-  Returns:
-    [B, T] of the same dtype. Without its pauses it is a prefix of the input.
 
   Raises:
-    UsageError: the segments are not `num_text_tokens` long.
+    UsageError: an unknown mode, or an impossible fraction.
   """
-  num_text = num_text_tokens(seq_len, pause_fraction, mode)
-  errors.require(
-    tokens_BT.shape[1] == num_text,
-    f"pause_mode {mode!r} with pause_fraction {pause_fraction} fills {seq_len} "
-    f"positions from {num_text} tokens, got segments of {tokens_BT.shape[1]}",
-  )
-  is_pause_BT = pause_mask(seed, positions_B, seq_len, pause_fraction, mode)
-  # Slot t shows the text token whose index is the number of text slots before.
-  source_BT = np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1
-  shown_BT = np.take_along_axis(tokens_BT, np.maximum(source_BT, 0), axis=1)
-  return np.where(is_pause_BT, tokens_BT.dtype.type(pause_id), shown_BT)
+
+  fraction: float
+  mode: str = "insert_trim"
+
+  def __post_init__(self):
+    errors.require_one_of("pause_mode", self.mode, MODES)
+    errors.require_in_range("pause_fraction", self.fraction, 0.0, 0.999)
+
+  @property
+  def uses_pause_token(self) -> bool:
+    """Whether any position of the text is a pause."""
+    return self.fraction > 0
+
+  @property
+  def displaces_text(self) -> bool:
+    """Whether pauses push text out of a full segment."""
+    return self.mode == "insert_trim"
+
+  def num_inserted(self, seq_len: int) -> int:
+    """Returns k = round(fraction * seq_len), halves up: 205 for 0.1 of 2048."""
+    return math.floor(self.fraction * seq_len + 0.5)
+
+  def num_slots(self, seq_len: int) -> int:
+    """Returns J, the slots of which k are pauses; the first `seq_len` stay."""
+    return seq_len + self.num_inserted(seq_len) * self.displaces_text
+
+  def num_text_tokens(self, seq_len: int) -> int:
+    """Returns how many text tokens a segment of `seq_len` positions is cut to.
+
+    Raises:
+      UsageError: the pauses leave no position for text.
+    """
+    num_text = self.num_slots(seq_len) - self.num_inserted(seq_len)
+    errors.require(
+      num_text >= 1,
+      f"pause_fraction {self.fraction} leaves no room for text in seq_len "
+      f"{seq_len}; lower it, or choose pause_mode 'insert_trim'",
+    )
+    return num_text
+
+  def check_segments(self, num_tokens: int, seq_len: int) -> None:
+    """Raises UsageError unless segments of `num_tokens` fill `seq_len`."""
+    num_text = self.num_text_tokens(seq_len)
+    errors.require(
+      num_tokens == num_text,
+      f"pause_mode {self.mode!r} with pause_fraction {self.fraction} fills "
+      f"{seq_len} positions from {num_text} tokens, got segments of "
+      f"{num_tokens}",
+    )
+
+  def insert(
+    self,
+    tokens_BT: np.ndarray,
+    *,
+    seq_len: int,
+    pause_id: int,
+    seed: int,
+    positions_B: np.ndarray,
+  ) -> np.ndarray:
+    """Inserts the pauses of each segment.
+
+    Args:
+      tokens_BT: int [B, num_text_tokens(T)], no pauses.
+      seq_len: T, the length of the result.
+      pause_id: id written at the pauses.
+      seed: any int; the same seed gives the same pauses.
+      positions_B: int [B], number of each segment within the whole run.
+
+    Returns:
+      [B, T] of the same dtype. Without its pauses it is a prefix of the input.
+
+    Raises:
+      UsageError: the segments are not `num_text_tokens` long.
+    """
+    self.check_segments(tokens_BT.shape[1], seq_len)
+    is_pause_BT = self.mask(seed, positions_B, seq_len)
+    # A slot shows the text token whose index is the number of those before.
+    source_BT = np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1
+    shown_BT = np.take_along_axis(tokens_BT, np.maximum(source_BT, 0), axis=1)
+    return np.where(is_pause_BT, tokens_BT.dtype.type(pause_id), shown_BT)
+
+  def mask(
+    self, seed: int, positions_B: np.ndarray, seq_len: int
+  ) -> np.ndarray:
+    """Returns bool [B, T], True where `insert` puts a pause."""
+    k = self.num_inserted(seq_len)
+    if k == 0:
+      return np.zeros((len(positions_B), seq_len), bool)
+    keys_BJ = _slot_keys(seed, positions_B, self.num_slots(seq_len))
+    largest_B1 = np.partition(keys_BJ, k - 1, axis=1)[:, k - 1 : k]
+    return keys_BJ[:, :seq_len] <= largest_B1
+
+  def counted_targets(self, targets: np.ndarray, pause_id: int) -> np.ndarray:
+    """Returns bool like `targets`, True where the target enters the loss.
+
+    The paper ignores position k when token k+1 is `<pause>` (section 3.1), that
+    is, whenever the target is a pause. A pause whose next token is text counts.
+    """
+    return targets != pause_id
+
+  def positions(self, seq_len: int) -> np.ndarray:
+    """Returns int32 [T], the position of each token; a pause takes its own."""
+    return np.arange(seq_len, dtype=np.int32)
+
+  def expected_pauses(self, seq_len: int) -> tuple[float, float]:
+    """Returns mean and variance of the pauses in a segment (hypergeometric)."""
+    k, num_slots = self.num_inserted(seq_len), self.num_slots(seq_len)
+    p = k / num_slots
+    trimmed = (num_slots - seq_len) / max(num_slots - 1, 1)
+    return seq_len * k / num_slots, seq_len * p * (1 - p) * trimmed
+
+  def fingerprint(self) -> dict[str, str | float]:
+    """Returns what must be the same when a run resumes."""
+    return {"pause_mode": self.mode, "pause_fraction": self.fraction}
+
+  def __str__(self) -> str:
+    return f"{self.fraction:.0%} of positions"
 
 
-def pause_mask(
-  seed: int,
-  positions_B: np.ndarray,
-  seq_len: int,
-  pause_fraction: float,
-  mode: str,
-) -> np.ndarray:
-  """Returns bool [B, T], True where `insert_pauses` puts a pause."""
-  errors.require_one_of("pause_mode", mode, MODES)
-  errors.require_in_range("pause_fraction", pause_fraction, 0.0, 0.999)
-  k = num_inserted(seq_len, pause_fraction)
-  if k == 0:
-    return np.zeros((len(positions_B), seq_len), bool)
-  num_slots = seq_len + k if mode == "insert_trim" else seq_len
-  keys_BJ = _slot_keys(seed, positions_B, num_slots)
-  largest_B1 = np.partition(keys_BJ, k - 1, axis=1)[:, k - 1 : k]
-  return keys_BJ[:, :seq_len] <= largest_B1
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptPauses:
+  """A way of pausing in prompts: the condition of finetuning or of an answer.
 
+    append    BOS  prefix  <pause> x M | target  EOS     (sections 3.2 and 3.3)
+    prepend   BOS  <pause> x M  prefix | target  EOS     (section 4.4)
 
-def counted_targets(targets: np.ndarray, pause_id: int) -> np.ndarray:
-  """Returns bool like `targets`, True where the target enters the loss.
+  What stands before the bar is the prompt. Its last id predicts the first
+  target token: the last pause when they are appended.
 
-  The paper ignores position k when token k+1 is `<pause>` (section 3.1), that
-  is, whenever the target is a pause. A pause whose next token is text counts.
+  Attributes:
+    num_pauses: M, at least 0.
+    position: "append" or "prepend".
+    filler: "" for `<pause>`, or a text of one token, such as ".".
+    in_prefix: whether a bidirectional prefix reaches over the pauses.
+
+  Raises:
+    UsageError: an impossible number, or an unknown position.
   """
-  return targets != pause_id
+
+  num_pauses: int
+  position: str = "append"
+  filler: str = ""
+  in_prefix: bool = False
+
+  def __post_init__(self):
+    errors.require_in_range("num_pauses", self.num_pauses, 0)
+    errors.require_one_of("pause position", self.position, POSITIONS)
+
+  @classmethod
+  def from_saved(cls, saved: Mapping[str, Any]) -> "PromptPauses":
+    """Returns the condition that a result or its run was saved with."""
+    num_pauses, position, filler = map(saved.__getitem__, _CONDITION)
+    filler = "" if filler == TOKEN else filler
+    return cls(num_pauses=num_pauses, position=position, filler=filler)
+
+  def condition(self) -> dict[str, Any]:
+    """Returns the fields that name the condition in saved files."""
+    return {name: getattr(self, name) for name in _CONDITION}
+
+  @property
+  def num_around(self) -> tuple[int, int]:
+    """How many pauses stand before the prefix, and how many behind it."""
+    m = self.num_pauses
+    return {"append": (0, m), "prepend": (m, 0)}[self.position]
+
+  @property
+  def num_pause_tokens(self) -> int:
+    """How many of the pauses are `<pause>` itself: none with a filler."""
+    return 0 if self.filler else self.num_pauses
+
+  @property
+  def token(self) -> str:
+    """The text of a pause: the filler, or "<pause>"."""
+    return self.filler or TOKEN
+
+  def prompt(
+    self, prefix_ids: Sequence[int], *, bos_id: int, pause_id: int
+  ) -> np.ndarray:
+    """Returns the prompt of a prefix, int32 [N]: BOS, prefix and pauses."""
+    before, behind = self.num_around
+    parts = [bos_id], [pause_id] * before, prefix_ids, [pause_id] * behind
+    return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+  def mask(self, num_prompt: int) -> np.ndarray:
+    """Returns bool [N], True where a prompt of N ids has its pauses."""
+    before, behind = self.num_around
+    places_N = np.arange(num_prompt)
+    is_before_N = (places_N >= 1) & (places_N <= before)
+    return is_before_N | (places_N >= num_prompt - behind)
+
+  def prefix_mask(self, num_prompt: int) -> np.ndarray:
+    """Returns bool [N], True where a bidirectional prefix reaches."""
+    return self.in_prefix | ~self.mask(num_prompt)
+
+  def num_prompt(self, prefix_mask_T: np.ndarray) -> int:
+    """Returns N, given a `prefix_mask` with more positions behind it."""
+    inside = np.flatnonzero(prefix_mask_T)
+    end = int(inside[-1]) + 1 if len(inside) else 0
+    _, behind = self.num_around
+    return end + behind * (not self.in_prefix)
+
+  @property
+  def place(self) -> str:
+    """Where the pauses stand, for people."""
+    places = {"append": "before the answer", "prepend": "behind BOS"}
+    return places[self.position]
+
+  @property
+  def slug(self) -> str:
+    """The condition as part of a file's name.
+
+    A filler is written as its code points, so that any text makes a name.
+    """
+    filler = "".join(f"-u{ord(c):04x}" for c in self.filler)
+    return f"{self.position}{self.num_pauses}{filler}"
+
+  @property
+  def options(self) -> list[str]:
+    """The options that ask `pausejax evaluate` for this condition."""
+    words = [f"--pauses={self.num_pauses}", f"--position={self.position}"]
+    return words + ([f"--filler={self.filler}"] if self.filler else [])
+
+  def is_like(self, other: "PromptPauses") -> bool:
+    """Whether the prompts are the same; without pauses, only M matters."""
+    same = self.condition() == other.condition()
+    return same or self.num_pauses == other.num_pauses == 0
+
+  def changes_from(self, other: "PromptPauses") -> tuple[str, ...]:
+    """Returns words for what differs beside M; none where M is 0."""
+    if not self.num_pauses:
+      return ()
+    position = (self.position,) * (self.position != other.position)
+    filler = (f"filler {self.token!r}",) * (self.filler != other.filler)
+    return position + filler
+
+  def __str__(self) -> str:
+    return f"{self.position} {self.num_pauses} x {self.token}"
+
+
+def answer_targets(
+  ids_T: np.ndarray, num_prompt: int, hint_ids: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the targets of a prompt with its answer, and which of them count.
+
+  The loss is on the answer alone (section 3.2). Hints are further targets, of
+  the positions just before the one that predicts the answer.
+
+  Args:
+    ids_T: int [N + 1], the prompt, then the answer and EOS.
+    num_prompt: ids of the prompt.
+    hint_ids: fewer than `num_prompt`.
+
+  Returns:
+    int and bool [N].
+  """
+  targets_N = ids_T[1:].copy()
+  last = num_prompt - 1
+  first = last - len(hint_ids)
+  targets_N[first:last] = hint_ids
+  return targets_N, np.arange(len(targets_N)) >= first
 
 
 def remove_pauses(tokens_T: np.ndarray, pause_id: int) -> np.ndarray:
   """Returns the text tokens of one sequence, in order."""
   return tokens_T[tokens_T != pause_id]
-
-
-def append_pauses(
-  prefix_T: np.ndarray, num_pauses: int, pause_id: int
-) -> np.ndarray:
-  """Returns the prefix followed by `num_pauses` pauses (sections 3.2, 3.3)."""
-  return np.concatenate([prefix_T, _pauses(prefix_T, num_pauses, pause_id)])
-
-
-def prepend_pauses(
-  prefix_T: np.ndarray, num_pauses: int, pause_id: int
-) -> np.ndarray:
-  """Returns `num_pauses` pauses followed by the prefix (section 4.4)."""
-  return np.concatenate([_pauses(prefix_T, num_pauses, pause_id), prefix_T])
-
-
-def _pauses(like: np.ndarray, num_pauses: int, pause_id: int) -> np.ndarray:
-  errors.require_in_range("num_pauses", num_pauses, 0)
-  return np.full(num_pauses, pause_id, like.dtype)
 
 
 def _mix64(x: np.ndarray) -> np.ndarray:

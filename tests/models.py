@@ -90,16 +90,17 @@ def batch(
   """Random text with pauses, another one for every step."""
   rng = np.random.default_rng(step)
   text_BT = rng.integers(3, PAUSE_ID, (batch_size, seq_len))
-  targets_BT = pause.insert_pauses(
+  pauses = pause.PauseSpec(fraction=pause_fraction)
+  targets_BT = pauses.insert(
     text_BT,
     seq_len=seq_len,
     pause_id=PAUSE_ID,
-    pause_fraction=pause_fraction,
-    mode="insert_trim",
     seed=0,
     positions_B=step * batch_size + np.arange(batch_size),
   )
-  return language_model_batch(targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE_ID)
+  return language_model_batch(
+    targets_BT, pauses=pauses, bos_id=0, pad_id=0, pause_id=PAUSE_ID
+  )
 
 
 @jax.jit

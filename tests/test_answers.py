@@ -15,6 +15,7 @@ from pausejax.config import ModelConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import prompts
 from pausejax.evaluation import answers
+from pausejax.pause import PromptPauses
 from pausejax.tasks import records
 from tests import models, soak
 from tests.test_sharding import mesh_of_8, one_device_mesh
@@ -67,13 +68,12 @@ def small_model(prefix_attention="causal"):
 def answer(kind, *, batch_size=4, mesh=None, num_pauses=3, **model):
   mesh = mesh or one_device_mesh()
   format_ = prompts.Format(
-    task(kind), TOKENIZER, prompts.Waiting(num_pauses=num_pauses)
+    task(kind), TOKENIZER, PromptPauses(num_pauses=num_pauses)
   )
   answerer = answers.Answerer(
     format=format_,
     tokenizer=TOKENIZER,
     batch_size=batch_size,
-    pauses_in_prefix=False,
     mesh=mesh,
   )
   with jax.set_mesh(mesh):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pausejax import errors
+from pausejax import errors, pause
 from pausejax.data.batch import (
   PADDING,
   Packed,
@@ -21,7 +21,11 @@ SHAPES = {
 
 def make(targets, bos_id=BOS, pad_id=PAD):
   return language_model_batch(
-    np.asarray(targets), bos_id=bos_id, pad_id=pad_id, pause_id=PAUSE
+    np.asarray(targets),
+    pauses=pause.PauseSpec(fraction=0.3),
+    bos_id=bos_id,
+    pad_id=pad_id,
+    pause_id=PAUSE,
   )
 
 

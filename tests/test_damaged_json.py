@@ -13,9 +13,9 @@ from pausejax.checkpoints import loaded_run
 from pausejax.config import ModelConfig, default, loader, train_config
 from pausejax.data import record_store, tokenizers
 from pausejax.data.finetuning import encoded
-from pausejax.data.finetuning.prompts import Waiting
 from pausejax.data.pretraining import prepare, segments
 from pausejax.evaluation import results
+from pausejax.pause import PromptPauses
 from pausejax.study import plan as plans
 from pausejax.study.report import contents, document
 
@@ -165,7 +165,7 @@ def loose_study(tmp_path):
   row |= {"tokens_per_second": 5.0, "model_flops_per_second": 10.0}
   lines = json.dumps(row) + "\n" + json.dumps({"step": 1, "eval_loss": 3.0})
   (workdir / "metrics.jsonl").write_text(lines + "\n")
-  wait = Waiting(num_pauses=0)
+  pauses = PromptPauses(num_pauses=0)
   result = {
     "task": "stdlib_cloze",
     "split": "validation",
@@ -182,7 +182,7 @@ def loose_study(tmp_path):
   }
   rows = [{"id": "0", "prediction": "a", "values": {"em": 1.0}}]
   rows.append({**rows[0], "id": "1"})
-  stem = results.name("stdlib_cloze", "validation", wait, 1)
+  stem = results.name("stdlib_cloze", "validation", pauses, 1)
   results.write(workdir / "evaluations", stem, result, rows)
   return plan
 

@@ -14,6 +14,7 @@ from pausejax import errors, tasks  # noqa: E402
 from pausejax.data import tokenizer_training, tokenizers  # noqa: E402
 from pausejax.data.finetuning import examples, prompts  # noqa: E402
 from pausejax.data.seqio import downstream, sources, vocabulary  # noqa: E402
+from pausejax.pause import POSITIONS, PromptPauses  # noqa: E402
 from pausejax.tasks import records  # noqa: E402
 
 NUM_PAUSES = 3
@@ -58,11 +59,10 @@ def tokenizer(request, tmp_path_factory) -> str:
   return str(path)
 
 
-def register(name: str, data) -> str:
+def register(name: str, data, **changes) -> str:
   vocab = vocabulary.vocabulary(data.tokenizer)
-  return downstream.register(
-    tasks.downstream(name), data, vocab, num_pauses=NUM_PAUSES
-  )
+  pauses = PromptPauses(**{"num_pauses": NUM_PAUSES} | changes)
+  return downstream.register(tasks.downstream(name), data, vocab, pauses)
 
 
 def read(name: str, split: str, lengths=LENGTHS) -> list[dict]:
@@ -73,22 +73,28 @@ def read(name: str, split: str, lengths=LENGTHS) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-  "name, split",
-  [("gsm8k", "train"), ("gsm8k", "validation"), ("piqa", "validation")],
+  "name, split, filler",
+  [
+    ("gsm8k", "train", ""),
+    ("gsm8k", "validation", "."),
+    ("piqa", "validation", ""),
+  ],
 )
+@pytest.mark.parametrize("position", POSITIONS)
 def test_ids_equal_those_of_the_plain_tokenizer(
-  name, split, folder, tokenizer, data_config
+  name, split, filler, position, folder, tokenizer, data_config
 ):
+  pauses = {"position": position, "filler": filler}
   data = data_config(tokenizer=tokenizer, local_dir=str(folder))
   loaded = examples.load(tasks.downstream(name), split, data)
   plain = prompts.Format(
     tasks.downstream(name),
     tokenizers.load(tokenizer),
-    prompts.Waiting(num_pauses=NUM_PAUSES),
+    PromptPauses(num_pauses=NUM_PAUSES, **pauses),
   )
   lengths = [LENGTHS["inputs"] + 1] * len(loaded.rows)
   expected = plain.prompts(loaded.rows, lengths).rows
-  found = read(register(name, data), split)
+  found = read(register(name, data, **pauses), split)
   assert [e["id"].decode() for e in found] == [row.id for row in loaded.rows]
   for row, prompt_T, target in zip(
     found, expected, plain.targets(loaded.rows), strict=True

@@ -13,6 +13,7 @@ from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.pause import PromptPauses
 from pausejax.tasks import records
 from pausejax.training import step
 from tests import models
@@ -69,7 +70,7 @@ def encoded(
   task_, config_ = task_ or task(), config(**changes)
   return TaskSequences(
     examples.Examples("train", list(rows), {}, "digest"),
-    prompts.Format(task_, tokenizer, prompts.waiting(config_, task_)),
+    prompts.Format(task_, tokenizer, config_.pauses(task_.num_pauses)),
     config_,
     seq_len,
   )
@@ -142,8 +143,8 @@ def test_without_its_pauses_a_sequence_is_the_standard_one(position):
 
 def test_the_number_of_pauses_is_the_tasks_own_unless_given():
   own, given = task(num_pauses=4), config(num_pauses=2)
-  assert prompts.waiting(config(), own).num_pauses == 4
-  assert prompts.waiting(given, own).num_pauses == 2
+  assert config().pauses(own.num_pauses).num_pauses == 4
+  assert given.pauses(own.num_pauses).num_pauses == 2
 
 
 def test_the_loss_is_on_target_and_eos_and_the_last_pause_predicts_first(
@@ -417,8 +418,8 @@ def test_a_bidirectional_prefix_is_the_prompt_with_or_without_its_pauses(
 
 
 def test_an_answer_ends_at_eos_or_at_the_stop_text():
-  wait = prompts.Waiting(num_pauses=0)
-  format_ = prompts.Format(task(stop="\n"), BYTES, wait)
+  none = PromptPauses(num_pauses=0)
+  format_ = prompts.Format(task(stop="\n"), BYTES, none)
   ids = BYTES.encode([" a b\nc"])[0]
   assert format_.answer(ids) == "a b"
   assert format_.answer([*ids[:2], EOS, *ids[2:]]) == "a"

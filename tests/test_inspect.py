@@ -47,7 +47,7 @@ def finetuning(data_config):
       )
       for i in range(20)
     ]
-    format_ = prompts.Format(task, BYTES, prompts.waiting(config, task))
+    format_ = prompts.Format(task, BYTES, config.pauses(task.num_pauses))
     loaded = Examples("train", rows, {}, "digest")
     made = TaskSequences(loaded, format_, config, 64)
     source = FinetuneSource(
@@ -70,27 +70,27 @@ def finetuning(data_config):
 def pretraining(mode="insert_trim", num_rows=8, is_short=False):
   """A pretraining batch and its rules."""
   rng = np.random.default_rng(0)
-  num_text = pause.num_text_tokens(64, 0.2, mode)
+  pauses = pause.PauseSpec(fraction=0.2, mode=mode)
+  num_text = pauses.num_text_tokens(64)
   text_BT = rng.integers(100, 120, (num_rows, num_text))
   if is_short:
     text_BT[-1, 40:] = PADDING
-  targets_BT = pause.insert_pauses(
+  targets_BT = pauses.insert(
     text_BT,
     seq_len=64,
     pause_id=PAUSE,
-    pause_fraction=0.2,
-    mode=mode,
     seed=0,
     positions_B=np.arange(num_rows),
   )
-  batch = language_model_batch(targets_BT, bos_id=0, pad_id=0, pause_id=PAUSE)
+  batch = language_model_batch(
+    targets_BT, pauses=pauses, bos_id=0, pad_id=0, pause_id=PAUSE
+  )
   rules = sequences.PretrainingRules(
     seq_len=64,
     tokenizer=BYTES,
     text_BT=text_BT,
     max_short=int(is_short),
-    pause_fraction=0.2,
-    pause_mode=mode,
+    pauses=pauses,
   )
   return batch, rules
 

@@ -1,12 +1,17 @@
+import ast
+import dataclasses
+import functools
 import itertools
 import math
+import pathlib
+import re
 
 import numpy as np
 import pytest
 
 from pausejax import errors, pause
 
-PAUSE = 999
+PAUSE, BOS = 999, 998
 CASES = [
   (seq_len, fraction, mode)
   for seq_len in (7, 64, 65)
@@ -21,24 +26,30 @@ def tokens(num_rows, num_text):
   return 1000 + ids.reshape(num_rows, num_text)
 
 
+def spec(fraction, mode="insert_trim"):
+  return pause.PauseSpec(fraction=fraction, mode=mode)
+
+
 def insert(seq_len, fraction, mode, seed=0, positions=range(4), text=None):
   positions = np.asarray(positions)
   if text is None:
-    num_text = pause.num_text_tokens(seq_len, fraction, mode)
-    text = tokens(len(positions), num_text)
-  return text, pause.insert_pauses(
+    text = tokens(len(positions), spec(fraction, mode).num_text_tokens(seq_len))
+  return text, spec(fraction, mode).insert(
     text,
     seq_len=seq_len,
     pause_id=PAUSE,
-    pause_fraction=fraction,
-    mode=mode,
     seed=seed,
     positions_B=positions,
   )
 
 
+def prompt(prefix, num_pauses, position):
+  pauses = pause.PromptPauses(num_pauses=num_pauses, position=position)
+  return pauses.prompt(prefix, bos_id=BOS, pause_id=PAUSE)
+
+
 def masks(seed, positions, seq_len, fraction, mode):
-  return pause.pause_mask(seed, np.asarray(positions), seq_len, fraction, mode)
+  return spec(fraction, mode).mask(seed, np.asarray(positions), seq_len)
 
 
 def chi_square(counts, expected):
@@ -65,7 +76,7 @@ def test_text_without_its_pauses_is_a_prefix(seq_len, fraction, mode):
 @pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.9])
 def test_exact_mode_has_exactly_k_pauses(fraction):
   is_pause = masks(1, range(500), 64, fraction, "exact")
-  k = pause.num_inserted(64, fraction)
+  k = spec(fraction).num_inserted(64)
   assert set(is_pause.sum(axis=1)) == {k}
 
 
@@ -74,7 +85,7 @@ def test_exact_mode_has_exactly_k_pauses(fraction):
   [(2048, 0.1, 205), (2048, 0.0, 0), (10, 0.05, 1), (10, 0.25, 3), (1, 0.4, 0)],
 )
 def test_the_number_inserted_rounds_halves_up(seq_len, fraction, count):
-  assert pause.num_inserted(seq_len, fraction) == count
+  assert spec(fraction).num_inserted(seq_len) == count
 
 
 def test_survivors_of_the_trim_are_hypergeometric():
@@ -95,7 +106,7 @@ def test_survivors_of_the_trim_are_hypergeometric():
 def test_every_slot_is_equally_likely(mode):
   num_rows, seq_len, fraction = 20_000, 40, 0.25
   is_pause = masks(3, range(num_rows), seq_len, fraction, mode)
-  k = pause.num_inserted(seq_len, fraction)
+  k = spec(fraction).num_inserted(seq_len)
   slots = seq_len + k * (mode == "insert_trim")
   p = k / slots
   # Each count is binomial. That slots exclude each other makes the largest
@@ -223,7 +234,7 @@ def test_a_batch_may_be_empty():
 def test_counted_targets_are_those_that_are_no_pause():
   targets = np.array([[5, PAUSE, PAUSE, 0], [PAUSE, PAUSE + 1, 2, PAUSE]])
   np.testing.assert_array_equal(
-    pause.counted_targets(targets, PAUSE),
+    spec(0.1).counted_targets(targets, PAUSE),
     [[True, False, False, True], [False, True, True, False]],
   )
 
@@ -232,25 +243,27 @@ def test_counted_targets_are_those_that_are_no_pause():
 def test_appended_and_prepended_pauses_come_off_again(num_pauses):
   prefix = np.array([3, 1, 4, 1, 5], np.int32)
   pauses = np.full(num_pauses, PAUSE)
-  appended = pause.append_pauses(prefix, num_pauses, PAUSE)
-  prepended = pause.prepend_pauses(prefix, num_pauses, PAUSE)
-  np.testing.assert_array_equal(appended, [*prefix, *pauses])
-  np.testing.assert_array_equal(prepended, [*pauses, *prefix])
+  appended, prepended = (
+    prompt(prefix, num_pauses, position) for position in pause.POSITIONS
+  )
+  np.testing.assert_array_equal(appended, [BOS, *prefix, *pauses])
+  np.testing.assert_array_equal(prepended, [BOS, *pauses, *prefix])
   for longer in (appended, prepended):
     assert longer.dtype == prefix.dtype
-    np.testing.assert_array_equal(pause.remove_pauses(longer, PAUSE), prefix)
+    text = pause.remove_pauses(longer, PAUSE)
+    np.testing.assert_array_equal(text, [BOS, *prefix])
 
 
 def test_pauses_stand_alone_behind_an_empty_prefix():
   empty = np.zeros(0, np.int32)
   np.testing.assert_array_equal(
-    pause.append_pauses(empty, 3, PAUSE), [PAUSE] * 3
+    prompt(empty, 3, "append"), [BOS, PAUSE, PAUSE, PAUSE]
   )
 
 
 def test_an_unknown_mode_names_the_nearest():
   with pytest.raises(errors.UsageError, match="did you mean 'insert_trim'"):
-    pause.num_text_tokens(8, 0.1, "insert-trim")
+    spec(0.1, "insert-trim")
   with pytest.raises(errors.UsageError, match="did you mean 'exact'"):
     masks(0, [0], 8, 0.1, "exakt")
 
@@ -263,14 +276,14 @@ def test_an_impossible_fraction_is_an_error(fraction):
 
 def test_pauses_that_leave_no_room_for_text_are_an_error():
   for seq_len, fraction in ((1, 0.5), (4, 0.9)):
-    assert pause.num_text_tokens(seq_len, fraction, "insert_trim") == seq_len
+    assert spec(fraction).num_text_tokens(seq_len) == seq_len
     with pytest.raises(errors.UsageError, match="no room for text"):
-      pause.num_text_tokens(seq_len, fraction, "exact")
+      spec(fraction, "exact").num_text_tokens(seq_len)
 
 
 @pytest.mark.parametrize("mode", pause.MODES)
 def test_segments_of_another_length_are_an_error(mode):
-  num_text = pause.num_text_tokens(16, 0.25, mode)
+  num_text = spec(0.25, mode).num_text_tokens(16)
   for wrong in (num_text - 1, num_text + 1):
     with pytest.raises(errors.UsageError, match=f"{num_text} tokens"):
       insert(16, 0.25, mode, text=tokens(4, wrong))
@@ -278,7 +291,129 @@ def test_segments_of_another_length_are_an_error(mode):
 
 @pytest.mark.parametrize("num_pauses", [-1, math.nan])
 def test_an_impossible_number_of_pauses_is_an_error(num_pauses):
-  prefix = np.zeros(2, np.int32)
-  for change in (pause.append_pauses, pause.prepend_pauses):
-    with pytest.raises(errors.UsageError, match="num_pauses: must be"):
-      change(prefix, num_pauses, PAUSE)
+  with pytest.raises(errors.UsageError, match="num_pauses: must be"):
+    pause.PromptPauses(num_pauses=num_pauses)
+
+
+def test_an_unknown_position_names_the_nearest():
+  with pytest.raises(errors.UsageError, match="did you mean 'prepend'"):
+    pause.PromptPauses(num_pauses=1, position="preprend")
+
+
+@pytest.mark.parametrize("mode", pause.MODES)
+def test_the_expected_number_of_pauses_is_that_of_many_segments(mode):
+  num_rows, seq_len = 4000, 64
+  counts = masks(13, range(num_rows), seq_len, 0.25, mode).sum(axis=1)
+  mean, variance = spec(0.25, mode).expected_pauses(seq_len)
+  assert abs(counts.mean() - mean) <= 4 * math.sqrt(variance / num_rows)
+  # The relative error of a variance of n normal values is sqrt(2 / n).
+  bound = 4 * math.sqrt(2 / num_rows) * variance
+  assert abs(counts.var() - variance) <= bound
+
+
+@pytest.mark.parametrize("in_prefix", [True, False])
+@pytest.mark.parametrize("position", pause.POSITIONS)
+@pytest.mark.parametrize("num_pauses", [0, 1, 4])
+def test_masks_of_a_prompt_say_where_its_pauses_are(
+  num_pauses, position, in_prefix
+):
+  pauses = pause.PromptPauses(
+    num_pauses=num_pauses, position=position, in_prefix=in_prefix
+  )
+  prompt_N = pauses.prompt([3, 1, 4], bos_id=BOS, pause_id=PAUSE)
+  n = len(prompt_N)
+  np.testing.assert_array_equal(pauses.mask(n), prompt_N == PAUSE)
+  assert pauses.mask(n).sum() == num_pauses == sum(pauses.num_around)
+  inside_N = pauses.prefix_mask(n)
+  np.testing.assert_array_equal(inside_N, in_prefix | (prompt_N != PAUSE))
+  # Behind the prompt there may be anything that is outside.
+  inside_T = np.concatenate([inside_N, np.zeros(5, bool)])
+  assert pauses.num_prompt(inside_T) == n
+
+
+def test_the_loss_is_on_the_answer_and_on_hints_just_before_it():
+  ids = np.array([BOS, 3, 1, 4, 20, 21, 22], np.int32)
+  for hints in ([], [8], [8, 9, 7]):
+    targets, counts = pause.answer_targets(ids, 4, hints)
+    np.testing.assert_array_equal(
+      targets, [*ids[1 : 4 - len(hints)], *hints, 20, 21, 22]
+    )
+    assert counts.tolist() == [False] * (3 - len(hints)) + [True] * (
+      3 + len(hints)
+    )
+  np.testing.assert_array_equal(ids, [BOS, 3, 1, 4, 20, 21, 22])
+
+
+@pytest.mark.parametrize("filler", ["", ".", "-u \n/"])
+@pytest.mark.parametrize("position", pause.POSITIONS)
+def test_a_condition_is_read_back_as_it_was_saved(position, filler):
+  pauses = pause.PromptPauses(num_pauses=3, position=position, filler=filler)
+  saved = pauses.condition()
+  assert saved == {"num_pauses": 3, "position": position, "filler": filler}
+  assert pause.PromptPauses.from_saved(saved) == pauses
+  named = saved | {"filler": pauses.token}  # As results name the filler.
+  assert pause.PromptPauses.from_saved(named) == pauses
+  assert re.fullmatch(r"[a-z]+3(-u[0-9a-f]{4})*", pauses.slug)
+
+
+def test_conditions_are_alike_where_the_prompts_are():
+  make = functools.partial(pause.PromptPauses, num_pauses=2)
+  assert make().is_like(make(in_prefix=True))
+  for other in (make(position="prepend"), make(filler=".")):
+    assert not make().is_like(other)
+    assert other.changes_from(make(num_pauses=9)) == (
+      ("prepend",) if other.position == "prepend" else ("filler '.'",)
+    )
+    none = dataclasses.replace(other, num_pauses=0)
+    assert none.is_like(make(num_pauses=0))
+    assert none.changes_from(make()) == ()
+
+
+def test_only_the_definition_asks_for_a_way_of_pausing_by_its_name():
+  """Neither a mode nor a position is compared, or listed, anywhere else."""
+  names = {*pause.MODES, *pause.POSITIONS}
+  package = pathlib.Path(pause.__file__).parent
+  found = []
+  for path in sorted(package.rglob("*.py")):
+    if path.name == "pause.py" and path.parent == package:
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      if _asks(node, names):
+        found.append(f"{path.relative_to(package)}:{node.lineno}")
+  assert found == []
+
+
+def _asks(node, names):
+  """Whether a comparison, a key of a dict or a case names a way of pausing."""
+  if isinstance(node, ast.Compare):
+    parts = [node.left, *node.comparators]
+  elif isinstance(node, ast.Dict):
+    parts = [key for key in node.keys if key]
+  elif isinstance(node, (ast.Tuple, ast.List, ast.Set)):
+    parts = node.elts
+  elif isinstance(node, ast.MatchValue | ast.Subscript):
+    parts = [node.value if isinstance(node, ast.MatchValue) else node.slice]
+  else:
+    return False
+  values = [n.value for p in parts for n in ast.walk(p) if _is_text(n)]
+  return bool(names & {*values})
+
+
+def _is_text(node):
+  return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "x.pause_mode == 'exact'",
+    "x in ('append', 'both')",
+    "{'append': 1}[x]",
+    "table['prepend']",
+    "match x:\n  case 'insert_trim': pass",
+  ],
+)
+def test_a_line_that_asks_is_seen(line):
+  nodes = ast.walk(ast.parse(line))
+  names = {*pause.MODES, *pause.POSITIONS}
+  assert any(_asks(node, names) for node in nodes)

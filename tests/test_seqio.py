@@ -4,6 +4,7 @@ Real C4 joins in when PAUSEJAX_REAL_DATA names a folder that holds `tfds` and
 `tokenizers`.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -150,8 +151,9 @@ def text_rows(batch, data) -> list[tuple[int, ...]]:
 
 
 def paused(text_BT, **kwargs) -> np.ndarray:
-  """`pause.insert_pauses`; pauses behind a text that ends are padding."""
-  paused_BT = pause.insert_pauses(text_BT, **kwargs)
+  """`PauseSpec.insert`; pauses behind a text that ends are padding."""
+  how = {name: x for name, x in kwargs.items() if name != "pauses"}
+  paused_BT = kwargs["pauses"].insert(text_BT, **how)
   for row, text_T in zip(paused_BT, text_BT, strict=True):
     shown = np.flatnonzero((row != -1) & (row != kwargs["pause_id"]))
     if -1 in text_T and len(shown) == (text_T != -1).sum():
@@ -181,32 +183,33 @@ def message(function, *args, **kwargs) -> str:
 def test_pauses_equal_numpy_bit_for_bit(mode, fraction):
   seq_len = 40
   positions = np.array([0, 1, 2, 77, 2**40, 2**62, -1], np.int64)
-  num_text = pause.num_text_tokens(seq_len, fraction, mode)
+  spec = pause.PauseSpec(fraction=fraction, mode=mode)
+  num_text = spec.num_text_tokens(seq_len)
   tokens = np.arange(7 * num_text, dtype=np.int32).reshape(7, -1)
   for seed in (0, 1, -1, -(2**63), 2**63 + 5, 2**64 - 1, 2**70 + 3, 123456789):
     kwargs = {
       "seq_len": seq_len,
       "pause_id": 10**6,
-      "pause_fraction": fraction,
-      "mode": mode,
       "seed": seed,
       "positions_B": positions,
     }
-    expected = pause.insert_pauses(tokens, **kwargs)
-    got = pauses.insert_pauses(tf.constant(tokens), **kwargs)
+    expected = spec.insert(tokens, **kwargs)
+    got = pauses.insert_pauses(tf.constant(tokens), pauses=spec, **kwargs)
     assert got.dtype == tf.int32
     np.testing.assert_array_equal(got.numpy(), expected)
 
 
 def test_masks_equal_numpy_for_unsigned_and_traced_positions():
   positions = np.array([0, 2**63, 2**64 - 1], np.uint64)
-  expected = pause.pause_mask(3, positions, 2048, 0.1, "insert_trim")
-  got = pauses.pause_mask(3, positions, 2048, 0.1, "insert_trim")
+  spec = pause.PauseSpec(fraction=0.1)
+  expected = spec.mask(3, positions, 2048)
+  got = pauses.mask(spec, 3, positions, 2048)
   np.testing.assert_array_equal(got.numpy(), expected)
-  mask = tf.function(lambda p: pauses.pause_mask(3, p, 64, 0.1, "exact"))
+  exact = dataclasses.replace(spec, mode="exact")
+  mask = tf.function(lambda p: pauses.mask(exact, 3, p, 64))
   for dtype in (np.int32, np.int64):
     positions = np.arange(50, dtype=dtype)
-    expected = pause.pause_mask(3, positions, 64, 0.1, "exact")
+    expected = exact.mask(3, positions, 64)
     np.testing.assert_array_equal(mask(positions).numpy(), expected)
 
 
@@ -214,18 +217,17 @@ def test_pauses_refuse_what_numpy_refuses():
   kwargs = {
     "seq_len": 8,
     "pause_id": 9,
-    "pause_fraction": 0.25,
     "seed": 0,
     "positions_B": np.arange(2),
   }
   for tokens, mode in (
     (np.zeros((2, 8), np.int32), "exact"),
     (np.zeros((2, 6), np.int32), "insert_trim"),
-    (np.zeros((2, 8), np.int32), "insert"),
   ):
-    expected = message(pause.insert_pauses, tokens, mode=mode, **kwargs)
+    spec = pause.PauseSpec(fraction=0.25, mode=mode)
+    expected = message(spec.insert, tokens, **kwargs)
     got = message(
-      pauses.insert_pauses, tf.constant(tokens), mode=mode, **kwargs
+      pauses.insert_pauses, tf.constant(tokens), pauses=spec, **kwargs
     )
     assert got == expected
 
@@ -459,8 +461,7 @@ def test_registered_tasks_insert_the_pauses_of_numpy(folder, mode):
     tokens,
     seq_len=32,
     pause_id=twin.pause_id,
-    pause_fraction=data.pause_fraction,
-    mode=mode,
+    pauses=data.pauses,
     seed=11,
     positions_B=np.arange(len(plain)) * 3 + 1,
   )
@@ -478,8 +479,7 @@ def test_no_pause_stands_behind_a_text_that_ends():
   kwargs = {
     "seq_len": 32,
     "pause_id": 999,
-    "pause_fraction": 0.3,
-    "mode": "insert_trim",
+    "pauses": pause.PauseSpec(fraction=0.3),
     "seed": 4,
     "positions_B": np.arange(6),
   }
@@ -513,11 +513,11 @@ def test_batches_are_those_of_numpy(folder, mode):
         rows[step * 6 : step * 6 + 6],
         seq_len=32,
         pause_id=259,
-        pause_fraction=data.pause_fraction,
-        mode=mode,
+        pauses=data.pauses,
         seed=7,
         positions_B=np.arange(step * 6, step * 6 + 6),
       ),
+      pauses=data.pauses,
       bos_id=0,
       pad_id=0,
       pause_id=259,

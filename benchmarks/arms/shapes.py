@@ -91,21 +91,20 @@ def batches(
   """Returns batches of random ids, with pauses in them if asked."""
   rng = np.random.default_rng(0)
   rows = (shape.batch_size, shape.seq_len)
+  pauses = pause.PauseSpec(fraction=pause_fraction)
   made = []
   for step in range(count):
     ids_BT = rng.integers(3, shape.pause_id, rows, dtype=np.int32)
-    ids_BT = pause.insert_pauses(
+    ids_BT = pauses.insert(
       ids_BT,
       seq_len=shape.seq_len,
       pause_id=shape.pause_id,
-      pause_fraction=pause_fraction,
-      mode="insert_trim",
       seed=0,
       positions_B=step * shape.batch_size + np.arange(shape.batch_size),
     )
     made.append(
       batch.language_model_batch(
-        ids_BT, bos_id=1, pad_id=0, pause_id=shape.pause_id
+        ids_BT, pauses=pauses, bos_id=1, pad_id=0, pause_id=shape.pause_id
       )
     )
   return made

@@ -3,7 +3,6 @@
 from pausejax.config.arguments import parse_arg
 from pausejax.config.data import (
   PAUSE_INITS,
-  PAUSE_POSITIONS,
   DataConfig,
   FinetuneConfig,
 )
@@ -30,7 +29,6 @@ from pausejax.config.tree import check_fields, default, train_config
 __all__ = [
   "PARAMETER_AXES",
   "PAUSE_INITS",
-  "PAUSE_POSITIONS",
   "SIZES",
   "VOCAB_MULTIPLE",
   "CheckpointConfig",

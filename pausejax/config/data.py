@@ -7,7 +7,6 @@ from pausejax import pause
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
 
-PAUSE_POSITIONS = ("append", "prepend")
 PAUSE_INITS = ("mean", "normal", "keep")
 
 
@@ -48,7 +47,7 @@ class DataConfig(ConfigGroup):
   pause_mode: str = declare(
     "insert_trim",
     "insert_trim: lengthen, then trim (the paper); exact: no text displaced.",
-    choices=tuple(pause.MODES),
+    choices=pause.MODES,
   )
   segments_dir: str = declare(
     "",
@@ -93,14 +92,17 @@ class DataConfig(ConfigGroup):
   def __post_init__(self):
     super().__post_init__()
     # Raises if no text is left beside the pauses.
-    pause.num_text_tokens(self.seq_len, self.pause_fraction, self.pause_mode)
+    self.pauses.num_text_tokens(self.seq_len)
+
+  @property
+  def pauses(self) -> pause.PauseSpec:
+    """The pauses of the text."""
+    return pause.PauseSpec(fraction=self.pause_fraction, mode=self.pause_mode)
 
   @property
   def num_text_tokens(self) -> int:
     """Text tokens in a segment before the pauses go in."""
-    return pause.num_text_tokens(
-      self.seq_len, self.pause_fraction, self.pause_mode
-    )
+    return self.pauses.num_text_tokens(self.seq_len)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ class FinetuneConfig(ConfigGroup):
   pause_position: str = declare(
     "append",
     "append: after the prefix; prepend: before it.",
-    choices=PAUSE_POSITIONS,
+    choices=pause.POSITIONS,
   )
   filler: str = declare(
     "", 'Text of one token in place of <pause>, such as "."; empty: <pause>.'
@@ -137,3 +139,16 @@ class FinetuneConfig(ConfigGroup):
     True,
     "Several examples a row, attention never crossing; False: one a row.",
   )
+
+  def pauses(self, num_pauses: int) -> pause.PromptPauses:
+    """Returns the pauses of the prompts of a task.
+
+    Args:
+      num_pauses: the task's own number, taken where the config gives none.
+    """
+    return pause.PromptPauses(
+      num_pauses=num_pauses if self.num_pauses < 0 else self.num_pauses,
+      position=self.pause_position,
+      filler=self.filler,
+      in_prefix=self.pauses_in_prefix,
+    )

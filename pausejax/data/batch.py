@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pausejax import errors, pause
+from pausejax import errors
+from pausejax.pause import PauseSpec
 
 Batch = dict[str, np.ndarray]
 
@@ -26,16 +27,22 @@ PADDING = -1  # Marks missing tokens until the batch is made; never an id.
 
 
 def language_model_batch(
-  targets_BT: np.ndarray, *, bos_id: int, pad_id: int, pause_id: int
+  targets_BT: np.ndarray,
+  *,
+  pauses: PauseSpec,
+  bos_id: int,
+  pad_id: int,
+  pause_id: int,
 ) -> Batch:
   """Builds the batch of a plain language model.
 
   Args:
     targets_BT: int [B, T], pauses in place, `PADDING` behind the text of a
       segment that is not full; pauses behind that text become padding too.
+    pauses: says which targets count, and the positions.
     bos_id: id that the first position reads.
     pad_id: id written over `PADDING`; it never counts.
-    pause_id: id whose targets do not count.
+    pause_id: id of `<pause>`.
 
   Returns:
     The batch described at the top of this file.
@@ -48,11 +55,11 @@ def language_model_batch(
   tokens_BT[:, 0] = bos_id
   tokens_BT[:, 1:] = targets_BT[:, :-1]
   batch_size, seq_len = targets_BT.shape
-  positions_T = np.arange(seq_len, dtype=np.int32)
+  positions_T = pauses.positions(seq_len)
   return {
     "tokens": tokens_BT,
     "targets": targets_BT,
-    "loss_mask": is_real_BT & pause.counted_targets(targets_BT, pause_id),
+    "loss_mask": is_real_BT & pauses.counted_targets(targets_BT, pause_id),
     "positions": np.broadcast_to(positions_T, (batch_size, seq_len)),
     "segment_ids": is_real_BT.astype(np.int32),
   }

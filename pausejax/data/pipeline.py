@@ -172,9 +172,8 @@ def encode_split(
 ) -> TaskSequences:
   """Returns a split of a downstream task as sequences for finetuning."""
   task = tasks.downstream(name)
-  format_ = prompts.Format(
-    task, tokenizer, prompts.waiting(config.finetune, task)
-  )
+  pauses = config.finetune.pauses(task.num_pauses)
+  format_ = prompts.Format(task, tokenizer, pauses)
   return TaskSequences(
     _load_examples(config.data, tokenizer, task, split),
     format_,
@@ -261,7 +260,9 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
   return Door(
     batches=StepBatches(training_source),
     evaluation=evaluation,
-    plain_evaluation=plain_evaluation if data.pause_fraction else evaluation,
+    plain_evaluation=(
+      plain_evaluation if data.pauses.uses_pause_token else evaluation
+    ),
     unigram_entropy=entropy,
   )
 
@@ -288,7 +289,7 @@ def _open_seqio(config: TrainConfig, host) -> Door:
     batches=stream(),
     evaluation=evaluation,
     plain_evaluation=(
-      plain_evaluation if config.data.pause_fraction else evaluation
+      plain_evaluation if config.data.pauses.uses_pause_token else evaluation
     ),
     summary=file_lists.describe(task.source(config.data).left_out()),
   )

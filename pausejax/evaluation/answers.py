@@ -56,14 +56,12 @@ class Answerer:
     format: task, tokenizer and pauses.
     tokenizer: the ids of padding, EOS and `<pause>`.
     batch_size: examples answered at a time, over all hosts.
-    pauses_in_prefix: whether a bidirectional prefix holds the pauses.
     mesh: where the model lies.
   """
 
   format: prompts.Format
   tokenizer: PauseTokenizer
   batch_size: int
-  pauses_in_prefix: bool
   mesh: Mesh
 
   def answer(
@@ -209,7 +207,7 @@ class Answerer:
     )
     in_prefix_BT = np.zeros_like(is_real_BT)
     for b, row in enumerate(rows):
-      inside = self.format.in_prefix(len(row), self.pauses_in_prefix)
+      inside = self.format.pauses.prefix_mask(len(row))
       in_prefix_BT[b, -len(row) :] = inside
     return self._put(
       {

@@ -38,7 +38,6 @@ def scorer(
         format=task.format,
         tokenizer=tokenizer,
         batch_size=config.eval.batch_size,
-        pauses_in_prefix=config.finetune.pauses_in_prefix,
         mesh=mesh,
       )
       rows = task.examples.rows[: config.eval.num_examples]

@@ -19,13 +19,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pausejax import pause, sharding
+from pausejax import sharding
 from pausejax.config import LossConfig
 from pausejax.data.batch import PADDING, Batch, language_model_batch
 from pausejax.data.pretraining.source import EVALUATION_SEED
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference.decode import bucket_length
 from pausejax.model.decoder import Decoder
+from pausejax.pause import PauseSpec
 from pausejax.tasks import corpora
 from pausejax.training import step
 from pausejax.training.meter import losses_by_class
@@ -115,14 +116,15 @@ def score(
       step.evaluate_batch, loss=loss, pause_id=tokenizer.pause_id
     )
   )
-  num_text = pause.num_text_tokens(seq_len, pause_fraction, "exact")
+  pauses = PauseSpec(fraction=pause_fraction, mode="exact")
+  num_text = pauses.num_text_tokens(seq_len)
   windows = list(_windows(documents.ids, num_text))
   index, count = sharding.host_part(mesh, jax.process_index())
   rows = slice(*(batch_size // count * i for i in (index, index + 1)))
   total: dict[str, float] = collections.defaultdict(float)
   done = 0
   for places in _batches(windows, batch_size):
-    batch = _batch(windows, places, tokenizer, seq_len, pause_fraction)
+    batch = _batch(windows, places, tokenizer, seq_len, pauses)
     batch = _narrowed(batch, loss.num_chunks)
     here = {name: x_BT[rows] for name, x_BT in batch.items()}
     sums = evaluate(model, sharding.put_batch(here, mesh))
@@ -156,25 +158,24 @@ def _batch(
   places_B: np.ndarray,
   tokenizer: PauseTokenizer,
   seq_len: int,
-  pause_fraction: float,
+  pauses: PauseSpec,
 ) -> Batch:
   """Returns the batch of some windows; their pauses depend on their numbers."""
-  num_text = pause.num_text_tokens(seq_len, pause_fraction, "exact")
-  text_BT = np.full((len(places_B), num_text), PADDING, np.int32)
+  shape = len(places_B), pauses.num_text_tokens(seq_len)
+  text_BT = np.full(shape, PADDING, np.int32)
   for row_T, place in zip(text_BT, places_B, strict=True):
     if place >= 0:
       row_T[: len(windows[place])] = windows[place]
-  targets_BT = pause.insert_pauses(
+  targets_BT = pauses.insert(
     text_BT,
     seq_len=seq_len,
     pause_id=tokenizer.pause_id,
-    pause_fraction=pause_fraction,
-    mode="exact",
     seed=EVALUATION_SEED,
     positions_B=places_B,
   )
   return language_model_batch(
     targets_BT,
+    pauses=pauses,
     bos_id=tokenizer.bos_id,
     pad_id=tokenizer.pad_id,
     pause_id=tokenizer.pause_id,

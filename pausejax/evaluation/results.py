@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pausejax import errors, files, json_files
-from pausejax.data.finetuning.prompts import Waiting
 from pausejax.evaluation import intervals
+from pausejax.pause import PromptPauses
 from pausejax.tasks import records
 
 PREDICTIONS = ".predictions.jsonl"
@@ -51,14 +51,9 @@ _PREDICTION = {"id": str, "prediction": str, "values": {str: float}}
 _FIX = "evaluate again"
 
 
-def name(task: str, split: str, wait: Waiting, step: int) -> str:
-  """Returns the name of a result, without suffix.
-
-  A filler is spelled by its code points, so that any text makes a file name.
-  """
-  filler = "".join(f"-u{ord(c):04x}" for c in wait.filler)
-  how = f"{wait.position}{wait.num_pauses}{filler}"
-  return f"{task}-{split}-{how}-step{step}"
+def name(task: str, split: str, pauses: PromptPauses, step: int) -> str:
+  """Returns the name of a result, without suffix."""
+  return f"{task}-{split}-{pauses.slug}-step{step}"
 
 
 def write(
@@ -83,7 +78,17 @@ def read(folder: pathlib.Path) -> list[dict]:
     UserError: a file is no result.
   """
   paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-  return [{**json_files.read(p, _RESULT, _FIX), "path": str(p)} for p in paths]
+  return [{**_result(path), "path": str(path)} for path in paths]
+
+
+def _result(path: pathlib.Path) -> dict:
+  result = json_files.read(path, _RESULT, _FIX)
+  try:
+    for saved in filter(None, (result, result["finetuned"])):
+      PromptPauses.from_saved(saved)
+  except errors.UsageError as e:
+    raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
+  return result
 
 
 def read_text_scores(workdir: pathlib.Path) -> list[dict]:

@@ -155,33 +155,31 @@ def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  m, filler = rules.num_pauses, rules.sequences.format.filler_id
-  pause_id = rules.tokenizer.pause_id
+  pauses, id_ = rules.pauses, rules.sequences.format.pause_id
+  m, pause_id = pauses.num_pauses, rules.tokenizer.pause_id
 
   def is_good(example: sequences.Example) -> bool:
     tokens_N = example.arrays["tokens"]
-    start = example.num_prompt - m if rules.appends else 1
-    run = tokens_N[max(start, 0) : max(start, 0) + m]
-    others = np.count_nonzero(tokens_N == pause_id) - m * (filler == pause_id)
-    return len(run) == m and bool((run == filler).all()) and others == 0
+    places = np.flatnonzero(pauses.mask(example.num_prompt))
+    run = tokens_N[places[places < len(tokens_N)]]
+    is_run = len(run) == m and bool((run == id_).all())
+    num_pauses = np.count_nonzero(tokens_N == pause_id)
+    return is_run and num_pauses == pauses.num_pause_tokens
 
-  place = "before the answer" if rules.appends else "behind BOS"
-  name = f"M = {m} pauses in one run {place}"
+  name = f"M = {m} pauses in one run {pauses.place}"
   return _each(name, "examples", is_good, batch, rules)
 
 
 def _check_prefix(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  made = rules.sequences
-
   def is_good(example: sequences.Example) -> bool:
     inside_N = example.arrays["in_prefix"]
     wanted_N = np.zeros(max(len(inside_N), example.num_prompt), bool)
-    wanted_N[: example.num_prompt] = made.format.in_prefix(
-      example.num_prompt, made.pauses_in_prefix
+    wanted_N[: example.num_prompt] = rules.pauses.prefix_mask(
+      example.num_prompt
     )
     return np.array_equal(inside_N, wanted_N)
 
-  pauses = "with" if made.pauses_in_prefix else "without"
+  pauses = "with" if rules.pauses.in_prefix else "without"
   name = f"in_prefix is BOS and prefix, {pauses} the pauses"
   return _each(name, "examples", is_good, batch, rules)
 
@@ -258,19 +256,13 @@ def _check_text_counts(
 
 
 def _check_pause_rate(batch: Batch, rules: sequences.PretrainingRules) -> Check:
-  """Compares with the hypergeometric distribution (`pause.insert_pauses`)."""
+  """Compares with the hypergeometric distribution (`pause.PauseSpec`)."""
   is_full_B = (batch["segment_ids"] > 0).all(axis=1)
   is_pause_BT = batch["targets"][is_full_B] == rules.tokenizer.pause_id
-  size, k = (
-    rules.seq_len,
-    pause.num_inserted(rules.seq_len, rules.pause_fraction),
-  )
   found, num_rows = int(is_pause_BT.sum()), len(is_pause_BT)
-  slots = size + k if rules.pause_mode == "insert_trim" else size
-  mean = num_rows * size * k / slots
-  p = k / slots
-  spread = p * (1 - p) * size * (slots - size) / max(slots - 1, 1)
-  bound = _SIGMAS * math.sqrt(num_rows * spread)
+  mean, variance = rules.pauses.expected_pauses(rules.seq_len)
+  mean *= num_rows
+  bound = _SIGMAS * math.sqrt(num_rows * variance)
   numbers = (
     f"{found:,} in {num_rows} full rows, {mean:,.1f} +- {bound:.1f} wanted"
   )

@@ -15,6 +15,7 @@ import numpy as np
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
 from pausejax.data.finetuning import source
+from pausejax.pause import PauseSpec, PromptPauses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +39,12 @@ class PretrainingRules(Rules):
     text_BT: the segments as they are stored, `batching.PADDING` behind short
       ones.
     max_short: rows that may be short: the end of the text, once an epoch.
-    pause_fraction: of all positions.
-    pause_mode: one of `pause.MODES`.
+    pauses: those of the text.
   """
 
   text_BT: np.ndarray
   max_short: int
-  pause_fraction: float
-  pause_mode: str
+  pauses: PauseSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,25 +52,20 @@ class FinetuningRules(Rules):
   """What finetuning batches must obey.
 
   Attributes:
-    sequences: of the split, for their targets and their way to wait.
+    sequences: of the split, for their targets and their pauses.
   """
 
   sequences: source.TaskSequences
 
   @property
-  def num_pauses(self) -> int:
-    """M."""
-    return self.sequences.format.wait.num_pauses
+  def pauses(self) -> PromptPauses:
+    """Those of the prompts."""
+    return self.sequences.format.pauses
 
   @functools.cached_property
   def hinted(self) -> bool:
     """Whether some examples have hints as targets before the answer."""
     return any(row.hint_ids for row in self.sequences.rows)
-
-  @property
-  def appends(self) -> bool:
-    """Whether the pauses stand behind the prefix."""
-    return self.sequences.format.wait.position == "append"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,10 +206,7 @@ def _num_prompt(arrays: Batch, rules: Rules) -> int:
   """Returns where in_prefix and the pauses say that the prompt ends."""
   if not isinstance(rules, FinetuningRules):
     return 0
-  inside = np.flatnonzero(arrays["in_prefix"])
-  end = int(inside[-1]) + 1 if len(inside) else 0
-  outside = rules.appends and not rules.sequences.pauses_in_prefix
-  return end + rules.num_pauses * outside
+  return rules.pauses.num_prompt(arrays["in_prefix"])
 
 
 def cells(example: dict) -> list[tuple[int, str, str]]:

@@ -244,15 +244,15 @@ class Checkup:
       format=format_,
       tokenizer=self.tokenizer,
       batch_size=_NUM_ROWS,
-      pauses_in_prefix=self.config.pauses_in_prefix,
       mesh=mesh,
     )
     with jax.set_mesh(mesh):
       self.answers = answerer.answer(self.model, rows, lambda *_: None)
     first = self.answers.rows[0]
     how = "decoded" if self.task.kind == "decode" else "options scored"
+    num_pauses = format_.pauses.num_pauses
     return (
-      f"{len(rows)} examples of {split} {how} after {format_.wait.num_pauses} "
+      f"{len(rows)} examples of {split} {how} after {num_pauses} "
       f"pauses, {self.answers.num_cut} prompts cut; the first: "
       f"{first['prediction']!r:.40}"
     )
@@ -271,8 +271,8 @@ class Checkup:
     return f"{told} (n={len(self.answers.rows)}, an untrained model)"
 
   def _format(self) -> prompts.Format:
-    wait = prompts.waiting(self.config, self.task)
-    return prompts.Format(self.task, self.tokenizer, wait)
+    pauses = self.config.pauses(self.task.num_pauses)
+    return prompts.Format(self.task, self.tokenizer, pauses)
 
 
 class _Counted:

@@ -32,6 +32,7 @@ from pausejax.checkpoints import loaded_run
 from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
+from pausejax.pause import PromptPauses
 from pausejax.programs import evaluate_text
 from pausejax.runtime import accelerators, distributed
 from pausejax.tasks import records
@@ -64,11 +65,9 @@ def main(argv: list[str]) -> int:
     known = examples.splits(task)
     errors.require_one_of("--split", options.split or known[-1], known)
   for task, conditions in plans:
-    for wait in conditions:  # Refused before anything is read or compiled.
-      prompts.Format(task, run.tokenizer, wait)
-  run.warn_of_pauses(
-    max(0 if w.filler else w.num_pauses for _, ws in plans for w in ws)
-  )
+    for pauses in conditions:  # Refused before anything is read or compiled.
+      prompts.Format(task, run.tokenizer, pauses)
+  run.warn_of_pauses(max(p.num_pause_tokens for _, ps in plans for p in ps))
   _require_writable(_folder(options, run))
   accelerators.require_used()
   mesh = _mesh(options)
@@ -153,21 +152,21 @@ def _is_published(task: tasks.Task) -> bool:
 
 def _conditions(
   options: argparse.Namespace, run: loaded_run.Trained, name: str
-) -> Iterator[prompts.Waiting]:
-  """Yields each way to wait that the command line asks for."""
+) -> Iterator[PromptPauses]:
+  """Yields each way of pausing that the command line asks for."""
   finetune = FinetuneConfig(**run.meta["config"]["finetune"])
-  wait = prompts.waiting(finetune, tasks.downstream(name))
+  pauses = finetune.pauses(tasks.downstream(name).num_pauses)
   if options.position:
-    wait = dataclasses.replace(wait, position=options.position)
+    pauses = dataclasses.replace(pauses, position=options.position)
   if options.filler is not None:
-    wait = dataclasses.replace(wait, filler=options.filler)
-  counts = options.pauses or str(wait.num_pauses)
+    pauses = dataclasses.replace(pauses, filler=options.filler)
+  counts = options.pauses or str(pauses.num_pauses)
   for text in dict.fromkeys(counts.split(",")):
     errors.require(
       text.strip().isdecimal(),
       f"--pauses: expected whole numbers such as 0,10,50, got {counts!r}",
     )
-    yield dataclasses.replace(wait, num_pauses=int(text))
+    yield dataclasses.replace(pauses, num_pauses=int(text))
 
 
 def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
@@ -214,7 +213,6 @@ def _evaluate(options, run: loaded_run.Trained, plans, splits, mesh) -> None:
   from pausejax.runtime.progress import CountBar
 
   folder = _folder(options, run)
-  finetune = FinetuneConfig(**run.meta["config"]["finetune"])
   with jax.set_mesh(mesh):
     model = run.load(mesh)
     for task, conditions in plans:
@@ -224,21 +222,20 @@ def _evaluate(options, run: loaded_run.Trained, plans, splits, mesh) -> None:
         f"{task.name} {found.summary()}; {len(rows):,} to answer", flush=True
       )
       data = _data(options, run.meta["config"], task.name, len(plans))
-      for wait in conditions:
+      for pauses in conditions:
         began = time.perf_counter()
         answerer = Answerer(
-          format=prompts.Format(task, run.tokenizer, wait),
+          format=prompts.Format(task, run.tokenizer, pauses),
           tokenizer=run.tokenizer,
           batch_size=options.batch_size,
-          pauses_in_prefix=finetune.pauses_in_prefix,
           mesh=mesh,
         )
         with CountBar("examples", len(rows)) as bar:
           answers = answerer.answer(model, rows, bar.update)
         seconds = time.perf_counter() - began
-        stem = results.name(task.name, found.split, wait, run.step)
+        stem = results.name(task.name, found.split, pauses, run.step)
         result = {
-          **_condition(run, task, found, wait, data.local_dir),
+          **_condition(run, task, found, pauses, data.local_dir),
           "n": len(rows),
           "metrics": answers.metrics,
           "intervals": results.score_intervals(answers.rows),
@@ -248,25 +245,26 @@ def _evaluate(options, run: loaded_run.Trained, plans, splits, mesh) -> None:
         }
         if jax.process_index() == 0:
           results.write(folder, stem, result, answers.rows)
-        print(_line(wait, result), flush=True)
+        print(_line(pauses, result), flush=True)
   print(f"results are in {folder}")
 
 
-def _condition(run: loaded_run.Trained, task, found, wait, local_dir) -> dict:
+def _condition(
+  run: loaded_run.Trained, task, found, pauses: PromptPauses, local_dir
+) -> dict:
   """Returns everything that a result was measured under."""
   config = run.meta["config"]
   trained_on = tasks.mixture(config["data"]["task"])
   finetune = FinetuneConfig(**config["finetune"])
-  was = prompts.waiting(finetune, task) if task.name in trained_on else None
+  own = finetune.pauses(task.num_pauses) if task.name in trained_on else None
   return {
     "task": task.name,
     "split": found.split,
     "examples_sha256": found.sha256,
     "num_unusable": found.num_unusable,
-    "num_pauses": wait.num_pauses,
-    "position": wait.position,
-    "filler": wait.filler or "<pause>",
-    "finetuned": was and dataclasses.asdict(was),
+    **pauses.condition(),
+    "filler": pauses.token,
+    "finetuned": own and own.condition(),
     "seed": config["seed"],
     "local_dir": local_dir,
     "checkpoint": str(run.workdir),
@@ -282,7 +280,7 @@ def _interval(limits: tuple[float, float] | None) -> str:
   return f" [{limits[0]:.2f}, {limits[1]:.2f}]" if limits else ""
 
 
-def _line(wait: prompts.Waiting, result: dict) -> str:
+def _line(pauses: PromptPauses, result: dict) -> str:
   """Returns one line for a person: condition, metrics, n."""
   metrics = "  ".join(
     f"{name} {value:.2f}{_interval(result['intervals'].get(name))}"
@@ -290,6 +288,6 @@ def _line(wait: prompts.Waiting, result: dict) -> str:
   )
   cut = f", {result['num_cut']} prompts cut" if result["num_cut"] else ""
   return (
-    f"  M={wait.num_pauses} {wait.position} {result['filler']}: {metrics}  "
+    f"  M={pauses.num_pauses} {pauses.position} {pauses.token}: {metrics}  "
     f"(n={result['n']:,}{cut}, {result['seconds']:.1f} s)"
   )

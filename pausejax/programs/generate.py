@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pausejax import commandline, errors, pause
+from pausejax import commandline, errors
 from pausejax.checkpoints import loaded_run
-from pausejax.config import PAUSE_POSITIONS
+from pausejax.pause import POSITIONS, PromptPauses
 from pausejax.runtime import accelerators
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
   add("--seed", type=int, default=0, help="of the sampling (0)")
   options, _ = parser.parse(argv)
   errors.require_in_range("--pauses", options.pauses, 0)
-  errors.require_one_of("--position", options.position, PAUSE_POSITIONS)
+  errors.require_one_of("--position", options.position, POSITIONS)
   errors.require_in_range("--max_new_tokens", options.max_new_tokens, 1)
   errors.require_in_range("--seed", options.seed, 0, 2**63 - 1)
   errors.require_in_range("--temperature", options.temperature, 0.0)
@@ -49,7 +49,14 @@ def _continue(options) -> Iterator[str]:
   run = loaded_run.find(options.checkpoint)
   run.warn_of_pauses(options.pauses)
   prompts = run.tokenizer.encode(options.prompt)
-  ids_BN = _generate(options, run, [_row(ids, options, run) for ids in prompts])
+  pauses = PromptPauses(
+    num_pauses=options.pauses,
+    position=options.position,
+    in_prefix=run.meta["config"]["finetune"]["pauses_in_prefix"],
+  )
+  bos_id, pause_id = run.tokenizer.bos_id, run.tokenizer.pause_id
+  rows = [pauses.prompt(p, bos_id=bos_id, pause_id=pause_id) for p in prompts]
+  ids_BN = _generate(options, run, pauses, rows)
   eos_id, decode = run.tokenizer.eos_id, run.tokenizer.decode
   for prompt, ids in zip(prompts, ids_BN.tolist(), strict=True):
     end = ids.index(eos_id) if eos_id in ids else len(ids)
@@ -57,16 +64,11 @@ def _continue(options) -> Iterator[str]:
     yield decode([*prompt, *ids[:end]]).removeprefix(decode(prompt))
 
 
-def _row(ids: list[int], options, run: loaded_run.Trained) -> list[int]:
-  """Returns the ids of one prompt, BOS and pauses in place."""
-  add = {"append": pause.append_pauses, "prepend": pause.prepend_pauses}
-  text_T = np.asarray(ids, np.int32)
-  body_T = add[options.position](text_T, options.pauses, run.tokenizer.pause_id)
-  return [run.tokenizer.bos_id, *body_T.tolist()]
-
-
 def _generate(
-  options, run: loaded_run.Trained, rows: list[list[int]]
+  options,
+  run: loaded_run.Trained,
+  pauses: PromptPauses,
+  rows: list[np.ndarray],
 ) -> np.ndarray:
   """Returns int32 [B, N], what the model answers to each row."""
   accelerators.require_used()
@@ -85,14 +87,15 @@ def _generate(
   tokens_BT, is_real_BT = decode.left_pad(
     rows, width=decode.bucket_length(longest), pad_id=run.tokenizer.pad_id
   )
-  pauses_too = run.meta["config"]["finetune"]["pauses_in_prefix"]
-  is_pause_BT = tokens_BT == run.tokenizer.pause_id
+  in_prefix_BT = np.zeros_like(is_real_BT)
+  for inside_T, row in zip(in_prefix_BT, rows, strict=True):
+    inside_T[-len(row) :] = pauses.prefix_mask(len(row))
   mesh = sharding.data_mesh()
   ids_BN = decode.generate(
     run.load(mesh),
     tokens_BT,
     is_real_BT,
-    is_real_BT & (pauses_too | ~is_pause_BT),
+    in_prefix_BT,
     jax.random.key(options.seed),
     num_new=options.max_new_tokens,
     temperature=options.temperature,

@@ -140,10 +140,9 @@ def _finetuning(
   rules = sequences.FinetuningRules(
     seq_len=config.data.seq_len, tokenizer=tokenizer, sequences=made
   )
-  wait = made.format.wait
   about = {
     "what": made.summary(),
-    "pauses": f"{wait.position} {wait.num_pauses} x {wait.filler or '<pause>'}",
+    "pauses": str(made.format.pauses),
     "lengths": sequences.lengths(made),
     "num_cut": made.prompts.num_cut,
     "num_cut_tokens": made.prompts.num_cut_tokens,
@@ -182,12 +181,10 @@ def _pretraining(
     tokenizer=tokenizer,
     text_BT=text_BT,
     max_short=(config.batch_size - 1) // len(store) + 1,
-    pause_fraction=config.data.pause_fraction,
-    pause_mode=config.data.pause_mode,
+    pauses=config.data.pauses,
   )
   what = f"{config.data.task} {split}: {len(store):,} segments"
-  pauses = f"{config.data.pause_fraction:.0%} of positions"
-  return batch, rules, {"what": what, "pauses": pauses}
+  return batch, rules, {"what": what, "pauses": str(config.data.pauses)}
 
 
 def _segments(

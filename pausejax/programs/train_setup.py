@@ -191,7 +191,7 @@ def _meter(
       progress,
       Counters(**restored.meta["counters"]) if restored else Counters(),
       every=config.log.every,
-      trims=config.data.pause_mode == "insert_trim" and not data.held_out,
+      trims=config.data.pauses.displaces_text and not data.held_out,
       unigram_entropy=data.unigram_entropy,
       flops_per_token=flops.per_token(made.model, config.data.seq_len),
       peak_flops=flops.peak(),

@@ -20,6 +20,7 @@ import numpy as np
 from pausejax import metrics
 from pausejax.evaluation import intervals
 from pausejax.evaluation import results as results_
+from pausejax.pause import PromptPauses
 from pausejax.study.plan import Cell, Study, Variant
 
 # Every format of the table shows it.
@@ -181,11 +182,10 @@ def build(study: Study, found: Mapping[str, Sequence[dict]]) -> list[Row]:
 
 def matches(result: Mapping[str, Any], variant: Variant) -> bool:
   """Returns whether a result was measured under the variant's condition."""
-  was = result["finetuned"]
+  pauses = PromptPauses.from_saved(result)
   if variant.filler:
-    return result["filler"] == variant.filler and result["num_pauses"] > 0
-  same = (was["num_pauses"], was["position"], was["filler"] or "<pause>")
-  return same == (result["num_pauses"], result["position"], result["filler"])
+    return pauses.token == variant.filler and pauses.num_pauses > 0
+  return pauses == PromptPauses.from_saved(result["finetuned"])
 
 
 def _best(study: Study, task: str, variant: Variant, found) -> _Arm | None:

@@ -9,7 +9,6 @@ from pausejax import tasks
 from pausejax.checkpoints.store import Restored
 from pausejax.config import TrainConfig
 from pausejax.data import pipeline
-from pausejax.data.finetuning import prompts
 from pausejax.model import products
 from pausejax.model.decoder import Decoder
 from pausejax.runtime import provenance
@@ -62,7 +61,7 @@ def size(model: Decoder, mesh: Mesh, restored: Restored | None) -> str:
 def _reads_pauses(config: TrainConfig) -> bool:
   """Returns whether the sequences of this run hold `<pause>`."""
   if not pipeline.is_finetuning(config.data.task):
-    return config.data.pause_fraction > 0
+    return config.data.pauses.uses_pause_token
   found = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
-  waits = [prompts.waiting(config.finetune, task) for task in found]
-  return any(wait.num_pauses and not wait.filler for wait in waits)
+  pauses = [config.finetune.pauses(task.num_pauses) for task in found]
+  return any(p.num_pause_tokens for p in pauses)

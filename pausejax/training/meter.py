@@ -47,7 +47,7 @@ class Meter:
       progress: where a person looks.
       counters: tokens seen before; counted on in place.
       every: steps between rows.
-      trims: whether pauses displace text (`pause_mode` "insert_trim").
+      trims: whether pauses displace text (`PauseSpec.displaces_text`).
       unigram_entropy: of the held-out text, to print beside its loss.
       flops_per_token: of a training step.
       peak_flops: of all devices, if known.

@@ -1,12 +1,7 @@
-"""Text to prompts and targets: where the pauses of finetuning and inference go.
+"""Text to prompts and targets, with the pauses of finetuning and inference.
 
-  append    BOS  prefix  <pause> x M | target  EOS     (sections 3.2 and 3.3)
-  prepend   BOS  <pause> x M  prefix | target  EOS     (section 4.4)
-
-What stands before the bar is the prompt. The first target token is predicted
-from the last id of the prompt, which is the last pause when they are appended.
-A prompt that is too long loses text on the left of the prefix; pauses and
-target are never cut.
+`pause.PromptPauses` says where they stand. A prompt that is too long loses text
+on the left of the prefix; pauses and target are never cut.
 
 T ids of one example.
 """
@@ -16,37 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pausejax import errors, pause
-from pausejax.config import PAUSE_POSITIONS, FinetuneConfig
+from pausejax import errors
 from pausejax.data import tokenizers
+from pausejax.pause import PromptPauses
 from pausejax.tasks import Example, Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Waiting:
-  """How a prompt waits: the condition of an experiment.
-
-  Attributes:
-    num_pauses: M, copies of the filler.
-    position: "append" or "prepend".
-    filler: "" for `<pause>`, or a text of one token, such as ".".
-  """
-
-  num_pauses: int
-  position: str = "append"
-  filler: str = ""
-
-  def __post_init__(self):
-    errors.require_in_range("num_pauses", self.num_pauses, 0)
-    errors.require_one_of("pause position", self.position, PAUSE_POSITIONS)
-
-
-def waiting(config: FinetuneConfig, task: Task) -> Waiting:
-  """Returns how the prompts of a task wait in finetuning."""
-  m = task.num_pauses if config.num_pauses < 0 else config.num_pauses
-  return Waiting(
-    num_pauses=m, position=config.pause_position, filler=config.filler
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +33,19 @@ class Prompts:
 
 
 class Format:
-  """Turns the examples of a task into ids, under one way to wait."""
+  """Turns the examples of a task into ids, with pauses in the prompts."""
 
   def __init__(
-    self, task: Task, tokenizer: tokenizers.PauseTokenizer, wait: Waiting
+    self,
+    task: Task,
+    tokenizer: tokenizers.PauseTokenizer,
+    pauses: PromptPauses,
   ):
     """Raises UsageError if the filler is not one token."""
     self.task = task
-    self.wait = wait
+    self.pauses = pauses
     self._tokenizer = tokenizer
-    self.filler_id = _filler_id(tokenizer, wait.filler)
+    self.pause_id = pause_id(tokenizer, pauses)
 
   def prompts(
     self,
@@ -92,7 +63,7 @@ class Format:
     Raises:
       UsageError: the pauses alone do not fit.
     """
-    num_fixed = 1 + self.wait.num_pauses
+    num_fixed = 1 + self.pauses.num_pauses
     rows, num_cut, num_cut_tokens = [], 0, 0
     texts = prefixes or self._tokenizer.encode([e.prefix for e in examples])
     for example, text, length in zip(examples, texts, lengths, strict=True):
@@ -100,14 +71,17 @@ class Format:
       errors.require(
         room >= 0,
         f"example {example.id!r} of task {self.task.name!r}: BOS, "
-        f"{self.wait.num_pauses} pauses and the answer are {-room} positions "
+        f"{self.pauses.num_pauses} pauses and the answer are {-room} positions "
         "more than there are; ask for fewer pauses, or train with a larger "
         "data.seq_len",
       )
       excess = max(len(text) - room, 0)
       num_cut += excess > 0
       num_cut_tokens += excess
-      rows.append(self._prompt(text[excess:]))
+      prompt_T = self.pauses.prompt(
+        text[excess:], bos_id=self._tokenizer.bos_id, pause_id=self.pause_id
+      )
+      rows.append(prompt_T)
     return Prompts(rows, num_cut, num_cut_tokens)
 
   def targets(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -129,14 +103,6 @@ class Format:
         )
     return [ids[0] for ids in found]
 
-  def in_prefix(self, num_prompt: int, pauses_too: bool) -> np.ndarray:
-    """Returns bool [num_prompt], True where a bidirectional prefix reaches."""
-    inside = np.ones(num_prompt, bool)
-    m = self.wait.num_pauses
-    start = num_prompt - m if self.wait.position == "append" else 1
-    inside[start : start + m] = pauses_too
-    return inside
-
   def answer(self, ids: Sequence[int]) -> str:
     """Returns the text of generated ids up to EOS or the task's stop text."""
     ids = list(ids)
@@ -146,13 +112,6 @@ class Format:
     if self.task.stop:
       text = text.partition(self.task.stop)[0]
     return text.strip()
-
-  def _prompt(self, text: Sequence[int]) -> np.ndarray:
-    place = {"append": pause.append_pauses, "prepend": pause.prepend_pauses}
-    body_T = np.asarray(text, np.int32)
-    wait = self.wait
-    body_T = place[wait.position](body_T, wait.num_pauses, self.filler_id)
-    return np.concatenate([[self._tokenizer.bos_id], body_T]).astype(np.int32)
 
 
 def targets(
@@ -170,7 +129,13 @@ def _continuations(task: Task, tokenizer, texts) -> list[list[int]]:
   return tokenizer.encode([delimiter + text for text in texts])
 
 
-def _filler_id(tokenizer: tokenizers.PauseTokenizer, filler: str) -> int:
+def pause_id(tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses) -> int:
+  """Returns the id of `<pause>`, or of the filler in its place.
+
+  Raises:
+    UsageError: the filler is not one token.
+  """
+  filler = pauses.filler
   if not filler:
     return tokenizer.pause_id
   # Behind another word, where no piece for "start of word" comes in between.

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pausejax import errors
+from pausejax import errors, pause
 from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data import batch
 from pausejax.data.finetuning import prompts
@@ -75,7 +75,7 @@ class TaskSequences:
     Args:
       examples: of one split.
       format_: how they become ids.
-      config: attention inside the prefix, and whether hints are targets.
+      config: says whether hints are targets.
       seq_len: most positions of one example.
 
     Raises:
@@ -84,7 +84,6 @@ class TaskSequences:
     self.name = format_.task.name
     self.examples = examples
     self.format = format_
-    self.pauses_in_prefix = config.pauses_in_prefix
     self.hints = config.hints
     targets = examples.target_ids or format_.targets(examples.rows)
     # The last id, EOS, is predicted but never read.
@@ -195,8 +194,8 @@ class FinetuneSource:
           "rate": float(rate),
           "examples_sha256": task.examples.sha256,
           "num_examples": len(task.rows),
-          **dataclasses.asdict(task.format.wait),
-          "pauses_in_prefix": task.pauses_in_prefix,
+          **task.format.pauses.condition(),
+          "pauses_in_prefix": task.format.pauses.in_prefix,
           "hints": task.hints,
         }
         for task, rate in zip(self._tasks, self._rates, strict=True)
@@ -317,11 +316,7 @@ class FinetuneSource:
 
   def _placed(self, task: TaskSequences, row: Sequence_) -> batch.Packed:
     n, prompt = row.num_positions, row.num_prompt
-    targets_T = row.ids_T[1:].copy()
-    counts_T = np.arange(n) >= prompt - 1
-    first = prompt - 1 - len(row.hint_ids)
-    targets_T[first : prompt - 1] = row.hint_ids
-    counts_T[first : prompt - 1] = True
+    targets_T, counts_T = pause.answer_targets(row.ids_T, prompt, row.hint_ids)
     in_prefix_T = np.zeros(n, bool)
-    in_prefix_T[:prompt] = task.format.in_prefix(prompt, task.pauses_in_prefix)
+    in_prefix_T[:prompt] = task.format.pauses.prefix_mask(prompt)
     return batch.Packed(row.ids_T[:-1], targets_T, counts_T, in_prefix_T)

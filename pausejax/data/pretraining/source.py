@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pausejax import errors, pause
+from pausejax import errors
 from pausejax.config import DataConfig
 from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, Batch, language_model_batch
@@ -157,8 +157,7 @@ class SegmentSource:
       "seq_len": self.data.seq_len,
       "batch_size": self.batch_size,
       "seed": self.seed,
-      "pause_mode": self.data.pause_mode,
-      "pause_fraction": self.data.pause_fraction,
+      **self.data.pauses.fingerprint(),
     }
 
   def _rows(self) -> np.ndarray:
@@ -170,17 +169,17 @@ class SegmentSource:
     self, text_BT: np.ndarray, positions_B: np.ndarray, salt: int = 0
   ) -> Batch:
     """Returns the batch of some segments, the pauses of their positions in."""
-    targets_BT = pause.insert_pauses(
+    pauses = self.data.pauses
+    targets_BT = pauses.insert(
       text_BT,
       seq_len=self.data.seq_len,
       pause_id=self.tokenizer.pause_id,
-      pause_fraction=self.data.pause_fraction,
-      mode=self.data.pause_mode,
       seed=self.seed ^ salt,
       positions_B=positions_B,
     )
     return language_model_batch(
       targets_BT,
+      pauses=pauses,
       bos_id=self.tokenizer.bos_id,
       pad_id=self.tokenizer.pad_id,
       pause_id=self.tokenizer.pause_id,

@@ -1,12 +1,12 @@
 """Downstream tasks as SeqIO tasks and mixtures.
 
 vocabulary = vocabulary.vocabulary(data.tokenizer)
-downstream.register(task, data, vocabulary, num_pauses=50)
+downstream.register(task, data, vocabulary, PromptPauses(num_pauses=50))
 seqio.get_mixture_or_task("squad").get_dataset({"inputs": 512, "targets": 64})
 
 Elements, for SeqIO's feature converters and evaluators:
 
-  inputs      int32 [T]   ids of the prefix, then M pauses; no BOS
+  inputs      int32 [T]   ids of the prefix and its pauses; no BOS
   targets     int32 [T]   ids of the target, then EOS
   id          string []   of the example
   references  string [R]  the answers that the metrics accept
@@ -26,17 +26,17 @@ import tensorflow as tf
 from pausejax import metrics, tasks
 from pausejax.config import DataConfig
 from pausejax.data import tokenizers
-from pausejax.data.finetuning import examples
+from pausejax.data.finetuning import examples, prompts
 from pausejax.data.seqio import preprocessors
 from pausejax.data.seqio.vocabulary import PauseVocabulary
+from pausejax.pause import PromptPauses
 
 
 def register(
   task: tasks.Task,
   data: DataConfig,
   vocabulary: PauseVocabulary,
-  *,
-  num_pauses: int,
+  pauses: PromptPauses,
 ) -> str:
   """Puts a task into SeqIO's registry, in place of any of the same name.
 
@@ -44,14 +44,19 @@ def register(
     task: its name is the name of the SeqIO task.
     data: where the records are, and the tokenizer.
     vocabulary: the ids, those of `data.tokenizer`.
-    num_pauses: M, pauses at the end of the inputs.
+    pauses: those of the inputs.
 
   Returns:
     The name.
+
+  Raises:
+    UsageError: the filler is not one token.
   """
+  tokenizer = tokenizers.load(data.tokenizer)
   delimiter = task.delimiter
-  if delimiter == " " and tokenizers.load(data.tokenizer).adds_space:
+  if delimiter == " " and tokenizer.adds_space:
     delimiter = ""
+  pause_id = prompts.pause_id(tokenizer, pauses)
   built = seqio.Task(
     task.name,
     source=seqio.FunctionDataSource(
@@ -62,7 +67,7 @@ def register(
       "inputs": seqio.Feature(vocabulary, add_eos=False),
       "targets": seqio.Feature(vocabulary, add_eos=True),
     },
-    preprocessors=[functools.partial(encode, num_pauses=num_pauses)],
+    preprocessors=[functools.partial(encode, pauses=pauses, pause_id=pause_id)],
     postprocess_fn=functools.partial(postprocess, task.stop),
     metric_fns=[_mean(name, fn) for name, fn in task.metrics.items()],
   )
@@ -88,24 +93,25 @@ def encode(
   output_features: preprocessors.Features,
   sequence_length: Mapping[str, int] | None,
   *,
-  num_pauses: int,
+  pauses: PromptPauses,
+  pause_id: int,
 ) -> tf.data.Dataset:
   """Replaces the texts "inputs" and "targets" by ids, the pauses among them."""
   vocabulary = output_features["inputs"].vocabulary
   room = sequence_length or {}
-  pauses_M = tf.fill([num_pauses], vocabulary.pause_id)
+  before, behind = (tf.fill([n], pause_id) for n in pauses.num_around)
 
   def to_ids(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     inputs_T = vocabulary.encode_tf(example["inputs"])
     targets_T = vocabulary.encode_tf(example["targets"])
     if room.get("inputs"):
-      kept = tf.maximum(room["inputs"] - num_pauses, 0)
+      kept = tf.maximum(room["inputs"] - pauses.num_pauses, 0)
       inputs_T = inputs_T[tf.maximum(tf.size(inputs_T) - kept, 0) :]
     if room.get("targets"):
       targets_T = targets_T[: room["targets"] - 1]
     return {
       **example,
-      "inputs": tf.concat([inputs_T, pauses_M], axis=0),
+      "inputs": tf.concat([before, inputs_T, behind], axis=0),
       "targets": tf.concat([targets_T, [vocabulary.eos_id]], axis=0),
     }
 

@@ -9,7 +9,7 @@ Shapes: B segments, T positions, J slots of the lengthened sequence.
 import numpy as np
 import tensorflow as tf
 
-from pausejax import errors, pause
+from pausejax.pause import PauseSpec
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -19,38 +19,31 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 def insert_pauses(
   tokens_BT: tf.Tensor,
   *,
+  pauses: PauseSpec,
   seq_len: int,
   pause_id: int,
-  pause_fraction: float,
-  mode: str,
   seed: int,
   positions_B: tf.Tensor,
 ) -> tf.Tensor:
-  """Inserts pauses at uniformly random places of each segment.
+  """Inserts the pauses of each segment.
 
   Args:
-    tokens_BT: int [B, num_text_tokens(T, pause_fraction, mode)], no pauses; its
-      length is known when the graph is built.
+    tokens_BT: int [B, pauses.num_text_tokens(T)], no pauses; its length is
+      known when the graph is built.
+    pauses: which pauses.
     seq_len: T, the length of the result.
     pause_id: id written at the pauses.
-    pause_fraction: in [0, 1), of the T positions.
-    mode: "insert_trim" or "exact".
     seed: any int; the same seed gives the same pauses.
     positions_B: int [B], number of each segment within the whole run.
 
   Returns:
-    [B, T] of the same dtype, what `pause.insert_pauses` returns.
+    [B, T] of the same dtype, what `pauses.insert` returns.
 
   Raises:
     UsageError: the segments are not `num_text_tokens` long.
   """
-  num_text = pause.num_text_tokens(seq_len, pause_fraction, mode)
-  errors.require(
-    tokens_BT.shape[1] == num_text,
-    f"pause_mode {mode!r} with pause_fraction {pause_fraction} fills {seq_len} "
-    f"positions from {num_text} tokens, got segments of {tokens_BT.shape[1]}",
-  )
-  is_pause_BT = pause_mask(seed, positions_B, seq_len, pause_fraction, mode)
+  pauses.check_segments(tokens_BT.shape[1], seq_len)
+  is_pause_BT = mask(pauses, seed, positions_B, seq_len)
   # Slot t shows the text token whose index is the number of text slots before.
   source_BT = tf.cumsum(tf.cast(~is_pause_BT, tf.int32), axis=1) - 1
   shown_BT = tf.gather(
@@ -59,21 +52,14 @@ def insert_pauses(
   return tf.where(is_pause_BT, tf.cast(pause_id, tokens_BT.dtype), shown_BT)
 
 
-def pause_mask(
-  seed: int,
-  positions_B: tf.Tensor,
-  seq_len: int,
-  pause_fraction: float,
-  mode: str,
+def mask(
+  pauses: PauseSpec, seed: int, positions_B: tf.Tensor, seq_len: int
 ) -> tf.Tensor:
   """Returns bool [B, T], True where `insert_pauses` puts a pause."""
-  errors.require_one_of("pause_mode", mode, pause.MODES)
-  errors.require_in_range("pause_fraction", pause_fraction, 0.0, 0.999)
-  k = pause.num_inserted(seq_len, pause_fraction)
+  k = pauses.num_inserted(seq_len)
   if k == 0:
     return tf.zeros([tf.size(positions_B), seq_len], tf.bool)
-  num_slots = seq_len + k if mode == "insert_trim" else seq_len
-  keys_BJ = _slot_keys(seed, positions_B, num_slots)
+  keys_BJ = _slot_keys(seed, positions_B, pauses.num_slots(seq_len))
   # Complementing reverses the order, and top_k has no counterpart.
   largest_BK = tf.math.top_k(~keys_BJ, k).values
   return keys_BJ[:, :seq_len] <= ~largest_BK[:, -1:]

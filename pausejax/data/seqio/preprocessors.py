@@ -16,12 +16,15 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from pausejax import errors, pause
+from pausejax import errors
 from pausejax.data.batch import PADDING
-from pausejax.data.seqio import pauses
+from pausejax.data.seqio import pauses as pauses_tf
+from pausejax.pause import PauseSpec
 
 _DOCUMENTS_AT_ONCE = 64  # Concatenated together; changes speed, not results.
 _SEGMENTS_AT_ONCE = 64  # Given pauses together; changes speed, not results.
+
+_NO_PAUSES = PauseSpec(fraction=0.0)
 
 Features = Mapping[str, seqio.Feature]
 
@@ -44,8 +47,7 @@ def concat_and_split(
   output_features: Features,
   sequence_length: Mapping[str, int],
   *,
-  pause_fraction: float = 0.0,
-  pause_mode: str = "insert_trim",
+  pauses: PauseSpec = _NO_PAUSES,
 ) -> tf.data.Dataset:
   """Concatenates the documents and cuts them into segments; loses no token.
 
@@ -53,16 +55,13 @@ def concat_and_split(
     dataset: `targets` of documents.
     output_features: what SeqIO passes.
     sequence_length: what SeqIO passes; "targets" is the length with pauses.
-    pause_fraction: of the pauses that `insert_pauses` will add.
-    pause_mode: their mode; "exact" makes shorter segments.
+    pauses: that `insert_pauses` will add; they may need shorter segments.
 
   Returns:
     `targets` and `is_text` of segments. The last one is filled up with the pad
     id if the tokens run out before it is full.
   """
-  num_tokens = pause.num_text_tokens(
-    _length(sequence_length), pause_fraction, pause_mode
-  )
+  num_tokens = pauses.num_text_tokens(_length(sequence_length))
   pad_id = output_features["targets"].vocabulary.pad_id
   tokens = dataset.map(lambda example: example["targets"])
   tokens = tokens.ragged_batch(_DOCUMENTS_AT_ONCE)
@@ -82,9 +81,8 @@ def insert_pauses(
   output_features: Features,
   sequence_length: Mapping[str, int],
   *,
+  pauses: PauseSpec,
   seed: int,
-  pause_fraction: float,
-  pause_mode: str,
   shard: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
   """Inserts pauses into segments; padding stays padding.
@@ -93,9 +91,8 @@ def insert_pauses(
     dataset: `targets` and `is_text` of segments.
     output_features: what SeqIO passes; the vocabulary is a `PauseVocabulary`.
     sequence_length: what SeqIO passes; "targets" is the length with pauses.
-    seed: of the pauses.
-    pause_fraction: as in `pause.insert_pauses`.
-    pause_mode: as in `pause.insert_pauses`.
+    pauses: which pauses.
+    seed: of their places.
     shard: (h, H), host h of H. Its element i is number i * H + h of the run, so
       that no two hosts draw the same pauses.
 
@@ -108,10 +105,9 @@ def insert_pauses(
   def insert(index_B, example):
     tokens_BT = pauses_into_text(
       with_padding(example),
+      pauses=pauses,
       seq_len=_length(sequence_length),
       pause_id=vocabulary.pause_id,
-      pause_fraction=pause_fraction,
-      mode=pause_mode,
       seed=seed,
       positions_B=index_B * num_hosts + host,
     )
@@ -126,17 +122,17 @@ def insert_pauses(
 def pauses_into_text(
   text_BT: tf.Tensor, *, pause_id: int, **how: Any
 ) -> tf.Tensor:
-  """Returns `pauses.insert_pauses`, but no pause behind a text that ends early.
+  """Returns what `pauses_tf.insert_pauses` does, no pause behind the text.
 
   Args:
     text_BT: int32 segments, `PADDING` behind the end of the text.
     pause_id: id written at the pauses.
-    **how: the other arguments of `pauses.insert_pauses`.
+    **how: the other arguments of `pauses_tf.insert_pauses`.
 
   Returns:
     int32 [B, T]; a segment that was not full ends in `PADDING`.
   """
-  paused_BT = pauses.insert_pauses(text_BT, pause_id=pause_id, **how)
+  paused_BT = pauses_tf.insert_pauses(text_BT, pause_id=pause_id, **how)
   num_text_B1 = tf.math.count_nonzero(
     text_BT != PADDING, axis=1, keepdims=True, dtype=tf.int32
   )

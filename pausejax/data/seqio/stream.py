@@ -102,6 +102,7 @@ class SeqioBatches:
       )
     return batch.language_model_batch(
       tokens_BT,
+      pauses=self._data.pauses,
       bos_id=self._tokenizer.bos_id,
       pad_id=self._tokenizer.pad_id,
       pause_id=self._tokenizer.pause_id,
@@ -120,8 +121,7 @@ class SeqioBatches:
       "task": self._task.name,
       "split": self._split,
       "seq_len": data.seq_len,
-      "pause_mode": data.pause_mode,
-      "pause_fraction": data.pause_fraction,
+      **data.pauses.fingerprint(),
       "shuffle_buffer": data.shuffle_buffer,
       "batch_size": self._batch_size,
       "seed": self._seed,
@@ -224,10 +224,9 @@ class SeqioBatches:
       rows_B = tf.range(tf.shape(tokens_BT, tf.int64)[0]) + first_row
       return preprocessors.pauses_into_text(
         tokens_BT,
+        pauses=self._data.pauses,
         seq_len=self._data.seq_len,
         pause_id=self._tokenizer.pause_id,
-        pause_fraction=self._data.pause_fraction,
-        mode=self._data.pause_mode,
         seed=self._seed if self._split == "train" else evaluation_seed,
         positions_B=step * self._batch_size + rows_B,
       )

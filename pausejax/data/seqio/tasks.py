@@ -70,13 +70,10 @@ def pause_task(
   shard: tuple[int, int] = (0, 1),
 ) -> seqio.Task:
   """Returns the task of segments with pauses, not registered."""
-  pauses = {
-    "pause_fraction": data.pause_fraction,
-    "pause_mode": data.pause_mode,
-  }
-  cut = functools.partial(preprocessors.concat_and_split, **pauses)
+  pauses = data.pauses
+  cut = functools.partial(preprocessors.concat_and_split, pauses=pauses)
   insert = functools.partial(
-    preprocessors.insert_pauses, seed=seed, shard=shard, **pauses
+    preprocessors.insert_pauses, pauses=pauses, seed=seed, shard=shard
   )
   return segments_task(task, data, vocabulary).replace(
     name=f"{task.name}_pause",

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from pausejax.study.report import disagreements, markup, sweeps
+from pausejax.pause import TOKEN, PromptPauses
+from pausejax.study.report import disagreements, markup
 from pausejax.study.report.contents import Report
 from pausejax.study.report.disagreements import Case, Contender, Disagreement
 from pausejax.study.report.markup import Html, tag
@@ -71,17 +72,17 @@ def _answer(contender: Contender, row: dict[str, Any]) -> Html:
 
 def _chips(result: dict) -> list[Html]:
   """Returns the pauses of a condition as a chip with their number."""
-  m, filler = result["num_pauses"], result["filler"]
+  pauses = PromptPauses.from_saved(result)
+  m = pauses.num_pauses
   if not m:
     return []
-  name = "[pause]" if filler == sweeps.PAUSE else repr(filler)
-  where = "before" if result["position"] == "prepend" else "after"
+  name = "[pause]" if pauses.token == TOKEN else repr(pauses.token)
   return [
     tag(
       "span",
       f"{name} \u00d7 {m}",
       class_="chip",
-      title=f"{m} of them {where} the prompt",
+      title=f"{m} of them {pauses.place}",
     ),
     Html(" "),
   ]

@@ -4,6 +4,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
+from pausejax.pause import PromptPauses
 from pausejax.study.report.runs import Run
 
 _AGAIN = "-again"
@@ -60,12 +61,9 @@ def _evaluation(again: str, run: Run, result: dict) -> list[str]:
     _checkpoint(again, run, result),
     f"--task={result['task']}",
     f"--split={result['split']}",
-    f"--pauses={result['num_pauses']}",
-    f"--position={result['position']}",
+    *PromptPauses.from_saved(result).options,
     f"--limit={result['n']}",
   ]
-  if result["filler"] != "<pause>":
-    words.append(f"--filler={result['filler']}")
   if result.get("local_dir"):
     words.append(f"--local_dir={result['local_dir']}")
   if run.config.get("tasks_module"):

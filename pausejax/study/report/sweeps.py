@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from pausejax import metrics
 from pausejax.evaluation import results
+from pausejax.pause import PromptPauses
 from pausejax.study.report.runs import Run
 
-PAUSE = "<pause>"
-# How a run waits that was not finetuned on the task.
-_USUAL = {"position": "append", "filler": ""}
+# Those of a run that was not finetuned on the task.
+_USUAL = PromptPauses(num_pauses=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """An arm under one way to wait.
+  """An arm under one way of pausing.
 
   Attributes:
     label: the arm, and what is not as finetuned.
@@ -91,33 +91,24 @@ def lines(runs: Sequence[Run], task: str) -> list[Line]:
 
 def is_as_finetuned(result: dict) -> bool:
   """Returns whether a result was measured as its run was finetuned."""
-  return result["finetuned"] is not None and _waits(result) == _waits(
-    result["finetuned"]
-  )
+  own = _finetuned(result)
+  return own is not None and PromptPauses.from_saved(result).is_like(own)
 
 
-def _waits(how: dict) -> tuple[int, str, str]:
-  """Returns (M, position, filler); without pauses, the others mean nothing."""
-  m = how["num_pauses"]
-  return (m, how["position"], how["filler"] or PAUSE) if m else (0, "", "")
+def _finetuned(result: dict) -> PromptPauses | None:
+  """Returns the pauses that a run was finetuned with, None without the task."""
+  own = result["finetuned"]
+  return own and PromptPauses.from_saved(own)
 
 
-def _condition(result: dict) -> tuple[str, str, str]:
-  """Returns (split, position, filler), the last two "" where as finetuned."""
-  was = result["finetuned"]
-  position, filler = result["position"], result["filler"]
-  if result["num_pauses"] == 0 or position == (was or _USUAL)["position"]:
-    position = ""
-  usual = (was or _USUAL)["filler"] or PAUSE
-  filler = "" if result["num_pauses"] == 0 or filler == usual else filler
-  return result["split"], position, filler
+def _condition(result: dict) -> tuple[str, ...]:
+  """Returns the split, and what differs from finetuning beside M."""
+  pauses = PromptPauses.from_saved(result)
+  return result["split"], *pauses.changes_from(_finetuned(result) or _USUAL)
 
 
-def _spelled(condition: tuple[str, str, str], several: bool) -> str:
-  split, position, filler = condition
-  more = [split] if several else []
-  more += [position] if position else []
-  more += [f"filler {filler!r}"] if filler else []
+def _spelled(condition: tuple[str, ...], several: bool) -> str:
+  more = condition if several else condition[1:]
   return f" ({', '.join(more)})" if more else ""
 
 
