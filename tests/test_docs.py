@@ -20,6 +20,7 @@ from configs import finetune
 from pausejax import cli, commandline, errors
 
 ROOT = pathlib.Path(__file__).parent.parent
+PROGRAM = "pausejax"
 PAGES = sorted(
   [
     *ROOT.glob("*.md"),
@@ -113,7 +114,7 @@ def make(words: list[str]) -> None:
   assert {w for w in words if "=" not in w} <= {*targets}
 
 
-CHECKED = {"pausejax": pausejax, "python": python, "make": make}
+CHECKED = {PROGRAM: pausejax, "python": python, "make": make}
 
 
 @pytest.mark.parametrize("page", sorted({c.page for c in COMMANDS}))
@@ -126,6 +127,41 @@ def test_commands_parse(page, parse_only):
       check(words)
     else:
       assert command.needs, f"{program}: nothing checks this; say what it needs"
+
+
+# Appended to the commands of the quickstart, so that they take seconds.
+TINY = (
+  "--config.num_steps=4",
+  "--config.checkpoint.every=2",
+  "--config.eval.num_batches=1",
+)
+TINY_MODEL = ("--config.model.num_layers=1", "--config.model.d_model=32")
+
+
+def shortened(words: list[str]) -> list[str]:
+  """Returns a command with the smallest sizes."""
+  if words[0] == "evaluate":
+    return [*words, "--limit=4"]
+  if words[0] != "train":
+    return words
+  is_fresh = not any(w.startswith("--init_from") for w in words)
+  stops = any(w.startswith("--config.stop_at_step") for w in words)
+  stop = ("--config.stop_at_step=2",) if stops else ()
+  return [*words, *TINY, *(TINY_MODEL if is_fresh else ()), *stop]
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(tmp_path, monkeypatch):
+  """Its commands, one after another, in a folder that has the configs."""
+  (tmp_path / "configs").symlink_to(ROOT / "configs")
+  monkeypatch.chdir(tmp_path)
+  (quickstart,) = (p for p in PAGES if p.name == "quickstart.md")
+  words = [c.words[1:] for c in commands(quickstart) if c.words[0] == PROGRAM]
+  last = next(i for i, w in enumerate(words) if w[0] == "report")
+  for command in words[: last + 1]:
+    assert cli.main(shortened(command)) == 0, command
+  assert pathlib.Path("demo/report.html").exists()
+  assert len([*pathlib.Path("demo/cloze/evaluations").glob("*.json")]) == 3
 
 
 def test_commands_that_are_not_run_are_counted():
