@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 env: $(VENV)/installed $(if $(EXTRA),$(VENV)/installed-$(EXTRA))
 
 # pip checks every file against the hashes of the lock before installing it.
-$(VENV)/installed: requirements/lock-py311.txt requirements/lock-py312.txt setup.cfg
+$(VENV)/installed: requirements/lock-py311.txt requirements/lock-py312.txt setup.cfg setup.py
 	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 or 3.12"; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes \

@@ -41,8 +41,8 @@ FOUR_VARIANTS = (
 def get_config(arg: str = ""):
   """Returns the study; `arg` is size=1b|130m,only=all|table."""
   choice = config.parse_arg(arg, size=("1b", "130m"), only=("all", "table"))
-  pretrain = f"configs/pretrain_c4.py:size={choice.size}"
-  finetune = "configs/finetune.py:task={task}"
+  pretrain = f"pretrain_c4:size={choice.size}"
+  finetune = "finetune:task={task}"
   c = config.default(StudyConfig)
   c.title = f"Pause training, {choice.size}"
   c.pretrainings = dict(

@@ -21,8 +21,8 @@ _MODEL = (
 
 def get_config(arg: str = ""):
   """Returns the study; there are no choices."""
-  smoke = "configs/smoke.py"
-  finetune = "configs/finetune_smoke.py:task={task}"
+  smoke = "smoke"
+  finetune = "finetune_smoke:task={task}"
   config.parse_arg(arg)
   c = config.load_config("study:only=table")
   c.title = "Smoke study"

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from configs import finetune
 from pausejax import cli, commandline, errors
+from pausejax.config import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAM = "pausejax"
@@ -78,7 +78,7 @@ def parse_only(monkeypatch, tmp_path):
   for command in COMMANDS:
     for saved in re.findall(r"--config=(\S+\.json)", " ".join(command.words)):
       (tmp_path / saved).parent.mkdir(parents=True, exist_ok=True)
-      (tmp_path / saved).write_text(finetune.get_config().to_json())
+      (tmp_path / saved).write_text(load_config("finetune").to_json())
   monkeypatch.chdir(tmp_path)
 
 

@@ -129,6 +129,19 @@ def test_a_plan_comes_back_from_disk(tmp_path):
     plan(tmp_path, finetune_words="--config.num_steps=3").save()  # others not.
 
 
+def test_a_plan_that_names_shipped_configs_by_their_paths_goes_on(tmp_path):
+  names = {"std": ("smoke:pause=false",), "pause": ("smoke",)}
+  paths = {
+    "std": ("configs/smoke.py:pause=false",),
+    "pause": ("configs/smoke.py",),
+  }
+  plan(tmp_path, pretrainings=paths).save()
+  plan(tmp_path, pretrainings=names).save()
+  plan(tmp_path, pretrainings=paths).save()
+  with pytest.raises(errors.UserError, match="does not fit"):
+    plan(tmp_path, pretrainings=names | {"std": ("smoke",)}).save()
+
+
 @pytest.mark.parametrize("arg", ["", "size=130m", "only=table"])
 def test_the_paper_study_covers_the_paper(tmp_path, arg):
   built = plans.make(tmp_path, load_config(f"study:{arg}").to_dict())

@@ -70,6 +70,13 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
   return path, arg
 
 
+def is_config(spec: str) -> bool:
+  """Returns whether `spec` has the form of a config, there or not."""
+  found = _SPEC.fullmatch(spec)
+  assert found
+  return found[1].endswith((".py", ".json")) or found[1] in shipped()
+
+
 def load_config(spec: str) -> ConfigDict:
   """Returns the locked config that `file.py[:arg]` or `file.json` makes.
 

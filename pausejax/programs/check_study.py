@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from pausejax import cli, errors, tasks
-from pausejax.config import train_config
+from pausejax.config import loader, train_config
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.finetuning import examples
 from pausejax.study.plan import Cell, Study
@@ -66,7 +66,9 @@ def _check_options(
   source = options.init_from if verb == "train" else ""
   if source and not _is_made_later(source, plan):
     errors.require(
-      pathlib.Path(source).is_dir(), f"--init_from: no folder {source!r}"
+      pathlib.Path(source).is_dir(),
+      f"--init_from: no folder {source!r}, nor a config of this name"
+      f"{errors.nearest(source, loader.shipped())}",
     )
 
 

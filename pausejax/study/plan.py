@@ -17,10 +17,11 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pausejax import errors, files, json_files, tasks
+from pausejax.config import loader
 from pausejax.data.finetuning import examples
 from pausejax.study.config import shapes
 
@@ -29,6 +30,7 @@ _TASK, _WORKDIR = "{task}", "{workdir}"
 _FILLER = "filler="
 FORMAT = 2
 _SAVED = {"cells": {str: [str]}}
+_SHIPPED_PATH = re.compile(r"--config=configs/(\w+)\.py")
 _FIX = "choose another --workdir, or remove it and start the study again"
 
 
@@ -194,7 +196,8 @@ class Study:
     plan = json.dumps(self.as_json(), indent=2) + "\n"
     if path.exists():
       before = _read(path)
-      errors.require_same(str(path), before["cells"], self._commands(before))
+      now = self._commands(before)
+      errors.require_same(str(path), _by_name(before["cells"]), _by_name(now))
     self.workdir.mkdir(parents=True, exist_ok=True)
     files.write(path, plan)
 
@@ -373,5 +376,15 @@ def _variant(name: str, pretraining: str, *finetunings: str) -> Variant:
 
 def _is_elsewhere(words: tuple[str, ...]) -> bool:
   """Returns whether a pretraining is a run's folder, not a config."""
-  file = words[0].partition(":")[0]
-  return not file.endswith((".py", ".json"))
+  return not loader.is_config(words[0])
+
+
+def _by_name(cells: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+  """Returns the commands with the names of shipped configs for their paths.
+
+  Studies of versions before 0.2 named them by their paths in a checkout.
+  """
+  return {
+    name: [_SHIPPED_PATH.sub(r"--config=\1", line) for line in commands]
+    for name, commands in cells.items()
+  }

@@ -1,1 +1,0 @@
-"""Experiments as Python: each file changes the default config."""
