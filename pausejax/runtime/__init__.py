@@ -1,1 +1,1 @@
-"""What surrounds a run: metrics, signals, speed."""
+"""The runtime of a run: processes, signals, metrics, progress, FLOPs."""

@@ -1,7 +1,8 @@
-"""A GPU or TPU that is there while JAX computes on the CPU: refused.
+"""Refuses to run on the CPU of a machine that has a GPU or TPU.
 
-JAX falls back to the CPU where the package for the accelerator is missing, and
-a run then takes a hundred times as long. JAX_PLATFORMS=cpu asks for the CPU.
+JAX falls back to the CPU if the plugin for the accelerator is not installed,
+and a run then takes a hundred times as long. JAX_PLATFORMS=cpu selects the CPU
+explicitly.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ class Accelerator:
   """A kind of device.
 
   Attributes:
-    name: for messages.
-    path: the file that says it is there.
-    modules: of which JAX needs one to use it.
+    name: its name in messages.
+    path: the file by which it was detected.
+    modules: modules of which JAX needs one to use it.
     install: the command that installs one of them.
   """
 
@@ -35,10 +36,10 @@ class Accelerator:
 
 
 def find(root: pathlib.Path = pathlib.Path("/")) -> Accelerator | None:
-  """Returns the accelerator of a machine, None if there is none.
+  """Returns the accelerator of a machine, None if it has none.
 
   Args:
-    root: of its file system.
+    root: the root folder of its file system.
   """
   for pattern in (
     "dev/nvidia[0-9]*",
@@ -63,16 +64,16 @@ def find(root: pathlib.Path = pathlib.Path("/")) -> Accelerator | None:
 
 
 def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
-  """Starts JAX's devices, and raises if JAX leaves an accelerator unused.
+  """Initializes JAX's devices; raises if an accelerator is left unused.
 
-  Where several processes run together, to be called after they have met.
+  In a run of several processes, call it after `distributed.start`.
 
   Args:
-    root: of the machine's file system.
+    root: the root folder of the machine's file system.
 
   Raises:
-    UsageError: JAX computes on the CPU though there is an accelerator, and the
-      environment does not ask for that.
+    UsageError: JAX computes on the CPU although the machine has an
+      accelerator, and the environment does not select the CPU.
     UserError: JAX does not start.
   """
   require_installed(root)
@@ -82,38 +83,41 @@ def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
     backend = jax.default_backend()
   except (RuntimeError, ValueError) as e:
     raise errors.UserError(f"JAX does not start: {errors.first_line(e)}") from e
-  found = None if _is_cpu_asked_for() else find(root)
-  if found and backend == "cpu":
+  accelerator = None if _is_cpu_asked_for() else find(root)
+  if accelerator and backend == "cpu":
     raise errors.UsageError(
-      f"{found} but JAX cannot start it and computes on the CPU; is its driver "
-      "new enough, and is it free? JAX_PLATFORMS=cpu computes there on purpose"
+      f"{accelerator} but JAX cannot start it and computes on the CPU; is its "
+      "driver new enough, and is it free? JAX_PLATFORMS=cpu computes there on "
+      "purpose"
     )
 
 
 def require_installed(root: pathlib.Path = pathlib.Path("/")) -> None:
-  """Raises UsageError if what JAX needs for an accelerator is not installed."""
-  found = None if _is_cpu_asked_for() else find(root)
-  if found and not any(map(importlib.util.find_spec, found.modules)):
+  """Raises UsageError if JAX's plugin for the accelerator is not installed."""
+  accelerator = None if _is_cpu_asked_for() else find(root)
+  if accelerator and not any(
+    map(importlib.util.find_spec, accelerator.modules)
+  ):
     raise errors.UsageError(
-      f"{found} but JAX is installed for the CPU only; install it with "
-      f"{found.install}; JAX_PLATFORMS=cpu computes on the CPU on purpose"
+      f"{accelerator} but JAX is installed for the CPU only; install it with "
+      f"{accelerator.install}; JAX_PLATFORMS=cpu computes on the CPU on purpose"
     )
 
 
 def _is_cpu_asked_for() -> bool:
-  """Returns whether the environment says where JAX is to compute."""
+  """Returns whether the environment selects JAX's device."""
   if os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"):
     return True
   return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
 
 
 def _tpu_paths(root: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the device files of TPUs; vfio has those of other devices, too."""
-  found = sorted(root.glob("dev/accel[0-9]*"))
+  """Returns the device files of TPUs; vfio also lists other devices."""
+  paths = sorted(root.glob("dev/accel[0-9]*"))
   devices = root.glob("sys/bus/pci/devices/*")
   if any(_is_tpu(device) for device in devices):
-    found += sorted(root.glob("dev/vfio/[0-9]*"))
-  return found
+    paths += sorted(root.glob("dev/vfio/[0-9]*"))
+  return paths
 
 
 def _is_tpu(device: pathlib.Path) -> bool:

@@ -1,11 +1,11 @@
-"""Whether to stop: the same answer in every process, at the same step.
+"""Agreement between processes on whether to stop, at the same step.
 
-A signal may reach one process alone, or all of them at different steps. Each
-one puts its exit code on its devices, the largest is taken over all of them,
-and what comes out is read one question later, when it is long there: nobody
-waits, and everybody reads the same. JAX's own preemption sync point is not
-used: it installs a handler that hears nothing before `initialize`, and the
-handler that was installed last is the only one that is called.
+A signal may reach one process only, or all of them at different steps. Each
+process puts its exit code on its devices, and the maximum over all devices is
+computed asynchronously. The result is read at the next call, so no process
+blocks and all read the same value. JAX's own preemption sync point is not used:
+its handler receives no signal before `initialize`, and only the handler
+installed last is called.
 """
 
 import functools
@@ -19,14 +19,14 @@ from pausejax.runtime.signals import StopFlag
 
 
 class Agreement:
-  """The exit code that all processes agreed on, 0 until there is one."""
+  """The exit code that all processes agreed on; 0 while there is none."""
 
   def __init__(self, flag: StopFlag, mesh: Mesh):
-    """Asks nothing yet.
+    """Prepares the reduction; runs nothing yet.
 
     Args:
-      flag: set by the signals of this process.
-      mesh: all devices of all processes.
+      flag: the flag that the signals of this process set.
+      mesh: a mesh of all devices of all processes.
     """
     self.exit_code = 0
     self.flag = flag
@@ -37,9 +37,10 @@ class Agreement:
     self._asked: jax.Array | None = None
 
   def ask(self) -> int:
-    """Returns the answer to the question before; 0 the first time.
+    """Returns the result of the previous call; 0 at the first call.
 
-    Every process must ask equally often. A process alone knows at once.
+    Every process must call it equally often. In a run of one process the
+    current exit code is returned.
     """
     if jax.process_count() == 1:
       self.exit_code = self.flag.exit_code
@@ -51,7 +52,7 @@ class Agreement:
     return self.exit_code
 
   def _code_on_each_device(self, exit_code: int) -> jax.Array:
-    """Returns int32 [devices], of which this process fills in its own."""
+    """Returns int32 [devices]; this process sets the values of its own."""
     return jax.make_array_from_callback(
       (self._layout.mesh.size,),
       self._layout,

@@ -1,4 +1,4 @@
-"""A child process that does not outlive the process that started it."""
+"""Child processes that do not outlive their parent."""
 
 import ctypes
 import os
@@ -19,15 +19,15 @@ def start(
   environment: Mapping[str, str],
   lock: IO[str],
 ) -> subprocess.Popen:
-  """Starts a command that is asked to stop when this process ends.
+  """Starts a command that receives SIGTERM when this process ends.
 
-  On Linux the kernel sends it SIGTERM then, however this process ended. The
-  child holds the lock as long as it lives, whether its parent does or not.
+  On Linux the kernel sends the signal, however this process ended. The child
+  holds the lock as long as it lives, even if its parent has ended.
 
   Args:
-    command: its words.
-    output: gets what it writes.
-    environment: its variables.
+    command: the program and its arguments.
+    output: the file for its standard output and standard error.
+    environment: its environment variables.
     lock: an open file that this process has locked; the child's process id is
       written into it.
   """
@@ -38,7 +38,7 @@ def start(
     if _LIBC is None:
       return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # It ended before the line above.
+    if os.getppid() != parent:  # The parent ended before the line above.
       os.kill(os.getpid(), signal.SIGKILL)
 
   process = subprocess.Popen(

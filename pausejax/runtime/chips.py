@@ -1,4 +1,4 @@
-"""What one device can do and hold: a row an accelerator, read everywhere."""
+"""Peak FLOP/s and memory of the known accelerators, one row per kind."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ class Chip:
   """An accelerator as JAX sees it: one device.
 
   Attributes:
-    kind: how its `device_kind` begins.
-    peak_flops: dense bfloat16 FLOP/s of a device, from the vendors' data
-      sheets. A TPU v4 or v5p device is a chip of two cores, a TPU7x device is
+    kind: prefix of its `device_kind`.
+    peak_flops: dense bfloat16 FLOP/s of one device, from the vendors' data
+      sheets. A TPU v4 or v5p device is a chip of two cores; a TPU7x device is
       half a chip.
-    memory_bytes: of a device. TPU: what its compiler says a program may use;
-      GPU: what the card has, of which JAX takes a part.
+    memory_bytes: memory of one device. TPU: what the compiler allows a program
+      to use; GPU: the memory of the card, of which JAX reserves a part.
   """
 
   kind: str

@@ -1,10 +1,11 @@
 """Several processes as one run: they start, agree and end together.
 
-JAX alone ends badly: a process that fails leaves the others in a barrier for
-300 s, a missing one ends them in a C++ abort, and processes that were given
-different numbers train together without a word. So a process that leaves early
-leaves a note in the coordinator's key-value store, `peers.py` watches for it
-and for processes that are lost, and all processes compare what they were given.
+JAX alone does not handle failures well: when a process fails, the others wait
+in a barrier for 300 s; when one is missing, they abort in C++; and processes
+with different settings train together without an error. Here, a process that
+ends early writes a note to the coordinator's key-value store, `peers.py`
+watches for such notes and for lost processes, and all processes compare their
+settings.
 """
 
 import concurrent.futures
@@ -23,11 +24,11 @@ from pausejax import errors, locks
 from pausejax.runtime import environment, peers
 from pausejax.runtime.signals import PREEMPTED, StopFlag, Stopped
 
-INITIALIZATION_SECONDS = 600  # Until all processes are there.
-SHUTDOWN_SECONDS = 60  # Until all have ended.
+INITIALIZATION_SECONDS = 600  # Timeout until all processes have connected.
+SHUTDOWN_SECONDS = 60  # Timeout until all processes have ended.
 
-# A process that is to stop while it waits for the others tells them if they
-# come within this time. Schedulers give 30 seconds or more in all.
+# A process that receives a signal while it waits for the others notifies those
+# that connect within this time. Schedulers grant 30 seconds or more in total.
 _MEETING_SECONDS = 10
 _POLL_SECONDS = 1.0  # Python handles signals between two polls.
 
@@ -38,15 +39,15 @@ _watch: peers.Watch | None = None
 
 
 def start() -> None:
-  """Joins the other processes of the run, if there are any.
+  """Connects to the other processes of the run, if there are any.
 
-  To be called before anything touches a device. Where several processes meet,
-  all but the first are silent from then on: their standard output is closed.
+  Call it before any device is used. In a run of several processes, the standard
+  output of all but process 0 is redirected to the null device.
 
   Raises:
-    UserError: the others did not come.
-    UsageError: the environment names some of the variables only, or SLURM was
-      asked for several tasks and none of them started this process.
+    UserError: the other processes did not connect in time.
+    UsageError: only some of the environment variables are set, or SLURM
+      allocated several tasks and `srun` did not start this process.
   """
   global _is_joining, _watch
   arguments = environment.find()
@@ -66,15 +67,15 @@ def start() -> None:
   )
   _watch.hosts = everyone(socket.gethostname())
   if process_index() > 0:
-    # The file descriptor, too: Gloo writes from C++.
+    # Redirects the file descriptor because Gloo writes from C++.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _hold_number(arguments: dict[str, Any]) -> None:
-  """Holds the number of this process, which no other of the machine may have.
+  """Locks this process's index against other processes on the machine.
 
-  JAX ends all processes by an abort where two have the same number, or lets two
-  that are both the first wait for ever. (On several machines it still does.)
+  If two processes have the same index, JAX aborts all processes, or waits
+  forever if that index is 0. Across machines, this is not detected.
   """
   global _number_held
   if "process_id" not in arguments:
@@ -90,32 +91,33 @@ def _hold_number(arguments: dict[str, Any]) -> None:
 
 
 def is_alone() -> bool:
-  """Returns whether this process is all of the run."""
+  """Returns whether the run has this process only."""
   return _client() is None and not _is_joining
 
 
 def is_joining() -> bool:
-  """Returns whether this process waits for the others to come."""
+  """Returns whether this process is waiting for the others to connect."""
   return _is_joining
 
 
 def process_index() -> int:
-  """Returns the number of this process, 0 if it is alone."""
+  """Returns the index of this process; 0 if it is the only one."""
   return _state().process_id if _client() else 0
 
 
 def num_processes() -> int:
-  """Returns how many processes this one was told of, 1 if it is alone."""
+  """Returns the number of processes of the run."""
   return _state().num_processes if _client() else 1
 
 
 def everyone(value: Any) -> list[Any]:
-  """Returns what each process gave, in their order; waits for all of them.
+  """Gathers a value from every process, in the order of their indices.
 
-  Every process must call it equally often, in the same order.
+  Blocks until all processes have called it. Every process must call it equally
+  often, in the same order.
 
   Args:
-    value: anything that JSON holds.
+    value: any JSON value.
   """
   client = _client()
   if client is None:
@@ -130,16 +132,16 @@ def everyone(value: Any) -> list[Any]:
 
 
 def require_agreement(facts: dict[str, Any]) -> None:
-  """Raises the same UsageError everywhere unless all gave the same facts.
+  """Raises the same UsageError in all processes unless all facts are equal.
 
   Args:
-    facts: name -> anything that JSON holds; dicts are compared by field.
+    facts: name -> any JSON value; dicts are compared field by field.
   """
   mine = _flat(json.loads(json.dumps(facts)))
   first = everyone(mine if process_index() == 0 else None)[0]
   names = [n for n in sorted(first | mine) if first.get(n) != mine.get(n)]
-  found = [(n, mine.get(n), first.get(n)) for n in names[:1]]
-  for index, differences in enumerate(everyone(found)):
+  difference = [(n, mine.get(n), first.get(n)) for n in names[:1]]
+  for index, differences in enumerate(everyone(difference)):
     for name, theirs, firsts in differences:
       raise errors.UsageError(
         f"the processes of this run differ: {name} is {theirs!r} in process "
@@ -149,7 +151,7 @@ def require_agreement(facts: dict[str, Any]) -> None:
 
 
 def finish() -> None:
-  """Waits until all processes are done and parts from them."""
+  """Waits until all processes are done and disconnects from them."""
   client = _client()
   if client is None:
     return
@@ -165,12 +167,12 @@ def finish() -> None:
 
 
 def leave(exit_code: int, *, failed: bool = False) -> None:
-  """Ends this process now, without a barrier, and all others after it.
+  """Ends this process now, without a barrier, and then all others.
 
   Args:
-    exit_code: of this process and, unless it failed alone, of the others.
-    failed: this process raised an error that has nothing to do with the run as
-      a whole: it counts as lost, and the others exit with 143, "run again".
+    exit_code: exit code of this process and, unless `failed`, of the others.
+    failed: the error concerns this process only: it counts as lost, and the
+      others exit with 143, "run again".
   """
   client = _client()
   if client is not None:
@@ -215,11 +217,11 @@ def _first_to_leave(client) -> int:
 
 
 def _join(arguments: dict[str, Any], peer_timeout: float) -> None:
-  """Meets the other processes, in a thread, so that signals are heard."""
+  """Connects to the others in a thread, so that signals are handled."""
   global _is_joining
   import jax
 
-  # Its handler would take the place of ours (`signals.py`).
+  # Its signal handler would replace ours (`signals.py`).
   jax.config.update("jax_enable_preemption_service", False)
   met: concurrent.futures.Future = concurrent.futures.Future()
 
@@ -227,9 +229,9 @@ def _join(arguments: dict[str, Any], peer_timeout: float) -> None:
     try:
       jax.distributed.initialize(
         **arguments,
-        # JAX would end the process by an abort; `_meet` is first.
+        # JAX aborts the process at its timeout; that of `_meet` is shorter.
         initialization_timeout=INITIALIZATION_SECONDS + 60,
-        # So would it here; `peers.Watch` is first.
+        # JAX aborts here, too; the timeout of `peers.Watch` is shorter.
         heartbeat_timeout_seconds=int(3 * peer_timeout + 30),
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
       )
@@ -248,12 +250,12 @@ def _join(arguments: dict[str, Any], peer_timeout: float) -> None:
 
 
 def _meet(met: concurrent.futures.Future) -> None:
-  """Says what is waited for, and waits."""
+  """Prints which coordinator it is waiting for, and waits."""
   deadline = time.monotonic() + INITIALIZATION_SECONDS
-  told = False
+  is_printed = False
   while not met.done() and time.monotonic() < deadline:
-    if not told and _state().client is not None:
-      told = True
+    if not is_printed and _state().client is not None:
+      is_printed = True
       print(f"pausejax: {_waiting()}", file=sys.stderr, flush=True)
     concurrent.futures.wait([met], 0.05)
   if not met.done():
@@ -286,7 +288,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _get(key: str, poll_seconds: float = _POLL_SECONDS) -> str:
-  """Waits for a value; between polls this process listens to signals."""
+  """Waits for a value; Python handles signals between two polls."""
   client = _client()
   while True:
     try:
@@ -298,12 +300,12 @@ def _get(key: str, poll_seconds: float = _POLL_SECONDS) -> str:
 
 def _client() -> Any:
   """Returns the client of the coordinator, None if there is none."""
-  known = "jax" in sys.modules and not _is_joining
-  return _state().client if known else None
+  may_be_connected = "jax" in sys.modules and not _is_joining
+  return _state().client if may_be_connected else None
 
 
 def _state() -> Any:
-  # JAX has no public way to it; Orbax reads the same.
+  # JAX has no public API for it; Orbax reads the same object.
   from jax._src import distributed
 
   return distributed.global_state

@@ -1,16 +1,16 @@
-"""Which processes make up this run: what the environment says.
+"""Detects from the environment which processes make up the run.
 
-The first of these that is there decides:
+The first of these that applies decides:
 
   JAX_NUM_PROCESSES, JAX_PROCESS_ID, JAX_COORDINATOR_ADDRESS: JAX itself reads
-    the last one only
-  SLURM: srun starts a process a task; JAX reads SLURM's variables
-  TPU VM, and TPUs on GKE: JAX asks the machine
-  an indexed Job or JobSet: JAX asks Kubernetes (`pip install jax[k8s]`)
+    only the last one
+  SLURM: srun starts one process per task; JAX reads SLURM's variables
+  TPU VM, and TPUs on GKE: JAX queries the machine
+  an indexed Job or JobSet: JAX queries Kubernetes (`pip install jax[k8s]`)
 
-None of them, or one process: it runs alone and opens no port. The variables
-and SLURM are tested; TPU and Kubernetes were not at hand, what is done there
-is JAX's own detection.
+If none applies, or for one process, the process runs alone and opens no port.
+The variables and SLURM are tested. TPU and Kubernetes use JAX's own detection
+and are not tested.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ _TIMEOUT = "PAUSEJAX_PEER_TIMEOUT"
 
 
 def find() -> dict[str, Any] | None:
-  """Returns what JAX must be told to find the others; None: nobody else."""
+  """Returns arguments of `jax.distributed.initialize`; None: one process."""
   given = {n: os.environ[n] for n in _VARIABLES if os.environ.get(n)}
   if "JAX_NUM_PROCESSES" in given or "JAX_PROCESS_ID" in given:
     return _plain(given)
@@ -96,7 +96,7 @@ def _slurm() -> dict[str, Any] | None:
   )
   for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID"):
     _number(name, "0")  # JAX reads them.
-  # JAX gives each task one GPU of its node; a task on its own gets all.
+  # JAX gives each task one GPU of its node; the only task of a node gets all.
   tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
   return (
     {"local_device_ids": []} if re.fullmatch(r"1(\(x\d+\))?", tasks) else {}
@@ -104,7 +104,7 @@ def _slurm() -> dict[str, Any] | None:
 
 
 def _number(name: str, default: str = "") -> int:
-  """Returns the whole number in a variable; set and empty is as not set."""
+  """Returns the whole number in a variable; an empty one counts as not set."""
   text = os.environ.get(name) or default
   errors.require(
     _is_number(text), f"{name}: expected a whole number, got {text!r:.40}"

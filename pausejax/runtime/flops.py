@@ -1,13 +1,13 @@
-"""How much arithmetic a token costs, and how much a device can do.
+"""FLOPs of a training step per token, and the peak FLOP/s of the devices.
 
-Counted from the shapes, never from the compiler (which counts a scan's body
-once), for a forward and a backward pass without rematerialisation:
+FLOPs are counted from the shapes, not by the compiler (which counts a scan's
+body once), for a forward and a backward pass without rematerialization:
 
   6 * (parameters of the matrices of all layers and of the head)
   + 6 * L * T * D * (causal attention: scores and mixture, half the square)
 
-as in Chowdhery et al. (2022, appendix B), whose count takes the full square
-of the attention and so 12 in place of 6.
+as in Chowdhery et al. (2022, appendix B), except that their count includes the
+full attention matrix and so has a factor of 12 instead of 6.
 """
 
 import jax
@@ -17,7 +17,7 @@ from pausejax.runtime import chips
 
 
 def per_token(config: ModelConfig, seq_len: int) -> float:
-  """Returns the FLOPs of one training step per token of the input."""
+  """Returns the FLOPs of one training step per input token."""
   c = config
   attention = 2 * c.d_model * c.head_dim * (c.num_heads + c.num_kv_heads)
   num_mlp_matrices = 3 if c.mlp == "swiglu" else 2
@@ -29,6 +29,6 @@ def per_token(config: ModelConfig, seq_len: int) -> float:
 
 
 def peak() -> float | None:
-  """Returns the peak FLOP/s of all devices; None where it is not known."""
+  """Returns the peak FLOP/s of all devices together; None if not known."""
   chip = chips.of_kind(jax.devices()[0].device_kind)
   return chip and chip.peak_flops * jax.device_count()

@@ -1,9 +1,9 @@
-"""The rows of `metrics.jsonl`, which every reader reads in the same way.
+"""The reader of `metrics.jsonl`, shared by all programs.
 
-A line is a row if it is a JSON object with a whole number `step`, and its
-values are numbers or, where a number is not finite, "nan", "inf" or "-inf".
-Anything else (half a line after a power failure, a line of another program) is
-counted and reported, never an error, and costs no other line.
+A line is a row if it is a JSON object with an integer `step` whose values are
+numbers or, for numbers that are not finite, "nan", "inf" or "-inf". Any other
+line (half a line after a power failure, a line of another program) is counted
+and reported; it is not an error and does not affect other lines.
 """
 
 import json
@@ -18,10 +18,10 @@ _NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def read(path: pathlib.Path) -> list[Row]:
-  """Returns the rows of a file; says on stderr how many lines are none.
+  """Returns the rows of a file; prints the number of other lines on stderr.
 
-  A last line without its line feed may still be being written: it is left out
-  and not counted.
+  A last line without a line feed may be incomplete: it is left out and not
+  counted unless it is a row.
   """
   rows, count = scan(path)
   if count:
@@ -32,7 +32,7 @@ def read(path: pathlib.Path) -> list[Row]:
 
 
 def scan(path: pathlib.Path) -> tuple[list[Row], int]:
-  """Returns the rows of a file as `read` does, and the lines that are none."""
+  """Returns (the rows of a file as in `read`, the number of other lines)."""
   *lines, last = path.read_bytes().split(b"\n")
   rows = [parse(line) for line in lines if line.strip()]
   whole = [row for row in [*rows, parse(last)] if row is not None]
@@ -40,7 +40,7 @@ def scan(path: pathlib.Path) -> tuple[list[Row], int]:
 
 
 def parse(line: bytes) -> Row | None:
-  """Returns the row on a line, None if there is none."""
+  """Returns the row on a line, None if the line is not a row."""
   try:
     row = json.loads(line)
   except (ValueError, RecursionError):  # Not JSON, or not UTF-8.
@@ -62,8 +62,8 @@ def gaps(
   """Returns (first, last) of each range of steps whose rows are missing.
 
   Args:
-    rows: what is left of the file.
-    step: the last step that should be there.
+    rows: the rows that were kept.
+    step: the last step that should have a row.
     every: the largest number of steps between two rows.
   """
   there = sorted({r["step"] for r in rows if "loss" in r and r["step"] <= step})

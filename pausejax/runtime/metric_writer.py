@@ -1,8 +1,8 @@
 """Metrics as JSON lines, always, and as TensorBoard events on request.
 
-One line a step in `metrics.jsonl`. Numbers are written so that reading them
-back gives the same bits; what is not finite is written as a string, since JSON
-has no word for it.
+`metrics.jsonl` has one line per logged step. Numbers are written so that
+reading them back gives the same bits. Numbers that are not finite are written
+as strings, since JSON cannot represent them.
 """
 
 import json
@@ -19,10 +19,10 @@ Number = int | float
 
 
 class Silent:
-  """Writes nothing: what a process other than 0 has in its place."""
+  """The writer of every process other than process 0; writes nothing."""
 
   def notes(self) -> list[str]:
-    """Returns nothing."""
+    """Returns an empty list."""
     return []
 
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
@@ -35,19 +35,19 @@ class Silent:
 def open_writer(
   workdir: pathlib.Path, step: int, tensorboard: bool, *, owed: bool, every: int
 ) -> "MetricWriter | Silent":
-  """Returns the `MetricWriter` of the run, in process 0 alone."""
+  """Returns a `MetricWriter` in process 0 and a `Silent` in the others."""
   if distributed.process_index() > 0:
     return Silent()
   return MetricWriter(workdir, step, tensorboard, owed=owed, every=every)
 
 
 class MetricWriter:
-  """Appends to `<workdir>/metrics.jsonl`; after a resume no step is twice.
+  """Appends to `<workdir>/metrics.jsonl`, without repeated steps on resume.
 
   Attributes:
-    num_dropped: rows of later steps, which are taken again. A run that starts
-      over moves them to `metrics.jsonl.replaced`.
-    num_unreadable: lines moved to `metrics.jsonl.unreadable`.
+    num_dropped: number of dropped rows of steps that run again. A run that
+      starts over moves them to `metrics.jsonl.replaced`.
+    num_unreadable: number of lines moved to `metrics.jsonl.unreadable`.
     gaps: (first, last) of each range of steps whose rows are missing.
   """
 
@@ -65,22 +65,23 @@ class MetricWriter:
     Args:
       workdir: the run's folder.
       step: the step resumed from, 0 if none; rows of later steps are dropped,
-        since those steps are taken again.
-      tensorboard: also write events below `<workdir>/tensorboard`.
-      owed: the held-out loss of `step` is measured again, so drop that, too.
+        since those steps run again.
+      tensorboard: also write events to `<workdir>/tensorboard`.
+      owed: the held-out loss of `step` is measured again, so its row is
+        dropped, too.
       every: the largest number of steps between two rows so far.
 
     Raises:
-      UserError: tensorboardX is asked for but not installed.
+      UserError: `tensorboard` is set but tensorboardX is not installed.
     """
     path = workdir / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     lines = [line for line in lines if line.strip()]
     rows = [metric_rows.parse(line) for line in lines]
-    found = list(zip(lines, rows, strict=True))
-    unreadable = [line for line, row in found if row is None]
-    kept = [(n, r) for n, r in found if r and not _is_again(r, step, owed)]
-    dropped = [line for line, r in found if r and _is_again(r, step, owed)]
+    pairs = list(zip(lines, rows, strict=True))
+    unreadable = [line for line, row in pairs if row is None]
+    kept = [(n, r) for n, r in pairs if r and not _is_again(r, step, owed)]
+    dropped = [line for line, r in pairs if r and _is_again(r, step, owed)]
     self.num_unreadable = len(unreadable)
     self.num_dropped = len(dropped)
     self._starts_over = step == 0
@@ -96,7 +97,7 @@ class MetricWriter:
     self._events = _open_events(workdir, step) if tensorboard else None
 
   def notes(self) -> list[str]:
-    """Returns at most one line: what is missing in the file."""
+    """Returns at most one line: which rows the file lacks, and why."""
     notes = []
     if self.num_dropped and self._starts_over:
       notes.append(
@@ -122,10 +123,10 @@ class MetricWriter:
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
     """Writes the metrics of a step as one line.
 
-    While the disk is full, lines wait in memory for the next call.
+    While the disk is full, lines are kept in memory until the next call.
 
     Raises:
-      UserError: the file was deleted, as with its folder.
+      UserError: the file was deleted or replaced.
     """
     finite = {k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}
     line = json.dumps({"step": step, **finite}) + "\n"
@@ -159,7 +160,7 @@ class MetricWriter:
       self._events.close()
 
   def _flush(self) -> OSError | None:
-    """Writes what it can; returns why it could not write the rest."""
+    """Writes as much as possible; returns the error that stopped it."""
     if not self._is_there():
       raise errors.UserError(
         f"{self._path} was deleted or replaced while the run was writing it, "
@@ -174,7 +175,7 @@ class MetricWriter:
     return None
 
   def _is_there(self) -> bool:
-    """Returns whether the file still has its name."""
+    """Returns whether the path still names the open file."""
     try:
       return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
     except FileNotFoundError:
@@ -182,13 +183,13 @@ class MetricWriter:
 
 
 def _is_again(row: metric_rows.Row, step: int, owed: bool) -> bool:
-  """Returns whether the run will write the row once more."""
+  """Returns whether the run will write the row again."""
   is_owed = owed and row["step"] == step and "eval_loss" in row
   return row["step"] > step or is_owed
 
 
 def _append(path: pathlib.Path, lines: Sequence[bytes]) -> None:
-  """Adds lines to a file, all of them or, after a crash, none."""
+  """Appends lines to a file atomically."""
   before = path.read_bytes() if path.exists() else b""
   files.write(path, before + b"".join(line + b"\n" for line in lines))
 

@@ -1,10 +1,11 @@
-"""Notices that another process of the run was lost, and says which one.
+"""Detects that another process of the run was lost, and reports which one.
 
-JAX itself waits long and then ends the process by an abort in C++ that names
-nobody. Here each process counts up a number of its own in the coordinator's
-key-value store and reads the numbers of the others. One whose number stands
-still for the timeout is lost: killed, stopped, or cut off from the network. The
-processes that remain print one line and exit with 143, "run again".
+JAX itself waits long and then aborts the process in C++ without naming the lost
+one. Here each process increments a counter of its own in the coordinator's
+key-value store and reads the counters of the others. A process whose counter
+does not change for the timeout is lost: killed, stopped, or disconnected from
+the network. The remaining processes print one line and exit with 143, "run
+again".
 """
 
 import ctypes
@@ -27,19 +28,20 @@ LEFT = FOLDER + "left"  # What the first process that left early wrote.
 DONE = "done"
 
 _BEAT_SECONDS = 0.5
-# A collective has failed: whoever is silent for so long is the cause. That must
-# be said within the 6 seconds that an abort is delayed by.
+# Timeout after a collective has failed. It is below the 6 seconds by which an
+# abort is delayed, so that the cause is reported before.
 _SUSPECT_SECONDS = 3.0
-_GRACE_SECONDS = 1.0  # For the others to say themselves what went wrong.
+_GRACE_SECONDS = 1.0  # Time for the other processes to report their own error.
 
 
 class Watch:
-  """Two threads: one sends and reads the numbers, one judges the silence.
+  """Threads that exchange the counters and detect lost processes.
 
-  The first may wait forever for a coordinator that was stopped.
+  The exchange has a thread of its own because it may wait forever for a
+  coordinator that was stopped.
 
   Attributes:
-    hosts: name of each process's machine, where known.
+    hosts: host name of each process, "" where not known.
   """
 
   def __init__(
@@ -49,8 +51,8 @@ class Watch:
 
     Args:
       client: JAX's client of the coordinator.
-      index: number of this process.
-      count: how many processes there are.
+      index: index of this process.
+      count: number of processes.
       address: HOST:PORT of the coordinator, which lives in process 0.
       timeout: seconds of silence after which a process is lost.
     """
@@ -68,14 +70,13 @@ class Watch:
       threading.Thread(target=target, daemon=True).start()
 
   def stop(self) -> None:
-    """Watches no longer: all processes are done."""
+    """Stops watching, once all processes are done."""
     self._stopped.set()
 
   def wait_for_verdict(self) -> None:
-    """Returns if nobody is lost; else this process ends meanwhile.
+    """Returns if no process is lost; otherwise this process exits.
 
-    To be called when a collective has failed, which a lost process may be the
-    cause of.
+    Call it when a collective has failed, since a lost process may be the cause.
     """
     deadline = time.monotonic() + self._timeout + 10
     self._suspect()
@@ -85,7 +86,7 @@ class Watch:
       time.sleep(_BEAT_SECONDS)
 
   def _all_live(self, before: list[str]) -> bool:
-    """Returns whether each process has sent two numbers more than before."""
+    """Returns whether each counter has increased by two or more."""
     return all(
       int(now or 0) >= int(was or 0) + 2
       for now, was in zip(self._numbers, before, strict=True)
@@ -95,37 +96,37 @@ class Watch:
     self._timeout = min(self._timeout, _SUSPECT_SECONDS)
 
   def _notice_aborts(self) -> None:
-    """Waits for C++ to abort, as Gloo and JAX's client do over a lost peer."""
+    """Waits for an abort in C++, as by Gloo or JAX's client on a lost peer."""
     os.read(self._aborts, 1)
     self._is_aborting = True
     self._suspect()
 
   def _beat(self) -> None:
-    """Sends this process's number and reads those of all."""
+    """Sends this process's counter and reads the counters of all."""
     key = f"{FOLDER}number/{self._index}"
     for number in itertools.count():
       try:
         self._client.key_value_set(key, str(number), allow_overwrite=True)
         self._hear(dict(self._client.key_value_dir_get(FOLDER)))
       except RuntimeError:
-        pass  # Without an answer: `_judge` counts the seconds.
+        pass  # No response: `_judge` measures how long.
       if self._stopped.wait(_BEAT_SECONDS):
         return
 
-  def _hear(self, found: Mapping[str, str]) -> None:
+  def _hear(self, values: Mapping[str, str]) -> None:
     elapsed, self._heard = _since(self._heard)
     self._unanswered = 0.0
     for index, before in enumerate(self._numbers):
-      number = found.get(f"{FOLDER}number/{index}", "")
+      number = values.get(f"{FOLDER}number/{index}", "")
       self._numbers[index] = number
       silence = 0.0 if number != before else self._silence[index] + elapsed
       self._silence[index] = silence
-    note = found.get(LEFT, DONE)
+    note = values.get(LEFT, DONE)
     if note != DONE:
       self._follow(json.loads(note))
 
   def _judge(self) -> None:
-    """Ends this process when another one has been silent for too long."""
+    """Ends this process when another one exceeds the timeout."""
     looked = time.monotonic()
     while not self._stopped.wait(_BEAT_SECONDS):
       elapsed, looked = _since(looked)
@@ -133,7 +134,7 @@ class Watch:
       if self._unanswered > self._timeout:
         self._end(self._lost([0], self._silent()))
       if self._unanswered > 2 * _BEAT_SECONDS and _refuses(self._address):
-        self._end(self._lost([0], "it ended without a word"))
+        self._end(self._lost([0], "it ended without a note"))
       silent = [
         index
         for index, seconds in enumerate(self._silence)
@@ -145,7 +146,7 @@ class Watch:
         self._end(self._lost(**note))
 
   def _follow(self, note: dict[str, Any]) -> None:
-    """Ends this process after another one that left early."""
+    """Ends this process because another one ended early."""
     left = note.get("process")
     if left == self._index:
       return
@@ -191,7 +192,7 @@ class Watch:
 
 
 def leave_note(client: Any, note: dict[str, Any]) -> bool:
-  """Tells the other processes why one leaves; False if one was there first."""
+  """Writes why a process ends, for the others; False if a note exists."""
   try:
     client.key_value_set(LEFT, json.dumps(note))
   except Exception:  # The coordinator may be gone, too.
@@ -200,26 +201,26 @@ def leave_note(client: Any, note: dict[str, Any]) -> bool:
 
 
 def let_others_hear(*, in_a_hurry: bool = False) -> None:
-  """Keeps the coordinator, in process 0, until the others have read a note.
+  """Keeps the coordinator, in process 0, alive until the others read the note.
 
   Args:
-    in_a_hurry: an abort is under way, which leaves no time for them to end.
+    in_a_hurry: an abort is pending; do not wait for the others to end.
   """
   time.sleep(2 * _BEAT_SECONDS + (0 if in_a_hurry else 2 * _GRACE_SECONDS))
 
 
 def _since(before: float) -> tuple[float, float]:
-  """Returns (seconds since then, now).
+  """Returns (seconds since `before`, current time).
 
-  A process that was itself stopped, or kept from running, has not watched
-  meanwhile: that counts as little.
+  If this process itself was suspended, it observed nothing in that time, so
+  the seconds are limited to four beats.
   """
   now = time.monotonic()
   return min(now - before, 4 * _BEAT_SECONDS), now
 
 
 def _refuses(address: str) -> bool:
-  """Returns whether nobody listens at HOST:PORT any more."""
+  """Returns whether HOST:PORT refuses connections."""
   host, _, port = address.rpartition(":")
   try:
     with socket.create_connection((host.strip("[]"), int(port)), timeout=1):
@@ -227,17 +228,18 @@ def _refuses(address: str) -> bool:
   except ConnectionRefusedError:
     return True
   except OSError:
-    return False  # Unreachable, perhaps for a while.
+    return False  # Unreachable, perhaps temporarily.
 
 
 def _delayed_aborts() -> int:
-  """Makes abort() wait for 6 seconds, and returns a pipe that tells of it.
+  """Delays abort() by 6 seconds; returns a pipe that is written to before.
 
-  JAX's client aborts as soon as the coordinator's process is gone, and Gloo may
-  when a peer is. abort() first calls the handlers of SIGABRT: faulthandler
-  writes to the pipe and calls the one before, sleep(6), since 6 is the number
-  of the signal. That is the time for `Watch` to say who was lost and to exit
-  with the right code. Any other abort ends the process as ever, later.
+  JAX's client aborts as soon as the coordinator's process ends, and Gloo may
+  abort when a peer ends. abort() first calls the handlers of SIGABRT:
+  faulthandler writes to the pipe and calls the previous handler, which is
+  sleep(6), since 6 is the number of the signal. In that time `Watch` reports
+  the lost process and exits with the right code. Any other abort ends the
+  process as usual, 6 seconds later.
   """
   libc = ctypes.CDLL(None)
   libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar on a screen, a line now and then in a log."""
+"""Progress: a bar on a terminal, a line every 10 seconds in a log."""
 
 import sys
 import time
@@ -35,7 +35,7 @@ class ProgressBar:
     self._bar.stop()
 
   def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-    """Shows where the run is."""
+    """Shows the current step, loss and speed."""
     text = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
     self._bar.update(self._task, completed=step, description=text)
     now = time.monotonic()
@@ -47,12 +47,12 @@ class ProgressBar:
       self.print(f"step {step}/{self._num_steps}  {text}  {left:.0f} s left")
 
   def print(self, line: str) -> None:
-    """Prints a line without tearing the bar."""
+    """Prints a line above the bar."""
     self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class CountBar:
-  """How many of so many are done, and the time left."""
+  """Items done, items in total, and time left."""
 
   def __init__(self, what: str, total: int):
     self._what = what
@@ -77,7 +77,7 @@ class CountBar:
     self._bar.stop()
 
   def update(self, done: int, total: int, text: str = "") -> None:
-    """Shows how far it is, and a text about it."""
+    """Shows the count and a short text."""
     self._bar.update(self._task, completed=done, total=total, description=text)
     now = time.monotonic()
     if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:

@@ -1,4 +1,4 @@
-"""On what a run was made: versions, source commit, devices."""
+"""Provenance of a run: package versions, source commit, devices."""
 
 import functools
 import pathlib
@@ -7,11 +7,11 @@ from importlib import metadata
 from typing import Any
 
 _PACKAGES = ("pausejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-_SECONDS = 10  # A checkout on a slow file system must not hold a run up.
+_SECONDS = 10  # Timeout of git, for a checkout on a slow file system.
 
 
 def versions() -> dict[str, str]:
-  """Returns package -> version, of those that decide what a run computes."""
+  """Returns package -> version, of the packages that affect the results."""
   return {name: metadata.version(name) for name in _PACKAGES}
 
 
@@ -19,16 +19,16 @@ def versions() -> dict[str, str]:
 def commit() -> str:
   """Returns the commit of the checkout that pausejax is imported from.
 
-  "+changes" follows where tracked files differ from it. "" for an installed
-  package, and where git does not answer.
+  "+changes" is appended if tracked files differ from it. Returns "" for an
+  installed package, and if git fails.
   """
   root = pathlib.Path(__file__).parents[2]
-  # Not the checkout of some project that the package is installed inside of.
+  # An installed package may lie inside the checkout of another project.
   if not (root / ".git").exists():
     return ""
-  found = _git(root, "rev-parse", "HEAD").strip()
+  head = _git(root, "rev-parse", "HEAD").strip()
   changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-  return found + "+changes" * bool(found and changed)
+  return head + "+changes" * bool(head and changed)
 
 
 def devices() -> dict[str, Any]:

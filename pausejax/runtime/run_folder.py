@@ -1,9 +1,9 @@
-"""What a run keeps in its folder beside checkpoints, data and metrics.
+"""Files of a run's folder other than checkpoints, data and metrics.
 
 lock                  held while a run uses the folder
 config.json           the settings of the latest start
-config_history.jsonl  a line for each change of the settings:
-                      {"step": they hold after it, "config": all fields}
+config_history.jsonl  one line per change of the settings:
+                      {"step": last step before them, "config": all fields}
 tokenizer.*           a copy of the tokenizer's file
 """
 
@@ -23,9 +23,9 @@ HISTORY = "config_history.jsonl"
 
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path) -> Iterator[None]:
-  """Makes the folder and keeps a second run out of it."""
+  """Creates the folder and locks it against a second run."""
   if distributed.process_index() > 0:
-    yield  # Process 0 does it for all.
+    yield  # Process 0 locks it for all.
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -46,9 +46,9 @@ def opened(workdir: pathlib.Path) -> Iterator[None]:
 def keep_inputs(
   workdir: pathlib.Path, tokenizer_spec: str, values: Mapping[str, Any]
 ) -> None:
-  """Puts the resolved config and the tokenizer into the workdir.
+  """Writes the resolved config and the tokenizer to the workdir, atomically.
 
-  Only once the run is known to fit what is there, and each in one rename.
+  Call it only after the settings were checked against the checkpoints there.
   """
   config = json.dumps(saved.to_json(values), indent=2) + "\n"
   contents = {"config.json": config.encode()}
@@ -63,18 +63,18 @@ class History:
   """The settings of a run over its steps."""
 
   def __init__(self, workdir: pathlib.Path):
-    """Reads what is there; a line that is damaged stays in the file."""
+    """Reads the existing entries; a damaged line stays in the file."""
     self._path = workdir / HISTORY
     self._content = self._path.read_bytes() if self._path.exists() else b""
     self._entries = list(filter(None, map(_entry, self._content.split(b"\n"))))
 
   def begin(self, config: Mapping[str, Any]) -> None:
-    """Adds the first settings of a run that has no history yet."""
+    """Adds the first settings if the run has no history yet."""
     if not self._entries:
       self.add(0, config)
 
   def add(self, step: int, config: Mapping[str, Any]) -> None:
-    """Adds the settings after `step` unless they are the last ones."""
+    """Adds the settings used after `step` if they differ from the last ones."""
     config = json.loads(json.dumps(config))
     if self._entries and self._entries[-1]["config"] == config:
       return
@@ -86,17 +86,17 @@ class History:
     files.write(self._path, self._content)
 
   def largest_interval(self) -> int:
-    """Returns the most steps between two rows of metrics.jsonl."""
-    found = {entry["config"]["log"]["every"] for entry in self._entries}
-    # Where one interval follows another, a gap may be longer than both.
-    return sum(sorted(found)[-2:])
+    """Returns the largest number of steps between two rows of metrics.jsonl."""
+    intervals = {entry["config"]["log"]["every"] for entry in self._entries}
+    # Where the interval changes, a gap may be longer than both intervals.
+    return sum(sorted(intervals)[-2:])
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
   try:
-    found = json.loads(line)
-    found["config"] = saved.current(found["config"], HISTORY)
-    _ = int(found["step"]), int(found["config"]["log"]["every"])
+    entry = json.loads(line)
+    entry["config"] = saved.current(entry["config"], HISTORY)
+    _ = int(entry["step"]), int(entry["config"]["log"]["every"])
   except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
     return None
-  return found
+  return entry

@@ -1,17 +1,18 @@
 """SIGTERM and Ctrl-C: what is saved, and when the process ends.
 
-Schedulers send SIGTERM before they take a machine away. Until the first step is
-compiled there is nothing to save and the run leaves at once; later it saves at
-the next step boundary. Either way it leaves with 143, on which SLURM, XPK and
-Kubernetes start a job again. A signal that comes a second or more after the
-first ends the process at once. What comes sooner is the first one again: Ctrl-C
-reaches a study and the run it started, which the study asks to stop as well;
-srun and slurmstepd both pass a SIGTERM on; and Linux announces the death of a
-parent process once for each of its threads that ends after the main one.
+Schedulers send SIGTERM before they preempt a machine. Until the first step is
+compiled there is nothing to save and the run exits immediately; later it saves
+at the next step boundary. In both cases it exits with 143, on which SLURM, XPK
+and Kubernetes restart a job. A second signal, a second or more after the first,
+ends the process immediately. A signal that comes sooner is a copy of the first
+one: Ctrl-C reaches a study and the run it started, to which the study sends a
+signal as well; srun and slurmstepd both forward a SIGTERM; and Linux announces
+the death of a parent process once for each of its threads that ends after the
+main one.
 
-Python calls a handler only when the main thread is back from C++, where XLA
-compiles for minutes. So a thread reads from a pipe, which Python's own C code
-fills at once, and ends the process where the main thread does not.
+Python calls a handler only when the main thread returns from C++, where XLA
+compiles for minutes. So a thread reads from a pipe, to which Python's own C
+code writes immediately, and ends the process if the main thread does not.
 """
 
 import os
@@ -20,13 +21,13 @@ import threading
 import time
 from collections.abc import Callable
 
-PREEMPTED = 128 + signal.SIGTERM  # 143: saved, run me again.
+PREEMPTED = 128 + signal.SIGTERM  # 143: saved, run again.
 INTERRUPTED = 128 + signal.SIGINT  # 130
 
-# For the main thread to leave by itself, and to end its child processes.
+# Time for the main thread to exit and to end its child processes.
 _GRACE_SECONDS = 1.0
 
-# Two signals that come closer together are one.
+# Two signals closer together count as one.
 _SAME_SIGNAL_SECONDS = 1.0
 
 _is_listening = False
@@ -34,7 +35,7 @@ _is_deferred = False
 
 
 class Stopped(BaseException):
-  """A signal came where nothing is lost by leaving at once.
+  """A signal came while there is nothing to save.
 
   Attributes:
     exit_code: 143 or 130.
@@ -46,13 +47,13 @@ class Stopped(BaseException):
 
 
 class StopFlag:
-  """The exit code that a signal asked for, or 0."""
+  """The exit code that belongs to the signal received, or 0."""
 
   def __init__(self, *, at_once: bool = False):
-    """Takes over both signals.
+    """Installs a handler for both signals.
 
     Args:
-      at_once: raise `Stopped` when a signal comes, until `defer` is called.
+      at_once: raise `Stopped` on a signal, until `defer` is called.
     """
     global _is_deferred
     self.exit_code = 0
@@ -62,7 +63,7 @@ class StopFlag:
       signal.signal(number, self._receive)
 
   def defer(self) -> None:
-    """From now on a signal only sets the flag.
+    """Makes later signals only set the flag.
 
     Raises:
       Stopped: a signal came before, and its exception was lost in a callback.
@@ -86,8 +87,8 @@ def listen(leave: Callable[[int], None]) -> None:
   """Ends this process on a signal even while the main thread is in C++.
 
   Args:
-    leave: called in a thread with the number of a signal that came where
-      nothing is lost by leaving, unless the main thread left before.
+    leave: called in a thread with the number of the signal, if there is nothing
+      to save and the main thread has not exited by then.
   """
   global _is_listening, _is_deferred
   _is_deferred = False
