@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_line_and_later_saves_succeed(
     assert len(error.splitlines()) == 2, error
     for step, line in zip((2, 3), error.splitlines(), strict=True):
       assert f"step {step} was not saved in {folder}: No space left" in line
-      assert "free)" in line and "training goes on" in line
+      assert "free)" in line and "training continues" in line
     assert sorted(p.name for p in folder.iterdir()) == ["1"]
     ballast.unlink()
     save(store, abstract, 4)

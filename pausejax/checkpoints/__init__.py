@@ -1,1 +1,1 @@
-"""Checkpoints: atomic commits of separate items, read back strictly."""
+"""Checkpoints: saved atomically, checked when they are read."""

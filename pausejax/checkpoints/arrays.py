@@ -1,4 +1,4 @@
-"""Arrays and small files to and from the folder of a step, by Orbax.
+"""Writes and reads the arrays and small files of a step with Orbax.
 
 Orbax writes a step under a temporary name and renames it when it is complete.
 """
@@ -21,10 +21,10 @@ from etils import epath
 from pausejax import errors
 from pausejax.checkpoints import folders, leaves
 
-# Orbax joins the files of all processes with a glob of the whole path;
-# TensorStore takes a backslash for a slash.
+# Orbax merges the files of all processes with a glob of the whole path;
+# TensorStore reads a backslash as a slash.
 _MISREAD = frozenset("*?[\\")
-# Statuses of TensorStore and XLA that say nothing of what is on disk.
+# Statuses of TensorStore and XLA that are no evidence of damage on disk.
 _NOT_DAMAGE = (
   "ABORTED",
   "CANCELLED",
@@ -36,7 +36,7 @@ _NOT_DAMAGE = (
 
 
 class _Files(ocp.CheckpointHandler):
-  """Writes small files as they are, in an item of the step."""
+  """Writes small files unchanged as one item of the step."""
 
   def save(self, directory: epath.Path, args: "_SaveFiles") -> None:
     for name, content in args.files.items():
@@ -70,10 +70,10 @@ class Writer:
     Args:
       path: the step's folder, which must not exist.
       arrays: item -> leaf name -> array.
-      files: item -> file name -> content, those of this process.
+      files: item -> file name -> content; the files of this process.
 
     Raises:
-      Exception: whatever Orbax raises where it cannot write.
+      Exception: any error that Orbax raises if it cannot write.
     """
     if self._checkpointer is None:
       _hide_closed_loops()
@@ -90,7 +90,7 @@ class Writer:
     )
 
   def wait(self) -> None:
-    """Waits until the step is complete; raises what Orbax raises if not."""
+    """Waits until the step is complete; raises Orbax's error on failure."""
     with self._links:
       if self._checkpointer is not None:
         self._checkpointer.wait_until_finished()
@@ -107,7 +107,7 @@ def read(
   items: Mapping[str, Mapping[str, Any]],
   digests: Mapping[str, list[int]],
 ) -> dict[str, jax.Array]:
-  """Returns the arrays of a step by leaf name, with their digests compared.
+  """Returns the arrays of a step by leaf name, after checking their digests.
 
   Args:
     path: the step's folder.
@@ -115,37 +115,37 @@ def read(
     digests: leaf name -> `digests` of the array that was saved.
 
   Raises:
-    Damaged: an array is not the one that was saved.
+    Damaged: an array differs from the one that was saved.
     UserError: the files cannot be read, which is no sign of damage.
   """
   _hide_closed_loops()
   try:
-    found = _restore(path, items)
+    restored = _restore(path, items)
   except Exception as e:
     raise folders.Damaged(_why_damaged(path, e)) from e
-  computed = host_digests(found)
+  computed = host_digests(restored)
   wrong = [n for n in computed if computed[n] != digests[n]]
   if wrong:
     raise folders.Damaged(
       f"digest of {wrong[0]} ({len(wrong)} in all) does not match"
     )
-  return found
+  return restored
 
 
 def host_digests(named: Mapping[str, jax.Array]) -> dict[str, list[int]]:
-  """Returns `leaves.digests` as JSON keeps them."""
+  """Returns `leaves.digests` as JSON values."""
   host = jax.device_get(leaves.digests(dict(named)))
   return {n: np.asarray(d).tolist() for n, d in host.items()}
 
 
 def _why_damaged(path: pathlib.Path, error: BaseException) -> str:
-  """Returns why a step's arrays are damaged, now that Orbax refused them.
+  """Returns why a step's arrays are damaged, after Orbax failed to read them.
 
   Raises:
-    UserError: the error, or a read of all files, shows that they are only
-      unreadable now.
+    UserError: the error, or a read of all files, shows that the files are
+      temporarily unreadable, not damaged.
   """
-  while error.__cause__:  # Orbax's own words come before TensorStore's.
+  while error.__cause__:  # Orbax wraps TensorStore's errors.
     error = error.__cause__
   line = next(iter(str(error).strip().splitlines()), repr(error))[:200]
   if isinstance(error, MemoryError) or line.startswith(_NOT_DAMAGE):
@@ -163,8 +163,8 @@ def _restore(
 ) -> dict[str, jax.Array]:
   """Reads arrays with Orbax, which raises many kinds of errors.
 
-  Each process reads for itself, so that none waits in a barrier for one that
-  failed.
+  Each process reads independently, so that none waits in a barrier for one
+  that failed.
   """
   wanted = {
     n: ocp.args.StandardRestore(leaves.nest(x)) for n, x in items.items()
@@ -173,12 +173,12 @@ def _restore(
     _plain_name(path.parent) as folder,
     ocp.CheckpointManager(epath.Path(folder), options=_alone()) as manager,
   ):
-    found = manager.restore(int(path.name), args=ocp.args.Composite(**wanted))
-  return leaves.flatten({k: v for n in items for k, v in found[n].items()})
+    saved = manager.restore(int(path.name), args=ocp.args.Composite(**wanted))
+  return leaves.flatten({k: v for n in items for k, v in saved[n].items()})
 
 
 def _alone() -> ocp.CheckpointManagerOptions:
-  """Returns options under which this process reads without the others."""
+  """Returns options with which this process reads without the others."""
   index = jax.process_index()
   return ocp.CheckpointManagerOptions(
     read_only=True,
@@ -192,7 +192,7 @@ def _alone() -> ocp.CheckpointManagerOptions:
 
 @contextlib.contextmanager
 def _plain_name(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a name of the folder that Orbax and TensorStore read as it is."""
+  """Yields a path to the folder without characters that Orbax misreads."""
   if _MISREAD.isdisjoint(str(folder)):
     yield folder
     return
@@ -204,7 +204,7 @@ def _plain_name(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @functools.cache
 def _hide_closed_loops() -> None:
-  """Keeps what follows a failed write or read off the screen.
+  """Suppresses the messages that follow a failed read or write.
 
   When one fails, Orbax logs the error in each thread and closes the event loop
   that the others report to. The first error is raised in any case.

@@ -1,4 +1,4 @@
-"""What a step holds: arrays in two items, the files of `data`, meta.json."""
+"""The contents of a step: arrays in two items, files of `data`, meta.json."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from pausejax.train_state import TrainState
 
 
 def named_by_process(data: Mapping[str, bytes]) -> dict[str, bytes]:
-  """Returns the files under names that no other process uses."""
+  """Returns the files under names that are unique to this process."""
   process = f"process_{jax.process_index()}-"
   return {process + name: content for name, content in data.items()}
 
@@ -26,10 +26,10 @@ def meta(
   """Returns the files of the item `meta`; all processes call it together.
 
   Args:
-    step: of the state.
-    run: what meta.json says of the run, its config among it.
+    step: the step of the state.
+    run: the fields of meta.json that describe the run, such as its config.
     arrays_: `items` of the state.
-    data: files of this process, `named_by_process`.
+    data: the files of this process, from `named_by_process`.
   """
   named = {**arrays_["params"], **arrays_["opt_state"]}
   sums = {name: folders.sha256(content) for name, content in data.items()}
@@ -54,8 +54,9 @@ def meta(
 def of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
   """Returns the files that this process saved.
 
-  One that was not there then takes those of process 0. Where the place in the
-  data depends on the process, its fingerprint refuses another number of them.
+  A process that did not exist then uses those of process 0. If the position in
+  the data depends on the process, the data's fingerprint rejects another number
+  of processes.
   """
   names = [f"process_{i}-" for i in (jax.process_index(), 0)]
   own = next(
@@ -69,7 +70,7 @@ def of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def items(state: TrainState) -> dict[str, dict[str, Any]]:
-  """Returns the named leaves of the two array items of a commit."""
+  """Returns the named leaves of the two array items of a step."""
   named = leaves.flatten(state)
   params = {n: x for n, x in named.items() if n.startswith("model/")}
   rest = {n: x for n, x in named.items() if n not in params}

@@ -1,9 +1,9 @@
-"""Which checkpoints a folder holds, and whether they are whole; without JAX.
+"""Lists the checkpoints of a folder and checks that they are whole.
 
-A step is whole when it has the parts below, when meta.json matches its SHA-256
-in meta.sha256 (`sha256sum -c` reads it), when every file of `data` matches the
-SHA-256 that meta.json has of it, and when meta.json, the data and the folder
-name the same step. The digests of arrays are compared by `store.py`.
+Imports no JAX. A step is whole if it has the parts below, if meta.json matches
+its SHA-256 in meta.sha256 (in the format of `sha256sum -c`), if every file of
+`data` matches its SHA-256 in meta.json, and if meta.json, the data and the
+folder name the same step. `store.py` compares the digests of arrays.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _FIELDS = {"format": int, "step": int, "leaves": dict, "digests": dict}
 
 
 class Damaged(Exception):
-  """A step is not what was saved; the message names the file or the leaf."""
+  """A step differs from what was saved; the message names the file or leaf."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def numbered(folder: pathlib.Path) -> list[int]:
 
 
 def set_aside(folder: pathlib.Path) -> list[str]:
-  """Returns what was set aside from `folder`, by name.
+  """Returns the names of the steps set aside from `folder`, sorted.
 
   Raises:
     OSError: the list cannot be read.
@@ -77,7 +77,7 @@ def read(folder: pathlib.Path, step: int) -> Small:
   Raises:
     Damaged: the step is not whole.
     CheckpointUnusable: a newer version of pausejax wrote it.
-    OSError: a file is there, but cannot be read. That is no sign of damage.
+    OSError: a file exists but cannot be read. That is no sign of damage.
   """
   path = folder / str(step)
   if not path.is_dir():
@@ -88,7 +88,7 @@ def read(folder: pathlib.Path, step: int) -> Small:
   for part in _PARTS:
     _require(path, part)
   if meta["digests"].keys() != meta["leaves"].keys():
-    raise Damaged(f"meta/{META} has not a digest of every leaf")
+    raise Damaged(f"meta/{META} does not have a digest of every leaf")
   data = _data(path, meta)
   for name, content in data.items():
     if name.endswith("position.json") and _position(name, content) != step:
@@ -97,10 +97,10 @@ def read(folder: pathlib.Path, step: int) -> Small:
 
 
 def require(folder: pathlib.Path, step: int) -> Small:
-  """Returns the small files of a step that is to be read, not resumed from.
+  """Returns the small files of a step, for reading, not for resuming.
 
   Raises:
-    CheckpointUnusable: it is damaged, or of a newer format.
+    CheckpointUnusable: the step is damaged, or has a newer format.
     UserError: a file cannot be read.
   """
   try:
@@ -111,13 +111,13 @@ def require(folder: pathlib.Path, step: int) -> Small:
 
 
 def refuse(folder: pathlib.Path, step: int, why: str) -> NoReturn:
-  """Raises CheckpointUnusable, and says which other step may be read."""
+  """Raises CheckpointUnusable; the message names another step to use."""
   older = [s for s in numbered(folder) if s < step]
   other = f" ({folder / str(older[-1])})" if older else ""
   raise errors.CheckpointUnusable(
     f"the checkpoint {folder / str(step)} is damaged: {why}; name an older "
-    f"one{other}, or start the training in {folder.parent} again, which goes "
-    "on from the newest whole one"
+    f"one{other}, or start the training in {folder.parent} again, which "
+    "resumes from the newest whole one"
   )
 
 
@@ -144,8 +144,8 @@ def locate(spec: str) -> tuple[pathlib.Path, int]:
       raise errors.UserError(f"no checkpoint in {folder}")
     return workdir, steps[-1]
   if path.name not in map(str, steps):
-    there = ", ".join(map(str, steps)) or "none"
-    raise errors.UserError(f"no checkpoint {path} (found: {there})")
+    available = ", ".join(map(str, steps)) or "none"
+    raise errors.UserError(f"no checkpoint {path} (available: {available})")
   return workdir, int(path.name)
 
 
@@ -159,7 +159,7 @@ def move_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 @contextlib.contextmanager
 def readable(path: pathlib.Path) -> Iterator[None]:
-  """Turns an OSError inside into a UserError: what it means, and what to do."""
+  """Turns an OSError inside into a UserError that says what to do."""
   try:
     yield
   except OSError as e:
@@ -170,7 +170,7 @@ def readable(path: pathlib.Path) -> Iterator[None]:
 
 
 def read_through(path: pathlib.Path) -> None:
-  """Reads every file of a step to its end.
+  """Reads every file of a step completely.
 
   Raises:
     OSError: a folder or a file cannot be read.
@@ -195,10 +195,10 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
   """Returns meta.json after a check of its SHA-256, format and fields."""
   content = _content(path, f"meta/{META}")
   try:
-    wanted = _content(path, f"meta/{META_SHA256}")
+    expected = _content(path, f"meta/{META_SHA256}")
   except Damaged:
-    wanted = None
-  if wanted is not None and wanted != checksum(content):
+    expected = None
+  if expected is not None and expected != checksum(content):
     raise Damaged(f"meta/{META} does not match meta/{META_SHA256}")
   try:
     meta = json.loads(content)
@@ -214,7 +214,7 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
   for name, kind in _FIELDS.items():
     if not isinstance(meta, dict) or not isinstance(meta.get(name), kind):
       raise Damaged(f"meta/{META} has no valid field {name!r}")
-  if meta["format"] > 1 and wanted is None:
+  if meta["format"] > 1 and expected is None:
     raise Damaged(f"it lacks meta/{META_SHA256}")
   return upgrade.upgrade(meta, meta["format"], where)
 
@@ -225,13 +225,13 @@ def checksum(meta: bytes) -> bytes:
 
 
 def _data(path: pathlib.Path, meta: dict[str, Any]) -> dict[str, bytes]:
-  """Returns the files of `data`, each as it was saved."""
+  """Returns the files of `data`, after checking their SHA-256."""
   if meta["format"] == 1:
     return {p.name: p.read_bytes() for p in sorted((path / "data").iterdir())}
   data = {}
-  for name, wanted in meta["data_sha256"].items():
+  for name, expected in meta["data_sha256"].items():
     data[name] = _content(path, f"data/{name}")
-    if sha256(data[name]) != wanted:
+    if sha256(data[name]) != expected:
       raise Damaged(f"data/{name} does not match its SHA-256 in meta/{META}")
   return data
 
@@ -251,6 +251,6 @@ def _content(path: pathlib.Path, name: str) -> bytes:
 
 def _require(path: pathlib.Path, name: str) -> None:
   try:
-    (path / name).stat()  # `exists` would take some errors for a no.
+    (path / name).stat()  # `exists` returns False on some other errors.
   except FileNotFoundError:
     raise Damaged(f"it lacks {name}") from None

@@ -1,7 +1,7 @@
-"""A state as named leaves: what is written, compared and digested.
+"""A train state as named leaves, to write, compare and digest.
 
-A leaf's name is its path, as in model/blocks/query/kernel, so that neither
-optax's tuples nor Flax's wrappers show on disk.
+A leaf's name is its path, as in model/blocks/query/kernel, so that the format
+on disk depends neither on optax's tuples nor on Flax's wrappers.
 """
 
 import functools
@@ -42,14 +42,14 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(leaves: Mapping[str, Any]) -> dict[str, list]:
-  """Returns {name: [shape, dtype]}, as JSON keeps it."""
+  """Returns {name: [shape, dtype]} as JSON values."""
   return {n: [list(x.shape), str(x.dtype)] for n, x in leaves.items()}
 
 
 def require_same(saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
-  """Raises a UserError with a table of all leaves unless both are equal.
+  """Raises a UserError with a table of differing leaves unless both are equal.
 
-  Orbax alone would cast another dtype without a word.
+  Orbax alone would silently cast to another dtype.
   """
   rows = []
   for name in sorted(saved.keys() | wanted.keys()):
@@ -68,7 +68,7 @@ def require_same(saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
 
 @functools.partial(jax.jit)
 def digests(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """Returns two uint32 words of every leaf that any flipped bit changes.
+  """Returns a digest of two uint32 words per leaf; any flipped bit changes it.
 
   Each element's bits are mixed with its index and summed modulo 2^32. The sum
   does not depend on the order, hence not on the sharding.
@@ -93,7 +93,7 @@ def _digest(x: jax.Array) -> jax.Array:
 
 
 def _mix(h: jax.Array) -> jax.Array:
-  """A 32-bit finaliser (Wellons' lowbias32): every bit moves every bit."""
+  """A 32-bit finalizer (Wellons' lowbias32): each bit affects every bit."""
   h = (h ^ (h >> 16)) * jnp.uint32(0x7FEB352D)
   h = (h ^ (h >> 15)) * jnp.uint32(0x846CA68B)
   return h ^ (h >> 16)

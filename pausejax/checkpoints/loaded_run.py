@@ -1,4 +1,4 @@
-"""A trained run, found by its workdir: tokenizer, model shape, parameters."""
+"""Loads a trained run from its workdir: tokenizer, model shape, parameters."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
   from pausejax.model.decoder import Decoder
 
-# What is read of meta.json; what `folders.py` and `store.py` add is theirs.
+# The fields of meta.json that are read here; `folders.py` and `store.py` read
+# those that they add.
 _META = {
   "config": dict,
   "model": dict,
@@ -30,11 +31,11 @@ class Trained:
 
   Attributes:
     workdir: the run's folder.
-    step: of the checkpoint.
+    step: the step of the checkpoint.
     meta: its meta.json.
-    tokenizer: the one the run kept.
-    tokenizer_spec: what `data.tokenizer` must say to load the same.
-    model: the decoder's shape and choices.
+    tokenizer: the tokenizer that the run saved.
+    tokenizer_spec: the value of `data.tokenizer` that loads the same one.
+    model: the decoder's shape and options.
   """
 
   workdir: pathlib.Path
@@ -48,7 +49,7 @@ class Trained:
     """Returns the decoder with its parameters on the mesh; imports JAX.
 
     Raises:
-      CheckpointUnusable: a parameter is not the one that was saved.
+      CheckpointUnusable: a parameter differs from what was saved.
     """
     import jax
 
@@ -61,11 +62,11 @@ class Trained:
     return store.restore_params(sharding.placed(shapes, mesh), self.step)
 
   def warn_of_pauses(self, num_pauses: float, what: str = "pauses") -> None:
-    """Says on standard error that the model never read the pauses it will.
+    """Warns on standard error if the model was never trained on pauses.
 
     Args:
-      num_pauses: that an answer waits for; 0 for none.
-      what: they are called in the message.
+      num_pauses: number of pauses before the answer; 0 for none.
+      what: the name of the pauses in the message.
     """
     if num_pauses and not self.meta["pauses_seen"]:
       print(
@@ -79,11 +80,11 @@ class Trained:
 def find(spec: str) -> Trained:
   """Returns the run at `WORKDIR` or `WORKDIR/checkpoints/STEP`, without JAX.
 
-  Of a workdir it takes the newest checkpoint, and no older one in its place.
+  For a workdir, this is its newest checkpoint, even if that is damaged.
 
   Raises:
     CheckpointUnusable: the checkpoint is damaged.
-    UserError: no checkpoint there, or its tokenizer is gone or another one.
+    UserError: there is no checkpoint, or its tokenizer is missing or differs.
   """
   workdir, step = folders.locate(spec)
   meta = checked(folders.require(workdir / "checkpoints", step).meta)
@@ -101,7 +102,7 @@ def checked(meta: dict[str, Any]) -> dict[str, Any]:
   """Returns meta.json with every field that this version reads.
 
   Raises:
-    UserError: it is of another shape, or of a newer version.
+    UserError: it has another structure, or a newer version wrote it.
   """
   problem = json_files.mismatch(meta, _META, "meta.json")
   try:

@@ -1,7 +1,7 @@
-"""Which steps are kept, and how the others are deleted.
+"""Decides which steps are kept, and deletes the others.
 
-A score that is not a finite number is no score: it is never the best, and never
-takes the place of one that is. Of equal scores the newest is the better.
+A score that is not finite counts as no score, so its step is never among the
+best. Of equal scores, the newest ranks highest.
 """
 
 import math
@@ -19,12 +19,12 @@ TRASH = "trash"
 def delete_old(
   folder: pathlib.Path, config: CheckpointConfig, last_finite: int
 ) -> None:
-  """Deletes the whole steps that are not to be kept; a damaged one stays.
+  """Deletes the whole steps that are not kept; damaged ones stay.
 
   Args:
-    folder: of the checkpoints.
-    config: what to keep.
-    last_finite: the newest step up to here is kept in any case.
+    folder: the folder of the checkpoints.
+    config: how many steps to keep.
+    last_finite: the newest step up to this one is kept in any case.
 
   Raises:
     OSError: a step cannot be read or moved.
@@ -37,7 +37,7 @@ def delete_old(
       continue
     scores[step] = meta.get("answers", {}).get("score", math.nan)
   for step in scores.keys() - kept(scores, config, last_finite):
-    # Renamed first: a deletion cut short must not leave what looks like a step.
+    # Renamed first: an interrupted deletion must not leave a partial step.
     trash = folder / TRASH
     trash.mkdir(exist_ok=True)
     (folder / str(step)).rename(trash / str(step))
@@ -50,10 +50,10 @@ def kept(
   """Returns the newest, the periodic and the best of the steps.
 
   Args:
-    scores: step -> score of its held-out answers, larger is better; NaN where
-      nothing was answered, which is never among the best.
-    config: how many of each kind.
-    last_finite: the last step that was not skipped; the newest up to there is
+    scores: step -> score of its held-out answers, larger is better; NaN if
+      there are none, which is never among the best.
+    config: how many of each kind to keep.
+    last_finite: the last step that was not skipped; the newest step up to it is
       kept, too.
   """
   newest = sorted(scores)[-config.keep :]
@@ -66,9 +66,9 @@ def kept(
 
 
 def empty_trash(folder: pathlib.Path) -> None:
-  """Deletes what was moved to the trash, and what a failed save left.
+  """Deletes the trash and the remains of failed saves.
 
-  Threads of a save that failed may still be writing: it is tried for a second.
+  Threads of a failed save may still be writing, so this retries for a second.
   """
   shutil.rmtree(folder / TRASH, ignore_errors=True)
   for _ in range(20):

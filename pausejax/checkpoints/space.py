@@ -1,4 +1,4 @@
-"""Space and write access for checkpoints, asked before and during a run."""
+"""Checks of disk space and write access, before and during a run."""
 
 import errno
 import os
@@ -17,22 +17,22 @@ _OVERHEAD = 150_000  # Bytes of names, digests, and parts of blocks.
 
 
 def size(named: Mapping[str, Any]) -> int:
-  """Returns the bytes that a step with these leaves takes at most, nearly."""
+  """Returns an approximate upper bound of the size of a step, in bytes."""
   return _OVERHEAD + sum(x.size * x.dtype.itemsize for x in named.values())
 
 
 def require(
   folder: pathlib.Path, step_bytes: int, config: CheckpointConfig
 ) -> None:
-  """Makes the folder; checks that it can be written and has space.
+  """Creates the folder; checks that it is writable and has space.
 
   Args:
-    folder: of the checkpoints.
-    step_bytes: of one step.
-    config: what is kept. While a step is written, one more is there.
+    folder: the folder of the checkpoints.
+    step_bytes: the size of one step.
+    config: how many steps are kept; one more exists during a save.
 
   Raises:
-    UserError: it cannot be written, or a single step does not fit.
+    UserError: the folder is not writable, or one step does not fit.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def require(
   if free < missing * step_bytes:
     print(
       f"pausejax: warning: checkpoint.keep={config.keep} needs space for "
-      f"{wanted} checkpoints in {folder}, {missing} more than are there: "
+      f"{wanted} checkpoints in {folder}, {missing} more than exist: "
       f"{figures(folder, step_bytes)}",
       file=sys.stderr,
       flush=True,
@@ -64,8 +64,8 @@ def require(
 def require_now(folder: pathlib.Path, step_bytes: int) -> None:
   """Raises OSError unless a step of the size of the last one fits.
 
-  Asked before a save: a disk that is full in the middle of one stops other
-  writers, too.
+  Called before a save, because a disk that fills up during a save also makes
+  other writers fail.
   """
   steps = folders.numbered(folder)
   last = _OVERHEAD + _on_disk(folder / str(steps[-1])) if steps else 0
@@ -74,7 +74,7 @@ def require_now(folder: pathlib.Path, step_bytes: int) -> None:
 
 
 def figures(folder: pathlib.Path, step_bytes: int) -> str:
-  """Returns how much a step needs and how much is free, for a message."""
+  """Returns the needed and the free space, for a message."""
   try:
     free = _text(shutil.disk_usage(folder).free)
   except OSError:
@@ -96,7 +96,7 @@ def _on_disk(path: pathlib.Path) -> int:
 
 
 def _text(count: int) -> str:
-  """Returns a number of bytes in the unit that suits it."""
+  """Returns a number of bytes in the largest unit that fits."""
   unit, scale = next(
     (u, s)
     for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1))

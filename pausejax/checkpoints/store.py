@@ -1,15 +1,15 @@
-"""Checkpoints of one run: save, find, check, restore.
+"""Checkpoints of one run: save, list, check, restore.
 
   checkpoints/<step>/params     the model's parameters
   checkpoints/<step>/opt_state  moments and counters
-  checkpoints/<step>/data       the place in the data, a file per process
+  checkpoints/<step>/data       the position in the data, one file per process
   checkpoints/<step>/meta       meta.json: config, tokenizer, versions, digests
 
-The four are one commit. Every value is under a digest, since Orbax keeps none
-of arrays: leaves under one that is computed on the device (`leaves.py`), files
-under SHA-256 (`folders.py`). A step that is proven to be damaged is set aside,
-never deleted, and the next older one is taken; if there is no other, nothing is
-moved and the run is refused.
+The four are committed together. Every value has a digest, since Orbax stores
+none for arrays: leaves have one that is computed on the device (`leaves.py`),
+files have a SHA-256 (`folders.py`). A step that is proven to be damaged is set
+aside, never deleted, and the next older one is restored; if no step is whole,
+nothing is moved and the run is refused.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ from pausejax.config import CheckpointConfig
 from pausejax.runtime import distributed
 from pausejax.train_state import TrainState
 
-MAX_FAILURES = 3  # Saves in a row that fail before the run ends.
+MAX_FAILURES = 3  # Consecutive failed saves after which the run ends.
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """What a checkpoint held, and a line that says which one it was and why."""
+  """The contents of a checkpoint, and a line on why it was chosen."""
 
   state: TrainState
   data: dict[str, bytes]
@@ -48,14 +48,15 @@ class Restored:
 
 
 class Store:
-  """The checkpoints below one folder."""
+  """The checkpoints in one folder."""
 
   def __init__(self, folder: os.PathLike, config: CheckpointConfig | None):
-    """Names the folder.
+    """Makes a store; does not access the folder yet.
 
     Args:
       folder: `<workdir>/checkpoints`.
-      config: what to keep; None only reads, next to a run that may be saving.
+      config: how many steps to keep; None for reading only, also while a run
+        saves there.
     """
     self._folder = pathlib.Path(folder)
     self._config = config
@@ -64,16 +65,16 @@ class Store:
     self._size = 0  # Bytes of a step.
     self._pending: int | None = None  # The step that is being written.
     self._last_finite = 0
-    self._failures = 0  # Saves in a row.
+    self._failures = 0  # Consecutive failed saves.
 
   def prepare(self, abstract: TrainState) -> None:
-    """Makes the folder, and checks that steps can be written there.
+    """Creates the folder, and checks that steps can be written there.
 
     Args:
-      abstract: shapes and dtypes of what will be saved.
+      abstract: shapes and dtypes of the states to save.
 
     Raises:
-      UserError: it cannot be written, or has no space for one step.
+      UserError: the folder is not writable, or has no space for one step.
     """
     self._size = space.size(leaves.flatten(abstract))
     if jax.process_index() == 0:
@@ -92,19 +93,20 @@ class Store:
   ) -> None:
     """Starts writing a checkpoint of the state's step and returns.
 
-    The arrays are copied before this returns, so the next step may reuse their
-    memory. The write before it is waited for. A step that cannot be written is
-    named on standard error, and training may go on: the steps before stay.
+    Waits for the previous save first. The arrays are copied before this
+    returns, so the next step may reuse their memory. A step that cannot be
+    written is reported on standard error, and training may continue: earlier
+    steps are kept.
 
     Args:
       state: the state after a step.
-      data: the data iterator's `state()`, files of this process.
-      meta: goes to meta.json, with format, step and digests added.
-      num_skipped: steps up to this one that were skipped in a row; the newest
+      data: the data iterator's `state()`, the files of this process.
+      meta: fields of meta.json; format, step and digests are added.
+      num_skipped: consecutive skipped steps up to this one; the newest
         checkpoint from before them is kept.
 
     Raises:
-      UserError: the workdir is gone, or several saves in a row failed.
+      UserError: the workdir was deleted, or several consecutive saves failed.
     """
     self.wait()
     step = int(state.step)
@@ -131,7 +133,7 @@ class Store:
     """Waits until the last save is on disk and whole; deletes old steps.
 
     Raises:
-      UserError: the workdir is gone, or several saves in a row failed.
+      UserError: the workdir was deleted, or several consecutive saves failed.
     """
     if self._pending is None:
       return
@@ -139,7 +141,7 @@ class Store:
     try:
       self._writer.wait()
       if jax.process_index() == 0:
-        # "Saved" means that what a restore needs is there.
+        # A step counts as saved only if it can be read back.
         folders.read(self._folder, step)
     except Exception as e:
       self._fail(step, e)
@@ -149,7 +151,7 @@ class Store:
       self._delete_old()
 
   def close(self) -> None:
-    """Waits for the last save and lets go of the folder.
+    """Waits for the last save and releases the folder.
 
     Raises:
       UserError: the last save failed.
@@ -163,28 +165,28 @@ class Store:
     self._writer.close()
 
   def restore(self, abstract: TrainState) -> Restored | None:
-    """Returns the newest whole checkpoint, or None if there is none at all.
+    """Returns the newest whole checkpoint, or None if there are none.
 
     Args:
       abstract: shapes, dtypes and shardings that the checkpoint must have.
 
     Raises:
-      CheckpointUnusable: checkpoints are there or were set aside, and none is
-        whole, or one is of a newer format. Nothing was moved.
+      CheckpointUnusable: checkpoints exist or were set aside, and none is
+        whole, or one has a newer format. Nothing was moved.
       UserError: a file cannot be read, or the newest whole checkpoint has other
-        leaves than `abstract` (the message is a table of them).
+        leaves than `abstract` (the message has a table of them).
     """
-    # What process 0 sees: the others may see its changes late, or half done.
-    there = self._list() if jax.process_index() == 0 else None
-    steps, aside = distributed.everyone(there)[0]
+    # Process 0 decides: the others may see its changes late or in part.
+    listing = self._list() if jax.process_index() == 0 else None
+    steps, aside = distributed.everyone(listing)[0]
     damaged = {}
     for step in reversed(steps):
       restored, damaged[step] = self._restore_step(step, abstract)
       if restored is not None:
         del damaged[step]
-        found = ", ".join(map(str, steps))
+        available = ", ".join(map(str, steps))
         notes = [self._set_aside(s, why) for s, why in damaged.items()]
-        reason = f"newest whole checkpoint (found: {found})"
+        reason = f"newest whole checkpoint (available: {available})"
         reason = "; ".join([reason, *notes])
         return dataclasses.replace(restored, reason=reason)
     if steps or aside:
@@ -192,7 +194,7 @@ class Store:
     return None
 
   def restore_params(self, abstract_model: Any, step: int) -> Any:
-    """Returns the model of a step, parameters only.
+    """Returns the model of a step, without optimizer state.
 
     Raises:
       CheckpointUnusable: the step is damaged.
@@ -206,26 +208,26 @@ class Store:
       leaves.describe(named),
     )
     try:
-      found = arrays.read(
+      params = arrays.read(
         self._folder / str(step), {"params": named}, meta["digests"]
       )
     except folders.Damaged as e:
       folders.refuse(self._folder, step, str(e))
     return leaves.unflatten(
-      abstract_model, {n.removeprefix("model/"): x for n, x in found.items()}
+      abstract_model, {n.removeprefix("model/"): x for n, x in params.items()}
     )
 
   def set_aside_after(self, step: int) -> tuple[int | None, list[int]]:
-    """Moves the checkpoints of later steps away if an older one stays.
+    """Sets the checkpoints after `step` aside if an older one exists.
 
     All processes call it together.
 
     Returns:
-      The newest step up to `step`, None if there is none, and what was moved.
+      (the newest step up to `step`, or None; the steps that were moved).
     """
     self.wait()
-    found = self._list()[0] if jax.process_index() == 0 else None
-    steps: list[int] = distributed.everyone(found)[0]
+    listed = self._list()[0] if jax.process_index() == 0 else None
+    steps: list[int] = distributed.everyone(listed)[0]
     newest = max((s for s in steps if s <= step), default=None)
     later = [s for s in steps if s > step and newest is not None]
     for s in later:
@@ -241,9 +243,9 @@ class Store:
       return folders.numbered(self._folder), folders.set_aside(self._folder)
 
   def _restore_step(self, step, abstract) -> tuple[Restored | None, str]:
-    """Returns (what the step holds, "") or (None, why it is damaged).
+    """Returns (the restored step, "") or (None, why it is damaged).
 
-    All processes return the same.
+    All processes return the same reason.
     """
     restored, broken, path = None, "", self._folder / str(step)
     try:
@@ -252,8 +254,8 @@ class Store:
       items = contents.items(abstract)
       named = {**items["params"], **items["opt_state"]}
       leaves.require_same(small.meta["leaves"], leaves.describe(named))
-      found = arrays.read(path, items, small.meta["digests"])
-      state = leaves.unflatten(abstract, found)
+      restored_leaves = arrays.read(path, items, small.meta["digests"])
+      state = leaves.unflatten(abstract, restored_leaves)
       if int(state.step) != step:
         raise folders.Damaged(f"its state is of step {int(state.step)}")
       own = contents.of_process(small.data)
@@ -264,17 +266,17 @@ class Store:
     return (None, broken) if broken else (restored, "")
 
   def _set_aside(self, step: int, why: str) -> str:
-    """Moves a damaged step out of the way; returns a note of it."""
+    """Moves a damaged step to `set_aside`; returns a note for the user."""
     if jax.process_index() == 0:
       folders.move_aside(self._folder, step)
     return f"{step} was set aside: {why}"
 
   def _refuse(self, damaged: Mapping[int, str], aside: list[str]) -> NoReturn:
     folder = self._folder
-    found = [f"{folder}/{step}: {why}" for step, why in damaged.items()]
-    found += [f"{folder.parent / folders.SET_ASIDE}/{name}" for name in aside]
+    steps = [f"{folder}/{step}: {why}" for step, why in damaged.items()]
+    steps += [f"{folder.parent / folders.SET_ASIDE}/{name}" for name in aside]
     raise errors.CheckpointUnusable(
-      f"no checkpoint is whole ({'; '.join(found)}); nothing was changed; put "
+      f"no checkpoint is whole ({'; '.join(steps)}); nothing was changed; put "
       f"a whole step back as {folder}/STEP, or name another --workdir, or "
       f"remove {folder} and {folder.parent / folders.SET_ASIDE} to start over "
       "at step 0"
@@ -287,7 +289,7 @@ class Store:
       _say(f"warning: old steps in {self._folder} were not deleted: {e}")
 
   def _fail(self, step: int, error: Exception) -> None:
-    """Says why a step is not saved; raises if training should not go on."""
+    """Reports why a step was not saved; raises if training should end."""
     self._failures += 1
     self._writer.close()
     self._require_folder()
@@ -301,14 +303,14 @@ class Store:
       raise errors.UserError(
         f"{message}; failed saves in a row: {self._failures}; {self._saved()}"
       ) from error
-    _say(f"{message}; training goes on until the next save")
+    _say(f"{message}; training continues until the next save")
 
   def _saved(self) -> str:
     steps = ", ".join(map(str, folders.numbered(self._folder)))
-    return f"steps that are saved: {steps or 'none'}"
+    return f"saved steps: {steps or 'none'}"
 
   def _require_folder(self) -> None:
-    """Raises unless the folder is the one that the run began with."""
+    """Raises unless the folder is the one that the run started with."""
     if _identity(self._folder) != self._identity:
       raise errors.UserError(
         f"{self._folder} was deleted or replaced while the run was using it; "
@@ -321,9 +323,9 @@ def _say(line: str) -> None:
 
 
 def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
-  """Returns what tells a folder from another of the same name."""
+  """Returns what distinguishes a folder from another of the same name."""
   try:
-    found = folder.stat()
+    status = folder.stat()
   except FileNotFoundError:
     return None
-  return found.st_dev, found.st_ino
+  return status.st_dev, status.st_ino

@@ -188,17 +188,17 @@ def leave(exit_code: int, *, failed: bool = False) -> None:
 
 
 def blame_lost_process(error: BaseException) -> None:
-  """Returns if an error is this process's own.
+  """Returns if no lost process caused the error.
 
-  Where a lost process may be its cause, waits for some seconds: if one is
-  lost, this process meanwhile names it and exits with 143.
+  If a lost process may be the cause, waits for some seconds. If one is lost,
+  this process reports it and exits with 143.
   """
   if _watch is not None and _may_come_from_others(error):
     _watch.wait_for_verdict()
 
 
 def _may_come_from_others(error: BaseException | None) -> bool:
-  """Returns whether JAX's runtime raised the error or one behind it."""
+  """Returns whether JAX's runtime raised the error or one of its causes."""
   if error is None:
     return False
   # Collectives on CPUs raise a ValueError, all others a RuntimeError.
@@ -208,7 +208,7 @@ def _may_come_from_others(error: BaseException | None) -> bool:
 
 
 def _first_to_leave(client) -> int:
-  """Returns the exit code that another process left first with, or 0."""
+  """Returns the exit code implied by the note of another process, or 0."""
   try:
     note = json.loads(client.blocking_key_value_get(peers.LEFT, 1))
     return PREEMPTED if note.get("failed", True) else note["exit_code"]
