@@ -35,8 +35,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
 autodoc_member_order = "bysource"
-# Names of arrays that end in their dimensions (x_BTD) are no references.
-nitpicky = False
+default_role = "code"  # `name` in a docstring.
 copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "sphinx_book_theme"
