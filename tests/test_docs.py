@@ -189,7 +189,12 @@ NAMED = re.compile(
 )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+# The changelog names files as they were.
+@pytest.mark.parametrize(
+  "page",
+  [page for page in PAGES if page.name != "CHANGELOG.md"],
+  ids=lambda p: str(p.relative_to(ROOT)),
+)
 def test_named_files_exist(page):
   for name in NAMED.findall(page.read_text()):
     assert [*ROOT.glob(name)], name
