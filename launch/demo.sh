@@ -1,6 +1,6 @@
 #!/bin/sh
 # From nothing to a report, end to end: `make demo`, or paste it line by line.
-# Everything lands in ./demo; after the install it takes about four minutes on two
+# Everything lands in ./demo; after the install it takes about three minutes on two
 # CPU cores.
 set -eu
 BIN=${BIN:-.venv/bin}

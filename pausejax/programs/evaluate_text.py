@@ -11,7 +11,7 @@ from pausejax.checkpoints import loaded_run
 from pausejax.config import DataConfig, LossConfig
 from pausejax.evaluation import results
 from pausejax.runtime import accelerators
-from pausejax.tasks import corpora
+from pausejax.tasks import corpora, file_lists
 
 _MAX_FRACTION = 0.9
 
@@ -56,6 +56,7 @@ def _fractions(text: str, run: loaded_run.Trained) -> list[float]:
 
 def _texts(options: argparse.Namespace) -> list[str]:
   """Returns the documents that --text names, in the order of their files."""
+  file_lists.expand(options.text, "--text")  # A mistake is named as --text.
   source = corpora.FileSource(
     train=options.text,
     validation=options.text,

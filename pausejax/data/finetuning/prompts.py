@@ -73,7 +73,8 @@ class Format:
         f"example {example.id!r} of task {self.task.name!r}: BOS, "
         f"{self.pauses.num_pauses} pauses and the answer are {-room} positions "
         "more than there are; ask for fewer pauses, or train with a larger "
-        "data.seq_len",
+        "data.seq_len (up to model.max_seq_len, which a model with "
+        "model.position=rope may raise)",
       )
       excess = max(len(text) - room, 0)
       num_cut += excess > 0
