@@ -1,4 +1,4 @@
-"""A small decoder on the English inside CPython: three minutes on two CPU cores.
+"""A small decoder on the English inside CPython: three minutes on two CPUs.
 
   pausejax tokenizer train --config=configs/smoke.py --vocab_size=2048 \\
     --out=demo/tokenizer.model
