@@ -147,7 +147,7 @@ def test_a_run_goes_on_without_the_one_it_began_with(place, tmp_path):
   shutil.rmtree(second)
   output = finetune(place, third, f"--init_from={second}", *begin)
   assert "resuming from step 2" in output
-  assert "without a checkpoint" in output and "began with step 4" in output
+  assert "without a checkpoint" in output and "started from step 4" in output
   meta = soak.last_meta(third)
   assert meta["step"] == 4 and meta["pauses_seen"]
   assert meta["initial"] == {"workdir": str(second), "step": 4}

@@ -165,7 +165,7 @@ def test_skipped_steps_in_a_row_stop_the_run_and_name_the_last_good_step():
   with pytest.raises(errors.Diverged) as e:
     run.go(0, 40, every=3)
   assert "5 steps in a row (8 to 12)" in e.value.message
-  assert "goes on from step 6" in e.value.message
+  assert "to resume from step 6" in e.value.message
   assert "learning_rate" in e.value.message and e.value.exit_code == 4
   assert run.asked == [7] and run.series == [0, 0, 2]
 

@@ -195,7 +195,7 @@ def test_other_first_parameters_are_announced(tmp_path, there):
   config = train_config(new)
   (line,) = resume.notes(config, new, {"config": new, "initial": began})
   now = f"step 9 of {folder}" if there else "without a checkpoint"
-  assert f"is now {now}" in line and f"began with step 7 of {folder}" in line
+  assert f"is now {now}" in line and f"started from step 7 of {folder}" in line
   same = {"workdir": str(folder), "step": 9}
   found = resume.notes(config, new, {"config": new, "initial": same})
   assert len(found) == (0 if there else 1)

@@ -117,7 +117,7 @@ def test_a_run_that_diverges_ends_each_time_and_goes_on_from_before(
     assert "training diverged" in output and "Traceback" not in output
     assert "the same command with a lower optim.learning_rate" in output
     kept = soak.last_meta(workdir)["step"]
-    assert f"goes on from step {kept}" in output
+    assert f"to resume from step {kept}" in output
     assert not soak.last_meta(workdir)["counters"]["skipped_in_a_row"]
   more = [a for a in good if a != "--config.num_steps=4"]
   output = soak.finish([*more, f"--config.num_steps={kept + 1}"])

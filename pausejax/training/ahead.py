@@ -1,8 +1,8 @@
-"""The train step, compiled for devices that need not be there.
+"""Compiles the train step ahead of time, for devices that need not exist.
 
-XLA's compilers ask only for a description of the hardware. They say what the
-very step of a run needs and sends, with nothing allocated: the state and the
-batch are shapes with shardings.
+XLA's compilers need only a description of the hardware. They report how much
+memory the step of a run needs and what it communicates. Nothing is allocated:
+the state and the batch are shapes with shardings.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from pausejax.training import step
 
 _BYTES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
-# How the TPU compiler says what a step that does not fit would have needed.
+# How the TPU compiler reports the memory of a step that does not fit.
 _REFUSED = re.compile(
   r"\(([\d.]+)([KMGT])\) exceeds available HBM|"
   r"memory space hbm\. Used ([\d.]+)([KMGT])"
@@ -32,15 +32,16 @@ _REFUSED = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-  """What a compiler says of a run's step.
+  """What a compiler reports about a run's step.
 
   Attributes:
-    batch_size: rows of the global batch that it was asked about.
-    needed_bytes: of a device's memory at the worst moment of the step, state
-      and batch among them.
-    hlo_text: the compiled step; "" where the compiler refused it, since it
-      needs more than a device has. Refusing takes seconds, compiling minutes.
-    seconds: that it took.
+    batch_size: rows of the global batch.
+    needed_bytes: peak memory per device during the step, including the state
+      and the batch.
+    hlo_text: the compiled step; "" if the compiler refused it because it needs
+      more memory than a device has. A refusal takes seconds, a compilation
+      minutes.
+    seconds: time that the compiler took.
   """
 
   batch_size: int
@@ -50,7 +51,7 @@ class Verdict:
 
   @property
   def is_refused(self) -> bool:
-    """Whether the compiler stopped for want of memory."""
+    """Whether the compiler refused the step for lack of memory."""
     return not self.hlo_text
 
 
@@ -63,7 +64,7 @@ def state_shapes(
 
 
 def bytes_per_device(tree: Any) -> int:
-  """Returns what a device holds of a tree of shapes with shardings."""
+  """Returns the bytes per device of a tree of shapes with shardings."""
   return sum(
     x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
     for x in jax.tree.leaves(tree)
@@ -80,14 +81,14 @@ def compile_step(
   """Compiles the train step of a run.
 
   Args:
-    config: the run.
+    config: the config of the run.
     model_config: its model, whose last id is `<pause>`.
-    mesh: of real devices or of described ones.
-    frees_memory: whether the compiler's account of what lives when is to be
-      believed (TPU, GPU); if not, all temporaries count at once (CPU).
+    mesh: a mesh of real or of described devices.
+    frees_memory: whether to use the compiler's peak memory (TPU, GPU); if
+      False, the sizes of all temporaries are added up (CPU).
 
   Raises:
-    UserError: the compiler fails, and not for want of memory.
+    UserError: the compiler fails for a reason other than lack of memory.
   """
   optimizer, schedule = optimizers.make(config.optim, config.num_steps)
   shapes = train_state.abstract(model_config, optimizer, mesh)
@@ -121,7 +122,7 @@ def compile_step(
 
 
 def batch_shapes(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
-  """Returns the shapes of a batch as `data/batch.py` makes it."""
+  """Returns the shapes and dtypes of the batches of `data/batch.py`."""
   dtypes = {
     "tokens": jnp.int32,
     "targets": jnp.int32,
@@ -142,7 +143,7 @@ def batch_shapes(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
 
 
 def _refused_bytes(error: Exception) -> int:
-  """Returns what the compiler would have needed."""
+  """Returns the bytes that a refused step would have needed."""
   if match := _REFUSED.search(str(error)):
     number, unit = [part for part in match.groups() if part]
     return int(float(number) * _BYTES[unit])
@@ -163,18 +164,18 @@ def largest_batch(
 ) -> tuple[int, list[Verdict]]:
   """Returns the largest batch that fits, and the verdicts that bound it.
 
-  What a step needs grows by the same amount with every `unit` rows, so two
-  verdicts give the line. A compiler that refuses is asked about a batch far
-  too large, since refusing is quick, and then about the first that should not
-  fit.
+  The memory of a step grows linearly with the batch size, so two verdicts
+  determine it. If the compiler refuses steps that do not fit, the second
+  verdict is on a batch that is far too large, since a refusal is quick, and a
+  third is on the smallest batch that is predicted not to fit.
 
   Args:
     first: the verdict on the run's own batch.
     ask: batch size -> verdict.
-    unit: rows that a batch size must be a multiple of.
-    held_bytes: of a device, by the state alone.
-    available_bytes: of a device.
-    refuses: whether the compiler refuses what does not fit (TPU).
+    unit: the batch size must be a multiple of it.
+    held_bytes: memory of the state per device.
+    available_bytes: memory per device.
+    refuses: whether the compiler refuses steps that do not fit (TPU).
   """
   growth = max(first.needed_bytes - held_bytes, 1) * unit / first.batch_size
   many = 2 * first.batch_size // unit
@@ -194,6 +195,6 @@ def largest_batch(
 
 
 def _fitting(a: Verdict, b: Verdict, available_bytes: int) -> int:
-  """Returns the rows at which the line through two verdicts meets the limit."""
+  """Returns the batch size that fits exactly, by a linear fit."""
   slope = (b.needed_bytes - a.needed_bytes) / (b.batch_size - a.batch_size)
   return int(a.batch_size + (available_bytes - a.needed_bytes) / slope)

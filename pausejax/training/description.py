@@ -1,4 +1,4 @@
-"""What a run is: one line for the terminal, and meta.json for checkpoints."""
+"""Describes a run: one line for the terminal, meta.json for checkpoints."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ from pausejax.training.inputs import Inputs
 def meta(
   inputs: Inputs, data: dict[str, Any], mesh: Mesh, restored: Restored | None
 ) -> dict[str, Any]:
-  """Returns what meta.json says of the run, enough to rebuild it.
+  """Returns the fields of meta.json that describe the run.
 
   Args:
-    inputs: what the run starts from.
-    data: fingerprint of its batches.
-    mesh: of its devices.
-    restored: the checkpoint it resumes from.
+    inputs: the inputs of the run.
+    data: the fingerprint of its batches.
+    mesh: the mesh of its devices.
+    restored: the checkpoint that it resumes from, if any.
   """
   config, initial = inputs.config, inputs.initial
   first = initial and {"workdir": str(initial.workdir), "step": initial.step}
@@ -47,7 +47,7 @@ def meta(
 
 
 def size(model: Decoder, mesh: Mesh, restored: Restored | None) -> str:
-  """Returns how large the model is, its devices, and the compute dtype."""
+  """Returns the number of parameters, the devices and the compute dtype."""
   count = sum(x.size for x in jax.tree.leaves(model))
   device, dtype = jax.devices()[0], products.compute_dtype(model.config.dtype)
   before = restored and restored.meta.get("compute_dtype", dtype)
@@ -59,9 +59,9 @@ def size(model: Decoder, mesh: Mesh, restored: Restored | None) -> str:
 
 
 def _reads_pauses(config: TrainConfig) -> bool:
-  """Returns whether the sequences of this run hold `<pause>`."""
+  """Returns whether the sequences of this run contain `<pause>`."""
   if not pipeline.is_finetuning(config.data.task):
     return config.data.pauses.uses_pause_token
-  found = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
-  pauses = [config.finetune.pauses(task.num_pauses) for task in found]
+  mixed = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
+  pauses = [config.finetune.pauses(task.num_pauses) for task in mixed]
   return any(p.num_pause_tokens for p in pauses)

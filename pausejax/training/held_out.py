@@ -1,4 +1,4 @@
-"""The evaluation of a model on held-out batches and examples."""
+"""Evaluates a model on held-out batches and examples."""
 
 import collections
 import dataclasses
@@ -17,13 +17,13 @@ Sums = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What an evaluation measured.
+  """The results of an evaluation.
 
   Attributes:
-    sums: of `step.evaluate_batch`, over all held-out batches.
-    plain_sums: the same over the same text without pauses: `sums` itself where
-      there are none, None in finetuning.
-    answers: metrics of the answers in percent, empty in pretraining.
+    sums: sums of `step.evaluate_batch` over all held-out batches.
+    plain_sums: the same over the same text without pauses: `sums` itself if
+      there are no pauses, None in finetuning.
+    answers: metrics of the answers in percent; empty in pretraining.
   """
 
   sums: Sums
@@ -37,13 +37,13 @@ class HeldOut:
 
   Attributes:
     evaluate_batch: jitted (model, device batch) -> sums.
-    mesh: where models and batches lie.
-    batches: makes the held-out batches anew.
-    plain_batches: the same without pauses: `batches` itself where there are
-      none, None in finetuning.
-    answer: (model, called between batches) -> metrics of its answers to
-      held-out examples, in percent; "score" chooses the best checkpoint. Empty
-      where nothing is answered.
+    mesh: the mesh of models and batches.
+    batches: returns an iterator over the held-out batches.
+    plain_batches: the same without pauses: `batches` itself if there are no
+      pauses, None in finetuning.
+    answer: (model, callback between batches) -> metrics of its answers to
+      held-out examples, in percent; "score" selects the best checkpoint. Empty
+      in pretraining.
   """
 
   evaluate_batch: Callable[..., dict[str, jax.Array]]
@@ -56,7 +56,7 @@ class HeldOut:
     """Returns the sums over all held-out batches and the answers' metrics.
 
     Args:
-      model: the decoder, laid out on the mesh.
+      model: the decoder, placed on the mesh.
       check: called before the first batch and after each; may raise.
     """
     check()

@@ -1,7 +1,8 @@
 """The first state of a run that starts from another run's parameters.
 
-Parameters only: moments, step and data position begin anew. A vocabulary
-without `<pause>`, and one whose `<pause>` was never read, get a row for it.
+Only parameters are taken; moments, step and data position start fresh. If the
+checkpoint has no `<pause>`, or was never trained on it, the row of `<pause>` is
+initialized.
 
 V vocabulary rows, D d_model.
 """
@@ -57,18 +58,19 @@ def from_checkpoint(
   """Returns the state at step 0 with the parameters of a checkpoint.
 
   Args:
-    store: checkpoints of the other run.
-    meta: meta.json of the one to take.
+    store: the checkpoints of the other run.
+    meta: meta.json of the checkpoint to use.
     config: the model of this run; `<pause>` is its last id.
-    optimizer: makes fresh moments.
-    mesh: where the state lies.
-    pause_init: row of a `<pause>` that the checkpoint has not or never read:
-      "mean" of all other rows, "normal" as any fresh row, or "keep".
-    seed: of "normal".
+    optimizer: initializes the moments.
+    mesh: the mesh on which the state is placed.
+    pause_init: how to set the row of a `<pause>` that the checkpoint lacks or
+      was never trained on: "mean" of all other rows, "normal" as for fresh
+      parameters, or "keep".
+    seed: the seed of "normal".
 
   Raises:
-    UserError: the parameters have other names or shapes than `config` makes,
-      or "keep" where there is no row to keep.
+    UserError: the names or shapes of the parameters differ from those of
+      `config`, or `pause_init` is "keep" and there is no row to keep.
   """
   num_saved = meta["model"]["vocab_size"]
   is_new = num_saved < config.vocab_size
@@ -105,7 +107,7 @@ def from_checkpoint(
 def _rows(
   table_VD: jax.Array, config: ModelConfig, pause_init: str, seed: int
 ) -> jax.Array:
-  """Returns the table with as many rows as `config` has, `<pause>` made."""
+  """Returns the table with the rows of `config`, `<pause>` initialized."""
   more = config.num_vocab_rows - table_VD.shape[0]
   table_VD = jnp.pad(table_VD, ((0, more), (0, 0)))
   pause_id = config.vocab_size - 1

@@ -1,4 +1,4 @@
-"""What a run starts from, checked before JAX is imported."""
+"""The inputs of a run, checked before JAX is imported."""
 
 import dataclasses
 import pathlib
@@ -21,15 +21,15 @@ from pausejax.training import resume
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-  """What a run starts from.
+  """The inputs of a run.
 
   Attributes:
-    config: the run.
-    values: its fields, as plain values; saved in each checkpoint.
-    tokenizer: of its data.
+    config: the config of the run.
+    values: its fields as plain values, as saved in each checkpoint.
+    tokenizer: the tokenizer of its data.
     workdir: absolute path of its folder.
-    own: the newest checkpoint in the workdir that can be read.
-    initial: the run to take parameters from; None if there is `own`.
+    own: the newest readable checkpoint in the workdir, if any.
+    initial: the run whose parameters it starts from; None if `own` is set.
   """
 
   config: TrainConfig
@@ -58,10 +58,10 @@ def check(tree: Any, workdir: str) -> Inputs:
     workdir: its folder.
 
   Raises:
-    UserError: a field, the data's settings, the tokenizer, the workdir, or the
-      run to start from is wrong, or the processes were started differently.
+    UserError: a field, the data settings, the tokenizer, the workdir, or the
+      run to start from is invalid, or the processes were started differently.
   """
-  # As the run is read from other folders, too.
+  # Absolute, since later programs may run in other folders.
   folder = tree.data.local_dir
   errors.require_local("data.local_dir", folder)
   tree.data.local_dir = str(pathlib.Path(folder).resolve()) if folder else ""
@@ -101,15 +101,16 @@ def check(tree: Any, workdir: str) -> Inputs:
 def take_over(
   config: Any, *, init_from: str, workdir: str, is_saved: bool
 ) -> None:
-  """Sets what a config takes over from the run it starts from.
+  """Sets the fields that a config inherits from the run it starts from.
 
-  A run that has a checkpoint takes it from there: the other run may be gone.
+  A run that has a checkpoint inherits them from there, since the other run may
+  no longer exist.
 
   Args:
     config: `ConfigDict` of the run, changed in place.
     init_from: the run to start from; "" for the one in the config.
     workdir: folder of the run.
-    is_saved: whether the config was saved by a run, and thus holds it already.
+    is_saved: whether a run saved the config, which then has these fields.
   """
   check_fields(config.to_dict())
   config.init_from = init_from or config.init_from
@@ -123,7 +124,7 @@ def take_over(
     )
   if source is None or is_saved:
     return
-  # Positions are learned up to there.
+  # The model was trained on positions below this limit.
   limit = source.model.max_seq_len
   config.data.seq_len = min(config.data.seq_len, limit)
   for name in architecture_fields(ModelConfig):
@@ -131,7 +132,7 @@ def take_over(
 
 
 def _initial(spec: str) -> loaded_run.Trained | None:
-  """Returns the run to take parameters from, None where none is named."""
+  """Returns the run whose parameters to use, None if `spec` is empty."""
   if not spec:
     return None
   errors.require_local("init_from", spec)
@@ -145,11 +146,11 @@ def _initial(spec: str) -> loaded_run.Trained | None:
 
 
 def _check_tokenizer(tokenizer, initial: loaded_run.Trained) -> None:
-  """Raises unless both have the same ids, `<pause>` apart."""
+  """Raises unless both have the same ids, except for `<pause>`."""
   names = ("tokenizer", "sha256")
-  found, wanted = tokenizer.fingerprint(), initial.tokenizer.fingerprint()
+  own, theirs = tokenizer.fingerprint(), initial.tokenizer.fingerprint()
   require_same(
     f"data.tokenizer of this run and of {initial.workdir}",
-    {n: found[n] for n in names},
-    {n: wanted[n] for n in names},
+    {n: own[n] for n in names},
+    {n: theirs[n] for n in names},
   )

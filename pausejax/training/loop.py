@@ -1,7 +1,7 @@
-"""The training loop, on one screen.
+"""The training loop.
 
-The metrics of a step are read after the next step is dispatched: the device
-never waits for Python, and no more than two steps are ever in flight.
+The metrics of a step are read after the next step is dispatched, so the device
+never waits for Python, and at most two steps are in flight.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from pausejax.training.saver import Saver
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """What the loop works with; `programs/train_setup.py` puts it together.
+  """The arguments of the loop; `programs/train_setup.py` builds them.
 
   Attributes:
     config: when to log, evaluate, save and stop.
     parts: the jitted train step and the mesh.
     state: the state to start from.
-    owed: whether the evaluation of that state is still to be made.
+    owed: whether that state is still to be evaluated.
     batches: the training batches of this process.
     held_out: evaluates a model.
     saver: writes checkpoints.
@@ -46,10 +46,10 @@ class Run:
 
 
 def train(run: Run) -> TrainState:
-  """Trains from the run's state to its last step; returns the state there.
+  """Trains from the run's state to its last step; returns the final state.
 
   Raises:
-    Diverged: the parameters, or too many steps in a row, are not finite.
+    Diverged: the parameters are not finite, or too many consecutive steps.
   """
   c, state, pending = run.config, run.state, None
   start, end = int(state.step), min(c.num_steps, c.stop_at_step or c.num_steps)
@@ -62,7 +62,7 @@ def train(run: Run) -> TrainState:
     data_wait = time.perf_counter() - began
     batch = sharding.put_batch(batch, run.parts.mesh)
     state, metrics = run.parts.train_step(state, batch)
-    if step == start + 1:  # It is compiled: from here on a signal saves.
+    if step == start + 1:  # The step is compiled: from now on a signal saves.
       run.stop.flag.defer()
     if pending is not None:
       _record(run, *pending)
@@ -89,28 +89,28 @@ def train(run: Run) -> TrainState:
 
 
 def _record(run: Run, step: int, metrics: dict, data_wait: float) -> None:
-  """Writes the metrics of a step; the same in every process, so all raise."""
+  """Writes the metrics of a step; an error is raised in all processes."""
   run.meter.record(step, metrics, data_wait)
   run.saver.require_finite_steps(step, run.meter.counters)
 
 
 def _evaluate(run: Run, state: TrainState) -> dict[str, float] | None:
-  """Records the held-out loss and answers; None if a signal cut it short."""
+  """Records the held-out loss and answers; None if a signal interrupted it."""
 
-  def check(*_) -> None:  # In all processes after the same batch.
+  def check(*_) -> None:  # Called in all processes after the same batch.
     if run.stop.ask():
-      raise _CutShort
+      raise _Interrupted
 
   try:
-    found = run.held_out.evaluate(state.model, check)
-  except _CutShort:
+    evaluation = run.held_out.evaluate(state.model, check)
+  except _Interrupted:
     return None
-  run.meter.record_evaluation(int(state.step), found)
-  return found.answers
+  run.meter.record_evaluation(int(state.step), evaluation)
+  return evaluation.answers
 
 
-class _CutShort(Exception):
-  """The run is to stop in the middle of an evaluation."""
+class _Interrupted(Exception):
+  """The run stops during an evaluation."""
 
 
 def _divides(every: int, step: int) -> bool:

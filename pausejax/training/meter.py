@@ -1,4 +1,4 @@
-"""Turns what the steps return into the numbers that people read."""
+"""Converts the metrics of steps to rows of metrics.jsonl and progress."""
 
 import dataclasses
 import math
@@ -13,12 +13,12 @@ from pausejax.training.held_out import Evaluation, Sums
 
 @dataclasses.dataclass
 class Counters:
-  """Counts in full precision; every checkpoint holds them."""
+  """Exact counts, saved in every checkpoint."""
 
   total_tokens: int = 0  # Positions of text and of pauses.
   real_tokens: int = 0  # Positions of text.
-  displaced_tokens: int = 0  # Text that "insert_trim" pushed out.
-  skipped_in_a_row: int = 0  # Steps up to the last one that were not finite.
+  displaced_tokens: int = 0  # Tokens of text that "insert_trim" cut off.
+  skipped_in_a_row: int = 0  # Consecutive skipped steps up to the last one.
 
 
 class Meter:
@@ -43,14 +43,15 @@ class Meter:
     """Makes a meter that continues from `counters`.
 
     Args:
-      writer: where rows go.
-      progress: where a person looks.
-      counters: tokens seen before; counted on in place.
+      writer: writes the rows.
+      progress: the progress bar to update.
+      counters: counts so far; updated in place.
       every: steps between rows.
       trims: whether pauses displace text (`PauseSpec.displaces_text`).
-      unigram_entropy: of the held-out text, to print beside its loss.
-      flops_per_token: of a training step.
-      peak_flops: of all devices, if known.
+      unigram_entropy: entropy of the held-out text in nats, printed with its
+        loss; None prints nothing.
+      flops_per_token: FLOPs of a training step per token.
+      peak_flops: peak FLOP/s of all devices together, if known.
     """
     self._writer = writer
     self._progress = progress
@@ -63,7 +64,7 @@ class Meter:
     self.restart_clock()
 
   def restart_clock(self) -> None:
-    """Leaves the time since the last step out of the next one."""
+    """Excludes the time since the last step from the next step's time."""
     self._last = time.perf_counter()
 
   def record(
@@ -111,20 +112,20 @@ class Meter:
       row["mfu"] = row["model_flops_per_second"] / self._peak_flops
     self._writer.write(step, row)
 
-  def record_evaluation(self, step: int, found: Evaluation) -> None:
+  def record_evaluation(self, step: int, evaluation: Evaluation) -> None:
     """Writes and shows the held-out loss and the metrics of the answers.
 
     Args:
       step: number of the step.
-      found: what its evaluation measured.
+      evaluation: its results.
     """
-    sums, plain_sums = found.sums, found.plain_sums
+    sums, plain_sums = evaluation.sums, evaluation.plain_sums
     loss = sums["nll"] / max(sums["num_targets"], 1.0)
     row = {
       "loss": loss,
       **losses_by_class(sums),
       "num_targets": int(sums["num_targets"]),
-      **found.answers,
+      **evaluation.answers,
     }
     line = f"step {step}: held-out loss {loss:.3f} nats per token"
     if plain_sums is not None:
@@ -137,14 +138,14 @@ class Meter:
     if self._unigram_entropy is not None:
       line += f" (unigram entropy {self._unigram_entropy:.3f})"
     self._progress.print(f"{line}, over {row['num_targets']:,} text targets")
-    if found.answers:
-      answers = "  ".join(f"{k} {v:.2f}" for k, v in found.answers.items())
+    if evaluation.answers:
+      answers = "  ".join(f"{k} {v:.2f}" for k, v in evaluation.answers.items())
       self._progress.print(f"step {step}: {answers}")
     self.restart_clock()
 
 
 def losses_by_class(sums: Sums) -> dict[str, float]:
-  """Returns perplexity, and the loss of targets read at text and at a pause.
+  """Returns perplexity, and the losses at text and at pause positions.
 
   Args:
     sums: the sums of `training.step.evaluate_batch`.

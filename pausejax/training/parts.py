@@ -1,4 +1,4 @@
-"""What a run is made of, checked on the devices before its data is touched."""
+"""The parts of a run, checked on the devices before its data is read."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from pausejax.training import ahead, step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-  """The parts of a run that its config and the devices decide.
+  """The parts of a run that depend on its config and the devices only.
 
   Attributes:
-    model: the shape of the decoder.
-    optimizer: with its schedule.
+    model: the config of the decoder.
+    optimizer: the optimizer, with its schedule.
     schedule: the learning rate at each step.
-    mesh: all devices.
+    mesh: a mesh of all devices.
     host: (index, count): the part of each batch that this process reads.
     abstract: shapes and shardings of the state.
-    train_step: jitted (state, batch) -> (state, metrics), traced already.
+    train_step: jitted (state, batch) -> (state, metrics), already traced.
   """
 
   model: ModelConfig
@@ -41,13 +41,13 @@ def make(config: TrainConfig, vocab_size: int) -> Parts:
   """Returns the parts of a run; takes seconds, and allocates nothing.
 
   Args:
-    config: the run.
-    vocab_size: ids of its tokenizer, `<pause>` being the last.
+    config: the config of the run.
+    vocab_size: number of ids of its tokenizer; the last one is `<pause>`.
 
   Raises:
-    UsageError: the devices do not make the mesh, the batch or the model does
-      not divide over it, optax has no such optimizer, or the attention cannot
-      do what the model asks for.
+    UsageError: the mesh does not match the number of devices, the batch or the
+      model does not divide over the mesh, optax has no such optimizer, or the
+      attention implementation does not support the model's options.
   """
   model = config.model_config(vocab_size)
   optimizer, schedule = optimizers.make(config.optim, config.num_steps)
@@ -63,7 +63,7 @@ def make(config: TrainConfig, vocab_size: int) -> Parts:
       layout=jax.tree.map(lambda x: x.sharding, abstract),
       mesh=mesh,
     )
-    # What cannot be computed fails here.
+    # Tracing raises the errors of unsupported options.
     train_step.trace(abstract, ahead.batch_shapes(config, mesh))
   return Parts(
     model=model,

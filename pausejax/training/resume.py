@@ -1,9 +1,8 @@
-"""What a resumed run may change, what it says of it, and what it keeps of it.
+"""Compares the settings of a resumed run with those of its checkpoint.
 
-The settings in the checkpoint are compared with the new ones. Fields that
-decide what the model computes, or what the data is, must stay; every other
-difference is printed. `config_history.jsonl` in the workdir has a line for each
-change: {"step": the step it begins behind, "config": all fields}.
+Fields that decide what the model computes, or what the data is, must not
+change; every other difference is printed. `config_history.jsonl` in the workdir
+has one line per change: {"step": last step before it, "config": all fields}.
 """
 
 import pathlib
@@ -15,12 +14,12 @@ from pausejax.checkpoints import folders, loaded_run
 from pausejax.config import TrainConfig
 from pausejax.data import tokenizers
 
-# Why -> the fields, or groups of them, that a resumed run may change. All
-# others must stay: the model's shape and attention pattern, the seed, the
+# Reason -> the fields, or groups of fields, that a resumed run may change. All
+# others must not change: the model's shape and attention pattern, the seed, the
 # batch size (a position in the data is step * batch_size + row), the data with
 # its pauses, the format of examples, and the optimizer with its moments.
 MAY_CHANGE = {
-  "how long and how fast it learns, from here on": (
+  "how long and how fast it trains from now on": (
     "num_steps",
     "stop_at_step",
     "optim.learning_rate",
@@ -34,7 +33,7 @@ MAY_CHANGE = {
     "optim.max_skipped_in_a_row",
     "loss.z_loss",
   ),
-  "when it saves, measures and logs": ("checkpoint", "eval", "log"),
+  "when it saves, evaluates and logs": ("checkpoint", "eval", "log"),
   "how devices compute the same, up to rounding": (
     "mesh",
     "model.attention",
@@ -45,7 +44,7 @@ MAY_CHANGE = {
     "optim.num_microbatches",
     "data.prefetch",
   ),
-  "where the same data lies; its content is compared": (
+  "where the same data is stored; its content is compared": (
     "data.tokenizer",
     "data.files",
     "data.validation_files",
@@ -61,9 +60,9 @@ Difference = tuple[str, Any, Any]  # Field, saved value, new value.
 
 
 def own_checkpoint(workdir: pathlib.Path) -> loaded_run.Trained | None:
-  """Returns the newest checkpoint of a run that can be read, None without one.
+  """Returns the newest readable checkpoint of a run, None if there is none.
 
-  What is damaged is not reported here; `Store.restore` does so.
+  Damage is not reported here but by `Store.restore`.
   """
   folder = workdir / "checkpoints"
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -78,13 +77,13 @@ def own_checkpoint(workdir: pathlib.Path) -> loaded_run.Trained | None:
 def differences(saved: Mapping[str, Any], new: Mapping) -> list[Difference]:
   """Returns the fields that differ between two configs, in order.
 
-  A field that one of them lacks, of another version of this package, is not
-  compared; of the free-form optim.kwargs it counts as None.
+  A field that one of them lacks, because another version of this package wrote
+  it, is not compared; in the free-form optim.kwargs, it counts as None.
   """
   a, b = dict(_flat(saved)), dict(_flat(new))
   names = [n for n in {**b, **a} if (n in a and n in b) or ".kwargs." in n]
-  found = [(name, a.get(name), b.get(name)) for name in names]
-  return [row for row in found if row[1] != row[2]]
+  rows = [(name, a.get(name), b.get(name)) for name in names]
+  return [row for row in rows if row[1] != row[2]]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple]:
@@ -112,7 +111,7 @@ def require_resumable(
   refused = [d for d in differences(saved, new) if not may_change(d[0])]
   if refused:
     raise errors.UsageError(
-      f"--workdir: the run in {workdir} cannot go on with another "
+      f"--workdir: the run in {workdir} cannot resume with another "
       f"{', '.join(name for name, _, _ in refused)}; choose another --workdir, "
       "or give the saved values",
       "\n".join(describe(refused)),
@@ -120,7 +119,7 @@ def require_resumable(
 
 
 def describe(rows: list[Difference]) -> list[str]:
-  """Returns a line for each field that differs: its name, old -> new."""
+  """Returns one line per differing field: its name, old -> new."""
   width = max((len(name) for name, _, _ in rows), default=0)
   return [f"  {name:{width}}  {old!r} -> {new!r}" for name, old, new in rows]
 
@@ -128,11 +127,11 @@ def describe(rows: list[Difference]) -> list[str]:
 def notes(
   config: TrainConfig, new: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> list[str]:
-  """Returns lines that say how a run goes on otherwise than it was saved.
+  """Returns lines on how a resumed run differs from its checkpoint.
 
   Args:
-    config: the run.
-    new: its fields, as plain values.
+    config: the config of the run.
+    new: its fields as plain values.
     meta: meta.json of its checkpoint.
   """
   changed = describe(differences(meta["config"], new))
@@ -154,15 +153,16 @@ def _note_on_initial(spec: str, began: Mapping[str, Any] | None) -> list[str]:
   if now == first:
     return []
   return [
-    f"init_from: {spec} is now {now}; this run began with {first} and goes on "
-    "from its own checkpoint"
+    f"init_from: {spec} is now {now}; this run started from {first} and "
+    "resumes from its own checkpoint"
   ]
 
 
 def tokenizer_spec(run: loaded_run.Trained) -> str:
-  """Returns what `data.tokenizer` must say for a run to go on, or to start.
+  """Returns the value of `data.tokenizer` with which to resume a run.
 
-  The file that it was made with, while that is as it was; else the run's copy.
+  This is the file that the run started with if it is unchanged, else the run's
+  copy.
   """
   named = run.meta["config"]["data"]["tokenizer"]
   try:
@@ -173,17 +173,17 @@ def tokenizer_spec(run: loaded_run.Trained) -> str:
 
 
 def is_over(config: TrainConfig, step: int) -> bool:
-  """Returns whether no step is left after `step`."""
+  """Returns whether no step remains after `step`."""
   return step >= min(config.num_steps, config.stop_at_step or config.num_steps)
 
 
 def nothing_to_do(config: TrainConfig, step: int, folder: pathlib.Path) -> str:
-  """Returns a line that says why no step is left.
+  """Returns a line that says why no step remains.
 
   Args:
-    config: the run.
+    config: the config of the run.
     step: the step of its checkpoint.
-    folder: where that lies.
+    folder: the folder of its checkpoints.
   """
   saved = f"step {step} of {config.num_steps} is saved in {folder}"
   if step == config.num_steps:
@@ -195,7 +195,7 @@ def nothing_to_do(config: TrainConfig, step: int, folder: pathlib.Path) -> str:
     )
   return (
     f"{saved}, and stop_at_step is {config.stop_at_step}; nothing to do (raise "
-    "it to go on, or set it to 0)"
+    "it or set it to 0 to continue)"
   )
 
 
@@ -203,9 +203,9 @@ def ending(config: TrainConfig, state: Any, folder: pathlib.Path) -> str:
   """Returns the last line of a run.
 
   Args:
-    config: the run.
+    config: the config of the run.
     state: the state that was saved.
-    folder: where it was saved.
+    folder: the folder of its checkpoints.
   """
   line = (
     f"step {state.step} is saved in {folder} (num_steps {config.num_steps})"

@@ -1,8 +1,9 @@
 """Saves a run, unless it diverged.
 
-Skipped steps change no parameter, so a checkpoint made between them only holds
-a longer series of them. The last one from before the series is made the newest
-again: the same command then resumes from there, with other settings if given.
+Skipped steps change no parameter, so a checkpoint from a series of them has the
+same parameters as the one before the series. When a run diverges, the later
+checkpoints are set aside: the same command then resumes from the last one
+before the series, with other settings if given.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ class Saver:
   Attributes:
     store: the run's checkpoints.
     batches: the training batches, whose position is saved.
-    meta: what every checkpoint's meta.json says of the run.
+    meta: fields of every checkpoint's meta.json that describe the run.
     optim: the limit on skipped steps, and the learning rate for messages.
   """
 
@@ -42,12 +43,12 @@ class Saver:
 
     Args:
       state: the state after a step.
-      counters: of the run up to this step.
-      answers: metrics of the answers; None for an evaluation that was cut
-        short, which the resumed run makes.
+      counters: counts of the run up to this step.
+      answers: metrics of the answers; None if the evaluation was interrupted,
+        so that the resumed run repeats it.
 
     Raises:
-      Diverged: the parameters are not finite, so no later step can be.
+      Diverged: the parameters are not finite.
     """
     norm = float(train_state.parameter_norm(state.model))
     if not math.isfinite(norm):
@@ -87,8 +88,8 @@ class Saver:
     """Moves later checkpoints to `set_aside` and returns the error to raise.
 
     Args:
-      what: the reason, as the beginning of the message.
-      last_good: last step that was not skipped.
+      what: the reason, as the start of the message.
+      last_good: the last step that was not skipped.
     """
     step, moved = self.store.set_aside_after(last_good)
     lower = (
@@ -99,7 +100,7 @@ class Saver:
     else:
       advice = (
         f"the last step saved before that is {step}; start the same command "
-        f"{lower}, and the run goes on from step {step}"
+        f"{lower} to resume from step {step}"
       )
     if moved:
       steps = ", ".join(map(str, moved))

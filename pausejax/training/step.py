@@ -1,10 +1,9 @@
 """One training step and one evaluation step, as pure functions.
 
-Everything is summed first and divided once: the loss is the sum of nats over
-all counted targets of the global batch, microbatches and shards included,
-divided by their number.
+The loss is the sum of the cross entropy, in nats, over all counted targets of
+the global batch, across microbatches and shards, divided once by their number.
 
-B batch, T tokens, K positions of a row that the head sees.
+B batch, T tokens, K positions of a row to which the head is applied.
 """
 
 import functools
@@ -36,16 +35,17 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one step and the metrics of the step.
 
-  A step whose loss or gradient norm is not finite changes nothing but the
-  counters. Its gradients are thrown away inside the jitted function.
+  A step whose loss or gradient norm is not finite changes only the counters.
+  Its gradients are discarded inside the jitted function.
 
   Args:
-    state: the state before.
+    state: the state before the step.
     batch: arrays as in `data/batch.py`.
     optimizer: from `optimizer.make`.
     schedule: the learning rate of each step that was not skipped.
-    loss: how the cross entropy is computed.
-    num_microbatches: divides B; gradients are summed over this many parts.
+    loss: the options of the cross entropy.
+    num_microbatches: number of parts, dividing B, over which gradients are
+      summed.
     pause_id: id of `<pause>`, for the metrics.
 
   Returns:
@@ -87,13 +87,13 @@ def evaluate_batch(
   loss: LossConfig,
   pause_id: int,
 ) -> Metrics:
-  """Returns the sums of one batch, to be added up before any division.
+  """Returns the sums of one batch; add them over batches before dividing.
 
   Returns:
     float32 scalars: `nll` and `num_targets` over all counted targets,
-    `nll_after_pause` and `num_after_pause` over those read at a pause,
-    `num_pauses` (targets that are one), `num_pauses_in_full_rows` (those in
-    rows without padding) and `num_real` (positions that hold text or a pause).
+    `nll_after_pause` and `num_after_pause` over those whose input is a pause,
+    `num_pauses` (targets that are a pause), `num_pauses_in_full_rows` (those in
+    rows without padding) and `num_real` (positions of text or a pause).
   """
   return _summed_objective(model, batch, loss=loss, pause_id=pause_id)[1]
 
@@ -109,15 +109,15 @@ def jit_train_step(
 ) -> Callable[..., Any]:
   """Returns the jitted train step of a run: (state, batch) -> (state, metrics).
 
-  The old state's memory is given up.
+  The buffers of the old state are donated.
 
   Args:
-    config: the run.
+    config: the config of the run.
     optimizer: from `optimizer.make`, with its `schedule`.
     schedule: the learning rate.
     pause_id: id of `<pause>`.
     layout: shardings of the state.
-    mesh: the mesh; batches are laid out by `sharding.put_batch`.
+    mesh: the mesh; `sharding.put_batch` places batches on it.
   """
   step = functools.partial(
     train_step,
@@ -168,7 +168,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     "nll_after_pause": jnp.where(after_pause_BK, nll_BK, 0.0),
     "num_after_pause": after_pause_BK,
     "num_pauses": is_pause_BT,
-    # A full row is as long as its text was, so each pause pushed one out.
+    # A full row is as long as its text was, so each pause displaced one token.
     "num_pauses_in_full_rows": is_pause_BT & is_full_B1,
     "num_real": is_real_BT,
   }
@@ -177,7 +177,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
 
 @jax.vmap
 def _rows_at(x_T: jax.Array, places_K: jax.Array) -> jax.Array:
-  """Returns [B, K, ...], of each row of [B, T, ...] some places."""
+  """Returns [B, K, ...]: K positions of each row of [B, T, ...]."""
   return x_T.at[places_K].get(unique_indices=True)
 
 
@@ -197,7 +197,8 @@ def _summed_grads(objective, model, batch, num_microbatches: int):
 
   if num_microbatches == 1:
     return one(batch)
-  # Rows are dealt out, not cut in runs, so that each stays on its device.
+  # Row i goes to microbatch i % num_microbatches, so that each row stays on its
+  # device.
   parts = jax.tree.map(
     lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1),
     batch,
