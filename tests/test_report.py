@@ -209,7 +209,9 @@ def test_the_header_counts_and_warns(written):
   text = outline(written).text
   assert "0 of 8 done, 6 begun" in text
   assert "pausejax 0.0.7" in text
-  assert "Only 2 seeds" in text and "best was chosen on the score" in text
+  assert (
+    "Only 2 seeds" in text and "best one was chosen on the reported" in text
+  )
 
 
 def test_losses_are_averaged_without_what_is_not_finite(tmp_path):
@@ -267,7 +269,11 @@ def test_a_study_with_nothing_done_says_so_in_each_section(tmp_path):
   program.main([f"--workdir={tmp_path}"])
   page = outline(tmp_path)
   assert page.cells.count("0 of 2 seeds") == 3
-  for text in ("Nothing was evaluated", "No run has", "It takes two variants"):
+  for text in (
+    "Nothing was evaluated",
+    "No run has",
+    "This needs two variants",
+  ):
     assert text in page.text
   assert page.count("section") == 9 and "pausejax train" in page.text
 
@@ -321,7 +327,7 @@ def test_prompts_are_shown_if_the_same_data_is_at_hand(tmp_path):
   for other in ('{"question": "Else?", "answer": "#### 7"}', "no JSON"):
     (folder / "test.jsonl").write_text(other)
     found = contents.collect(tmp_path / "study")
-    assert "not at hand" in document.page(found, paper=False)
+    assert "not available" in document.page(found, paper=False)
 
 
 def test_a_page_of_forty_runs_is_small(tmp_path):

@@ -1,1 +1,1 @@
-"""Studies: which runs to make, their table, and their report."""
+"""Studies: the runs of a study, their table, and their report."""

@@ -10,52 +10,52 @@ from pausejax.json_files import Shape
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig(ConfigGroup):
-  """What is run, and what the table shows; `plan.py` makes commands of it.
+  """The runs of a study and the rows of its table; `plan.py` plans commands.
 
-  Words are those of a `pausejax` command, separated by spaces or one an
-  element; in them {task} stands for the task and {workdir} for the folder of
-  the study.
+  Words are the arguments of a `pausejax` command, separated by spaces or one
+  per element. In them, {task} stands for the task and {workdir} for the folder
+  of the study.
   """
 
   title: str = field("Study", "Title above the table.")
   local_dir: str = field(
-    "", "Folder of the published files, one folder a task; empty: TFDS."
+    "", "Folder of the published files, one folder per task; empty: TFDS."
   )
   prepare: tuple[tuple[str, ...], ...] = field(
     (),
-    "Made once, for all runs, in order: (name, words of a command); "
+    "Run once, before all runs, in order: (name, words of a command); "
     "{workdir}/prepare/NAME is its folder.",
   )
-  pretrain_words: str = field("", "Words for every pretraining.")
-  finetune_words: str = field("", "Words for every finetuning.")
-  evaluate_words: str = field("", "Words for every evaluation.")
+  pretrain_words: str = field("", "Words of every pretraining.")
+  finetune_words: str = field("", "Words of every finetuning.")
+  evaluate_words: str = field("", "Words of every evaluation.")
   pretrainings: Mapping[str, tuple[str, ...]] = field(
     {}, "Pretrainings: name -> a config and words, or the folder of a run."
   )
   tasks: tuple[str, ...] = field((), "Downstream tasks.")
   task_words: Mapping[str, tuple[str, ...]] = field(
-    {}, "Words for the finetunings on a task: task -> words."
+    {}, "Words of the finetunings on a task: task -> words."
   )
   finetunings: Mapping[str, tuple[str, ...]] = field(
     {}, "Finetunings: name -> a config and words."
   )
   evaluations: Mapping[str, tuple[str, ...]] = field(
     {},
-    "Evaluations beyond the one as finetuned: finetuning -> words of each.",
+    "Evaluations besides the one as finetuned: finetuning -> words of each.",
   )
   seeds: tuple[int, ...] = field((0,), "Seeds of every finetuning.")
   variants: tuple[tuple[str, ...], ...] = field(
     (),
-    "Rows of the table: name, pretraining, and the finetunings of which the "
-    "best counts; a last filler=. is what stood in place of <pause>.",
+    "Rows of the table: name, pretraining, and the finetunings, of which the "
+    "best is shown; a last filler=. replaces <pause> at inference.",
   )
   tasks_module: str = field(
-    "", "Python module that registers tasks of your own (docs/tasks.md)."
+    "", "Python module that registers your own tasks (docs/tasks.md)."
   )
 
 
 def shapes() -> dict[str, Shape]:
-  """Returns name -> the JSON that each field takes; see `json_files.py`."""
+  """Returns name -> JSON type of each field; see `json_files.py`."""
   return {f.name: _shape(f.type) for f in dataclasses.fields(StudyConfig)}
 
 

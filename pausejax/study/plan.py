@@ -1,14 +1,14 @@
-"""A study: pretrainings x tasks x finetunings x seeds, as cells to be run.
+"""A study: pretrainings x tasks x finetunings x seeds, as cells to run.
 
   WORKDIR/study.json                          the plan
-  WORKDIR/prepare/<name>/                     what the runs share
-  WORKDIR/pretrain/<pretraining>/             a training run each
+  WORKDIR/prepare/<name>/                     data that the runs share
+  WORKDIR/pretrain/<pretraining>/             one training run each
   WORKDIR/finetune/<pretraining>-<task>-<finetuning>-s<seed>/
                                               a training run, its evaluations
-  WORKDIR/table.{json,md,csv,tex}             what came out so far
+  WORKDIR/table.{json,md,csv,tex}             the results so far
 
-A cell is done when its last file is there, so that a study which was killed
-goes on where it was: training resumes by itself, results appear whole.
+A cell is done when its last file exists, so a study that was killed resumes:
+training resumes from its checkpoint, and results are written atomically.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from pausejax.config import loader
 from pausejax.data.finetuning import examples
 from pausejax.study.config import shapes
 
-# Stand for the task, and for the study's folder, in its words.
+# Placeholders in words: the task, and the folder of the study.
 _TASK, _WORKDIR = "{task}", "{workdir}"
 _FILLER = "filler="
 FORMAT = 2
@@ -39,10 +39,10 @@ class Variant:
   """A row of the table.
 
   Attributes:
-    name: as the table shows it.
+    name: name in the table.
     pretraining: one of the study's pretrainings.
-    finetunings: of which the best by mean counts.
-    filler: what stood in place of `<pause>` at inference; "" for nothing.
+    finetunings: the candidates; the one with the best mean is shown.
+    filler: text that replaced `<pause>` at inference; "" for none.
   """
 
   name: str
@@ -51,7 +51,7 @@ class Variant:
   filler: str = ""
 
   def words(self) -> tuple[str, ...]:
-    """Returns the variant as a config spells it."""
+    """Returns the variant as written in a config."""
     filler = (_FILLER + self.filler,) if self.filler else ()
     return (self.name, self.pretraining, *self.finetunings, *filler)
 
@@ -61,11 +61,11 @@ class Cell:
   """One thing to run: a pretraining, or a finetuning with its evaluations.
 
   Attributes:
-    id: names it, and its folder.
-    pretraining: name of its pretraining, "" if it prepares for all.
+    id: its name, and its folder below that of the study.
+    pretraining: name of its pretraining, "" if it prepares data for all runs.
     task: "" unless it is a finetuning.
     finetuning: "" unless it is one.
-    seed: of the finetuning.
+    seed: seed of the finetuning.
     workdir: its folder.
     commands: words of each `pausejax` command, in order.
   """
@@ -79,7 +79,7 @@ class Cell:
   commands: tuple[tuple[str, ...], ...]
 
   def is_done(self) -> bool:
-    """Returns whether nothing is left to run."""
+    """Returns whether all of its commands have finished."""
     return (self.workdir / "done").exists()
 
   def shell(self) -> str:
@@ -126,11 +126,11 @@ class Study:
         errors.require_one_of(where, name, self.finetunings)
     for name in [*dict(self.prepare), *self.pretrainings, *self.finetunings]:
       errors.require(
-        name.isidentifier(), f"{name!r} does not make a folder's name"
+        name.isidentifier(), f"{name!r} is not a valid folder name"
       )
 
   def cells(self) -> list[Cell]:
-    """Returns every cell, each after those it needs."""
+    """Returns all cells, each after the cells that it depends on."""
     return [
       *self.preparing_cells(),
       *self.pretraining_cells(),
@@ -138,7 +138,7 @@ class Study:
     ]
 
   def preparing_cells(self) -> list[Cell]:
-    """Returns one cell for each thing that the runs share."""
+    """Returns one cell for each preparation that the runs share."""
     return [
       Cell(
         id=f"prepare/{name}",
@@ -153,7 +153,7 @@ class Study:
     ]
 
   def pretraining_cells(self) -> list[Cell]:
-    """Returns one cell a pretraining that is not run elsewhere."""
+    """Returns one cell for each pretraining that this study runs."""
     return [
       self._pretraining_cell(name)
       for name, words in self.pretrainings.items()
@@ -163,7 +163,7 @@ class Study:
   def finetuning_cells(self) -> list[Cell]:
     """Returns one cell for each pretraining, task, finetuning and seed.
 
-    Seeds go round last, so that a first table is there early.
+    All cells of the first seed come first, so a first table is ready early.
     """
     return [
       self._finetuning_cell(*names, seed)
@@ -184,14 +184,14 @@ class Study:
     return named[1] if named else examples.scoring_split(tasks.downstream(task))
 
   def pretrained(self, name: str) -> pathlib.Path:
-    """Returns the workdir of a pretraining, here or elsewhere."""
+    """Returns the workdir of a pretraining, of this study or of another run."""
     words = self.pretrainings[name]
     if _is_elsewhere(words):
       return pathlib.Path(words[0])
     return self.workdir / "pretrain" / name
 
   def save(self) -> None:
-    """Writes study.json; raises UserError if another study's is there."""
+    """Writes study.json; raises UserError if another study is in the folder."""
     path = self.workdir / "study.json"
     plan = json.dumps(self.as_json(), indent=2) + "\n"
     if path.exists():
@@ -202,14 +202,14 @@ class Study:
     files.write(path, plan)
 
   def as_json(self) -> dict[str, Any]:
-    """Returns the plan as plain values, the commands of every cell in it."""
+    """Returns the plan as plain values, with the commands of every cell."""
     fields = dataclasses.asdict(self)
     fields.pop("workdir")
     fields["variants"] = [v.words() for v in self.variants]
     return {"format": FORMAT, **fields, "cells": self._commands()}
 
   def _commands(self, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns cell id -> its commands; `only` those that a plan has, too."""
+    """Returns cell id -> its commands; with `only`, for the cells of a plan."""
     known = only["cells"] if only else None
     return {
       cell.id: [shlex.join(words) for words in cell.commands]
@@ -260,7 +260,7 @@ class Study:
       *more,
     )
     evaluate = ("evaluate", f"--checkpoint={workdir}", f"--task={task}")
-    # First as finetuned, then what the study asks for beyond.
+    # First as finetuned, then the further evaluations of the study.
     runs = [
       self._words(words, self.evaluate_words, task=task)
       for words in ("", *self.evaluations.get(finetuning, ()))
@@ -276,7 +276,7 @@ class Study:
     )
 
   def _words(self, *texts: str, task: str = "") -> tuple[str, ...]:
-    """Returns the words of texts, with what stands for others filled in."""
+    """Returns the words of texts with the placeholders replaced."""
     try:
       words = [word for text in texts for word in shlex.split(text)]
     except ValueError as e:
@@ -290,11 +290,11 @@ def load(workdir: pathlib.Path) -> Study:
   """Returns the study that was planned in a workdir.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no study.
   """
   path = workdir / "study.json"
   if not path.is_file():
-    raise errors.UserError(f"{workdir} holds no study (no study.json)")
+    raise errors.UserError(f"{workdir} has no study (no study.json)")
   fields = _read(path)
   fields.pop("cells")
   try:
@@ -328,7 +328,7 @@ def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
   """Returns the checked study of plain fields, from a config or JSON.
 
   Raises:
-    UsageError: unknown names; the message names the nearest.
+    UsageError: an unknown name; the message suggests the nearest one.
   """
   known = {f.name for f in dataclasses.fields(Study)} - {"workdir"}
   for name in fields:
@@ -364,7 +364,7 @@ def _check_shapes(fields: Mapping[str, Any]) -> None:
 
 
 def _variant(name: str, pretraining: str, *finetunings: str) -> Variant:
-  """Returns the variant; a last word "filler=." tells a filler."""
+  """Returns the variant; a last word "filler=." sets its filler."""
   fillers = [w for w in finetunings if w.startswith(_FILLER)]
   return Variant(
     name=name,
@@ -375,7 +375,7 @@ def _variant(name: str, pretraining: str, *finetunings: str) -> Variant:
 
 
 def _is_elsewhere(words: tuple[str, ...]) -> bool:
-  """Returns whether a pretraining is a run's folder, not a config."""
+  """Returns whether a pretraining is the folder of a run, not a config."""
   return not loader.is_config(words[0])
 
 

@@ -1,8 +1,8 @@
 """The table of a study as text: terminal, Markdown, CSV, LaTeX, JSON.
 
 Scores are percent: mean ± sample deviation over seeds, and M at inference.
-A cell without results says how many seeds it waits for. Every format says what
-an interval is, and why a row has none.
+A cell without results shows how many seeds are missing. Every format explains
+the interval, and why a row has none.
 """
 
 import csv as csv_
@@ -17,7 +17,7 @@ from pausejax.study.table import ABOUT_INTERVAL, ABOUT_SCORE, Row
 
 _HEADINGS = ("task", "metric", "variant", "score", "difference", "n", "seeds")
 _PAPER = "paper, 1B"
-# Column of CSV and JSON that says what an interval is.
+# Column of CSV and JSON that explains the interval.
 _ABOUT = "about_interval"
 _TEX = {c: "\\" + c for c in "&%$#_{}"} | {
   "\\": r"\textbackslash{}",
@@ -48,7 +48,7 @@ def markdown(rows: Sequence[Row], *, paper: bool) -> str:
 
 
 def csv(rows: Sequence[Row]) -> str:
-  """Returns one line a row, in full precision; what is not there is empty."""
+  """Returns one line per row, in full precision; missing values are empty."""
   names = [*(field.name for field in dataclasses.fields(Row)), _ABOUT]
   pairs = {
     "interval": ("low", "high"),
@@ -97,7 +97,7 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-  """Returns what stands below the table, a sentence each."""
+  """Returns the notes below the table, one sentence each."""
   has_interval = any(row.interval for row in rows)
   remarks = (f"{r.task}, {r.variant}: {r.remark}" for r in rows if r.remark)
   about = [ABOUT_SCORE] if any(row.seeds for row in rows) else []
@@ -105,7 +105,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def has_paper(rows: Sequence[Row]) -> bool:
-  """Returns whether the paper gives a number for any row."""
+  """Returns whether the paper reports a number for any row."""
   return any(row.paper for row in rows)
 
 
@@ -121,17 +121,17 @@ def score_alone(row: Row) -> str:
 
 
 def interval(limits: tuple[float, float] | None) -> str:
-  """Returns "[23.1, 26.8]", "" where there is none."""
+  """Returns "[23.1, 26.8]", "" for None."""
   return f"[{limits[0]:.1f}, {limits[1]:.1f}]" if limits else ""
 
 
 def mean_and_std(mean: float, std: float, num_seeds: int) -> str:
-  """Returns "24.9 ± 1.1", or "24.9" where one seed has no deviation."""
+  """Returns "24.9 ± 1.1", or "24.9" for a single seed."""
   return f"{mean:.1f} ± {std:.1f}" if num_seeds > 1 else f"{mean:.1f}"
 
 
 def difference(row: Row) -> str:
-  """Returns "+3.2 [+1.0, +5.4]", or "" without anything to compare with."""
+  """Returns "+3.2 [+1.0, +5.4]", or "" if there is no difference."""
   if row.difference is None:
     return "not comparable" if row.remark else ""
   if row.interval is None:
@@ -141,7 +141,7 @@ def difference(row: Row) -> str:
 
 
 def seeds(row: Row) -> str:
-  """Returns "3 of 5 seeds", or "5 seeds" when all are there."""
+  """Returns "3 of 5 seeds", or "5 seeds" when all have results."""
   done, planned = len(row.seeds), row.num_seeds_planned
   plural = "" if planned == 1 else "s"
   done_of = "" if done == planned else f"{done} of "
@@ -149,18 +149,18 @@ def seeds(row: Row) -> str:
 
 
 def size(row: Row) -> str:
-  """Returns "7,983 (500 groups)", without groups where each is its own."""
+  """Returns "7,983 (500 groups)", or "7,983" if examples are not grouped."""
   groups = f" ({row.num_groups:,} groups)" if 0 < row.num_groups < row.n else ""
   return f"{row.n:,}{groups}" if row.n else ""
 
 
 def published(row: Row) -> str:
-  """Returns the paper's number, "" if it gives none."""
+  """Returns the paper's number, "" if it reports none."""
   return f"{row.paper[0]:.1f} ± {row.paper[1]:.1f}" if row.paper else ""
 
 
 def markdown_text(text: str) -> str:
-  """Returns text that is no markup inside a cell of a Markdown table."""
+  """Returns text escaped for a cell of a Markdown table."""
   for character in "\\`*_[|":
     text = text.replace(character, "\\" + character)
   return text.replace("<", "&lt;").replace("\n", " ")

@@ -1,8 +1,8 @@
 """The paper's table, from the results of a study.
 
-A variant is a pretraining and one or more finetunings, of which the best by
-mean counts (the paper reports the better of M = 10 and 50, chosen on the very
-score that it reports). Values are percent; a row is the mean and the sample
+A variant is a pretraining and one or more finetunings, of which the one with
+the best mean is shown (the paper reports the better of M = 10 and 50, chosen on
+the reported score). Values are percent; a row is the mean and the sample
 standard deviation over seeds, and its difference to the first variant with the
 interval that `ABOUT_INTERVAL` describes.
 
@@ -23,23 +23,22 @@ from pausejax.evaluation import results as results_
 from pausejax.pause import PromptPauses
 from pausejax.study.plan import Cell, Study, Variant
 
-# Every format of the table shows it.
+# Shown below the table in every format.
 ABOUT_INTERVAL = (
   "[low, high] is a 95% interval of the expected difference to the first "
-  "variant over finetuning seeds, paired, and over examples, those on one text "
-  "as one draw; the limit that the choice of the best M moves is corrected for "
-  "it (Bonferroni); how far another pretraining run would lie apart is not in "
-  "it."
+  "variant. It covers finetuning seeds (paired) and examples (grouped by text) "
+  "and is corrected for the choice of the best M (Bonferroni). It does not "
+  "cover the variation between pretraining runs."
 )
 
 ABOUT_SCORE = (
-  "± is the sample deviation over seeds; the brackets behind a score are its "
-  "95% interval over examples (Wilson), seeds as they are."
+  "± is the sample standard deviation over seeds; the brackets after a score "
+  "are its 95% interval over examples (Wilson) for these seeds."
 )
 
 _NO_GROUPS = (
-  "its predictions were written before they named groups, so that every "
-  "example was taken as independent; evaluate again"
+  "its predictions are of an older version without groups, so every example "
+  "counts as independent; evaluate again"
 )
 
 # Goyal et al. (2024), table 1: 1B model, mean and deviation over 5 finetunings.
@@ -68,21 +67,21 @@ class Row:
 
   Attributes:
     task: its name.
-    metric: the task's first.
+    metric: the task's primary metric.
     variant: its name in the study.
-    finetuning: the one that was best, "" if there is no result yet.
+    finetuning: the best one, "" if there is no result yet.
     num_pauses: M at inference.
     mean: over seeds, percent.
     std: sample deviation over seeds; 0 for a single one.
-    seeds: those that have a result.
-    num_seeds_planned: how many the study wants.
-    n: examples of each result.
+    seeds: seeds that have a result.
+    num_seeds_planned: number of seeds of the study.
+    n: number of examples of each result.
     difference: mean minus that of the first variant, None without it.
     interval: (low, high) of the difference, see `ABOUT_INTERVAL`.
-    paper: (mean, deviation) of the paper's 1B model, if it gives them.
-    num_candidates: finetunings of which it is the best.
-    num_groups: groups of examples that the interval counts; 0 without one.
-    remark: why there is no difference or interval, or what is wrong with it.
+    paper: (mean, deviation) of the paper's 1B model, None if not reported.
+    num_candidates: number of finetunings of which it is the best.
+    num_groups: groups of examples in the interval; 0 without an interval.
+    remark: why the difference or interval is missing, or a problem with it.
     score_interval: (low, high) of the mean, see `ABOUT_SCORE`; None where the
       seeds did not answer the same examples.
   """
@@ -108,11 +107,11 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class _Answers:
-  """What the seeds of an arm answered; examples in the order of their ids."""
+  """The answers of all seeds of an arm; examples sorted by id."""
 
   ids: tuple[str, ...]
   values_SN: np.ndarray
-  groups: tuple[str, ...] | None  # None: the predictions do not name them.
+  groups: tuple[str, ...] | None  # None: the predictions have none.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,16 +162,16 @@ class _Arm:
     return _Answers(ids, values_SN, groups if all(groups) else None)
 
 
-def build(study: Study, found: Mapping[str, Sequence[dict]]) -> list[Row]:
+def build(study: Study, evaluated: Mapping[str, Sequence[dict]]) -> list[Row]:
   """Returns the rows, task by task, in the study's order of variants.
 
   Args:
     study: the plan.
-    found: cell id -> the results of its evaluations, from `results.read`.
+    evaluated: cell id -> results of its evaluations, from `results.read`.
   """
   rows = []
   for task in study.tasks:
-    arms = {v.name: _best(study, task, v, found) for v in study.variants}
+    arms = {v.name: _best(study, task, v, evaluated) for v in study.variants}
     baseline = next(iter(arms.values()), None)
     rows += [
       _row(study, task, name, arm, baseline) for name, arm in arms.items()
@@ -188,15 +187,15 @@ def matches(result: Mapping[str, Any], variant: Variant) -> bool:
   return pauses == PromptPauses.from_saved(result["finetuned"])
 
 
-def _best(study: Study, task: str, variant: Variant, found) -> _Arm | None:
+def _best(study: Study, task: str, variant: Variant, evaluated) -> _Arm | None:
   """Returns the best mean among the arms with the most seeds."""
   arms = collections.defaultdict(dict)
   split = study.split_of(task)
   for cell in study.finetunings_of(task):
     if not _belongs(cell, variant):
       continue
-    # Of several checkpoints the last one counts.
-    for result in sorted(found.get(cell.id, ()), key=lambda r: r["step"]):
+    # Of several checkpoints, the last one is used.
+    for result in sorted(evaluated.get(cell.id, ()), key=lambda r: r["step"]):
       same = (result["task"], result["split"]) == (task, split)
       if same and matches(result, variant):
         arms[cell.finetuning, result["num_pauses"]][cell.seed] = result
@@ -271,7 +270,7 @@ def _comparison(arm: _Arm, baseline: _Arm) -> dict[str, Any]:
   )
   if interval is None:
     reason = (
-      "one seed does not show how far seeds lie apart"
+      "one seed does not show the variation between seeds"
       if len(arm.by_seed) == 1
       else "all examples are on one text"
     )

@@ -1,4 +1,4 @@
-"""Examples where variants disagree, with their pauses drawn."""
+"""Examples on which variants disagree, with their pauses drawn."""
 
 from typing import Any
 
@@ -14,32 +14,37 @@ _LONGEST_PROMPT, _LONGEST_ANSWER = 700, 400
 def section(report: Report) -> Html:
   """Returns the examples, task by task."""
   if not report.disagreements:
-    missing = "It takes two variants with results on the same task."
+    missing = "This needs two variants with results on the same task."
     return tag("p", missing, class_="missing")
   note = (
-    f"One seed of each variant. An answer counts as right from "
-    f"{disagreements.RIGHT:g} of its first metric. Examples are the first of "
-    "the data set, as many gained as lost where there are."
+    f"One seed of each variant. An answer is right if its primary metric is at "
+    f"least {disagreements.RIGHT:g}. Examples are the first of the data set, "
+    "as many gained as lost where possible."
   )
   tasks = [_task(*item) for item in report.disagreements.items()]
   return markup.join(tag("p", note), *tasks)
 
 
-def _task(task: str, found: Disagreement) -> Html:
-  first = found.contenders[0].label
-  rows = zip(found.contenders, found.num_gained, found.num_lost, strict=True)
+def _task(task: str, disagreement: Disagreement) -> Html:
+  first = disagreement.contenders[0].label
+  rows = zip(
+    disagreement.contenders,
+    disagreement.num_gained,
+    disagreement.num_lost,
+    strict=True,
+  )
   body = [[c.label, f"{gained:,}", f"{lost:,}"] for c, gained, lost in rows]
   table = markup.table(
-    f"{task}: against {first}, of {found.n:,} examples",
+    f"{task}: against {first}, of {disagreement.n:,} examples",
     ["variant", "gained", "lost"],
     body[1:],
   )
-  cases = [_case(case, found.contenders) for case in found.cases]
-  if any(case.prompt is None for case in found.cases):
-    gone = "The prompts are not at hand: no such data on this machine."
+  cases = [_case(case, disagreement.contenders) for case in disagreement.cases]
+  if any(case.prompt is None for case in disagreement.cases):
+    gone = "The prompts are not available: no such data on this machine."
     cases.insert(0, tag("p", gone, class_="missing"))
-  none = tag("p", "They are right and wrong on the same examples.")
-  count = len(found.cases)
+  none = tag("p", "All are right and wrong on the same examples.")
+  count = len(disagreement.cases)
   summary = tag("summary", f"{count} example{'s' * (count != 1)}")
   folded = tag("details", summary, *cases)
   return tag("div", tag("h3", task), table, folded if cases else none)

@@ -1,4 +1,4 @@
-"""A line chart as SVG; lines differ by colour, dashes and markers at once."""
+"""A line chart as SVG; lines differ in color, dashes and markers."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from pausejax.study.report.markup import Html, tag
 
 _WIDTH, _HEIGHT = 440, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 26, 40
-_NUM_COLOURS = 8
+_NUM_COLORS = 8
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2 1 2 1 2")
 # Drawn around (0, 0).
 _MARKERS = (
@@ -28,9 +28,9 @@ class Mark:
   """A marker on a chart.
 
   Attributes:
-    x: where, in the units of the axis.
-    y: likewise.
-    title: what a pointer that rests there is told.
+    x: in units of the axis.
+    y: in units of the axis.
+    title: tooltip.
     whisker: (low, high) of an interval around y, or None.
     ring: whether a ring is drawn around it.
   """
@@ -48,7 +48,7 @@ class Series:
 
   Attributes:
     label: its name.
-    style: number of its look; equal numbers look the same.
+    style: number of its color, dashes and marker.
     line: (x, y) of the line.
     marks: its markers.
   """
@@ -64,11 +64,11 @@ class Chart:
   """A chart without its legend.
 
   Attributes:
-    title: what it shows, for who cannot see it.
+    title: description for screen readers.
     x_label: below the axis.
     y_label: above the axis.
     series: the lines.
-    levels: (y, label) of each dashed line across.
+    levels: (y, label) of each dashed horizontal line.
   """
 
   title: str
@@ -97,7 +97,7 @@ class Chart:
     )
 
   def _asides(self) -> list[float]:
-    """Returns how far each line moves, so that whiskers stand side by side."""
+    """Returns the offset of each line that puts whiskers side by side."""
     count = len(self.series)
     if not any(m.whisker for s in self.series for m in s.marks):
       return [0.0] * count
@@ -118,7 +118,7 @@ class Chart:
 
 
 def legend(series: Sequence[Series]) -> Html:
-  """Returns what each look stands for, once each."""
+  """Returns the legend, one item per style."""
   unique = {s.style: s for s in series}.values()
   items = [tag("li", _swatch(s.style), s.label) for s in unique]
   return tag("ul", *items, class_="legend")
@@ -146,10 +146,10 @@ def ticks(
   """Returns at most `most` round numbers that lie in [low, high].
 
   Args:
-    low: end of the axis.
-    high: the other end.
-    most: of them.
-    least_step: between two of them, such as 1 for counts.
+    low: lower end of the axis.
+    high: upper end of the axis.
+    most: maximum number of ticks.
+    least_step: minimum distance of two ticks, such as 1 for counts.
   """
   rough = max((high - low) / (most - 1), least_step)
   power = 10.0 ** math.floor(math.log10(rough))
@@ -180,16 +180,16 @@ def make_axis(
   """Returns the axis of values.
 
   Args:
-    values: what it must show.
+    values: values that it must show.
     start: pixel of the lower end.
     stop: pixel of the upper end.
-    widen: leave some room at both ends.
-    least_step: between two ticks, such as 1 for counts.
+    widen: add a margin at both ends.
+    least_step: minimum distance of two ticks, such as 1 for counts.
   """
   low, high = (min(values), max(values)) if values else (0.0, 1.0)
-  room = 0.06 * (high - low) or abs(low) * 0.1 or 0.5
+  margin = 0.06 * (high - low) or abs(low) * 0.1 or 0.5
   if widen:
-    low, high = low - room, high + room
+    low, high = low - margin, high + margin
   marks = ticks(low, high, least_step=least_step)
   return Axis(low, high, start, stop, tuple(marks))
 
@@ -223,7 +223,7 @@ def _y_axis(axis: Axis, label: str) -> list[Html]:
 
 
 def _level(y: Axis, value: float, label: str) -> Html:
-  """Returns a dashed line across, named at its right end."""
+  """Returns a dashed horizontal line with a label at its right end."""
   at = y.at(value)
   right = _WIDTH - _RIGHT
   return tag(
@@ -234,7 +234,7 @@ def _level(y: Axis, value: float, label: str) -> Html:
 
 
 def _series(series: Series, x: Axis, y: Axis, aside: float) -> Html:
-  """Returns a line and its markers, moved by `aside` pixels."""
+  """Returns a line and its markers, shifted by `aside` pixels."""
   points = " ".join(
     f"{pixels(x.at(a))},{pixels(y.at(b))}" for a, b in series.line
   )
@@ -286,13 +286,13 @@ def _swatch(style: int) -> Html:
 
 
 def marker(style: int) -> str:
-  """Returns the path of a look's marker, drawn around (0, 0)."""
+  """Returns the path of a style's marker, drawn around (0, 0)."""
   return _MARKERS[style % len(_MARKERS)]
 
 
 def look(style: int) -> str:
-  """Returns the CSS class of a look's color."""
-  return f"look{style % _NUM_COLOURS}"
+  """Returns the CSS class of a style's color."""
+  return f"look{style % _NUM_COLORS}"
 
 
 def pixels(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The commands that make the runs of a folder again, each after its inputs."""
+"""The commands that reproduce the runs of a folder, in dependency order."""
 
 import pathlib
 import shlex
@@ -13,21 +13,21 @@ _AGAIN = "-again"
 def of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
   """Returns run id -> its commands: training, then every evaluation.
 
-  A run comes after the run that it starts from. New folders are named after
-  the old ones, and a run starts from the new folder of the run it needs.
+  A run comes after the run that it is initialized from. New folders are named
+  after the old ones, and a run is initialized from the new folder.
   """
   return {run.id: _commands(run, runs) for run in ordered(runs)}
 
 
 def ordered(runs: Sequence[Run]) -> list[Run]:
-  """Returns the runs, each after the one it starts from, else as given."""
-  remaining, found = list(runs), []
+  """Returns the runs, each after the one that it is initialized from."""
+  remaining, result = list(runs), []
   while remaining:
     needed = [r for r in remaining if _initial(r, remaining) is None]
     # Two runs that name each other cannot be ordered.
-    found += needed or remaining
+    result += needed or remaining
     remaining = [r for r in remaining if r not in needed] if needed else []
-  return found
+  return result
 
 
 def _commands(run: Run, runs: Sequence[Run]) -> list[str]:
@@ -43,7 +43,7 @@ def _commands(run: Run, runs: Sequence[Run]) -> list[str]:
 
 
 def _initial(run: Run, runs: Sequence[Run]) -> Run | None:
-  """Returns the run among `runs` that a run starts from."""
+  """Returns the run among `runs` that a run is initialized from."""
   spec = run.config.get("init_from")
   if not spec:
     return None
@@ -55,7 +55,7 @@ def _initial(run: Run, runs: Sequence[Run]) -> Run | None:
 
 
 def _evaluation(again: str, run: Run, result: dict) -> list[str]:
-  """Returns the words that measure a result again."""
+  """Returns the words of the command that reproduces a result."""
   words = [
     "evaluate",
     _checkpoint(again, run, result),
@@ -72,7 +72,7 @@ def _evaluation(again: str, run: Run, result: dict) -> list[str]:
 
 
 def _text(again: str, run: Run, score: dict) -> list[str]:
-  """Returns the words that score plain text again."""
+  """Returns the words of the command that scores plain text again."""
   return [
     "evaluate",
     _checkpoint(again, run, score),

@@ -1,4 +1,4 @@
-"""What is told of a folder: collected once, then shown in every format."""
+"""The contents of a report: collected once, then shown in every format."""
 
 import dataclasses
 import datetime
@@ -26,17 +26,17 @@ class Report:
   """Everything that the page shows.
 
   Attributes:
-    title: of the study, or the name of the folder.
-    made: when, in UTC.
-    plan: the study, None for loose runs.
-    runs: those that have begun.
-    rows: the table.
-    sweeps: task -> its lines against the number of pauses.
-    curves: of the runs.
-    levels: task -> scores that need no model.
-    disagreements: task -> where variants disagree.
+    title: title of the study, or name of the folder.
+    made: date and time, in UTC.
+    plan: the study, None for runs without a study.
+    runs: runs that have started.
+    rows: rows of the table.
+    sweeps: task -> its lines of score against the number of pauses.
+    curves: loss curves of the runs.
+    levels: task -> baselines without a model.
+    disagreements: task -> examples on which variants disagree.
     differences: config key -> arm -> values.
-    commands: run or cell -> what makes it again.
+    commands: run or cell -> the commands that reproduce it.
   """
 
   title: str
@@ -60,7 +60,7 @@ class Report:
     return sorted({r["pausejax"] for run in self.runs for r in run.results})
 
   def num_results(self) -> int:
-    """Returns how many conditions were evaluated."""
+    """Returns the number of evaluated conditions."""
     return sum(len(run.results) for run in self.runs)
 
   def baseline(self, task: str) -> table.Row | None:
@@ -71,7 +71,7 @@ class Report:
     return row if row.seeds else None
 
   def as_json(self) -> dict[str, Any]:
-    """Returns what it says as plain values."""
+    """Returns the report as plain values."""
     return {
       "title": self.title,
       "made": self.made,
@@ -83,8 +83,8 @@ class Report:
         for task, lines in self.sweeps.items()
       },
       "levels": {
-        task: [dataclasses.asdict(level) for level in found]
-        for task, found in self.levels.items()
+        task: [dataclasses.asdict(level) for level in levels]
+        for task, levels in self.levels.items()
       },
       "runs": [_summary(curve) for curve in self.curves],
       "disagreements": {
@@ -105,7 +105,7 @@ def collect(workdir: pathlib.Path) -> Report:
   """Reads a study's folder, or any folder with runs.
 
   Raises:
-    UserError: there is no such folder, or nothing in it.
+    UserError: no such folder, or no run in it.
   """
   if not workdir.is_dir():
     raise errors.UserError(f"--workdir: no folder {str(workdir)!r}")
@@ -172,18 +172,17 @@ def _report(
 
 
 def advice(report: Report) -> list[str]:
-  """Returns what a reader must know to trust the numbers neither too much."""
+  """Returns the caveats for readers of the numbers."""
   lines = ["Scores and differences are in percent and percentage points."]
   if report.plan:
     lines += [
-      "Where a variant has several M, the best was chosen on the score that "
-      "is reported, as in the paper: it flatters variants with more of them.",
+      "If a variant has several M, the best one was chosen on the reported "
+      "score, as in the paper. This favors variants with more of them.",
     ]
   if 0 < len(report.seeds()) < 3:
     count = len(report.seeds())
     lines.append(
-      f"Only {count} seed{'s' * (count > 1)}: a deviation over so few says "
-      "little."
+      f"Only {count} seed{'s' * (count > 1)}: too few for a reliable deviation."
     )
   return lines
 
@@ -192,12 +191,12 @@ def _sweeps(
   runs: Sequence[Run], tasks: Sequence[str]
 ) -> dict[str, list[sweeps_.Line]]:
   """Returns task -> its lines, for tasks that have any."""
-  found = {task: sweeps_.lines(runs, task) for task in tasks}
-  return {task: lines for task, lines in found.items() if lines}
+  by_task = {task: sweeps_.lines(runs, task) for task in tasks}
+  return {task: lines for task, lines in by_task.items() if lines}
 
 
 def _levels(runs: Sequence[Run], task: str) -> list[levels_.Level]:
-  """Returns the levels of a task, from the first predictions that are there."""
+  """Returns the levels of a task, from the first available predictions."""
   for run in runs:
     for result in run.results:
       if result["task"] == task and results.has_predictions(result):
@@ -206,7 +205,7 @@ def _levels(runs: Sequence[Run], task: str) -> list[levels_.Level]:
 
 
 def _loose_rows(sweeps: dict[str, list[sweeps_.Line]]) -> list[table.Row]:
-  """Returns one row for every point; nothing says what was planned."""
+  """Returns one row per point; all seeds count as planned."""
   return [
     table.Row(
       task=task,
@@ -231,7 +230,7 @@ def _loose_rows(sweeps: dict[str, list[sweeps_.Line]]) -> list[table.Row]:
 
 
 def _summary(curve: curves_.Curve) -> dict[str, Any]:
-  """Returns where a run stands."""
+  """Returns the state of a run."""
   return {
     "id": curve.run.id,
     "arm": curve.run.arm,

@@ -1,4 +1,4 @@
-"""Losses of a run against steps, tokens and arithmetic, thinned."""
+"""Losses of a run against steps, tokens and FLOPs, thinned."""
 
 import dataclasses
 import math
@@ -7,14 +7,14 @@ from typing import Any
 
 from pausejax.study.report.runs import Run
 
-# Against what a loss is drawn -> what a reader sees.
+# Axes of the loss charts -> their labels.
 AXES = {
   "steps": "steps",
-  "total_tokens": "tokens, pauses too",
+  "total_tokens": "tokens, including pauses",
   "real_tokens": "tokens of text",
   "flops": "FLOPs",
 }
-# Drawn against the steps, one chart each -> its unit.
+# Quantities with a chart against the steps -> their labels.
 QUANTITIES = {
   "loss_after_real": "loss after text, nats",
   "loss_after_pause": "loss after pauses, nats",
@@ -22,15 +22,15 @@ QUANTITIES = {
   "grad_norm": "gradient norm",
   "tokens_per_second": "tokens per second",
 }
-# Points of all lines of a page together, and bounds for one line; markers are
-# a sixth of it.
+# Points of all lines of a page together, and bounds for one line; a line has a
+# sixth as many markers.
 _NUM_POINTS, _FEWEST, _MOST = 3_000, 12, 60
 _POINTS_PER_MARKER = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """A loss in nats, and where it was on each axis."""
+  """A loss in nats, and its value on each axis."""
 
   loss: float
   x: dict[str, float]
@@ -41,13 +41,13 @@ class Curve:
   """The losses of one run.
 
   Attributes:
-    run: whose they are.
+    run: the run.
     loss: training losses, each the mean of some lines.
-    held_out: losses of held-out text as measured; the last, and some others.
+    held_out: held-out losses as measured; the last one and some others.
     num_lines_averaged: lines of metrics.jsonl in each point of `loss`.
-    rows: of training steps, as they are in metrics.jsonl.
-    evaluations: of held-out measurements, likewise.
-    num_unreadable: lines of metrics.jsonl that are no rows.
+    rows: rows of training steps, as in metrics.jsonl.
+    evaluations: rows of held-out losses, as in metrics.jsonl.
+    num_unreadable: lines of metrics.jsonl that cannot be read.
   """
 
   run: Run
@@ -102,14 +102,14 @@ def _curve(run: Run, most: int) -> Curve:
 
 
 def _has_axes(row: dict[str, Any]) -> bool:
-  """Returns whether a row has what `_axes` reads; a foreign one may not."""
+  """Returns whether a row has the numbers that `_axes` reads."""
   names = ("total_tokens", "real_tokens", "model_flops_per_second")
   numbers = [row.get(n) for n in names] + [row.get("tokens_per_second") or None]
   return all(isinstance(x, int | float) and math.isfinite(x) for x in numbers)
 
 
 def _axes(row: dict[str, Any]) -> dict[str, float]:
-  """Returns where a line is; a token of a run always costs the same."""
+  """Returns the values of a row on each axis; FLOPs per token are constant."""
   flops_per_token = row["model_flops_per_second"] / row["tokens_per_second"]
   return {
     "steps": row["step"],
@@ -120,7 +120,7 @@ def _axes(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _thinned(samples: Sequence[Sample], size: int) -> list[Sample]:
-  """Returns one sample for each `size`: mean loss, where the last one is."""
+  """Returns one sample per `size`: mean loss, at the last one's axis values."""
   thinned = []
   for start in range(0, len(samples), size):
     some = _finite(samples[start : start + size])

@@ -1,18 +1,18 @@
-"""What the configs of runs do not share."""
+"""Differences between the configs of runs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from pausejax.study.report.runs import Run
 
-# What differs inside an arm by its very meaning.
+# Keys that differ within an arm by design.
 _EXPECTED = ("seed", "data.task", "data.local_dir")
 
 
 def find(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
   """Returns key -> arm -> its values, for keys that differ between arms.
 
-  Several values of one arm, say of several tasks, are joined by " | ".
+  Several values of one arm, as of several tasks, are joined by " | ".
   """
   by_arm: dict[str, dict[str, list[str]]] = {}
   for run in runs:

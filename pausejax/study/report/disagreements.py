@@ -1,4 +1,4 @@
-"""Examples that one variant answers and another does not."""
+"""Examples that one variant answers correctly and another does not."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pausejax.study.plan import Study
 from pausejax.study.report import sweeps
 from pausejax.study.report.runs import Run
 
-# A metric of an example at or above it counts as right.
+# An answer is right if its metric is at least this.
 RIGHT = 0.5
 _NUM_CASES = 6
 
@@ -41,11 +41,11 @@ class Disagreement:
   """Where contenders disagree with the first of them.
 
   Attributes:
-    contenders: the first is what the others are compared with.
-    num_gained: for each, examples that it alone of the two has right.
-    num_lost: for each, examples that the first alone has right.
-    n: examples that all have answered.
-    cases: some of them, won and lost in turn.
+    contenders: the results; the others are compared with the first.
+    num_gained: for each, number of examples right in it but not in the first.
+    num_lost: for each, number of examples right in the first but not in it.
+    n: number of examples that all have answered.
+    cases: some examples of both kinds.
   """
 
   contenders: list[Contender]
@@ -58,10 +58,10 @@ class Disagreement:
 def of_study(
   plan: Study, runs: Sequence[Run], rows: Sequence[table.Row]
 ) -> dict[str, list[Contender]]:
-  """Returns task -> the results that the table's rows stand on."""
+  """Returns task -> the results behind the rows of the table."""
   by_id = {run.id: run for run in runs}
   variants = {v.name: v for v in plan.variants}
-  found = {}
+  by_task = {}
   for row in rows:
     variant = variants[row.variant]
     for seed in row.seeds[:1]:
@@ -70,21 +70,21 @@ def of_study(
       for result in run.results if run else ():
         same = result["num_pauses"] == row.num_pauses
         if same and table.matches(result, variant):
-          found.setdefault(row.task, {})[row.variant] = Contender(
+          by_task.setdefault(row.task, {})[row.variant] = Contender(
             row.variant, run, result
           )
-  return {task: list(by_name.values()) for task, by_name in found.items()}
+  return {task: list(by_name.values()) for task, by_name in by_task.items()}
 
 
 def of_runs(runs: Sequence[Run]) -> dict[str, list[Contender]]:
   """Returns task -> the results as finetuned, of the first seed of each arm."""
-  found = {}
+  by_task = {}
   for run in runs:
     for result in run.results:
       if sweeps.is_as_finetuned(result):
-        by_arm = found.setdefault(result["task"], {})
+        by_arm = by_task.setdefault(result["task"], {})
         by_arm.setdefault(run.arm, Contender(run.arm, run, result))
-  return {task: list(by_arm.values()) for task, by_arm in found.items()}
+  return {task: list(by_arm.values()) for task, by_arm in by_task.items()}
 
 
 def find(contenders: list[Contender]) -> Disagreement:
@@ -117,17 +117,17 @@ def _is_right(row: dict[str, Any]) -> bool:
 
 
 def _prompts(contender: Contender) -> dict[str, str]:
-  """Returns id -> prompt, empty unless the very same data is at hand."""
+  """Returns id -> prompt; empty unless the same data is available."""
   config, result = contender.run.config, contender.result
   data = DataConfig(**config["data"])
   try:
     tasks.import_module(config["tasks_module"])
     task = tasks.downstream(result["task"])
     if getattr(task.source, "tfds", "") and not data.local_dir:
-      return {}  # It might be a long download.
-    found = examples.load(task, result["split"], data)
+      return {}  # This could start a long download.
+    loaded = examples.load(task, result["split"], data)
   except errors.UserError:
     return {}
-  if found.sha256 != result["examples_sha256"]:
+  if loaded.sha256 != result["examples_sha256"]:
     return {}
-  return {row.id: row.prefix for row in found.rows}
+  return {row.id: row.prefix for row in loaded.rows}

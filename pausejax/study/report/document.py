@@ -1,4 +1,4 @@
-"""The whole page, and the same as Markdown."""
+"""The report as an HTML page and as Markdown."""
 
 import string
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _POLICY = (
 
 
 def page(it: Report, *, paper: bool) -> str:
-  """Returns one HTML file that asks for no other."""
+  """Returns one self-contained HTML file."""
   variants = join(
     sections.table(it, paper=paper), grid.section(it.plan, it.rows)
   )
@@ -39,8 +39,8 @@ def page(it: Report, *, paper: bool) -> str:
     ("losses", "Losses", figures.curves(it)),
     ("training", "Training", training),
     ("examples", "Where variants disagree", cases.section(it)),
-    ("configs", "What differs in the configs", sections.configs(it)),
-    ("commands", "To run it again", sections.commands(it)),
+    ("configs", "Differences of the configs", sections.configs(it)),
+    ("commands", "Commands to reproduce", sections.commands(it)),
   ]
   links = [tag("a", title, href=f"#{name}") for name, title, _ in parts]
   bodies = [
@@ -59,7 +59,7 @@ def page(it: Report, *, paper: bool) -> str:
 
 
 def markdown(it: Report, *, paper: bool) -> str:
-  """Returns the table, the sweeps and where each run stands."""
+  """Returns the table, the sweeps and the state of each run."""
   text = render.markdown_text
   head = [f"# {text(it.title)}", "", f"{it.made}", ""]
   head += [f"- {text(line)}" for line in contents.advice(it)]

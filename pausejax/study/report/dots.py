@@ -15,10 +15,10 @@ class Dot:
 
   Attributes:
     label: above the dot.
-    style: number of its look, as in `chart.Series`.
-    value: where the dot is.
+    style: number of its style, as in `chart.Series`.
+    value: position of the dot.
     interval: (low, high) of its whisker, or None.
-    title: shown when the pointer rests there.
+    title: tooltip.
   """
 
   label: str
@@ -39,7 +39,7 @@ def svg(
 
   Args:
     dots: the rows, from the top.
-    title: what it shows, for readers who cannot see it.
+    title: description for screen readers.
     x_label: below the axis.
     levels: (x, label) of each dashed line from top to bottom.
   """

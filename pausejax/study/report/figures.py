@@ -11,7 +11,7 @@ from pausejax.study.report.sweeps import Line, Point, Score
 
 
 def sweeps(report: Report) -> Html:
-  """Returns a chart a task: metric against M at inference."""
+  """Returns one chart per task: metric against M at inference."""
   if not report.sweeps:
     return tag("p", "Nothing was evaluated yet.", class_="missing")
   labels = [line.label for lines in report.sweeps.values() for line in lines]
@@ -21,15 +21,15 @@ def sweeps(report: Report) -> Html:
   ]
   note = (
     "Mean over seeds. Whiskers: 95% interval over examples (Wilson); arms are "
-    "drawn side by side, so that none hides another. A ring marks the M that "
-    "an arm was finetuned with. An arm is its pretraining and its finetuning; "
-    "what is not as finetuned is in brackets."
+    "drawn side by side. A ring marks the M that an arm was finetuned with. An "
+    "arm is a pretraining and a finetuning; settings that differ from the "
+    "finetuning are in parentheses."
   )
   return markup.join(tag("p", note), tag("div", *charts, class_="charts"))
 
 
 def curves(report: Report) -> Html:
-  """Returns charts of losses with a switch for what they are drawn against."""
+  """Returns charts of losses with a switch for the x axis."""
   if not any(curve.loss for curve in report.curves):
     return tag("p", "No run has taken a step yet.", class_="missing")
   styles = _styles([curve.run.arm for curve in report.curves])
@@ -39,14 +39,14 @@ def curves(report: Report) -> Html:
   charts = [_losses(*group, styles) for group in _by_task(report.curves)]
   most = max(curve.num_lines_averaged for curve in report.curves)
   note = (
-    "Nats a target, pauses never counted. Lines: training loss"
+    "Nats per target; pauses are never counted. Lines: training loss"
     + (
       f", each point the mean of up to {most} measurements. "
       if most > 1
       else ". "
     )
-    + "Markers: some losses of held-out text, if measured; else the end of "
-    "the run. Seeds of an arm look the same."
+    + "Markers: held-out losses if measured, else the last loss. Seeds of an "
+    "arm have the same style."
   )
   return tag(
     "div",
@@ -100,7 +100,7 @@ def _sweep(
 
 
 def _dots(lines: Sequence[Line], styles: dict[str, int]) -> list[dots.Dot]:
-  """Returns the points of lines that all have the same single M."""
+  """Returns the points of lines that have the same single M."""
   return [
     dots.Dot(
       label=f"{line.label}, M={point.num_pauses}",
@@ -185,7 +185,7 @@ def training(report: Report) -> Html:
 def _quantity(
   task: str, name: str, curves: list[Curve], styles: dict[str, int]
 ) -> Html:
-  """Returns the chart of a quantity, "" where no run of the task has it."""
+  """Returns the chart of a quantity, "" if no run of the task has it."""
   series = [
     chart.Series(curve.run.id, styles[curve.run.arm], points, ())
     for curve in curves
@@ -226,7 +226,7 @@ def _by_task(curves: Sequence[Curve]) -> list[tuple[str, list[Curve]]]:
 
 
 def _losses(task: str, curves: list[Curve], styles: dict[str, int]) -> Html:
-  """Returns one chart an axis, of which CSS shows one."""
+  """Returns one chart per axis, of which CSS shows one."""
   drawings = []
   for axis, text in AXES.items():
     series = [_curve(curve, axis, styles[curve.run.arm]) for curve in curves]
@@ -260,5 +260,5 @@ def _mark(name: str, what: str, sample: Sample, axis: str) -> chart.Mark:
 
 
 def _styles(labels: Sequence[str]) -> dict[str, int]:
-  """Returns label -> number of its look, the same in every chart."""
+  """Returns label -> number of its style, the same in every chart."""
   return {label: i for i, label in enumerate(dict.fromkeys(labels))}

@@ -14,7 +14,7 @@ _DARKEST = 45  # Percent of the color in the cell with the best score.
 
 
 def section(plan: Study | None, rows: Sequence[Row]) -> Html:
-  """Returns a square for each task, or nothing where it is no such study."""
+  """Returns one square per task, or nothing for other studies."""
   square = find(plan) if plan else None
   if plan is None or square is None:
     return join()
@@ -22,26 +22,26 @@ def section(plan: Study | None, rows: Sequence[Row]) -> Html:
     _square(task, square, {r.variant: r for r in rows if r.task == task})
     for task in plan.tasks
   ]
-  note = tag("p", "The stronger the color, the better the score within a task.")
+  note = tag("p", "A stronger color is a better score within a task.")
   return join(note, tag("div", *squares, class_="squares"))
 
 
 def find(plan: Study) -> list[list[Variant]] | None:
   """Returns the variants [pretraining][finetuning], standard before pause.
 
-  None unless the study has exactly such four: two pretrainings, each finetuned
-  without and with pauses. Variants with a filler are none of them.
+  Returns None unless the study has these four: two pretrainings, each finetuned
+  without and with pauses. Variants with a filler are ignored.
   """
   names = _pretrainings(plan)
-  found: dict[tuple[bool, bool], Variant] = {}
+  square: dict[tuple[bool, bool], Variant] = {}
   for variant in plan.variants:
     if variant.pretraining not in names or variant.filler:
       continue
     key = variant.pretraining != names[0], _pauses(plan, variant)
-    found.setdefault(key, variant)
-  if len(found) < 4:
+    square.setdefault(key, variant)
+  if len(square) < 4:
     return None
-  return [[found[p, f] for f in (False, True)] for p in (False, True)]
+  return [[square[p, f] for f in (False, True)] for p in (False, True)]
 
 
 def _pretrainings(plan: Study) -> list[str]:

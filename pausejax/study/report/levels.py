@@ -1,15 +1,15 @@
-"""Scores that need no model: chance, and the most common answer."""
+"""Baselines without a model: chance, and the most common answer."""
 
 import collections
 import dataclasses
 from collections.abc import Sequence
 
-_LEAST = 5.0  # Percent; below it an answer is common to no purpose.
+_LEAST = 5.0  # Percent; rarer answers are not a useful baseline.
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """A score in percent, and how it is reached."""
+  """The name of a baseline and its score in percent."""
 
   label: str
   percent: float
@@ -18,9 +18,9 @@ class Level:
 def find(rows: Sequence[dict]) -> list[Level]:
   """Returns the levels of a task's first metric, from its predictions.
 
-  With options: choosing at random, and always choosing the place that is right
-  most often, where all examples have equally many options. Without: always
-  giving the answer that is right most often, if that is 5% or more.
+  With options: choosing at random, and always choosing the most frequent label
+  if all examples have the same number of options. Without options: always
+  giving the most frequent answer, if that scores 5% or more.
   """
   if not rows:
     return []
@@ -36,12 +36,12 @@ def find(rows: Sequence[dict]) -> list[Level]:
 def _of_options(rows: Sequence[dict]) -> list[Level]:
   sizes = [len(row["options"]) for row in rows]
   chance = 100.0 * sum(1 / size for size in sizes) / len(rows)
-  found = [Level("chance", chance)]
+  levels = [Level("chance", chance)]
   if len({*sizes}) == 1:
     labels = collections.Counter(row["label"] for row in rows)
     level = _most_common("most common label", labels, len(rows))
-    found += [level] if level else []
-  return found
+    levels += [level] if level else []
+  return levels
 
 
 def _most_common(

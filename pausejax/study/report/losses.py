@@ -1,4 +1,4 @@
-"""Where each run stands: losses, speed, and on what it was made, as tables."""
+"""Tables of the losses, speed and devices of each run."""
 
 import math
 import statistics
@@ -30,10 +30,10 @@ def held_out(it: Report) -> Html:
     "best (step)",
   ]
   caption = (
-    "Nats per counted target. Compare runs of different pauses by the column "
-    "without pauses: the same text, no pause in it. After text and after "
-    "pauses: by the token that the target is read at. Best is of the column "
-    "without pauses where there is one, of the loss elsewhere."
+    "Nats per counted target. Compare runs with different pauses by the column "
+    "without pauses: the same text, without any pause. After text and after "
+    "pauses: split by the input token of the position. Best refers to the "
+    "column without pauses if present, else to the loss."
   )
   return markup.table(caption, head, body)
 
@@ -85,7 +85,7 @@ def training(it: Report) -> Html:
 def machines(it: Report) -> Html:
   """Returns devices, versions and commit of every run."""
   if not it.runs:
-    return tag("p", "No run has begun yet.", class_="missing")
+    return tag("p", "No run has started yet.", class_="missing")
   body = [[run.id, *machine(run)] for run in it.runs]
   head = ["run", "devices", "commit", "versions"]
   caption = "From each run's newest checkpoint."
@@ -93,7 +93,7 @@ def machines(it: Report) -> Html:
 
 
 def machine(run: Run) -> list[str]:
-  """Returns devices, commit and versions of a run; "unknown" where not kept."""
+  """Returns devices, commit and versions of a run, "unknown" if missing."""
   devices = run.meta.get("devices") or {}
   text = "unknown"
   if devices:
@@ -145,7 +145,7 @@ def _training(curve: Curve) -> list[str]:
 
 
 def _number(row: dict[str, Any], key: str, how: str = "{:.4f}") -> str:
-  """Returns a number of a row, "nan" and "inf" too; "" if it has none."""
+  """Returns a number of a row, also "nan" and "inf"; "" if missing."""
   return how.format(float(row[key])) if key in row else ""
 
 

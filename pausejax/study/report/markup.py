@@ -1,20 +1,20 @@
-"""HTML and SVG as text, escaped unless it was made here."""
+"""HTML and SVG as text; all other text is escaped."""
 
 import html
 
 
 class Html(str):
-  """Markup; every other text is escaped where it meets markup."""
+  """Markup, which `join` and `tag` do not escape."""
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
   """Returns an element.
 
   Args:
-    name: of the element.
-    *children: markup or plain text, one after another.
-    **attributes: class_ is "class", data_x is "data-x"; None leaves it out,
-      True leaves out its value.
+    name: name of the element.
+    *children: markup or plain text, concatenated.
+    **attributes: class_ is "class", data_x is "data-x"; None omits the
+      attribute, True omits its value.
   """
   spelled = "".join(
     _attribute(key.rstrip("_").replace("_", "-"), value)
@@ -30,7 +30,7 @@ def void(name: str, /, **attributes: object) -> Html:
 
 
 def join(*children: object) -> Html:
-  """Returns markup and escaped text, one after another."""
+  """Returns markup and escaped text, concatenated."""
   return Html(
     "".join(c if isinstance(c, Html) else html.escape(str(c)) for c in children)
   )
@@ -39,7 +39,7 @@ def join(*children: object) -> Html:
 def table(
   caption: object, head: list, body: list[list], *, class_: str = ""
 ) -> Html:
-  """Returns a table in a box that scrolls; the first column heads its rows."""
+  """Returns a table in a scrolling box; the first column is the row header."""
   rows = [
     tag("tr", tag("th", first, scope="row"), *(tag("td", c) for c in rest))
     for first, *rest in body
@@ -58,7 +58,7 @@ def table(
 
 
 def scrolling(child: Html, label: str) -> Html:
-  """Returns a box that scrolls by itself, with the keyboard too."""
+  """Returns a box that scrolls separately, also with the keyboard."""
   return tag(
     "div", child, class_="scroll", tabindex="0", role="region", aria_label=label
   )

@@ -13,7 +13,7 @@ from pausejax.evaluation import results
 from pausejax.runtime import metric_rows
 from pausejax.study.plan import Cell, Study
 
-# What the page needs of a config; it shows all of it.
+# The fields of a config that the report reads; it shows all of them.
 _CONFIG = {"seed": int, "data": {"task": str}}
 _FIX = "remove its folder, or start that run again"
 _SEED = re.compile(r"[-_.]?s(eed)?[-_=]?\d+$")
@@ -24,13 +24,13 @@ class Run:
   """A training run with the results of its evaluations.
 
   Attributes:
-    id: its folder, as seen from the folder that is reported on.
+    id: its folder, relative to the folder of the report.
     arm: the name without task and seed; runs of an arm share it.
     workdir: its folder.
     config: its config.json.
-    results: of `pausejax evaluate`, each a condition.
-    text_scores: of `pausejax evaluate --text`, each a condition.
-    meta: of its newest checkpoint; empty where none can be read.
+    results: results of `pausejax evaluate`, one per condition.
+    text_scores: results of `pausejax evaluate --text`, one per condition.
+    meta: meta.json of its newest checkpoint; empty if none can be read.
   """
 
   id: str
@@ -43,7 +43,7 @@ class Run:
 
   @property
   def task(self) -> str:
-    """What it was trained on."""
+    """The task that it was trained on."""
     return self.config["data"]["task"]
 
   @property
@@ -52,12 +52,12 @@ class Run:
     return self.config["seed"]
 
   def metrics(self) -> tuple[list[dict[str, Any]], int]:
-    """Returns the rows of metrics.jsonl, and how many lines are none."""
+    """Returns the rows of metrics.jsonl and the number of unreadable lines."""
     return metric_rows.scan(self.workdir / "metrics.jsonl")
 
 
 def of_study(plan: Study) -> list[Run]:
-  """Returns the runs of a study that have begun."""
+  """Returns the runs of a study that have started."""
   pretrainings = [
     _read(plan.pretrained(name), f"pretrain/{name}", name)
     for name in plan.pretrainings
@@ -84,7 +84,7 @@ def _arm(cell: Cell) -> str:
 
 
 def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
-  """Returns the run in a folder, None if none has begun there."""
+  """Returns the run in a folder, None if no run has started there."""
   config, metrics = workdir / "config.json", workdir / "metrics.jsonl"
   if not (config.is_file() and metrics.is_file()):
     return None
@@ -100,7 +100,7 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
 
 
 def _newest_meta(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns meta.json of the newest whole checkpoint, {} if there is none."""
+  """Returns meta.json of the newest complete checkpoint, {} if none."""
   try:
     for step in reversed(folders.numbered(folder)):
       with contextlib.suppress(folders.Damaged, errors.UserError):

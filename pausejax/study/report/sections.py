@@ -1,4 +1,4 @@
-"""The parts of the page that are no charts."""
+"""The parts of the page that are not charts."""
 
 import pausejax
 from pausejax.study import render
@@ -13,7 +13,7 @@ _PAPER = "paper, 1B"
 
 
 def header(it: Report) -> Html:
-  """Returns title, when, versions, counts, and how to read it."""
+  """Returns the title, date, versions, counts, and caveats."""
   facts = {
     "made": it.made,
     "by": f"pausejax {pausejax.__version__}",
@@ -45,7 +45,7 @@ def table(it: Report, *, paper: bool) -> Html:
   heads = [head for head in rows[0] if head not in hidden]
   body = [tag("tr", *(cells[head] for head in heads)) for cells in rows]
   first = it.rows[0].variant
-  about = f"Differences are to {first}; bold where the interval leaves out 0."
+  about = f"Differences are to {first}; bold where the interval excludes 0."
   about = about if it.plan else "Every condition that was evaluated."
   caption = about
   whole = tag(
@@ -62,8 +62,8 @@ def table(it: Report, *, paper: bool) -> Html:
 def configs(it: Report) -> Html:
   """Returns the keys that differ between arms."""
   if not it.differences:
-    few = "The configs of the runs do not differ, but for seed and task."
-    none = "No run has begun yet."
+    few = "The configs of the runs differ in seed and task only."
+    none = "No run has started yet."
     return tag("p", few if it.runs else none, class_="missing")
   arms = list(next(iter(it.differences.values())))
   body = [
@@ -75,7 +75,7 @@ def configs(it: Report) -> Html:
 
 
 def commands(it: Report) -> Html:
-  """Returns the commands that make every run again."""
+  """Returns the commands that reproduce every run."""
   seeds = it.plan.seeds if it.plan else ()
   other = tuple(f"-s{seed}" for seed in seeds[1:])
   shown = {
@@ -110,7 +110,7 @@ def _heading(text: str) -> Html:
 
 
 def _cells(row: Row) -> dict[str, Html]:
-  """Returns heading -> cell; data-value is what a column is sorted by."""
+  """Returns heading -> cell; columns are sorted by data-value."""
   if row.seeds:
     score = render.score_alone(row)
     task, mean, m = f"{row.task}, {row.metric}", row.mean, row.num_pauses

@@ -10,7 +10,7 @@ from pausejax.evaluation import results
 from pausejax.pause import PromptPauses
 from pausejax.study.report.runs import Run
 
-# Those of a run that was not finetuned on the task.
+# Pauses of a run that was not finetuned on the task.
 _USUAL = PromptPauses(num_pauses=0)
 
 
@@ -19,10 +19,10 @@ class Score:
   """A metric at one point.
 
   Attributes:
-    mean: over seeds, percent (a perplexity is one itself).
-    std: sample deviation over seeds, 0 for a single one.
+    mean: mean over seeds, percent (a perplexity is not scaled).
+    std: sample standard deviation over seeds, 0 for a single seed.
     interval: 95% interval over examples of the mean over seeds, percent; None
-      for a perplexity, and where the predictions are not there.
+      for a perplexity, and if the predictions are missing.
   """
 
   mean: float
@@ -32,13 +32,13 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """What an arm scored at one number of pauses.
+  """The scores of an arm at one number of pauses.
 
   Attributes:
     num_pauses: M at inference.
-    scores: metric -> score, the task's first metric first.
-    seeds: that were evaluated.
-    n: examples of each.
+    scores: metric -> score, the task's primary metric first.
+    seeds: seeds that were evaluated.
+    n: number of examples of each.
   """
 
   num_pauses: int
@@ -48,17 +48,17 @@ class Point:
 
   @property
   def first(self) -> Score:
-    """The score of the task's first metric."""
+    """The score of the task's primary metric."""
     return next(iter(self.scores.values()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """An arm under one way of pausing.
+  """An arm with one pause position and filler.
 
   Attributes:
-    label: the arm, and what is not as finetuned.
-    metric: the task's first.
+    label: the arm, and the settings that differ from its finetuning.
+    metric: the task's primary metric.
     num_pauses_finetuned: M_ft, None if it was not finetuned on the task.
     points: in order of their number of pauses.
   """
@@ -76,16 +76,18 @@ def tasks(runs: Sequence[Run]) -> list[str]:
 
 def lines(runs: Sequence[Run], task: str) -> list[Line]:
   """Returns every line of a task, in the order of the runs."""
-  found = collections.defaultdict(dict)
+  by_line = collections.defaultdict(dict)
   for run in runs:
     for result in sorted(run.results, key=lambda r: r["step"]):
       if result["task"] == task:
         condition = result["num_pauses"], run.seed
-        found[run.arm, _condition(result)][condition] = result
-  several = len({r["split"] for by in found.values() for r in by.values()}) > 1
+        by_line[run.arm, _condition(result)][condition] = result
+  several = (
+    len({r["split"] for by in by_line.values() for r in by.values()}) > 1
+  )
   return [
     _line(arm + _spelled(condition, several), by)
-    for (arm, condition), by in found.items()
+    for (arm, condition), by in by_line.items()
   ]
 
 
@@ -102,7 +104,7 @@ def _finetuned(result: dict) -> PromptPauses | None:
 
 
 def _condition(result: dict) -> tuple[str, ...]:
-  """Returns the split, and what differs from finetuning beside M."""
+  """Returns the split, and the settings except M that differ from finetuning."""
   pauses = PromptPauses.from_saved(result)
   return result["split"], *pauses.changes_from(_finetuned(result) or _USUAL)
 
@@ -124,32 +126,35 @@ def _line(label: str, by_condition: dict) -> Line:
 
 
 def _point(m: int, by_seed: dict[int, dict]) -> Point:
-  found = list(by_seed.values())
+  evaluated = list(by_seed.values())
   intervals = (
-    results.score_intervals(rows) if (rows := mean_rows(found)) else {}
+    results.score_intervals(rows) if (rows := mean_rows(evaluated)) else {}
   )
   names = [
-    n for n in found[0]["metrics"] if all(n in r["metrics"] for r in found)
+    n
+    for n in evaluated[0]["metrics"]
+    if all(n in r["metrics"] for r in evaluated)
   ]
   scores = {
     name: Score(
-      *metrics.mean_and_std([r["metrics"][name] for r in found]),
+      *metrics.mean_and_std([r["metrics"][name] for r in evaluated]),
       intervals.get(name),
     )
     for name in names
   }
-  return Point(m, scores, tuple(by_seed), found[0]["n"])
+  return Point(m, scores, tuple(by_seed), evaluated[0]["n"])
 
 
-def mean_rows(found: Sequence[dict]) -> list[dict]:
-  """Returns the predictions of results, each value the mean over them.
+def mean_rows(evaluated: Sequence[dict]) -> list[dict]:
+  """Returns the predictions, each value the mean over the results.
 
-  Empty where predictions are missing, or are not of the same examples.
+  Empty if predictions are missing or are not of the same examples.
   """
-  if not all(map(results.has_predictions, found)):
+  if not all(map(results.has_predictions, evaluated)):
     return []
   first, *others = (
-    {row["id"]: row for row in results.predictions(result)} for result in found
+    {row["id"]: row for row in results.predictions(result)}
+    for result in evaluated
   )
   if any(rows.keys() != first.keys() for rows in others):
     return []
