@@ -150,10 +150,10 @@ def last_pause(batch):
 
 ANY = {
   "ids are inside the vocabulary": ("tokens", (0, 5), PAUSE + 1),
-  "segments are 1, 2, ... and then padding": ("segment_ids", (0, 5), 3),
-  "positions count from 0 in each": ("positions", (0, 5), 9),
+  "segment ids are 1, 2, ..., then padding": ("segment_ids", (0, 5), 3),
+  "positions count from 0 in each segment": ("positions", (0, 5), 9),
   "an example begins with BOS": ("tokens", (0, 0), 5),
-  "a position reads what the one before it must say": ("targets", (0, 3), 77),
+  "inputs are the targets shifted by one": ("targets", (0, 3), 77),
 }
 FINETUNING = ANY | {
   "padding never counts": ("loss_mask", padded, True),
@@ -174,12 +174,12 @@ FINETUNING = ANY | {
     last_pause,
     False,
   ),
-  "what they say is the target of an example, and EOS": (
+  "counted targets are the target of an example and EOS": (
     "targets",
     last_pause,
     77,
   ),
-  "the head sees every target that counts": ("counted", (0, 0), 0),
+  "`counted` contains every counted position": ("counted", (0, 0), 0),
 }
 PRETRAINING = ANY | {
   "padding never counts": ("loss_mask", padded, True),
@@ -195,7 +195,7 @@ PRETRAINING = ANY | {
   ),
   "the number of pauses": ("targets", (0, slice(0, 60)), PAUSE),
   "segments are full": ("segment_ids", (0, slice(60, 64)), 0),
-  "without pauses a row is the beginning of its segment": (
+  "a row without its pauses is the start of its segment": (
     "targets",
     lambda batch: tuple(np.argwhere(batch["loss_mask"])[0]),
     77,
@@ -253,7 +253,7 @@ def test_a_label_that_is_no_option_is_bad(finetuning):
 
 def test_hints_must_end_where_the_answer_begins(finetuning):
   batch, rules = finetuning(("+", "-"))
-  name = "no loss on the prefix, hints apart"
+  name = "no loss on the prefix, except hints"
   assert name in bad(changed(batch, "loss_mask", (0, 2), True), rules)
 
 

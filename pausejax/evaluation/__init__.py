@@ -1,1 +1,1 @@
-"""What a trained model is worth: answers, metrics, tables of runs."""
+"""Evaluation of trained models: answers, metrics, intervals, results."""

@@ -1,12 +1,11 @@
-"""Answers of a model to the examples of a task, and what they are worth.
+"""Answers of a model to the examples of a task, and their metrics.
 
-Kind "decode": the prompt with its pauses is read at once, an answer is decoded
-greedily and judged by the task's metrics. Kind "options": every option is
-scored behind the same prompt, and the likeliest one is the answer.
+Kind "decode": one forward pass reads the prompt with its pauses, then an answer
+is decoded greedily and scored by the task's metrics. Kind "options": every
+option is scored after the same prompt, and the most likely one is the answer.
 
-Prompts of similar length are answered together, so that few shapes are
-compiled. The last batch is filled up with rows that no metric ever sees, on
-one host as on many.
+Batches have prompts of similar length, so few shapes are compiled. The last
+batch is padded with copies of its last row, which no metric counts.
 
 B batch, T prompt positions, N new ids, O options, C ids of an option.
 """
@@ -32,14 +31,14 @@ Show = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """What a model said to each example.
+  """The answers of a model to all examples.
 
   Attributes:
-    metrics: name -> percent over all examples ("perplexity" is one itself).
-    rows: one dict an example, in their order: id, group, prediction, the
-      `values` of each metric in [0, 1], and what it was compared with.
-    num_cut: prompts that lost text on the left.
-    num_cut_tokens: tokens they lost in all.
+    metrics: name -> percent over all examples ("perplexity" is not scaled).
+    rows: one dict per example, in order: id, group, prediction, the `values` of
+      each metric in [0, 1], and the references or options.
+    num_cut: number of prompts that were truncated on the left.
+    num_cut_tokens: number of tokens truncated in all.
   """
 
   metrics: dict[str, float]
@@ -50,13 +49,13 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answerer:
-  """Answers examples with one model after another.
+  """Computes answers and metrics of models.
 
   Attributes:
     format: task, tokenizer and pauses.
     tokenizer: the ids of padding, EOS and `<pause>`.
-    batch_size: examples answered at a time, over all hosts.
-    mesh: where the model lies.
+    batch_size: examples per batch, over all hosts.
+    mesh: mesh of the model.
   """
 
   format: prompts.Format
@@ -70,9 +69,9 @@ class Answerer:
     """Answers all examples.
 
     Args:
-      model: the decoder, laid out on the mesh.
-      examples: of the format's task.
-      show: called with (examples answered, examples in all).
+      model: the decoder, sharded on the mesh.
+      examples: examples of the format's task.
+      show: called with (number of examples answered, number in all).
 
     Raises:
       UsageError: pauses and answer do not fit the model's positions.
@@ -85,18 +84,18 @@ class Answerer:
       longest = max(map(len, self._options(examples)))
       answer = self._choose
     limit = model.config.max_seq_len - longest
-    made = self.format.prompts(examples, [limit] * len(examples))
+    encoded = self.format.prompts(examples, [limit] * len(examples))
     rows: list[dict] = [{} for _ in examples]
-    for places in self._batches(made.rows):
+    for places in self._batches(encoded.rows):
       chosen = [examples[i] for i in places]
-      ids = [made.rows[i] for i in places]
+      ids = [encoded.rows[i] for i in places]
       for i, row in zip(places, answer(model, chosen, ids), strict=True):
         rows[i] = row
       show(sum(map(bool, rows)), len(rows))
-    return Answers(_means(rows), rows, made.num_cut, made.num_cut_tokens)
+    return Answers(_means(rows), rows, encoded.num_cut, encoded.num_cut_tokens)
 
   def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[list[int]]:
-    """Yields the places of rows of similar length, the longest first."""
+    """Yields the indices of rows of similar length, the longest first."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     for start in range(0, len(order), self.batch_size):
       yield order[start : start + self.batch_size]
@@ -143,7 +142,7 @@ class Answerer:
       row["log_likelihood"] = float(log_prob_O[0])
 
   def _choose(self, model, examples, ids) -> list[dict]:
-    """Scores the options of each example under the three normalisations."""
+    """Scores the options of each example under the three normalizations."""
     flat = self._options(examples)
     options = [[flat.pop(0) for _ in e.options] for e in examples]
     rows = []
@@ -172,7 +171,7 @@ class Answerer:
     return rows
 
   def _options(self, examples: Sequence[Example]) -> list[list[int]]:
-    """Returns the ids of all options of all examples, one after another."""
+    """Returns the ids of all options of all examples, as one list."""
     return self.format.continuations([o for e in examples for o in e.options])
 
   def _score(self, model, ids, options) -> np.ndarray:
@@ -197,8 +196,8 @@ class Answerer:
     return self._fetch(log_prob_BO)[: len(ids)]
 
   def _prompt_arrays(self, ids: Sequence[np.ndarray]) -> dict[str, jax.Array]:
-    """Returns the prompts of a batch, filled up to `batch_size` rows."""
-    # Copies end when their original does; other rows might go on for long.
+    """Returns the prompts of a batch, padded to `batch_size` rows."""
+    # A copy stops when its original does; other rows might decode for longer.
     rows = [*ids, *[ids[-1]] * (self.batch_size - len(ids))]
     tokens_BT, is_real_BT = decode.left_pad(
       rows,
@@ -218,7 +217,7 @@ class Answerer:
     )
 
   def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts a batch, of which every host has all rows, on the mesh."""
+    """Puts a batch on the mesh; every host has all of its rows."""
     layout = sharding.batch_sharding(self.mesh)
     return {
       name: jax.make_array_from_callback(x.shape, layout, x.__getitem__)
@@ -233,7 +232,7 @@ class Answerer:
 
 
 def _means(rows: Sequence[dict]) -> dict[str, float]:
-  """Returns percent over all rows, and the perplexity where it is known."""
+  """Returns percent over all rows, and the perplexity if rows have it."""
   names = rows[0]["values"]
   means = {
     n: 100.0 * float(np.mean([row["values"][n] for row in rows])) for n in names

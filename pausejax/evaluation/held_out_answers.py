@@ -1,4 +1,4 @@
-"""The answers to held-out examples, scored while a run trains."""
+"""Metrics of answers to held-out examples during training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,14 +19,15 @@ def scorer(
 ) -> Callable[[Any, Callable[..., None]], dict[str, float]]:
   """Returns (model, show) -> metrics of its answers to held-out examples.
 
-  The metrics are in percent; "score" is the mean over tasks of each one's
-  first metric. There are none without tasks, or if `eval.num_examples` is 0.
+  The metrics are in percent; "score" is the mean over tasks of each task's
+  primary metric. The result is empty without tasks, or if `eval.num_examples`
+  is 0.
 
   Args:
-    config: the run.
+    config: config of the run.
     held_out: the held-out examples of each task.
-    tokenizer: of the run.
-    mesh: where the model lies.
+    tokenizer: tokenizer of the run.
+    mesh: mesh of the model.
   """
   if not (held_out and config.eval.num_examples):
     return lambda model, show: {}

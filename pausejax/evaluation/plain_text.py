@@ -1,10 +1,11 @@
-"""How well a model predicts plain text, with and without pauses in it.
+"""Scores of plain text, with and without pauses.
 
-Every document is scored alone, in windows that do not overlap. A window starts
-with BOS, as a training segment does, and has at most `seq_len` positions, the
-pauses among them. Every token of the text is a target exactly once, whatever
-the number of pauses, so losses compare between all runs that share a
-tokenizer, and bits per byte compare between tokenizers too. EOS is not scored.
+Every document is scored separately, in windows that do not overlap. A window
+starts with BOS, as a training segment does, and has at most `seq_len`
+positions, with the pauses. Every token of the text is a target exactly once,
+whatever the number of pauses, so losses are comparable between all runs with
+the same tokenizer, and bits per byte also between tokenizers. EOS is not
+scored.
 
 B windows of a batch, T positions, N tokens.
 """
@@ -31,7 +32,7 @@ from pausejax.tasks import corpora
 from pausejax.training import step
 from pausejax.training.meter import losses_by_class
 
-_DOCUMENTS_AT_ONCE = 1000  # Given to the tokenizer together.
+_DOCUMENTS_AT_ONCE = 1000  # Per call of the tokenizer.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Documents:
   """Documents as ids.
 
   Attributes:
-    ids: int32 [N] of each document that has any text.
-    num_bytes: of all documents in UTF-8.
+    ids: int32 [N] of each non-empty document.
+    num_bytes: UTF-8 bytes of all documents.
     num_empty: documents without text, which are not scored.
-    num_inexact: documents that decoding does not give back as they were. Their
-      bits per byte are not those of the text itself.
+    num_inexact: documents that differ after encoding and decoding. Their bits
+      per byte are not exact.
     sha256: digest of all texts.
   """
 
@@ -55,7 +56,7 @@ class Documents:
 
   @property
   def num_tokens(self) -> int:
-    """Tokens of all documents."""
+    """Number of tokens of all documents."""
     return sum(map(len, self.ids))
 
 
@@ -65,13 +66,13 @@ def encode(texts: Sequence[str], tokenizer: PauseTokenizer) -> Documents:
   num_inexact = 0
   for start in range(0, len(texts), _DOCUMENTS_AT_ONCE):
     part = texts[start : start + _DOCUMENTS_AT_ONCE]
-    for text, found in zip(part, tokenizer.encode(part), strict=True):
-      num_inexact += tokenizer.decode(found) != text
-      ids.append(np.array(found, np.int32))
+    for text, encoded in zip(part, tokenizer.encode(part), strict=True):
+      num_inexact += tokenizer.decode(encoded) != text
+      ids.append(np.array(encoded, np.int32))
   return Documents(
-    ids=[found for found in ids if len(found)],
+    ids=[ids_N for ids_N in ids if len(ids_N)],
     num_bytes=sum(len(text.encode("utf-8")) for text in texts),
-    num_empty=sum(not len(found) for found in ids),
+    num_empty=sum(not len(ids_N) for ids_N in ids),
     num_inexact=num_inexact,
     sha256=corpora.digest(texts),
   )
@@ -92,20 +93,20 @@ def score(
   """Scores all documents.
 
   Args:
-    model: the decoder, laid out on the mesh.
-    documents: at least one with text.
-    tokenizer: that of the model.
+    model: the decoder, sharded on the mesh.
+    documents: the documents, at least one with text.
+    tokenizer: tokenizer of the model.
     seq_len: T of a full window, at most the model's `max_seq_len`.
-    pause_fraction: of T, in [0, 0.9]; pauses are inserted as in pretraining
-      with `pause_mode` "exact", at places that depend on nothing else.
-    batch_size: windows scored at a time, over all processes.
-    loss: how the cross entropy is computed.
-    mesh: where the model lies.
-    show: called with (windows scored, windows in all).
+    pause_fraction: fraction of T, in [0, 0.9]; pauses are inserted as in
+      pretraining with `pause_mode` "exact", at fixed positions.
+    batch_size: windows per batch, over all processes.
+    loss: config of the cross entropy.
+    mesh: mesh of the model.
+    show: called with (number of windows scored, number in all).
 
   Returns:
     `nats_per_token`, `perplexity`, `bits_per_byte`, the loss of the targets
-    read at text (`loss_after_real`) and at a pause (`loss_after_pause`, absent
+    after text (`loss_after_real`) and after a pause (`loss_after_pause`, absent
     without pauses) in nats, and the counts `num_tokens` and `num_pauses`.
 
   Raises:
@@ -145,7 +146,7 @@ def _windows(ids: Iterable[np.ndarray], num_text: int) -> Iterator[np.ndarray]:
 def _batches(
   windows: Sequence[np.ndarray], batch_size: int
 ) -> Iterator[np.ndarray]:
-  """Yields int64 [B], numbers of windows of similar length; -1 is no window."""
+  """Yields int64 [B], indices of windows of similar length, -1 for padding."""
   lengths = np.array([len(window) for window in windows])
   order = np.argsort(-lengths, kind="stable")
   missing = -len(order) % batch_size
@@ -160,7 +161,7 @@ def _batch(
   seq_len: int,
   pauses: PauseSpec,
 ) -> Batch:
-  """Returns the batch of some windows; their pauses depend on their numbers."""
+  """Returns the batch of some windows; pauses depend on the window indices."""
   shape = len(places_B), pauses.num_text_tokens(seq_len)
   text_BT = np.full(shape, PADDING, np.int32)
   for row_T, place in zip(text_BT, places_B, strict=True):
@@ -183,14 +184,14 @@ def _batch(
 
 
 def _narrowed(batch: Batch, least: int) -> Batch:
-  """Returns the batch without most of the columns that are padding only."""
+  """Returns the batch without most of its padding-only columns."""
   longest = int(np.count_nonzero(batch["segment_ids"], axis=1).max())
   width = max(bucket_length(longest), least)
   return {name: x_BT[:, :width] for name, x_BT in batch.items()}
 
 
 def _result(sums: dict[str, float], documents: Documents) -> dict[str, float]:
-  """Returns what `score` does, from the sums of `step.evaluate_batch`."""
+  """Returns the result of `score` from the sums of `step.evaluate_batch`."""
   return {
     "nats_per_token": sums["nll"] / sums["num_targets"],
     "bits_per_byte": sums["nll"] / math.log(2) / documents.num_bytes,

@@ -1,10 +1,10 @@
-"""Results on disk: one JSON a condition, the predictions beside it.
+"""Results on disk: one JSON file per condition, and its predictions.
 
   <workdir>/evaluations/squad-validation-append10-step500.json
   <workdir>/evaluations/squad-validation-append10-step500.predictions.jsonl
 
-A result that exists is whole: the predictions are written first, and each file
-appears by a rename.
+A result that exists is complete: the predictions are written first, and each
+file atomically.
 """
 
 import json
@@ -19,7 +19,7 @@ from pausejax.tasks import records
 
 PREDICTIONS = ".predictions.jsonl"
 _WAIT = {"num_pauses": int, "position": str, "filler": str}
-# What is read of a result and of a prediction.
+# The fields that are read of a result.
 _RESULT = {
   "task": str,
   "split": str,
@@ -31,7 +31,7 @@ _RESULT = {
   "metrics": {str: float},
   "pausejax": str,
 }
-# What is read of a score of plain text.
+# The fields that are read of a score of plain text.
 _TEXT_SCORE = {
   "text": str,
   "pause_fraction": float,
@@ -46,7 +46,7 @@ _TEXT_SCORE = {
   "documents_sha256": str,
   "step": int,
 }
-TEXT_SCORES = "text_scores"  # Below a workdir, beside `evaluations`.
+TEXT_SCORES = "text_scores"  # Folder in a workdir.
 _PREDICTION = {"id": str, "prediction": str, "values": {str: float}}
 _FIX = "evaluate again"
 
@@ -75,7 +75,7 @@ def read(folder: pathlib.Path) -> list[dict]:
   """Returns all results of a folder, sorted by name, each with its `path`.
 
   Raises:
-    UserError: a file is no result.
+    UserError: a file is not a result.
   """
   paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
   return [{**_result(path), "path": str(path)} for path in paths]
@@ -95,14 +95,14 @@ def read_text_scores(workdir: pathlib.Path) -> list[dict]:
   """Returns the scores of plain text of a run, sorted by name.
 
   Raises:
-    UserError: a file is no such score.
+    UserError: a file is not a score.
   """
   paths = sorted((workdir / TEXT_SCORES).glob("*.json"))
   return [json_files.read(path, _TEXT_SCORE, _FIX) for path in paths]
 
 
 def has_predictions(result: Mapping[str, Any]) -> bool:
-  """Returns whether the predictions of a result from `read` are there."""
+  """Returns whether the predictions of a result from `read` exist."""
   return _predictions_path(result).is_file()
 
 
@@ -110,7 +110,8 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
   """Returns the rows that belong to a result from `read`.
 
   Raises:
-    UserError: no such file, a line that is no prediction, or an id twice.
+    UserError: no such file, a line that is not a prediction, or a repeated
+      id.
   """
   path = _predictions_path(result)
   if not path.is_file():
@@ -130,16 +131,16 @@ def score_intervals(rows: Sequence[dict]) -> dict[str, tuple[float, float]]:
   """Returns metric -> its 95% interval in percent (`intervals.of_score`).
 
   Args:
-    rows: predictions. Those of several seeds of one arm: each `values` the
-      mean over seeds.
+    rows: predictions; for several seeds of one arm, `values` are means over
+      seeds.
   """
   groups = [row.get("group") or row["id"] for row in rows]
-  found = {}
+  by_metric = {}
   for name in rows[0]["values"]:
     values = [row["values"][name] for row in rows]
     low, high = intervals.of_score(values, groups)
-    found[name] = 100 * low, 100 * high
-  return found
+    by_metric[name] = 100 * low, 100 * high
+  return by_metric
 
 
 def _predictions_path(result: Mapping[str, Any]) -> pathlib.Path:

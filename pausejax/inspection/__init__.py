@@ -1,1 +1,1 @@
-"""What a batch holds, and what is checked of it."""
+"""Inspection of batches: their contents, and checks of them."""

@@ -1,7 +1,7 @@
-"""Whether a batch is what training needs: one line a property.
+"""Checks of a batch before training, one line per property.
 
-`check` takes plain numpy batches (`data/batch.py`), so that a broken one can be
-handed to it as well. No JAX and no TensorFlow.
+`check` takes plain numpy batches (`data/batch.py`), so it can also be tested
+with broken ones. No JAX and no TensorFlow.
 
 B rows, T positions of a row, N positions of one example.
 """
@@ -16,13 +16,13 @@ from pausejax import pause
 from pausejax.data.batch import PADDING, Batch
 from pausejax.inspection import sequences
 
-# Standard deviations that the number of random pauses may lie off.
+# Standard deviations that the number of random pauses may deviate.
 _SIGMAS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """A property, whether it holds, and the numbers that say so."""
+  """A property, whether it holds, and the numbers that show it."""
 
   name: str
   is_ok: bool
@@ -37,17 +37,17 @@ def check(batch: Batch, rules: sequences.Rules) -> list[Check]:
 
   Args:
     batch: numpy arrays [B, T].
-    rules: what they must obey, of pretraining or of finetuning.
+    rules: the rules of pretraining or of finetuning.
   """
   for basic in (_check_shapes, _check_ids):
-    found = basic(batch, rules)
-    if not found.is_ok:
-      return [found]
+    result = basic(batch, rules)
+    if not result.is_ok:
+      return [result]
   return [function(batch, rules) for function in _functions(rules)]
 
 
 def _functions(rules: sequences.Rules) -> Sequence[Callable[..., Check]]:
-  """Returns the checks that say something about such batches."""
+  """Returns the checks that apply to such batches."""
   if not isinstance(rules, sequences.FinetuningRules):
     return _ANY + _PRETRAINING
   if rules.sequences.format.task.kind == "options":
@@ -116,7 +116,7 @@ def _check_shift(batch: Batch, rules: sequences.Rules) -> Check:
       ((arrays["tokens"][1:] != arrays["targets"][:-1]) & free).sum()
     )
     compared += int(free.sum())
-  name = "a position reads what the one before it must say"
+  name = "inputs are the targets shifted by one"
   return Check(name, wrong == 0, f"{compared - wrong:,} of {compared:,} do")
 
 
@@ -134,7 +134,7 @@ def _check_segments(batch: Batch, rules: sequences.Rules) -> Check:
     steps_N = np.diff(used_N, prepend=0)
     good += bool((used_N > 0).all() and ((steps_N == 0) | (steps_N == 1)).all())
   size = len(batch["segment_ids"])
-  name = "segments are 1, 2, ... and then padding"
+  name = "segment ids are 1, 2, ..., then padding"
   return Check(name, good == size, f"{good:,} of {size:,} rows")
 
 
@@ -143,7 +143,7 @@ def _check_positions(batch: Batch, rules: sequences.Rules) -> Check:
     positions_N = example.arrays["positions"]
     return bool((positions_N == np.arange(len(positions_N))).all())
 
-  name = "positions count from 0 in each"
+  name = "positions count from 0 in each segment"
   return _each(name, "do", is_good, batch, rules)
 
 
@@ -194,7 +194,7 @@ def _check_no_loss_on_prefix(
       return not len(counted)
     return np.array_equal(counted, np.arange(last - len(counted), last))
 
-  hints = ", hints apart" if rules.hinted else ""
+  hints = ", except hints" if rules.hinted else ""
   name = f"no loss on the prefix{hints}"
   return _each(name, "examples", is_good, batch, rules)
 
@@ -211,14 +211,14 @@ def _check_first_target(
 
 
 def _check_targets(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  made = rules.sequences
-  known = {tuple(t) for t in made.format.targets(made.examples.rows)}
+  source = rules.sequences
+  known = {tuple(t) for t in source.format.targets(source.examples.rows)}
 
   def is_good(example: sequences.Example) -> bool:
     start = max(example.num_prompt - 1, 0)
     return tuple(example.arrays["targets"][start:].tolist()) in known
 
-  name = "what they say is the target of an example, and EOS"
+  name = "counted targets are the target of an example and EOS"
   return _each(name, "examples", is_good, batch, rules)
 
 
@@ -226,22 +226,22 @@ def _check_counted(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   mask_BT = batch["loss_mask"]
   seen = int(np.take_along_axis(mask_BT, batch["counted"], axis=1).sum())
   total = int(mask_BT.sum())
-  name = "the head sees every target that counts"
+  name = "`counted` contains every counted position"
   return Check(name, seen == total, f"{seen:,} of {total:,}")
 
 
 def _check_labels(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  found = rules.sequences.examples.rows
+  rows = rules.sequences.examples.rows
   good = sum(
     0 <= e.label < len(e.options) and e.options[e.label] == e.target
-    for e in found
+    for e in rows
   )
-  unpublished = all(e.label == -1 for e in found)
-  numbers = f"{good:,} of {len(found):,} examples"
+  unpublished = all(e.label == -1 for e in rows)
+  numbers = f"{good:,} of {len(rows):,} examples"
   if unpublished:
-    numbers += ", this split publishes none"
+    numbers += ", this split has no published labels"
   name = "the label is one of the options, and the target"
-  return Check(name, good == len(found) or unpublished, numbers)
+  return Check(name, good == len(rows) or unpublished, numbers)
 
 
 def _check_text_counts(
@@ -259,22 +259,21 @@ def _check_pause_rate(batch: Batch, rules: sequences.PretrainingRules) -> Check:
   """Compares with the hypergeometric distribution (`pause.PauseSpec`)."""
   is_full_B = (batch["segment_ids"] > 0).all(axis=1)
   is_pause_BT = batch["targets"][is_full_B] == rules.tokenizer.pause_id
-  found, num_rows = int(is_pause_BT.sum()), len(is_pause_BT)
+  num_pauses, num_rows = int(is_pause_BT.sum()), len(is_pause_BT)
   mean, variance = rules.pauses.expected_pauses(rules.seq_len)
   mean *= num_rows
   bound = _SIGMAS * math.sqrt(num_rows * variance)
-  numbers = (
-    f"{found:,} in {num_rows} full rows, {mean:,.1f} +- {bound:.1f} wanted"
-  )
+  numbers = f"{num_pauses:,} in {num_rows} full rows"
+  numbers += f", {mean:,.1f} +- {bound:.1f} expected"
   name = "the number of pauses"
-  # Half a pause, where nothing is random, is only rounding.
-  return Check(name, abs(found - mean) <= max(bound, 0.5), numbers)
+  # If nothing is random, half a pause is rounding.
+  return Check(name, abs(num_pauses - mean) <= max(bound, 0.5), numbers)
 
 
 def _check_full(batch: Batch, rules: sequences.PretrainingRules) -> Check:
   num_real_B = (batch["segment_ids"] > 0).sum(axis=1)
   short = int(((num_real_B > 0) & (num_real_B < rules.seq_len)).sum())
-  numbers = f"{short} of {len(num_real_B)} are short, {rules.max_short} may be"
+  numbers = f"{short} of {len(num_real_B)} are short, {rules.max_short} allowed"
   return Check("segments are full", short <= rules.max_short, numbers)
 
 
@@ -288,7 +287,7 @@ def _check_text(batch: Batch, rules: sequences.PretrainingRules) -> Check:
     good += np.array_equal(ids_N, stored_N[: len(ids_N)])
     text += rules.tokenizer.decode(ids_N.tolist())
   numbers = f"{good} of {len(rules.text_BT)} rows, {len(text):,} characters"
-  name = "without pauses a row is the beginning of its segment"
+  name = "a row without its pauses is the start of its segment"
   return Check(name, good == len(rules.text_BT) and bool(text), numbers)
 
 

@@ -1,6 +1,6 @@
-"""The report of `pausejax inspect` as one page: no scripts, nothing to fetch.
+"""The report of `pausejax inspect` as one self-contained HTML page.
 
-Every text is escaped. What colour says is said by a mark or by words as well.
+All text is escaped. Colors repeat what marks or words also show.
 """
 
 import html
@@ -28,8 +28,8 @@ table { border-collapse: collapse } td, th { padding: .15em .8em .15em 0;
 """
 _LEGEND = (
   "[pause] is the pause token; ~ in the prefix; ^ the target of this position "
-  "counts, and it is the token that follows; ^x: the target x is not read; no "
-  "^: the target does not count."
+  "counts and is the next token; ^x: the target x counts but is not the next "
+  "token; no ^: the target does not count."
 )
 
 
@@ -51,9 +51,9 @@ def page(report: dict) -> str:
   )
 
 
-def _checks(found: list[dict]) -> str:
+def _checks(checks: list[dict]) -> str:
   lines = []
-  for check in found:
+  for check in checks:
     word = "ok" if check["is_ok"] else '<span class="bad">BAD</span>'
     texts = html.escape(check["name"]), html.escape(check["numbers"])
     cells = "".join(f"<td>{text}</td>" for text in (word, *texts))

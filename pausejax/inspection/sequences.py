@@ -1,7 +1,7 @@
-"""What a batch looks like: its examples, its numbers, every id spelled out.
+"""The contents of a batch: its examples, its statistics, every id as text.
 
-Takes numpy batches (`data/batch.py`) and what they must obey; `checks.py` says
-whether they do. No JAX and no TensorFlow.
+Takes numpy batches (`data/batch.py`) and their rules; `checks.py` checks the
+rules. No JAX and no TensorFlow.
 
 B rows, T positions of a row, N positions of one example.
 """
@@ -20,11 +20,11 @@ from pausejax.pause import PauseSpec, PromptPauses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-  """What any batch must obey.
+  """The rules of any batch.
 
   Attributes:
     seq_len: T.
-    tokenizer: the ids that exist, and those of BOS, EOS and `<pause>`.
+    tokenizer: the vocabulary, and the ids of BOS, EOS and `<pause>`.
   """
 
   seq_len: int
@@ -33,13 +33,14 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainingRules(Rules):
-  """What pretraining batches must obey.
+  """The rules of pretraining batches.
 
   Attributes:
-    text_BT: the segments as they are stored, `batching.PADDING` behind short
-      ones.
-    max_short: rows that may be short: the end of the text, once an epoch.
-    pauses: those of the text.
+    text_BT: the segments as stored; short ones are filled with
+      `batch.PADDING`.
+    max_short: number of rows that may be short: one per epoch, at the end of
+      the text.
+    pauses: the pauses of the text.
   """
 
   text_BT: np.ndarray
@@ -49,10 +50,10 @@ class PretrainingRules(Rules):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuningRules(Rules):
-  """What finetuning batches must obey.
+  """The rules of finetuning batches.
 
   Attributes:
-    sequences: of the split, for their targets and their pauses.
+    sequences: the sequences of the split, with their targets and pauses.
   """
 
   sequences: source.TaskSequences
@@ -75,7 +76,7 @@ class Example:
   Attributes:
     start: its first position in the row.
     arrays: name -> its part of that array.
-    num_prompt: ids up to the one that must predict the first target token.
+    num_prompt: number of ids up to the one that predicts the first target.
   """
 
   start: int
@@ -85,7 +86,7 @@ class Example:
 
 def examples(batch: Batch, rules: Rules, row: int) -> list[Example]:
   """Returns the examples of a row; in pretraining, its one segment."""
-  found = []
+  result = []
   ids_T = batch["segment_ids"][row]
   starts = np.flatnonzero(np.diff(ids_T, prepend=0))
   for start, end in zip(starts, [*starts[1:], len(ids_T)], strict=True):
@@ -95,8 +96,8 @@ def examples(batch: Batch, rules: Rules, row: int) -> list[Example]:
         for name, x_BT in batch.items()
         if name != "counted"
       }
-      found.append(Example(int(start), arrays, _num_prompt(arrays, rules)))
-  return found
+      result.append(Example(int(start), arrays, _num_prompt(arrays, rules)))
+  return result
 
 
 def statistics(batch: Batch, rules: Rules) -> dict[str, float]:
@@ -119,9 +120,9 @@ def statistics(batch: Batch, rules: Rules) -> dict[str, float]:
 
 def percentiles(lengths: Sequence[int]) -> dict[str, int]:
   """Returns median, p90, p99 and maximum of some lengths."""
-  found = np.percentile(lengths, [50, 90, 99, 100], method="higher")
+  values = np.percentile(lengths, [50, 90, 99, 100], method="higher")
   names = ("p50", "p90", "p99", "max")
-  return {n: int(x) for n, x in zip(names, found, strict=True)}
+  return {n: int(x) for n, x in zip(names, values, strict=True)}
 
 
 def rows(batch: Batch, rules: Rules, count: int) -> list[dict]:
@@ -129,18 +130,18 @@ def rows(batch: Batch, rules: Rules, count: int) -> list[dict]:
 
   Args:
     batch: plain arrays.
-    rules: what the batch must obey.
-    count: examples to return; the last row may hold more than are shown.
+    rules: the rules of the batch.
+    count: examples to return; the last row may have more than are shown.
   """
   spell = Speller(rules.tokenizer)
-  found = []
+  result = []
   for row in range(len(batch["tokens"])):
     here = examples(batch, rules, row)
     shown, count = here[:count], count - len(here)
     if not shown:
       break
     used = sum(len(e.arrays["tokens"]) for e in here)
-    found.append(
+    result.append(
       {
         "row": row,
         "num_examples": len(here),
@@ -150,11 +151,11 @@ def rows(batch: Batch, rules: Rules, count: int) -> list[dict]:
     )
     if count <= 0:
       break
-  return found
+  return result
 
 
 class Speller:
-  """Writes ids one by one, so that every one can be seen."""
+  """Decodes ids one by one into visible text."""
 
   def __init__(self, tokenizer: tokenizers.PauseTokenizer):
     self._tokenizer = tokenizer
@@ -174,7 +175,7 @@ class Speller:
     return self._known[id_]
 
   def _spell(self, id_: int) -> str:
-    # Behind a letter, where no space gets lost.
+    # After a letter, so that no space is lost.
     before = self._tokenizer.decode(self._before)
     text = self._tokenizer.decode([*self._before, id_]).removeprefix(before)
     if not text or "\N{REPLACEMENT CHARACTER}" in text:
@@ -183,7 +184,7 @@ class Speller:
 
 
 def _visible(character: str) -> str:
-  """Returns what shows a character and moves no cursor."""
+  """Returns a printable form of a character."""
   if character == " ":
     return "\N{OPEN BOX}"
   if character.isprintable():
@@ -203,7 +204,7 @@ def _as_data(example: Example, spell: Speller) -> dict:
 
 
 def _num_prompt(arrays: Batch, rules: Rules) -> int:
-  """Returns where in_prefix and the pauses say that the prompt ends."""
+  """Returns the end of the prompt by in_prefix and the pauses."""
   if not isinstance(rules, FinetuningRules):
     return 0
   return rules.pauses.num_prompt(arrays["in_prefix"])
@@ -215,7 +216,7 @@ def cells(example: dict) -> list[tuple[int, str, str]]:
   The mark is "~" inside the prefix and "^" where the target counts, followed
   by the target where that is not the next token.
   """
-  found = []
+  result = []
   following = [*example["tokens"][1:], None]
   inside = example.get("in_prefix", [False] * len(following))
   for i, text in enumerate(example["text"]):
@@ -223,14 +224,14 @@ def cells(example: dict) -> list[tuple[int, str, str]]:
     if example["loss_mask"][i]:
       is_read = example["targets"][i] == following[i]
       mark += "^" if is_read else "^" + example["target_text"][i]
-    found.append((example["positions"][i], text, mark))
-  return found
+    result.append((example["positions"][i], text, mark))
+  return result
 
 
-def lengths(made: source.TaskSequences) -> dict[str, dict[str, int]]:
-  """Returns percentiles of the ids of prompts, targets and whole examples."""
-  num_prompt = [row.num_prompt for row in made.rows]
-  num_ids = [len(row.ids_T) for row in made.rows]
+def lengths(sequences: source.TaskSequences) -> dict[str, dict[str, int]]:
+  """Returns percentiles of the lengths of prompts, targets and examples."""
+  num_prompt = [row.num_prompt for row in sequences.rows]
+  num_ids = [len(row.ids_T) for row in sequences.rows]
   num_target = [n - p for n, p in zip(num_ids, num_prompt, strict=True)]
   return {
     "prompt": percentiles(num_prompt),
@@ -240,23 +241,23 @@ def lengths(made: source.TaskSequences) -> dict[str, dict[str, int]]:
 
 
 def describe(report: dict) -> list[str]:
-  """Returns the numbers of a batch as lines for people.
+  """Returns the statistics of a batch as lines of text.
 
   Args:
-    report: the `statistics` of a batch; of a downstream task also `lengths`,
-      what was cut, and what `all` rows of the split come to.
+    report: the `statistics` of a batch; for a downstream task also `lengths`,
+      the truncated prefixes, and a summary of `all` rows of the split.
   """
   s = report["statistics"]
   lines = [
     f"positions: {s['positions']:,} in {s['rows']:,} rows, "
     f"{s['real_fraction']:.1%} used by {s['examples']:,} examples, "
     f"{s['padding']:,} of padding",
-    f"pauses: {s['pauses']:,}, {s['pause_fraction']:.2%} of what is read",
+    f"pauses: {s['pauses']:,}, {s['pause_fraction']:.2%} of used positions",
     f"targets that count: {s['counted_targets']:,}, "
-    f"{s['counted_fraction']:.2%} of what is read",
+    f"{s['counted_fraction']:.2%} of used positions",
   ]
-  for name, found in report.get("lengths", {}).items():
-    numbers = ", ".join(f"{n} {x:,}" for n, x in found.items())
+  for name, sizes in report.get("lengths", {}).items():
+    numbers = ", ".join(f"{n} {x:,}" for n, x in sizes.items())
     lines.append(f"ids of each {name}: {numbers}")
   if "num_cut" in report:
     lines.append(

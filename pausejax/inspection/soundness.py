@@ -1,7 +1,7 @@
-"""Whether the examples of a task can be trained on, decoded and judged.
+"""Checks that the examples of a task can be trained on and evaluated.
 
 Each function takes loaded examples (`data/finetuning/examples.py`) and either
-raises a UserError that names the first one at fault, or returns numbers.
+raises a UserError that names the first bad example, or returns numbers.
 """
 
 import functools
@@ -23,7 +23,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_texts(rows: Sequence[tasks.Example]) -> None:
-  """Raises unless every prefix, target and option says something."""
+  """Raises if a prefix, a target or an option is empty."""
   for row in rows:
     has_target = bool(row.target.strip()) or (row.options and row.label == -1)
     for name, is_there in (
@@ -35,31 +35,31 @@ def require_texts(rows: Sequence[tasks.Example]) -> None:
 
 
 def judge(task: tasks.Task, rows: Sequence[tasks.Example]) -> str:
-  """Returns what the task's metrics say of its own targets.
+  """Returns the scores of the task's own targets under its metrics.
 
-  Official metrics refuse a few answers of the published sets, such as "." in
-  SQuAD, which normalises to nothing: one example in a hundred may be so.
+  Official metrics reject a few answers of the published sets, such as "." in
+  SQuAD, which normalizes to nothing: one example in a hundred is allowed.
 
   Raises:
-    UserError: a metric fails, refuses too many references, or takes nonsense.
+    UserError: a metric fails, rejects too many references, or accepts nonsense.
   """
   faults = [fault for row in rows if (fault := _fault(task, row))]
-  told = f"{len(faults):,} of {len(rows):,} examples are misjudged"
-  told += f", the first: {faults[0]}" if faults else ""
-  require(len(faults) <= _MISJUDGED * len(rows), told)
+  summary = f"{len(faults):,} of {len(rows):,} examples are misjudged"
+  summary += f", the first: {faults[0]}" if faults else ""
+  require(len(faults) <= _MISJUDGED * len(rows), summary)
   named = sum(row.target in row.references for row in rows)
   means = ", ".join(
     f"{name} {_mean_of_targets(name, m, rows):.2%}"
     for name, m in task.metrics.items()
   )
   return (
-    f"{named:,} targets literally among the references, they score {means}; "
-    f"{told}"
+    f"{named:,} targets are literally among the references; targets score "
+    f"{means}; {summary}"
   )
 
 
 def _fault(task: tasks.Task, row: tasks.Example) -> str:
-  """Returns how a metric misjudges an example, "" if none does."""
+  """Returns how a metric misjudges an example, or ""."""
   for name, metric in task.metrics.items():
     value = functools.partial(_value, name, metric, row)
     for reference in row.references:
@@ -70,7 +70,7 @@ def _fault(task: tasks.Task, row: tasks.Example) -> str:
         )
     if value(_NONSENSE, row.references) == 1.0:
       return f"example {row.id!r}: {name} of {_NONSENSE!r} is not below 1.0"
-    value("", row.references)  # What a model says that stops at once.
+    value("", row.references)  # The answer of a model that stops at once.
     if value(row.target, row.references) == 0.0:
       return f"example {row.id!r}: {name} of its target {row.target!r:.60} is 0"
   return ""
@@ -84,11 +84,11 @@ def _mean_of_targets(name: str, metric, rows) -> float:
 def _value(name: str, metric, row: tasks.Example, answer: str, known) -> float:
   where = f"example {row.id!r}: metric {name!r} of {answer!r:.60}"
   try:
-    found = float(metric(answer, known))
+    value = float(metric(answer, known))
   except Exception as e:
     raise errors.UserError(f"{where}: {type(e).__name__}: {e}") from e
-  require(0.0 <= found <= 1.0, f"{where}: {found} is not in [0, 1]")
-  return found
+  require(0.0 <= value <= 1.0, f"{where}: {value} is not in [0, 1]")
+  return value
 
 
 def options(rows: Sequence[tasks.Example]) -> str:
@@ -112,7 +112,7 @@ def num_cut(format_: prompts.Format, rows, targets, seq_len: int) -> int | None:
 
 
 def round_trip(task: tasks.Task, format_: prompts.Format, rows, targets) -> str:
-  """Judges the targets after encoding and decoding, as answers are."""
+  """Scores the targets after encoding and decoding, like answers."""
   name, metric = next(iter(task.metrics.items()))
   values = [
     _value(name, metric, row, format_.answer(ids), row.references)

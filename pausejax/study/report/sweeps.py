@@ -104,7 +104,7 @@ def _finetuned(result: dict) -> PromptPauses | None:
 
 
 def _condition(result: dict) -> tuple[str, ...]:
-  """Returns the split, and the settings except M that differ from finetuning."""
+  """Returns the split, and the settings (but M) that differ from finetuning."""
   pauses = PromptPauses.from_saved(result)
   return result["split"], *pauses.changes_from(_finetuned(result) or _USUAL)
 
