@@ -188,7 +188,7 @@ def test_nothing_is_offered_as_fitting_that_does_not():
   assert found == [] and len(asked) <= 6
   text = table.text(dataclasses.replace(FOUND, remedies=found))
   assert "It does not fit v5e-256: the step needs 20.00 GiB" in text
-  assert "16.00 GiB are there" in text and "--config" not in text
+  assert "16.00 GiB are available" in text and "--config" not in text
   assert "more devices" in text
 
 

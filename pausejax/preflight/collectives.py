@@ -1,13 +1,14 @@
-"""What devices send each other in a compiled step, read from its HLO text.
+"""The collectives of a compiled step, parsed from its HLO text.
 
   text = jax.jit(step).lower(*shapes).compile().as_text()
-  for found in collectives(text): print(found.kind, found.count, found.arrays)
+  for each in collectives(text): print(each.kind, each.count, each.arrays)
 
-The text names a loop's body once, so every count is multiplied by the lengths
-of the loops around it. It is read as the CPU, GPU and TPU compilers of jax
-0.10 to 0.12 write it. The TPU's spells one asynchronous collective out in each
-of the fusions that it overlaps (all with one channel), and a reduce-scatter as
-a fusion around an all-reduce; here each of them counts once, by its own name.
+The text contains a loop's body once, so every count is multiplied by the trip
+counts of the loops around it. The parser reads the output of the CPU, GPU and
+TPU compilers of jax 0.10 to 0.12. The TPU compiler repeats one asynchronous
+collective in each fusion that it overlaps (all with one channel) and writes a
+reduce-scatter as a fusion around an all-reduce; each is counted once, under its
+own name.
 """
 
 import dataclasses
@@ -38,14 +39,14 @@ class Collective:
 
   Attributes:
     kind: one of `KINDS`.
-    arrays: (dtype, shape) of what is whole: what an all-gather makes, what an
-      all-reduce, reduce-scatter or all-to-all takes, per device; dtypes as HLO
-      names them ("bf16", "f32", "s32").
-    groups: the devices that talk to each other, by their place in the mesh;
-      for a collective-permute (from, to) pairs. Empty: all devices.
-    count: how often it runs in one call of the program.
-    is_lower_bound: it stands in a loop whose length the text does not give,
-      which counts as one turn.
+    arrays: (dtype, shape) of the whole arrays: the output of an all-gather, the
+      input of an all-reduce, reduce-scatter or all-to-all, per device; dtypes
+      as in HLO ("bf16", "f32", "s32").
+    groups: the devices that communicate, by their index in the mesh; for a
+      collective-permute, (from, to) pairs. Empty: all devices.
+    count: number of times it runs in one call of the program.
+    is_lower_bound: whether it is in a loop of unknown trip count, which counts
+      as one iteration.
   """
 
   kind: str
@@ -56,7 +57,7 @@ class Collective:
 
   @property
   def num_bytes(self) -> int:
-    """Bytes of its arrays, in all the times it runs in a call."""
+    """Bytes of its arrays times `count`."""
     sizes = (
       math.prod(shape) * _itemsize(dtype) for dtype, shape in self.arrays
     )
@@ -69,10 +70,10 @@ def collectives(hlo_text: str) -> list[Collective]:
   return list(_walk(module, module.entry, 1, {}, []))
 
 
-def totals(found: Iterable[Collective]) -> dict[str, tuple[int, int]]:
-  """Returns kind -> (how often it runs, bytes of its arrays), of one call."""
+def totals(each: Iterable[Collective]) -> dict[str, tuple[int, int]]:
+  """Returns kind -> (count, bytes of its arrays) of one call."""
   sums = dict.fromkeys(KINDS, (0, 0))
-  for one in found:
+  for one in each:
     count, num_bytes = sums[one.kind]
     sums[one.kind] = (count + one.count, num_bytes + one.num_bytes)
   return {kind: sizes for kind, sizes in sums.items() if sizes[0]}
@@ -85,16 +86,16 @@ def _walk(
   met: dict[str, str],
   given: Sequence[hlo.Known],
 ) -> Iterator[Collective]:
-  """Yields what the computation and those that it calls hold.
+  """Yields the collectives of a computation and of those that it calls.
 
   Args:
-    module: all of them.
-    name: the computation.
-    count: how often it runs.
-    met: channel -> the computation that it was met in, in this turn of the
-      loop around it; added to. (Those of a shard_map may all have one channel,
-      but then they stand in one computation.)
-    given: what is known of the computation's parameters.
+    module: the module.
+    name: name of the computation.
+    count: number of times it runs.
+    met: channel -> the computation where it first occurs in this iteration of
+      the loop around it; updated. (Collectives of a shard_map may share one
+      channel, but are then in one computation.)
+    given: known values of the computation's parameters.
   """
   for one in module.computations[name].values():
     kind = one.op.removesuffix("-start")
@@ -103,19 +104,19 @@ def _walk(
       if met.setdefault(channel, name) == name:
         yield _collective(module.computations[name], name, one, kind, count)
     elif one.op == "while":
-      turns, same = module.loop(name, one, given)
+      trips, same = module.loop(name, one, given)
       body = one.attribute(r"body=%?([\w.\-]+)") or ""
-      inside = _walk(module, body, count * (turns or 1), {}, [same])
-      if turns is None:
+      inside = _walk(module, body, count * (trips or 1), {}, [same])
+      if trips is None:
         inside = (dataclasses.replace(c, is_lower_bound=True) for c in inside)
-      if turns != 0:
+      if trips != 0:
         yield from inside
     elif one.called:
-      # Each branch of a conditional takes an operand of its own.
+      # Each branch of a conditional has its own operand.
       is_call = one.op != "conditional"
-      found = module.parameters(name, one, given) if is_call else []
+      values = module.parameters(name, one, given) if is_call else []
       for called in one.called:
-        yield from _walk(module, called, count, met, found)
+        yield from _walk(module, called, count, met, values)
 
 
 def _collective(
@@ -129,7 +130,7 @@ def _collective(
   if kind == "reduce-scatter":
     types = [scope[name].type for name in one.operands]
   elif one.op.endswith("-start") and kind != "all-reduce":
-    types = hlo.elements(one.type)[1:2]  # Behind what it was made from.
+    types = hlo.elements(one.type)[1:2]  # (input, output, ...).
   if computation.startswith("all-reduce-scatter"):
     kind = "reduce-scatter"
   return Collective(
@@ -150,7 +151,7 @@ def _itemsize(dtype: str) -> int:
 
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:
-  """Returns the groups of devices, in any of the three ways of writing them."""
+  """Returns the groups of devices, from any of their three notations."""
   listed = re.search(
     r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)+)\}", rest
   )

@@ -1,9 +1,9 @@
-"""HLO text: its computations, and how often its loops turn.
+"""Parses HLO text: its computations, and the trip counts of its loops.
 
-Where the compiler does not note the length of a loop (TPU), it follows from the
-condition: the two integers that it compares are computed before the first turn
-and after it, through tuples, copies and fusions. The difference changes by as
-much in every turn.
+If the compiler does not write the trip count of a loop (TPU), it follows from
+the condition: the two integers that it compares are evaluated before and after
+the first iteration, through tuples, copies and fusions. Their difference
+changes by the same amount in every iteration.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
   "maximum": max,
   "minimum": min,
 }
-# How many turns keep `difference` below 0, and so on, if it grows by 1 or more.
-_TURNS: dict[str, Callable[[int, int], int]] = {
+# Iterations while `difference` is below 0 (and so on), if it grows by `step`.
+_TRIP_COUNTS: dict[str, Callable[[int, int], int]] = {
   "LT": lambda difference, step: -(difference // step),
   "LE": lambda difference, step: -difference // step + 1,
   "NE": lambda difference, step: -difference // step,
 }
 _MIRRORED = {"GT": "LT", "GE": "LE", "NE": "NE"}
 
-# What is known of a value: an integer, the elements of a tuple, or nothing.
+# Known part of a value: an integer, the elements of a tuple, or None.
 Known = int | list[Any] | None
 
 
@@ -49,13 +49,13 @@ class Instruction:
   """One line of HLO: %name = type op(operands), attributes."""
 
   name: str
-  type: str  # As written: arrays with layouts, in parentheses where several.
+  type: str  # As written: arrays with layouts; a tuple in parentheses.
   op: str
   rest: str  # Operands and attributes.
   is_root: bool
 
   def attribute(self, pattern: str) -> str | None:
-    """Returns the first group of the pattern, None where it is not found."""
+    """Returns the first group of the pattern, None if it does not match."""
     match = re.search(pattern, self.rest)
     return match[1] if match else None
 
@@ -67,7 +67,7 @@ class Instruction:
 
   @property
   def called(self) -> list[str]:
-    """Names of the computations that it calls, those of a loop apart."""
+    """Names of the computations that it calls, except those of a loop."""
     return [
       name
       for match in _CALLED.findall(self.rest)
@@ -80,7 +80,7 @@ class Module:
 
   Attributes:
     computations: name -> (name -> instruction, in program order).
-    entry: name of the computation that the program is.
+    entry: name of the entry computation.
   """
 
   def __init__(self, text: str):
@@ -102,55 +102,55 @@ class Module:
   def loop(
     self, computation: str, loop: Instruction, given: Sequence[Known]
   ) -> tuple[int | None, Known]:
-    """Returns how often a while turns, and what is the same in each turn.
+    """Returns the trip count of a while, and the loop-invariant values.
 
     Args:
-      computation: where it stands.
+      computation: the computation that contains the loop.
       loop: the while.
-      given: what is known of the parameters of the computation.
+      given: known values of the parameters of the computation.
 
     Returns:
-      The turns, None where they cannot be read; and what is known of the
-      parameter of its body in every turn.
+      The trip count, None if unknown; and the known values of the parameter of
+      its body that are the same in every iteration.
     """
     body = loop.attribute(r"body=%?([\w.\-]+)") or ""
     first = self._value(computation, loop.operands[0], given)
     if not isinstance(first, list):
       first = [None] * len(elements(loop.type))
     first = self._with_counters(body, first)
-    second = self._turn(body, first)
+    second = self._step(body, first)
     same = [a if a == b else None for a, b in zip(first, second, strict=True)]
-    if trips := _TRIPS.search(loop.rest):
-      return int(trips[1]), same
+    if match := _TRIPS.search(loop.rest):
+      return int(match[1]), same
     condition = loop.attribute(r"condition=%?([\w.\-]+)") or ""
-    turns = self._num_turns(condition, first, second)
-    return self._limit(condition) if turns is None else turns, same
+    trips = self._num_trips(condition, first, second)
+    return self._limit(condition) if trips is None else trips, same
 
   def parameters(
     self, computation: str, call: Instruction, given: Sequence[Known]
   ) -> list[Known]:
-    """Returns what is known of the parameters of what an instruction calls."""
+    """Returns the known parameter values of what an instruction calls."""
     return [self._value(computation, n, given) for n in call.operands]
 
-  def _turn(self, body: str, state: list[Known]) -> list[Known]:
-    """Returns what is known of a loop's state behind a turn."""
-    found = self._result(body, [state])
-    return found if isinstance(found, list) else [None] * len(state)
+  def _step(self, body: str, state: list[Known]) -> list[Known]:
+    """Returns the known values of a loop's state after one iteration."""
+    result = self._result(body, [state])
+    return result if isinstance(result, list) else [None] * len(state)
 
   def _with_counters(self, body: str, state: list[Known]) -> list[Known]:
-    """Returns the state with 0 for what is not known and changes.
+    """Returns the state with 0 for unknown values that change.
 
-    That is a counter whose start the text does not give.
+    These are counters whose initial value is not in the text.
     """
     zeros = [0 if value is None else value for value in state]
-    after = self._turn(body, zeros)
+    after = self._step(body, zeros)
     return [
       0 if value is None and next_value not in (None, 0) else value
       for value, next_value in zip(state, after, strict=True)
     ]
 
-  def _num_turns(self, condition: str, first, second) -> int | None:
-    """Returns the turns from the loop's state at the first two of them."""
+  def _num_trips(self, condition: str, first, second) -> int | None:
+    """Returns the trip count from the states of the first two iterations."""
     before = self._compared(condition, [first])
     after = self._compared(condition, [second])
     if before is None or after is None:
@@ -161,19 +161,19 @@ class Module:
     direction = _MIRRORED.get(direction, direction)
     if direction == "NE" and step < 0:
       sign, step = -sign, -step
-    if direction not in _TURNS or step <= 0:
+    if direction not in _TRIP_COUNTS or step <= 0:
       return None
-    return max(0, _TURNS[direction](sign * difference, step))
+    return max(0, _TRIP_COUNTS[direction](sign * difference, step))
 
   def _limit(self, condition: str) -> int | None:
-    """Returns the one integer in a condition: a counter's, from 0 by ones."""
+    """Returns the only integer in a condition: the limit of a counter."""
     scope = self.computations.get(condition, {})
     known = [self._value(condition, name, []) for name in scope]
     numbers = [value for value in known if isinstance(value, int)]
     return numbers[0] if len(numbers) == 1 else None
 
   def _compared(self, name: str, given) -> tuple[str, int] | None:
-    """Returns (direction, left - right) of the compare that a result is."""
+    """Returns (direction, left - right) of the compare at the root."""
     scope = self.computations.get(name, {})
     root = next((one for one in scope.values() if one.is_root), None)
     while root is not None and root.op in _UNCHANGED:
@@ -191,14 +191,14 @@ class Module:
     return (direction, left - right) if isinstance(right, int) else None
 
   def _result(self, name: str, given: Sequence[Known]) -> Known:
-    """Returns what is known of the result of a computation."""
+    """Returns the known value of the result of a computation."""
     for one in self.computations.get(name, {}).values():
       if one.is_root:
         return self._value(name, one.name, given)
     return None
 
   def _value(self, computation: str, name: str, given) -> Known:
-    """Returns what is known of an integer, or of a tuple with integers."""
+    """Returns the known value of an integer, or of a tuple with integers."""
     one = self.computations.get(computation, {}).get(name)
     if one is None:
       return None
@@ -211,27 +211,27 @@ class Module:
       text = one.rest.partition(")")[0]
       return int(text) if re.fullmatch(r"-?\d+", text) else None
     if one.op in ("fusion", "call"):
-      found = self.parameters(computation, one, given)
-      return self._result(one.called[0], found)
+      operands = self.parameters(computation, one, given)
+      return self._result(one.called[0], operands)
     if one.op not in (*_UNCHANGED, *_ARITHMETIC, "tuple"):
       return None
-    found = self.parameters(computation, one, given)
+    operands = self.parameters(computation, one, given)
     if one.op == "tuple":
-      return found
+      return operands
     if one.op == "get-tuple-element":
       index = int(one.attribute(r"index=(\d+)") or 0)
-      whole = found[0]
+      whole = operands[0]
       return whole[index] if isinstance(whole, list) else None
     if one.op in _UNCHANGED:
-      return found[0]
-    a, b = found
+      return operands[0]
+    a, b = operands
     if not isinstance(a, int) or not isinstance(b, int):
       return None
     return _wrapped(_ARITHMETIC[one.op](a, b), one.type)
 
 
 def _wrapped(value: int, type_: str) -> int:
-  """Returns the integer as its type holds it: u8 254 + 10 is 8."""
+  """Returns the integer wrapped to its type: u8 254 + 10 is 8."""
   bits = type_.partition("[")[0].lstrip("predsu")
   kind, size = type_[0], 2 ** int(bits or 1)
   value %= size
@@ -239,17 +239,17 @@ def _wrapped(value: int, type_: str) -> int:
 
 
 def elements(type_: str) -> list[str]:
-  """Returns what stands in the first parentheses, at their outer level.
+  """Returns the elements in the first parentheses, at their outer level.
 
   Elements of a tuple type may be tuples themselves.
   """
-  found, depth = [""], 0
+  result, depth = [""], 0
   for letter in type_[1:]:
     if letter == ")" and depth == 0:
       break
     depth += (letter in "([{") - (letter in ")]}")
     if letter == "," and depth == 0:
-      found.append("")
+      result.append("")
     else:
-      found[-1] += letter
-  return found
+      result[-1] += letter
+  return result

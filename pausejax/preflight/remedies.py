@@ -1,9 +1,9 @@
-"""What makes a run fit that does not: asked of the compiler, then offered.
+"""Changes that make a run fit into memory, checked with the compiler.
 
-A compiler that refuses does so in seconds, one that accepts takes minutes. So
-the changes are tried one after the other, the best for the run's speed first,
-until one is accepted; where none is, they are tried together. What was refused
-is not offered; what comes after the first that fits is offered as not checked.
+A compiler rejects a program in seconds, but takes minutes to accept one. So the
+changes are tried one by one, those best for speed first, until one fits; if
+none does, they are combined. Rejected changes are not suggested; changes after
+the first that fits are suggested as not checked.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pausejax import errors
 from pausejax.config import TrainConfig
 
-# Batch sizes and numbers of microbatches to try, from the estimate on.
+# Batch sizes and numbers of microbatches to try, starting at the estimate.
 _TRIES = 3
 
 
@@ -21,8 +21,8 @@ class Remedy:
   """A change of the command line.
 
   Attributes:
-    words: what to add to it.
-    needed_bytes: of a device, as the compiler says; 0 where it was not asked.
+    words: arguments to add to it.
+    needed_bytes: memory per device by the compiler; 0 if not checked.
   """
 
   words: str
@@ -45,16 +45,16 @@ def find(
   num_shards: int,
   largest_batch: int,
 ) -> list[Remedy]:
-  """Returns a change that fits and those behind it that were not checked.
+  """Returns a change that fits and the later ones, which were not checked.
 
   Args:
     config: the run, which does not fit.
     ask: (a changed run, its words) -> bytes that it needs.
-    available_bytes: of a device.
-    num_slices: of the topology; each must hold a copy of the parameters.
-    num_copies: of the parameters, on the run's own mesh.
-    num_shards: parts that the rows of a batch are split in.
-    largest_batch: rows that would fit by an estimate, 0 for none.
+    available_bytes: memory of a device.
+    num_slices: slices of the topology; each must have a copy of the parameters.
+    num_copies: copies of the parameters on the run's own mesh.
+    num_shards: number of shards of the batch dimension.
+    largest_batch: estimate of the largest batch that fits, 0 for none.
   """
   groups = [
     list(_splits(config, num_slices, num_copies)),
@@ -65,9 +65,9 @@ def find(
   for number, group in enumerate(groups):
     for change in group:
       if needed := _fits(change, ask, available_bytes):
-        found = [Remedy(words=change.words, needed_bytes=needed)]
+        fitting = [Remedy(words=change.words, needed_bytes=needed)]
         rest = [g[0] for g in groups[number + 1 :] if g]
-        return found + [Remedy(words=change.words) for change in rest]
+        return fitting + [Remedy(words=change.words) for change in rest]
   for change in _together(config, num_slices, num_copies, num_shards):
     if needed := _fits(change, ask, available_bytes):
       return [Remedy(words=change.words, needed_bytes=needed)]
@@ -75,7 +75,7 @@ def find(
 
 
 def _fits(change: _Change, ask, available_bytes: int) -> int:
-  """Returns what a changed run needs, 0 if it does not fit."""
+  """Returns the memory that a changed run needs, 0 if it does not fit."""
   try:
     needed = ask(change.config, change.words)
   except errors.UserError as e:
@@ -142,7 +142,7 @@ def _batches(
 def _together(
   config: TrainConfig, num_slices: int, num_copies: int, num_shards: int
 ) -> Iterator[_Change]:
-  """Yields the changes one upon the other, then the smallest microbatch."""
+  """Yields combinations of the changes, then with the smallest microbatch."""
   words: list[str] = []
   for changes in (
     lambda c: _splits(c, num_slices, num_copies),

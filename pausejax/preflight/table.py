@@ -1,4 +1,4 @@
-"""What a preflight found, as text."""
+"""The report of a preflight, as text."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _UTILISATIONS = (0.4, 0.5, 0.6)
-_TOKENS = 200e9  # Goyal et al. (2024) train on so many.
+_TOKENS = 200e9  # Training tokens of Goyal et al. (2024).
 _DAY = 24 * 3600
 
 
@@ -20,27 +20,27 @@ class Preflight:
 
   Attributes:
     topology: its name.
-    compiler: the target's, with its version; "" where the CPU's estimates.
-    device_kind: what the devices call themselves.
-    num_devices: over all slices.
-    num_slices: joined by the data-center network.
+    compiler: the target's compiler and version; "" if the CPU compiler
+      estimates.
+    device_kind: device kind as JAX reports it.
+    num_devices: number of devices over all slices.
+    num_slices: number of slices, connected by the data-center network.
     mesh: axis -> devices along it.
-    num_parameters: of the model.
+    num_parameters: parameters of the model.
     state_bytes: parameters, optimizer moments, counters.
-    needed_bytes: at the worst moment of a step.
-    available_bytes: that a step may use.
+    needed_bytes: peak memory of a step.
+    available_bytes: memory that a step may use.
     batch_size: rows of the run's global batch.
-    largest_batch: rows that would fit; 0 if not even the smallest batch does.
-    verdicts: what the compiler said of which batch size.
+    largest_batch: largest batch that fits, in rows; 0 if none does.
+    verdicts: the compiler's result for each batch size.
     collectives: kind -> count, bytes, and far_bytes between slices (TPU) or
-      hosts (GPU), a step; empty where the step was refused.
-    num_uncounted: collectives in loops whose length the compiler's text does
-      not tell, which count once.
-    remedies: what to change where it does not fit, best first.
-    tokens_per_step: pauses among them.
-    flops_per_token: forward and backward pass, without rematerialisation.
-    peak_flops: of a device, dense bfloat16.
-    num_steps: of the run.
+      hosts (GPU), per step; empty if the compiler rejected the step.
+    num_uncounted: collectives in loops of unknown trip count, which count once.
+    remedies: changes that may make it fit, best first.
+    tokens_per_step: including pauses.
+    flops_per_token: forward and backward pass, without rematerialization.
+    peak_flops: peak of a device, dense bfloat16.
+    num_steps: steps of the run.
   """
 
   topology: str
@@ -66,7 +66,7 @@ class Preflight:
 
   @property
   def fits(self) -> bool:
-    """Whether a device has what a step needs."""
+    """Whether a step fits in the memory of a device."""
     return self.needed_bytes <= self.available_bytes
 
   def step_seconds(self, utilisation: float) -> float:
@@ -76,17 +76,17 @@ class Preflight:
 
 
 def verdict_line(verdict: "ahead.Verdict", change: str = "") -> str:
-  """Returns what the compiler said of one batch size, or of a change."""
+  """Returns the compiler's result for one batch size or one change."""
   said = "refused" if verdict.is_refused else "compiled"
   what = f"with {change}" if change else f"batch {verdict.batch_size:,}"
   return (
     f"  {what}: {said}, needs "
-    f"{_gib(verdict.needed_bytes)} a device ({verdict.seconds:.0f} s)"
+    f"{_gib(verdict.needed_bytes)} per device ({verdict.seconds:.0f} s)"
   )
 
 
 def as_data(verdict: "ahead.Verdict") -> dict[str, Any]:
-  """Returns a verdict without the program that it is about."""
+  """Returns a verdict as plain values, without its program."""
   return {
     "batch_size": verdict.batch_size,
     "needed_bytes": verdict.needed_bytes,
@@ -95,86 +95,93 @@ def as_data(verdict: "ahead.Verdict") -> dict[str, Any]:
   }
 
 
-def text(found: Preflight) -> str:
+def text(preflight: Preflight) -> str:
   """Returns the whole report."""
-  parts = [_machine(found), _memory(found), _collectives(found), _times(found)]
-  parts.append([_conclusion(found)])
+  parts = [
+    _machine(preflight),
+    _memory(preflight),
+    _collectives(preflight),
+    _times(preflight),
+  ]
+  parts.append([_conclusion(preflight)])
   return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def _machine(found: Preflight) -> list[str]:
-  slices = f" in {found.num_slices} slices" if found.num_slices > 1 else ""
-  mesh = " x ".join(f"{axis} {n}" for axis, n in found.mesh.items())
+def _machine(preflight: Preflight) -> list[str]:
+  slices = (
+    f" in {preflight.num_slices} slices" if preflight.num_slices > 1 else ""
+  )
+  mesh = " x ".join(f"{axis} {n}" for axis, n in preflight.mesh.items())
   return [
     "",
-    f"devices     {found.num_devices} x {found.device_kind}{slices}",
+    f"devices     {preflight.num_devices} x {preflight.device_kind}{slices}",
     f"mesh        {mesh}",
-    f"parameters  {found.num_parameters:,}",
+    f"parameters  {preflight.num_parameters:,}",
   ]
 
 
-def _memory(found: Preflight) -> list[str]:
-  room = found.available_bytes - found.needed_bytes
-  share = room / found.available_bytes
-  needed = "at its peak" if found.compiler else "at most"
+def _memory(preflight: Preflight) -> list[str]:
+  headroom = preflight.available_bytes - preflight.needed_bytes
+  share = headroom / preflight.available_bytes
+  needed = "at its peak" if preflight.compiler else "at most"
   rows = {
-    "state": _gib(found.state_bytes),
-    f"the step {needed}": _gib(found.needed_bytes),
-    "available": _gib(found.available_bytes),
-    "headroom": f"{_gib(room)}  ({share:.0%})",
+    "state": _gib(preflight.state_bytes),
+    f"the step {needed}": _gib(preflight.needed_bytes),
+    "available": _gib(preflight.available_bytes),
+    "headroom": f"{_gib(headroom)}  ({share:.0%})",
   }
-  lines = ["memory of a device, with the state in it"]
+  lines = ["memory of a device, including the state"]
   lines += [f"  {name:22}{value}" for name, value in rows.items()]
-  return [*lines, f"largest batch that fits: {_largest(found)}"]
+  return [*lines, f"largest batch that fits: {_largest(preflight)}"]
 
 
-def _largest(found: Preflight) -> str:
-  if not found.largest_batch:
+def _largest(preflight: Preflight) -> str:
+  if not preflight.largest_batch:
     return "none"
-  rows = found.largest_batch
-  exact = {v["batch_size"] for v in found.verdicts if not v["refused"]}
-  a, b = found.verdicts[0], found.verdicts[-1]
+  rows = preflight.largest_batch
+  exact = {v["batch_size"] for v in preflight.verdicts if not v["refused"]}
+  a, b = preflight.verdicts[0], preflight.verdicts[-1]
   how = f"on the line through {a['batch_size']:,} and {b['batch_size']:,}"
   if not exact:
     how = f"an estimate, {how}, which do not fit"
   if rows in exact:
     how = "compiled"
-  bound = "" if found.compiler else "at least "
+  bound = "" if preflight.compiler else "at least "
   return f"{bound}{rows:,} rows ({how})"
 
 
-def _collectives(found: Preflight) -> list[str]:
-  if not found.collectives:
+def _collectives(preflight: Preflight) -> list[str]:
+  if not preflight.collectives:
     return []
-  where = "slices" if found.num_slices > 1 else "hosts"
+  where = "slices" if preflight.num_slices > 1 else "hosts"
   lines = ["collectives of a step      times         GB"]
-  for kind, row in found.collectives.items():
+  for kind, row in preflight.collectives.items():
     far = row["far_bytes"] / 1e9
     between = f"   {far:.2f} of it between {where}" if far else ""
     size = row["bytes"] / 1e9
     lines.append(f"  {kind:20}{row['count']:10,}{size:11.2f}{between}")
   lines.append("  (sizes of the whole arrays, as each device sees them)")
-  if found.num_uncounted:
+  if preflight.num_uncounted:
     lines.append(
-      f"  (at least: {found.num_uncounted} stand in loops of unknown length, "
-      "counted as one turn)"
+      f"  (at least: {preflight.num_uncounted} are in loops of unknown trip "
+      "count, counted once)"
     )
   return lines
 
 
-def _times(found: Preflight) -> list[str]:
-  all_steps = f"{found.num_steps:,} steps"
+def _times(preflight: Preflight) -> list[str]:
+  all_steps = f"{preflight.num_steps:,} steps"
   lines = [
-    f"{found.tokens_per_step:,} tokens a step, "
-    f"{found.flops_per_token / 1e9:.2f} GFLOP a token; of the stated "
-    f"{found.peak_flops / 1e12:,.0f} TFLOP/s a device",
+    f"{preflight.tokens_per_step:,} tokens per step, "
+    f"{preflight.flops_per_token / 1e9:.2f} GFLOP per token; of the peak "
+    f"{preflight.peak_flops / 1e12:,.0f} TFLOP/s per device",
     f"   MFU     s a step     tokens/s   days for 200B   days for {all_steps}",
   ]
   for utilisation in _UTILISATIONS:
-    seconds = found.step_seconds(utilisation)
-    rate = found.tokens_per_step / seconds
+    seconds = preflight.step_seconds(utilisation)
+    rate = preflight.tokens_per_step / seconds
     days = _TOKENS / rate / _DAY
-    run = found.num_steps * seconds / _DAY
+    run = preflight.num_steps * seconds / _DAY
     lines.append(
       f"  {utilisation:4.0%}  {seconds:11.3f}  {rate:11,.0f}  {days:14.2f}"
       f"  {run:{len(all_steps) + 9}.2f}"
@@ -182,30 +189,32 @@ def _times(found: Preflight) -> list[str]:
   return lines
 
 
-def _conclusion(found: Preflight) -> str:
-  if found.fits:
-    return f"It fits {found.topology}."
-  short = found.needed_bytes - found.available_bytes
+def _conclusion(preflight: Preflight) -> str:
+  if preflight.fits:
+    return f"It fits {preflight.topology}."
+  short = preflight.needed_bytes - preflight.available_bytes
   doubt = (
-    " An upper bound: the target's own compiler may do better."
-    if not found.compiler and found.state_bytes < found.available_bytes
+    " An upper bound: the target's own compiler may need less."
+    if not preflight.compiler
+    and preflight.state_bytes < preflight.available_bytes
     else ""
   )
   return (
-    f"It does not fit {found.topology}: the step needs "
-    f"{_gib(found.needed_bytes)} a device and {_gib(found.available_bytes)} "
-    f"are there, {_gib(short)} too few. {_advice(found)}{doubt}"
+    f"It does not fit {preflight.topology}: the step needs "
+    f"{_gib(preflight.needed_bytes)} per device and "
+    f"{_gib(preflight.available_bytes)} are available, {_gib(short)} "
+    f"too few. {_advice(preflight)}{doubt}"
   )
 
 
-def _advice(found: Preflight) -> str:
-  """Returns what to change, and what of it the compiler has accepted."""
+def _advice(preflight: Preflight) -> str:
+  """Returns the suggested changes, and which one the compiler accepted."""
   checked = [
     f"add {r.words} (needs {_gib(r.needed_bytes)}: it fits)"
-    for r in found.remedies
+    for r in preflight.remedies
     if r.needed_bytes
   ]
-  others = [r.words for r in found.remedies if not r.needed_bytes]
+  others = [r.words for r in preflight.remedies if not r.needed_bytes]
   if not checked:
     checked = ["no other mesh, remat, microbatch or batch size tried here fits"]
   others.append("more devices")

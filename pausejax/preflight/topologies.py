@@ -1,13 +1,13 @@
-"""Pods and boxes by the names that people give them, described with none there.
+"""Describes TPU slices and GPU hosts by their usual names, without hardware.
 
   v5e-256, v6e-8       chips
-  v4-128, v5p-128      TensorCores, as Google counts: two a chip, so 64 chips
-  2xv5e-128            two such slices, joined by the data-center network
-  h100-8, h200-16      GPUs, eight a host
+  v4-128, v5p-128      TensorCores, as Google counts: two per chip, so 64 chips
+  2xv5e-128            two such slices, connected by the data-center network
+  h100-8, h200-16      GPUs, eight per host
 
 The name becomes the arguments of `jax.experimental.topologies`, whose devices
-a compiler takes for real. Shapes: TPU documentation of each generation; for v4
-and v5p, cubes of 4 x 4 x 4 chips put together as compactly as they go.
+can be compiled for. Shapes: TPU documentation of each generation; for v4 and
+v5p, the most compact arrangement of cubes of 4 x 4 x 4 chips.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ _ALIASES = {"v5litepod": "v5e"}
 
 _NAME = re.compile(r"(?:([1-9][0-9]?)x)?([a-z0-9]+)-([1-9][0-9]{0,5})")
 
-# What XLA wants to know of a GPU, as its own specifications of these cards:
+# The GPU properties that XLA needs, from its own specifications:
 # multiprocessors, their FP32 units and shared memory in bytes, L2 cache in
 # bytes, bytes a second, clock in GHz, compute capability.
 _GPU_SPECS = {
@@ -46,14 +46,14 @@ _GPU_SPECS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-  """Devices that need not be there.
+  """Devices to compile for, which need not exist.
 
   Attributes:
-    name: what the user calls it.
-    chip: what each device can do and hold.
-    num_devices: over all slices, as JAX will see them.
-    num_slices: parts that only the data-center network joins.
-    arguments: of `jax.experimental.topologies.get_topology_desc`.
+    name: the name that the user gave.
+    chip: peak rates and memory of each device.
+    num_devices: number of JAX devices over all slices.
+    num_slices: number of slices, connected by the data-center network.
+    arguments: arguments of `jax.experimental.topologies.get_topology_desc`.
   """
 
   name: str
@@ -72,8 +72,8 @@ def parse(name: str) -> Topology:
   """Returns the topology of a name such as "2xv5e-128".
 
   Raises:
-    UsageError: no such kind, or it does not come in that size; the message
-      names the nearest that there is.
+    UsageError: unknown kind, or a size that does not exist; the message
+      suggests the nearest name.
   """
   match = _NAME.fullmatch(name)
   kind = _ALIASES.get(match[2], match[2]) if match else ""
@@ -91,7 +91,7 @@ def parse(name: str) -> Topology:
 
 
 def _hint(name: str) -> str:
-  """Returns the nearest name, and what its kind comes in."""
+  """Returns the nearest name, and the sizes of its kind."""
   match = re.match(r"(?:(\d*)x)?(.*?)[-_ ]?(\d*)$", name.lower(), re.ASCII)
   slices, kind, size = match.groups(default="") if match else ("", "", "")
   close = difflib.get_close_matches(kind, _KINDS, n=1, cutoff=0.5)
@@ -109,14 +109,14 @@ def _hint(name: str) -> str:
 
 
 def devices(topology: Topology) -> list[Any]:
-  """Returns its devices, which can be compiled for and not be run on."""
+  """Returns its devices, which can be compiled for but not run on."""
   from jax.experimental import topologies
 
   return list(topologies.get_topology_desc(**topology.arguments).devices)
 
 
 def _sizes(kind: str) -> list[int]:
-  """Returns the sizes a kind comes in, ascending, as its names count them."""
+  """Returns the sizes of a kind, ascending, in the unit of its names."""
   if kind in _GPUS:
     hosts = range(2 * GPUS_PER_HOST, 4096 + 1, GPUS_PER_HOST)
     return [*range(1, GPUS_PER_HOST + 1), *hosts]
@@ -128,15 +128,15 @@ def _sizes(kind: str) -> list[int]:
 
 def _unit(kind: str) -> str:
   if kind in _GPUS:
-    return "GPUs, from 8 on in hosts of 8"
-  return "chips" if _MOST_CUBES[kind] is None else "TensorCores, two a chip"
+    return "GPUs, above 8 in hosts of 8"
+  return "chips" if _MOST_CUBES[kind] is None else "TensorCores, two per chip"
 
 
 def _tpu(name: str, kind: str, size: int, num_slices: int) -> Topology:
   is_flat = _MOST_CUBES[kind] is None
   num_chips = size if is_flat else size // 2
   shape = _FLAT[num_chips] if is_flat else _solid(num_chips)
-  # Rings are closed in whole pods of a plane and in whole cubes.
+  # Full pods of a plane and full cubes have wraparound links.
   wrap = [d == 16 if is_flat else num_chips >= 64 for d in shape]
   arguments = {
     "platform": "tpu",
@@ -158,7 +158,7 @@ def _tpu(name: str, kind: str, size: int, num_slices: int) -> Topology:
 
 
 def _solid(num_chips: int) -> tuple[int, ...]:
-  """Returns the most compact shape of so many chips, shortest side first."""
+  """Returns the most compact shape of chips, shortest side first."""
   if num_chips in _PART_OF_A_CUBE:
     return _PART_OF_A_CUBE[num_chips]
   cubes = num_chips // 64
