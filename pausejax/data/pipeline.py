@@ -34,7 +34,7 @@ from pausejax.tasks import file_lists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Door:
+class RunData:
   """What a run reads.
 
   Attributes:
@@ -143,12 +143,12 @@ def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
     raise errors.UserError(f"segments could not be prepared (exit {code})")
 
 
-def open_door(
+def open_run_data(
   config: TrainConfig,
   tokenizer: PauseTokenizer,
   workdir: pathlib.Path,
   host: tuple[int, int],
-) -> Door:
+) -> RunData:
   """Opens the pipeline that the config names.
 
   Args:
@@ -192,7 +192,7 @@ def _load_examples(
   return encoded.load(folder, task, split, data, tokenizer)
 
 
-def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
+def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
   rates = tasks.mixture(config.data.task)
   train, held_out = (
     [encode_split(config, tokenizer, name, split) for name in rates]
@@ -211,7 +211,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
     )
     for split in (train, held_out)
   )
-  return Door(
+  return RunData(
     batches=StepBatches(source),
     evaluation=functools.partial(
       held_out_source.evaluation_batches, config.eval.num_batches
@@ -221,7 +221,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> Door:
   )
 
 
-def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
+def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
   data = config.data
   stages = tasks.rate_stages(data)
   folders = stores(data, _names(stages))
@@ -257,7 +257,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
     functools.partial(source.evaluation_batches, config.eval.num_batches)
     for source in (held_out_source, held_out_source.without_pauses())
   )
-  return Door(
+  return RunData(
     batches=StepBatches(training_source),
     evaluation=evaluation,
     plain_evaluation=(
@@ -267,7 +267,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> Door:
   )
 
 
-def _open_seqio(config: TrainConfig, host) -> Door:
+def _open_seqio(config: TrainConfig, host) -> RunData:
   from pausejax.data.seqio.stream import SeqioBatches
 
   task = tasks.pretraining(config.data.task)
@@ -285,7 +285,7 @@ def _open_seqio(config: TrainConfig, host) -> Door:
     return itertools.islice(held_out, config.eval.num_batches or None)
 
   plain_evaluation = functools.partial(evaluation, pauses=False)
-  return Door(
+  return RunData(
     batches=stream(),
     evaluation=evaluation,
     plain_evaluation=(

@@ -9,7 +9,7 @@ import jax
 from pausejax import errors, optimizer
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.data import pipeline
-from pausejax.data.pipeline import Door
+from pausejax.data.pipeline import RunData
 from pausejax.evaluation import held_out_answers
 from pausejax.runtime import distributed, flops, metric_writer, run_folder
 from pausejax.runtime.agreement import Agreement
@@ -87,12 +87,12 @@ def _open_store(inputs: Inputs, made: Parts) -> Store:
   return store
 
 
-def _open_data(inputs: Inputs, made: Parts) -> Door:
+def _open_data(inputs: Inputs, made: Parts) -> RunData:
   """Returns the run's data, prepared by process 0."""
   if distributed.process_index() == 0:
     pipeline.prepare(inputs.config, inputs.values, inputs.workdir)
   distributed.everyone("prepared")
-  data = pipeline.open_door(
+  data = pipeline.open_run_data(
     inputs.config, inputs.tokenizer, inputs.workdir, made.host
   )
   distributed.require_agreement(
@@ -104,7 +104,7 @@ def _open_data(inputs: Inputs, made: Parts) -> Door:
   return data
 
 
-def _resume(inputs: Inputs, data: Door, restored: Restored | None) -> None:
+def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
   """Moves the data to the checkpoint's position; says where the run starts.
 
   Raises:
@@ -157,7 +157,7 @@ def _keep_inputs(inputs: Inputs, restored: Restored | None) -> None:
 
 def _describe(
   inputs: Inputs,
-  data: Door,
+  data: RunData,
   made: Parts,
   state: TrainState,
   restored: Restored | None,
@@ -171,7 +171,7 @@ def _describe(
 
 @contextlib.contextmanager
 def _meter(
-  inputs: Inputs, data: Door, made: Parts, restored: Restored | None
+  inputs: Inputs, data: RunData, made: Parts, restored: Restored | None
 ) -> Iterator[Meter]:
   """Yields the meter of the run, on its metrics file and progress bar."""
   config = inputs.config
@@ -199,7 +199,7 @@ def _meter(
   writer.close()
 
 
-def _held_out(inputs: Inputs, data: Door, made: Parts) -> HeldOut:
+def _held_out(inputs: Inputs, data: RunData, made: Parts) -> HeldOut:
   """Returns what evaluates the run's model."""
   config, tokenizer = inputs.config, inputs.tokenizer
   return HeldOut(
@@ -218,7 +218,7 @@ def _held_out(inputs: Inputs, data: Door, made: Parts) -> HeldOut:
 def _saver(
   inputs: Inputs,
   store: Store,
-  data: Door,
+  data: RunData,
   made: Parts,
   restored: Restored | None,
 ) -> Saver:
