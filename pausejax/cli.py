@@ -1,9 +1,9 @@
-"""The command `pausejax VERB ...`: finds the verb, and says what went wrong.
+"""The command `pausejax VERB ...`: runs the verb and reports its errors.
 
 Exit codes: 0 done; 1 an error that the user must fix first; 2 a wrong command
 line or config, before any work; 3 checkpoints exist but none can be used; 4
-training diverged; 130 interrupted; 141 the reader of the output went away; 143
-stopped from outside, saved, run again.
+training diverged; 130 interrupted; 141 the reader of the output closed it; 143
+stopped by a signal, saved, run again.
 """
 
 import importlib
@@ -21,17 +21,17 @@ from pausejax import errors
 from pausejax.runtime import distributed, signals
 
 VERBS = {
-  "train": "pretrain or finetune; resumes by itself from the workdir",
-  "preflight": "say whether a run fits a TPU pod or GPUs, with none there",
-  "segments": "tokenise a task and cut it into segments, once",
+  "train": "pretrain or finetune; resumes automatically from the workdir",
+  "preflight": "check whether a run fits a TPU pod or GPUs, without them",
+  "segments": "tokenize a task and cut it into segments, once",
   "tokenizer": "train a SentencePiece vocabulary on a task",
-  "inspect": "show what a task's sequences look like, and check them",
-  "evaluate": "answer a task's examples, under each number of pauses",
-  "study": "four variants x pauses x seeds, into one table",
-  "report": "a study as one self-contained page",
+  "inspect": "show the sequences of a task, and check them",
+  "evaluate": "answer the examples of a task, with each number of pauses",
+  "study": "run four variants x pauses x seeds, and make one table",
+  "report": "write a study as one self-contained page",
   "generate": "continue a prompt, with pauses before the answer",
-  "score": "score anybody's file of predictions, by a task's metrics",
-  "tasks": "list the tasks, or take one through everything",
+  "score": "score a file of predictions with the metrics of a task",
+  "tasks": "list the tasks, or check one from source to metrics",
 }
 # Verbs that several processes run together.
 TOGETHER = ("train", "evaluate")
@@ -56,8 +56,8 @@ def run() -> NoReturn:
 def _has_tensorflow() -> bool:
   """Returns whether this process must end without destroying tf.data.
 
-  A pipeline waits for its threads when it is destroyed, and a thread that
-  calls Python waits for the interpreter that destroys the pipeline.
+  The destructor of a pipeline waits for its threads, and a thread that calls
+  Python waits for the interpreter, which runs the destructor: a deadlock.
   """
   return "tensorflow" in sys.modules
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     if not distributed.is_alone():
       if exit_code is None:
         traceback.print_exc()
-      # A UserError stops the run as a whole, any other error this process.
+      # A UserError stops the whole run, any other error only this process.
       failed = not isinstance(e, errors.UserError | BrokenPipeError)
       distributed.leave(1 if exit_code is None else exit_code, failed=failed)
     if exit_code is None:
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explain(error: BaseException) -> int | None:
-  """Says what went wrong; returns the exit code, None if it is for Python."""
+  """Prints the error; returns the exit code, None if Python must report it."""
   match error:
     case errors.UserError():
       line = " ".join(error.message.splitlines())
@@ -94,7 +94,7 @@ def _explain(error: BaseException) -> int | None:
       print(f"pausejax: {line}{details}", file=sys.stderr)
       return error.exit_code
     case BrokenPipeError():
-      # Whoever read the output, such as `head`, has seen enough.
+      # The reader of the output, such as `head`, has closed it.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       return 141
     case OSError():
@@ -106,28 +106,29 @@ def _explain(error: BaseException) -> int | None:
 
 
 def _stopped(number: int, *_) -> None:
-  """Leaves at once; what is on disk is whole, since files appear by a rename.
+  """Exits immediately; files on disk are complete, since writes are atomic.
 
-  An exception would be lost where XLA calls back into Python, and on the way
-  out XLA's threads may crash.
+  An exception would be lost where XLA calls back into Python, and XLA's threads
+  may crash at a normal exit.
   """
   if not _leaving.acquire(blocking=False):
-    return  # Another thread is on its way out.
+    return  # Another thread is exiting.
   what = "interrupted" if number == signal.SIGINT else "asked to stop"
   print(f"pausejax: {what}", file=sys.stderr, flush=True)
   distributed.leave(128 + number)
 
 
 def _stopped_in_compiler(number: int) -> None:
-  """Leaves in place of a main thread that does not hear the signal."""
-  if not distributed.is_joining():  # There it hears, and tells the others.
+  """Exits in place of a main thread that cannot handle the signal."""
+  # While it connects to the others, the main thread handles the signal.
+  if not distributed.is_joining():
     _stopped(number)
 
 
 def _run(argv: list[str]) -> int:
   _require_text(argv)
   if isinstance(sys.stdout, io.TextIOWrapper):
-    # A terminal that cannot show a character gets its code.
+    # Characters that the terminal cannot encode are printed as escapes.
     sys.stdout.reconfigure(errors="backslashreplace")
   if not argv or argv[0] in ("-h", "--help", "help"):
     print(_help())
@@ -135,7 +136,7 @@ def _run(argv: list[str]) -> int:
   if argv[0] == "--version":
     print(pausejax.__version__)
     return 0
-  # Orbax and TFDS tell their own makers much there.
+  # Orbax and TFDS log verbosely there.
   logging.getLogger("absl").setLevel(logging.ERROR)
   verb, *rest = argv
   errors.require_one_of("verb", verb, VERBS)
@@ -158,7 +159,7 @@ def _require_text(argv: list[str]) -> None:
         "or a script in UTF-8"
       ) from e
     errors.require(
-      "\0" not in word, f"argument {word!r}: holds a NUL, which no name may"
+      "\0" not in word, f"argument {word!r}: contains a NUL; remove it"
     )
 
 
@@ -168,6 +169,6 @@ def _help() -> str:
   return (
     "usage: pausejax VERB [options]\n\n"
     f"{verbs}\n\n"
-    "pausejax VERB --help tells more, with every config field, for example:\n"
+    "pausejax VERB --help lists the options and config fields, for example:\n"
     "  pausejax train --config=configs/smoke.py --workdir=run"
   )

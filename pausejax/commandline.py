@@ -1,7 +1,7 @@
-"""Command lines into checked values, and what `--help` says.
+"""Parses command lines, checks their values, and prints `--help`.
 
 --config=smoke:pause=false              see `config/loader.py`
---config.optim.learning_rate=1e-3       a change to one field
+--config.optim.learning_rate=1e-3       changes one field
 """
 
 import argparse
@@ -21,14 +21,14 @@ from pausejax.config.training import TrainConfig
 # A ConfigDict is typed as Any: its fields are known when the program runs.
 TakeOver = Callable[[argparse.Namespace, Any], None]
 
-# Options whose values are text, or a store that may lie in a bucket.
+# Options whose values are text, or a store that may be in a bucket.
 _NO_LOCAL_PATHS = frozenset({"prompt", "filler", "verify"})
 
 HELP = frozenset({"-h", "--help"})
 
 
 class Parser(argparse.ArgumentParser):
-  """argparse with one-line errors that name the nearest right word."""
+  """argparse with one-line errors that suggest the nearest known word."""
 
   def __init__(
     self,
@@ -42,11 +42,12 @@ class Parser(argparse.ArgumentParser):
     """Makes the parser of a verb.
 
     Args:
-      verb: its name.
-      description: what `--help` opens with.
-      config: whether it needs --config; one that may do without adds it.
+      verb: name of the verb.
+      description: the first part of `--help`.
+      config: whether --config is required; a verb for which it is optional
+        adds the option itself.
       kind: the class that declares the fields of that config.
-      uses: the fields and groups that the verb reads; empty: all of them.
+      uses: the fields and groups that the verb reads; empty: all.
     """
     super().__init__(
       prog=f"pausejax {verb}",
@@ -61,24 +62,24 @@ class Parser(argparse.ArgumentParser):
       )
 
   def error(self, message: str):
-    """Raises a UsageError in place of printing the usage."""
+    """Raises a UsageError instead of printing the usage."""
     raise errors.UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
   def parse(
     self, argv: Sequence[str], take_over: TakeOver | None = None
   ) -> tuple[argparse.Namespace, Any]:
-    """Returns the options and, where the verb takes one, the config.
+    """Returns the options and, if the verb takes one, the config.
 
-    Where a word asks for help, prints it, with the values of the config that
-    the others name, and exits.
+    With --help, prints the help, with the values of the config that the other
+    arguments name, and exits.
 
     Args:
-      argv: the words behind the verb.
-      take_over: changes the config by what options and config say; changes
-        from the command line win over it.
+      argv: the arguments after the verb.
+      take_over: changes the config according to the options and the config;
+        changes on the command line have precedence.
 
     Raises:
-      UsageError: a word that is misspelled, missing, or of no use here.
+      UsageError: an argument is misspelled, missing, or not allowed here.
     """
     if HELP & {*argv}:
       self._help(argv)
@@ -96,7 +97,7 @@ class Parser(argparse.ArgumentParser):
     return options, config
 
   def _require_local(self, options: argparse.Namespace) -> None:
-    """Refuses a URL where an option is a file or a folder."""
+    """Refuses a URL for an option that is a file or a folder."""
     for action in self._actions:
       value = getattr(options, action.dest, None)
       if isinstance(value, str) and action.dest not in _NO_LOCAL_PATHS:
@@ -121,7 +122,7 @@ class Parser(argparse.ArgumentParser):
     self.exit()
 
   def _check_words(self, argv: Sequence[str]) -> None:
-    """Refuses what no option takes, before argparse says what is missing."""
+    """Refuses unknown arguments before argparse reports missing ones."""
     given: dict[str, str] = {}
     is_value = False
     for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
@@ -139,7 +140,7 @@ class Parser(argparse.ArgumentParser):
         self._check_word(word)
 
   def _check_word(self, word: str) -> None:
-    """Refuses a word that is no option, unless it may stand alone."""
+    """Refuses an argument that is no option, unless it is positional."""
     stands_alone = any(not a.option_strings for a in self._actions)
     name, equals, _ = word.partition("=")
     is_named = equals and f"--{name}" in self._option_string_actions
@@ -149,7 +150,7 @@ class Parser(argparse.ArgumentParser):
       )
 
   def _hint(self, word: str, name: str) -> str:
-    """Returns what was probably meant, to end a message."""
+    """Returns the argument that was probably meant, as a message's end."""
     known = [o for o in self._option_string_actions if o.startswith("--")]
     bare = name.lstrip("-")
     value = word[len(name) :]
@@ -168,20 +169,20 @@ class Parser(argparse.ArgumentParser):
     return errors.nearest(name, known)
 
   def _field(self, name: str) -> str:
-    """Returns the field of the config that has this name, "" if none has."""
+    """Returns the config field of this name, "" if there is none."""
     names = loader.field_names(tree.default(self._kind))
     return next((n for n in names if name in (n, n.rpartition(".")[2])), "")
 
 
 def shard(text: str) -> tuple[int, int]:
   """Returns (i, n) of "i/n", 1 <= i <= n."""
-  found = re.fullmatch(r"(\d+)/(\d+)", text)
+  match = re.fullmatch(r"(\d+)/(\d+)", text)
   errors.require(
-    bool(found) and 1 <= int(found[1]) <= int(found[2]),
+    bool(match) and 1 <= int(match[1]) <= int(match[2]),
     f"--shard: expected i/n with 1 <= i <= n, as in 2/8, got {text!r}",
   )
-  assert found
-  return int(found[1]), int(found[2])
+  assert match
+  return int(match[1]), int(match[2])
 
 
 def _changed(spec: str, overrides: Sequence[str]) -> ConfigDict:
@@ -192,7 +193,7 @@ def _changed(spec: str, overrides: Sequence[str]) -> ConfigDict:
 
 
 def _last_value(argv: Sequence[str], option: str) -> str:
-  """Returns what was given to an option, "" for nothing."""
+  """Returns the last value of an option, "" if it is not given."""
   value = ""
   for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
     if word.startswith(option + "="):
@@ -207,7 +208,7 @@ def _is_number(word: str) -> bool:
 
 
 def _require_value(word: str, following: str) -> None:
-  """Raises unless a change to a field has its value behind a "="."""
+  """Raises unless a change to a field has the form NAME=VALUE."""
   if "=" in word:
     return
   if following and not following.startswith("-"):
@@ -218,7 +219,7 @@ def _require_value(word: str, following: str) -> None:
 
 
 def _warn_of_two(given: dict[str, str], name: str, value: str) -> None:
-  """Says that an option is there twice, with two values."""
+  """Warns if an option is given twice, with two values."""
   if given.setdefault(name, value) != value:
     print(
       f"pausejax: {name} is given twice, {given[name]!r} and {value!r}; the "

@@ -1,7 +1,8 @@
-"""Errors a user can cause, each one line long, and the checks that raise them.
+"""Errors that a user can cause, and the checks that raise them.
 
-A message says what is wrong, what was given, what is allowed, and how to fix
-it. The command line prints it without a traceback and leaves with `exit_code`.
+A message has one line: what is wrong, what was given, what is allowed, and how
+to fix it. The command line prints it without a traceback and exits with
+`exit_code`.
 """
 
 import difflib
@@ -12,7 +13,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-  """Something only the user can fix: a file, a checkpoint, a machine.
+  """An error that only the user can fix: a file, a checkpoint, a machine.
 
   Attributes:
     message: what is wrong; printed as one line.
@@ -28,7 +29,7 @@ class UserError(ValueError):
 
 
 class UsageError(UserError):
-  """A wrong command line or config value, found before any work starts."""
+  """A wrong command line or config value, reported before any work starts."""
 
   exit_code = 2
 
@@ -43,7 +44,7 @@ class CheckpointUnusable(UserError):
 
 
 class Diverged(UserError):
-  """Training was stopped: too many steps in a row were not finite.
+  """Training diverged: the parameters or too many steps are not finite.
 
   Launchers must not start the run again.
   """
@@ -52,7 +53,7 @@ class Diverged(UserError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-  """Returns "; did you mean 'x'?" and the known names, to end a message."""
+  """Returns "; did you mean 'x'?" and the known names, as a message's end."""
   known = sorted(known)
   close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -60,7 +61,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-  """Returns the first line of what an exception says, "" if it is silent."""
+  """Returns the first line of an exception's message, "" if it has none."""
   return next(iter(str(error).strip().splitlines()), "")
 
 
@@ -73,13 +74,13 @@ def require(condition: bool, message: str) -> None:
 def require_local(name: str, path: str) -> None:
   """Raises if a path is a URL, such as gs://bucket/run.
 
-  Only what is read through ArrayRecord may be one (`data.segments_dir`).
-  Anywhere else `gs:` would become a folder of this machine.
+  Only files that are read through ArrayRecord may have one
+  (`data.segments_dir`). Elsewhere, `gs:` would be a folder on this machine.
   """
   scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|s3|file):/", path)
   require(
     scheme is None,
-    f"{name}: got {path!r}, which is not a path of this machine; name a local "
+    f"{name}: got {path!r}, which is not a path on this machine; name a local "
     "or mounted folder, and copy from or to the bucket yourself",
   )
 
@@ -89,25 +90,25 @@ def require_in_range(
 ) -> None:
   """Raises unless `value` is a finite number with low <= value <= high."""
   is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  # Compared, not converted: an int may be too large for a float.
+  # Not converted to float, since an int may be too large for one.
   ok = is_number and low <= value <= high and value != math.inf
   bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
   require(ok, f"{name}: must be a finite number {bound}, got {value!r}")
 
 
 def require_one_of(name: str, value: object, known: Iterable[str]) -> None:
-  """Raises, naming the nearest right word, unless `value` is in `known`."""
+  """Raises unless `value` is in `known`; suggests the nearest known one."""
   known = list(known)
   if value not in known:
     raise UsageError(f"{name}: unknown value {value!r}{nearest(value, known)}")
 
 
-def require_same(what: str, found: dict, wanted: dict) -> None:
-  """Raises a UserError naming every key of `wanted` whose value differs."""
+def require_same(what: str, actual: dict, expected: dict) -> None:
+  """Raises a UserError naming every key of `expected` whose value differs."""
   differ = [
-    f"{key} is {found.get(key)!r}, this run wants {value!r}"
-    for key, value in wanted.items()
-    if found.get(key) != value
+    f"{key} is {actual.get(key)!r}, this run needs {value!r}"
+    for key, value in expected.items()
+    if actual.get(key) != value
   ]
   if differ:
     raise UserError(f"{what} does not fit: " + "; ".join(differ))

@@ -1,4 +1,4 @@
-"""Files that a process writes whole, and lines that end at a line feed only."""
+"""Atomic writes of files, and lines that end only at a line feed."""
 
 import pathlib
 import secrets
@@ -7,18 +7,18 @@ __all__ = ["split_lines", "write"]
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
-  """Writes a file that appears under its name only when it is complete.
+  """Writes a file atomically.
 
-  A reader sees the old content or the new, never a part. Two processes may
-  write the same file at once: the last to finish wins.
+  A reader sees the old content or the new, never a part. If two processes
+  write the same file concurrently, the last one to finish wins.
 
   Args:
     path: the file; its folder must exist.
-    content: text is written as UTF-8, with line feeds as they are.
+    content: text is written as UTF-8, without converting line feeds.
 
   Raises:
-    OSError: the disk is full, or the folder cannot be written. The old file,
-      if there was one, is unchanged.
+    OSError: the disk is full, or the folder is not writable. An existing file
+      is unchanged.
   """
   data = content.encode("utf-8") if isinstance(content, str) else content
   temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
@@ -34,7 +34,7 @@ def split_lines(text: str) -> list[str]:
   r"""Returns the lines of a text, without the line feeds that end them.
 
   `str.splitlines` also splits at U+2028, U+0085 and other characters that JSON
-  allows inside a string. Here a line ends at "\n" only.
+  allows inside a string. Here a line ends only at "\n".
   """
   lines = text.split("\n")
   return lines if lines[-1] else lines[:-1]

@@ -1,9 +1,9 @@
-"""JSON from disk: read, and checked to have the shape that its reader needs.
+"""Reads JSON files and checks that they have the expected shape.
 
-A shape is a type (`float` takes whole numbers, too; `object` anything), None,
-a tuple of shapes of which one must fit, [shape] for a list of them,
-{str: shape} for an object with any keys, or {"name": shape, "other?": shape}
-for one that has at least `name`, and may have `other`.
+A shape is a type (`float` also accepts whole numbers; `object` anything), None,
+a tuple of alternative shapes, [shape] for a list, {str: shape} for an object
+with any keys, or {"name": shape, "other?": shape} for an object with at least
+the key `name`, and optionally `other`.
 """
 
 import json
@@ -37,14 +37,14 @@ def read(
   """Returns the value of a JSON file.
 
   Args:
-    path: of the file.
-    shape: what the value must look like.
-    fix: what to do about a damaged file, to end the message.
-    format: (name, newest) where a field has the number of the file's format,
-      1 if it is not there; checked before the shape.
+    path: path of the file.
+    shape: the shape that the value must have.
+    fix: how to fix a damaged file, as the end of the message.
+    format: (name, newest): the field with the number of the file's format, 1 if
+      it is missing, and the newest known number; checked before the shape.
 
   Raises:
-    UserError: it cannot be read, is not JSON, is of a newer format, or has
+    UserError: the file cannot be read, is not JSON, or has a newer format or
       another shape.
   """
   try:
@@ -54,8 +54,8 @@ def read(
   if format is None:
     return parse(text, shape, str(path), fix)
   name, newest = format
-  found = parse(text, dict, str(path), fix).get(name, 1)
-  require_format(str(path), found, newest)
+  number = parse(text, dict, str(path), fix).get(name, 1)
+  require_format(str(path), number, newest)
   return parse(text, shape, str(path), fix)
 
 
@@ -63,7 +63,7 @@ def parse(text: str | bytes, shape: Shape, where: str, fix: str) -> Any:
   """Returns the value of a JSON text, as `read` does.
 
   Raises:
-    UserError: as `read`, beginning with `where`.
+    UserError: as in `read`; the message starts with `where`.
   """
   try:
     value = json.loads(text)
@@ -78,27 +78,27 @@ def parse(text: str | bytes, shape: Shape, where: str, fix: str) -> Any:
 
 def require_format(
   where: str,
-  found: Any,
+  number: Any,
   newest: int,
   error: type[errors.UserError] = errors.UserError,
 ) -> None:
   """Raises unless a file has a format that this version reads.
 
   Args:
-    where: the file, to begin the message.
-    found: the number of its format.
-    newest: the newest number that this version knows.
-    error: what is raised.
+    where: the file, as the start of the message.
+    number: the number of its format.
+    newest: the newest number that this version supports.
+    error: the error class to raise.
 
   Raises:
-    UserError: a newer version of pausejax wrote the file, or `found` is no
-      number of a format.
+    UserError: a newer version of pausejax wrote the file, or `number` is not a
+      valid format.
   """
-  if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-    raise error(f"{where} is damaged: its format is {found!r:.60}")
-  if found > newest:
+  if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    raise error(f"{where} is damaged: its format is {number!r:.60}")
+  if number > newest:
     raise error(
-      f"{where} has format {found}, this version of pausejax reads formats 1 "
+      f"{where} has format {number}, this version of pausejax reads formats 1 "
       f"to {newest}; nothing was changed; install the version that wrote it, "
       "or a newer one"
     )
@@ -108,13 +108,13 @@ def mismatch(value: Any, shape: Shape, name: str = "") -> str:
   """Returns how a value differs from a shape, "" if it fits.
 
   Args:
-    value: of JSON; tuples pass for lists.
-    shape: what it must look like.
-    name: of the value, to begin the message.
+    value: a JSON value; tuples count as lists.
+    shape: the shape that it must have.
+    name: name of the value, as the start of the message.
   """
   if isinstance(shape, tuple):
-    found = [mismatch(value, one, name) for one in shape]
-    return "" if "" in found else f"{name or 'it'}: {_got(shape, value)}"
+    problems = [mismatch(value, one, name) for one in shape]
+    return "" if "" in problems else f"{name or 'it'}: {_got(shape, value)}"
   if not _is_kind(value, shape):
     return f"{name or 'it'}: {_got(shape, value)}"
   if isinstance(shape, list):
@@ -162,7 +162,7 @@ def _is_kind(value: Any, shape: Shape) -> bool:
 
 
 def _is_text(value: str) -> bool:
-  """Returns whether a text can be written: no half of a surrogate pair."""
+  """Returns whether a text can be encoded: it has no lone surrogate."""
   try:
     value.encode("utf-8")
   except UnicodeEncodeError:

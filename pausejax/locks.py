@@ -1,4 +1,4 @@
-"""A file lock that keeps two processes from doing the same work."""
+"""File locks that prevent two processes from doing the same work."""
 
 import contextlib
 import fcntl
@@ -11,10 +11,10 @@ from pausejax import errors
 
 @contextlib.contextmanager
 def alone(path: pathlib.Path, message: str) -> Iterator[None]:
-  """Holds the lock `path`; it goes with the process, however that ends.
+  """Holds the lock `path`, which is released at the latest with the process.
 
   Raises:
-    UserError: `message`; another process holds it.
+    UserError: `message`, if another process holds the lock.
   """
   with path.open("w") as lock:
     try:
@@ -27,8 +27,8 @@ def alone(path: pathlib.Path, message: str) -> Iterator[None]:
 def take(path: pathlib.Path) -> IO[str] | None:
   """Returns the locked file `path`, None if another process holds the lock.
 
-  Its content is kept. The lock goes when every process that has the file open,
-  children that inherited it among them, has closed it or ended.
+  Its content is kept. The lock is released when every process that has the file
+  open, including children that inherited it, has closed it or ended.
   """
   lock = path.open("a+")
   try:
@@ -41,7 +41,7 @@ def take(path: pathlib.Path) -> IO[str] | None:
 
 @contextlib.contextmanager
 def in_turn(path: pathlib.Path) -> Iterator[None]:
-  """Holds the lock `path`, once whoever has it lets go."""
+  """Waits until the lock `path` is free, and holds it."""
   with path.open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield

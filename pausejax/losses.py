@@ -1,12 +1,12 @@
 """Masked cross entropy without the full logits.
 
 The head and the softmax run over one chunk of positions at a time, and the
-gradient of a chunk is made while its logits are at hand: three matrix products
-a chunk and nothing kept but the gradients of the vectors and of the head. The
+gradient of a chunk is computed while its logits exist: three matrix products
+per chunk, and only the gradients of the vectors and of the head are kept. The
 full [B, T, V] logits never exist.
 
-Over a mesh each batch shard walks its own chunks and the head's gradient is
-reduced once, after the last one.
+On a mesh, each shard scans over its own chunks, and the head's gradient is
+reduced once, after the last chunk.
 
 B batch, T tokens, C tokens of a chunk, D d_model, V vocabulary rows.
 """
@@ -33,23 +33,24 @@ def cross_entropy(
   """Returns the summed objective and each target's negative log-likelihood.
 
   The objective is the sum over counted targets of nll + z_loss * log(Z)^2,
-  where Z normalises the softmax (z-loss: Chowdhery et al., 2022, section 5).
-  Divide by the number of counted targets once, after every sum is taken.
+  where Z normalizes the softmax (z-loss: Chowdhery et al., 2022, section 5).
+  Divide by the number of counted targets once, after all sums are added.
 
   Args:
-    x_BTD: the decoder's vectors, in the compute dtype.
-    head_DV: float32 head; columns from `vocab_size` on are padding and get no
-      probability.
+    x_BTD: the decoder's final vectors, in the compute dtype.
+    head_DV: float32 head; columns from `vocab_size` on are padding and get
+      probability 0.
     targets_BT: int32 ids in [0, vocab_size).
     loss_mask_BT: bool, True where the target counts. Other positions
       contribute exactly 0 to the value and to every gradient.
-    vocab_size: number of ids that exist.
-    num_chunks: divides the T of a device; more chunks need less memory.
+    vocab_size: number of ids.
+    num_chunks: number of chunks, which divides the T of a device; more chunks
+      need less memory.
     z_loss: weight of the z-loss, 0 for none.
 
   Returns:
-    (objective, nll_BT): float32 scalar in nats, to be differentiated, and
-    float32 [B, T] for metrics, 0 where the target does not count and without a
+    (objective, nll_BT): float32 scalar in nats, to differentiate, and float32
+    [B, T] for metrics, which is 0 where the target does not count and has no
     gradient.
   """
   return _loss(
@@ -62,7 +63,7 @@ def cross_entropy(
 
 
 class _Options(NamedTuple):
-  """What is known when the loss is traced."""
+  """Static arguments of the loss."""
 
   vocab_size: int
   num_chunks: int
@@ -92,7 +93,7 @@ _loss.defvjp(_forward, _backward)
 
 def _over_shards(x_BTD, head_DV, targets_BT, mask_BT, options, with_grads):
   """Returns ((objective, nll_BT), (dx_BTD, dhead_DV) or None)."""
-  # Cast here, so that a sharded head is brought together in that dtype.
+  # Cast here, so that a sharded head is all-gathered in that dtype.
   args = x_BTD, head_DV.astype(x_BTD.dtype), targets_BT, mask_BT
   scan = functools.partial(_scan_chunks, options=options, with_grads=with_grads)
   if sharding.num_shards(*sharding.TOKEN_AXES) == 1:
@@ -102,7 +103,7 @@ def _over_shards(x_BTD, head_DV, targets_BT, mask_BT, options, with_grads):
   def one_shard(*args):
     (objective, nll_BT), grads = scan(*args)
     if grads is not None:
-      # After all chunks: the one reduction over shards.
+      # The only reduction over shards, after all chunks.
       grads = grads[0], jax.lax.psum(grads[1], sharding.TOKEN_AXES)
     return (jax.lax.psum(objective, sharding.TOKEN_AXES), nll_BT), grads
 
@@ -125,7 +126,7 @@ def _scan_chunks(x_BTD, w_DV, targets_BT, mask_BT, *, options, with_grads):
       "bcd,dv->bcv", x_BCD, w_DV, preferred_element_type=jnp.float32
     )
     logits_BCV = jnp.where(ids_V < vocab_size, logits_BCV, -jnp.inf)
-    # A comparison, not a gather: it stays local when V is sharded.
+    # A comparison, not a gather, stays local when V is sharded.
     is_target_BCV = ids_V == targets_BC[..., None]
     log_z_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
     right_BC = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0.0), axis=-1)

@@ -3,9 +3,9 @@
   make(OptimConfig(name="lion", kwargs={"b2": 0.99}, ...), num_steps)
 
 There is no list of optimizers here: `name` is looked up in optax, `kwargs` are
-checked against the signature found there, and the result is traced on a small
-tree. The trace shows whether parameters and gradients are all that it needs,
-and whether it may see the layers stacked (`unstacked.py`).
+checked against the signature in optax, and the result is traced on a small
+tree. The trace shows whether the optimizer needs only parameters and gradients,
+and whether it supports stacked layers (`unstacked.py`).
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ from pausejax.schedules import make_schedule
 
 __all__ = ["decay_mask", "make", "make_schedule", "names", "treatments"]
 
-# Arguments of optax's optimizers that are filled in here.
+# Arguments of optax's optimizers that are set here.
 _MASKS = ("mask", "weight_decay_mask")
 _DIMENSIONS = "muon_weight_dimension_numbers"
 _FILLED_IN = ("learning_rate", _DIMENSIONS, *_MASKS)
-# Strengths of weight decay; the last is that of the Adam inside Muon.
+# Arguments for the weight decay; the last is that of the Adam inside Muon.
 _DECAYS = ("weight_decay", "weight_decay_rate")
 _ADAM_DECAY = "adam_weight_decay"
 
@@ -46,22 +46,22 @@ def make(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns the optimizer and the schedule of its learning rate.
 
-  Gradients are clipped to a global norm of `clip_norm` (0: not), then passed
-  to the optimizer, which moves every parameter as it would in a model whose
-  layers are separate. Weight decay applies to parameters with a `decay_axes`
-  axis beside "embed": matrices, never biases or norms, however many dimensions
-  the stacking over layers gives them. Muon moves the matrices of the blocks;
-  the Adam inside `optax.contrib.muon` moves all others.
+  Gradients are clipped to a global norm of `clip_norm` (0: no clipping), then
+  passed to the optimizer, which updates every parameter as in a model with
+  separate layers. Weight decay applies to parameters that have an axis in
+  `decay_axes` and the axis "embed": matrices, never biases or norm scales,
+  although stacked ones have more dimensions. Muon updates the matrices of the
+  blocks; the Adam inside `optax.contrib.muon` updates all other parameters.
 
-  The embeddings learn at `embedding_lr_multiplier` times the learning rate,
-  the head at `head_lr_multiplier` times. Groups that differ in it, or in a
-  weight decay for which optax takes no mask, are optimized apart: an optimizer
-  that estimates one scale for all its parameters (dog, prodigy) then estimates
-  one for each group.
+  The learning rate of the embeddings is multiplied by
+  `embedding_lr_multiplier`, that of the head by `head_lr_multiplier`. Groups
+  that differ in their multiplier, or in a weight decay for which optax has no
+  mask, are optimized separately: an optimizer that estimates one scale for all
+  its parameters (dog, prodigy) then estimates one for each group.
 
   Raises:
-    UsageError: optax has no such optimizer, it lacks one of the kwargs, or it
-      needs more than parameters, gradients and a learning rate.
+    UsageError: optax has no such optimizer, the optimizer lacks one of the
+      kwargs, or it needs more than parameters, gradients and a learning rate.
   """
   schedule = make_schedule(config, num_steps)
   if config.name not in _factories():
@@ -95,10 +95,10 @@ def names(config: OptimConfig) -> list[str]:
 
 
 def treatments(config: OptimConfig, params: Any) -> list[str]:
-  """Returns the lines of a table: what the optimizer does to which parameters.
+  """Returns the lines of a table of the optimizer's settings per group.
 
   Args:
-    config: of an optimizer that `make` accepts.
+    config: the config of an optimizer that `make` accepts.
     params: the decoder, or its shapes.
   """
   rows = [("parameters", "number", "optimizer", "weight decay", "rate")]
@@ -127,13 +127,13 @@ def _build(
   try:
     optimizer = _grouped(config, schedule)
     jaxpr, state = _trace(optimizer)
-  except Exception as e:  # Whatever optax, or what it calls, raises.
+  except Exception as e:  # Any error from optax or from what it calls.
     reason = (str(e).strip().splitlines() or [""])[0]
     why = f"it fails with {type(e).__name__}: {reason}"
     raise errors.UsageError(_refusal(config, why)) from e
   why = _REFUSED.get(config.name) or _obstacle(state)
   errors.require(not why, _refusal(config, why))
-  # Muon's dimension numbers leave out the stacked axis already.
+  # Muon's dimension numbers already exclude the stacked axis.
   return (
     optimizer if _is_muon(config.name) else unstacked.adapt(optimizer, jaxpr)
   )
@@ -148,9 +148,10 @@ def _refusal(config: OptimConfig, why: str) -> str:
 
 
 def _trace(optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
-  """Returns (jaxpr, state's shapes) of a start and a step on a small tree.
+  """Returns (jaxpr, state's shapes) of init and one step on a small tree.
 
-  Large enough to be factored by any optimizer; nothing is computed.
+  Its leaves are large enough to be factored by any optimizer. Nothing is
+  computed.
   """
 
   def params() -> dict[str, nnx.Param]:
@@ -171,26 +172,26 @@ def _trace(optimizer: optax.GradientTransformation) -> tuple[Any, Any]:
 
 
 def _obstacle(state: Any) -> str:
-  """Returns why an optimizer with this state cannot be used, or nothing."""
+  """Returns why an optimizer with this state cannot be used, or ""."""
   is_schedule_free = lambda x: isinstance(x, optax.contrib.ScheduleFreeState)
   if any(
     is_schedule_free(x)
     for x in jax.tree.leaves(state, is_leaf=is_schedule_free)
   ):
     return (
-      "it is to be evaluated at other parameters than it trains, and what is "
-      "evaluated and saved here are those"
+      "it must be evaluated at other parameters than those it trains, and only "
+      "the trained ones are evaluated and saved here"
     )
   is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   if any(is_key(x) for x in jax.tree.leaves(state)):
-    return "its state is a random key, which checkpoints do not keep"
+    return "its state has a random key, which checkpoints do not save"
   return ""
 
 
 def _grouped(
   config: OptimConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Returns optax's optimizer, once for each group that needs its own."""
+  """Returns optax's optimizer, separate for each group that requires it."""
   unmasked = [key for key in _unmasked_decays(config) if _value(config, key)]
   multipliers = _multipliers(config)
   if not unmasked and set(multipliers.values()) == {1.0}:
@@ -225,8 +226,8 @@ def _one(
   Args:
     config: the optimizer.
     schedule: the learning rate.
-    multiplier: of the learning rate.
-    undecayed: arguments for weight decay to set to 0.
+    multiplier: the factor of the learning rate.
+    undecayed: arguments for the weight decay that are set to 0.
   """
   known = _arguments(config.name)
   kwargs: dict[str, Any] = dict(config.kwargs) | dict.fromkeys(undecayed, 0.0)
@@ -255,7 +256,7 @@ def _multipliers(config: OptimConfig) -> dict[Kind, float]:
 
 
 def _unmasked_decays(config: OptimConfig) -> list[str]:
-  """Returns the arguments for weight decay that no mask of optax's covers."""
+  """Returns the arguments for the weight decay that have no mask in optax."""
   known = _arguments(config.name)
   has_mask = any(key in known for key in _MASKS)
   keys = (_ADAM_DECAY,) if has_mask else (*_DECAYS, _ADAM_DECAY)
@@ -267,7 +268,7 @@ def _masked_decay(config: OptimConfig) -> float:
 
 
 def _value(config: OptimConfig, key: str) -> float:
-  """Returns an argument for weight decay, 0 where there is none."""
+  """Returns an argument for the weight decay, 0 if there is none."""
   known = _arguments(config.name)
   given = config.kwargs.get(key, known[key].default if key in known else 0.0)
   return given or 0.0
@@ -283,9 +284,9 @@ def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
 
 @functools.cache
 def _factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
-  """Returns name -> function of all that optax makes from a learning rate.
+  """Returns name -> function of all optax optimizers with a learning rate.
 
-  Except parts of optimizers, which optax calls scale_by_NAME.
+  Excludes parts of optimizers, which optax calls scale_by_NAME.
   """
   return {
     name: function

@@ -1,7 +1,7 @@
-"""What a parameter is to an optimizer, derived from its logical axes.
+"""Groups of parameters for the optimizer, derived from their logical axes.
 
-The number of dimensions says nothing: layers are stacked along a leading axis,
-and heads are a dimension of their own.
+The number of dimensions does not identify a matrix: layers are stacked along a
+leading axis, and heads are a separate dimension.
 """
 
 import collections
@@ -15,7 +15,7 @@ from flax import nnx
 
 
 class Kind(enum.Enum):
-  """Kinds of parameters, by the name that users read."""
+  """Kinds of parameters; the values are names for the user."""
 
   TOKEN_EMBEDDING = "token embedding"
   POSITION_EMBEDDING = "position embedding"
@@ -32,25 +32,25 @@ _TABLES = {
 
 
 def kind(param: nnx.Variable) -> Kind:
-  """Returns what kind of parameter this is, or what it is a moment of."""
+  """Returns the kind of a parameter, or of the parameter of a moment."""
   axes = param.get_metadata("axes")
   default = Kind.BLOCK_MATRIX if "embed" in axes else Kind.VECTOR
   return _TABLES.get(axes, default)
 
 
 def is_decayed(param: nnx.Variable, decay_axes: tuple[str, ...]) -> bool:
-  """Returns whether weight decay applies: a matrix with one of these axes."""
+  """Returns whether weight decay applies: to matrices with one of the axes."""
   axes = param.get_metadata("axes")
   return "embed" in axes and any(a in decay_axes for a in axes)
 
 
 def each(function: Callable[[nnx.Variable], Any], params: Any) -> Any:
-  """Returns the tree with `function` of each parameter in its place."""
+  """Returns the tree with `function` applied to each parameter."""
   return jax.tree.map(function, params, is_leaf=_is_param)
 
 
 def decay_mask(decay_axes: tuple[str, ...]) -> Callable[[Any], Any]:
-  """Returns a function of the parameters: the same tree, True where decayed."""
+  """Returns a function: parameters -> the same tree, True where decayed."""
 
   def mask(params: Any) -> Any:
     return each(
@@ -61,18 +61,18 @@ def decay_mask(decay_axes: tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 def muon_dimensions(params: Any) -> Any:
-  """Returns for each parameter how Muon reads it as a matrix, or None.
+  """Returns Muon's dimension numbers of each parameter; None: not for Muon.
 
   Block matrices map "embed" to the other axes or back; heads and head_dim
   together are one axis of the matrix. The leading axis of stacked layers is
-  left out: optax maps over it.
+  excluded: optax maps over it.
   """
 
   def dimensions(param: nnx.Variable) -> Any:
     if kind(param) != Kind.BLOCK_MATRIX:
       return None
     axes = param.get_metadata("axes")
-    # Counted from the end, where stacking changes nothing.
+    # Counted from the end, so that stacking does not change the numbers.
     embed = axes.index("embed") - len(axes)
     rest = tuple(i for i in range(-len(axes), 0) if i != embed)
     is_input = axes[0] == "embed"
@@ -87,7 +87,7 @@ def muon_dimensions(params: Any) -> Any:
 def sizes(
   params: Any, decay_axes: tuple[str, ...]
 ) -> dict[tuple[Kind, bool], int]:
-  """Returns (kind, is it decayed) -> how many numbers, in order of `Kind`."""
+  """Returns (kind, is_decayed) -> number of elements, in `Kind` order."""
   total: dict[tuple[Kind, bool], int] = collections.Counter()
   for param in jax.tree.leaves(params, is_leaf=_is_param):
     key = kind(param), is_decayed(param, decay_axes)

@@ -1,4 +1,4 @@
-"""The learning rate at each step: a linear warm-up, then a named shape."""
+"""Learning rate schedules: a linear warm-up, then a named shape."""
 
 import jax.numpy as jnp
 import optax
@@ -44,7 +44,7 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
     after = optax.constant_schedule(peak)
   if not c.warmup_steps:
     return after
-  # Step 0 already moves: the warm-up reaches the peak at its last step.
+  # The rate is positive at step 0 and peaks at the last step of the warm-up.
   warmup = optax.linear_schedule(
     peak / c.warmup_steps, peak, c.warmup_steps - 1
   )

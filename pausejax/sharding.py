@@ -1,19 +1,19 @@
-"""Which mesh axis each logical axis lies on: one table, read everywhere.
+"""The mesh, and the mesh axes over which each logical axis is sharded.
 
 The mesh has four axes, the one that needs the fastest network last:
 
-  data      copies the parameters and splits the rows of the batch;
+  data      replicates the parameters and splits the rows of the batch;
   fsdp      splits the parameters and the rows of the batch;
   sequence  splits the parameters and the positions of every row;
   tensor    splits heads, feed-forward and vocabulary.
 
-Over several slices (TPU pods joined by the data-center network; hosts of GPUs)
-`data` is spread over the slices first, then `fsdp`; `sequence` and `tensor`
-stay inside one.
+Over several slices (TPU pods connected by the data-center network; hosts of
+GPUs), `data` spans the slices first, then `fsdp`; `sequence` and `tensor` stay
+within one slice.
 
-Each parameter names its logical axes where it is made (`model/decoder.py`), its
-optimizer moments inherit them, and `shardings` turns them into NamedShardings
-that the program hands to jit. Nothing is left to inference.
+Each parameter names its logical axes where it is created (`model/decoder.py`),
+its optimizer moments inherit them, and `shardings` converts them to
+NamedShardings, which the program passes to jit. No sharding is inferred.
 """
 
 import dataclasses
@@ -51,16 +51,16 @@ LOGICAL_RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-  """Returns the mesh of the devices, neighbours close on the network.
+  """Returns a mesh whose neighboring devices are close on the network.
 
   Args:
-    config: sizes of the axes; a -1 takes what the others leave.
-    devices: all devices of the job by default. Those with different
-      `slice_index` lie in different slices.
+    config: sizes of the axes; one may be -1 for the remaining factor.
+    devices: all devices of the job by default. Devices with different
+      `slice_index` are in different slices.
 
   Raises:
-    UsageError: the axes do not multiply to the number of devices, or do not
-      divide over the slices.
+    UsageError: the product of the sizes is not the number of devices, or the
+      axes do not divide over the slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = _axis_sizes(config, len(devices))
@@ -78,22 +78,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-  """Returns the mesh that splits rows only, over all devices or those given."""
+  """Returns a mesh that only splits rows, over all or the given devices."""
   config = MeshConfig(data=-1, fsdp=1, sequence=1, tensor=1)
   return make_mesh(config, devices)
 
 
 def _axis_sizes(config: MeshConfig, num_devices: int) -> list[int]:
-  asked = dataclasses.asdict(config)
-  rest = -math.prod(asked.values())
+  given = dataclasses.asdict(config)
+  rest = -math.prod(given.values())
   sizes = [
     max(1, num_devices // rest) if size == -1 else size
-    for size in asked.values()
+    for size in given.values()
   ]
-  axes = " x ".join(f"{name} {size}" for name, size in asked.items())
+  axes = " x ".join(f"{name} {size}" for name, size in given.items())
   errors.require(
     math.prod(sizes) == num_devices,
-    f"mesh: {axes} does not make the {num_devices} devices found; one axis "
+    f"mesh: {axes} does not make the {num_devices} devices available; one axis "
     "may be -1",
   )
   return sizes
@@ -104,7 +104,7 @@ def _num_slices(devices: Sequence[Any]) -> int:
 
 
 def _slices_per_axis(sizes: Sequence[int], num_slices: int) -> list[int]:
-  """Returns over how many slices each axis reaches: data first, then fsdp."""
+  """Returns how many slices each axis spans: data first, then fsdp."""
   data, fsdp, *inner = sizes
   over_data = math.gcd(data, num_slices)
   over_fsdp = num_slices // over_data
@@ -140,7 +140,7 @@ def check_divisible(mesh: Mesh, sizes: dict[str, tuple[int, str]]) -> None:
 
   Args:
     mesh: the mesh.
-    sizes: what the user calls it -> (its size, its logical axis).
+    sizes: name for the user -> (size, logical axis).
   """
   for name, (size, logical) in sizes.items():
     axes, parts = _mesh_axes(logical), _num_parts(mesh, logical)
@@ -168,11 +168,11 @@ def spec(*logical_axes: str | None) -> PartitionSpec:
 def shardings(tree: Any, mesh: Mesh) -> Any:
   """Returns the tree with a NamedSharding in place of every array.
 
-  A `nnx.Param` is laid out by its `axes`, with "layers" in front where it is
-  stacked; the moments that an optimizer makes from it are Params too. Anything
-  else (counters, factored moments of another rank) is replicated, and so are
-  the dimensions of a moment of another shape that do not divide over the mesh.
-  `check_run` refuses parameters that do not.
+  A `nnx.Param` is sharded by its `axes`, preceded by "layers" if it is stacked;
+  the moments of an optimizer are Params, too. Anything else (counters, factored
+  moments of another rank) is replicated, and so are the dimensions of a moment
+  of another shape that do not divide over the mesh. `check_run` rejects
+  parameters that do not divide.
   """
 
   def of_array(x: nnx.Variable, shape: tuple[int, ...]) -> NamedSharding:
@@ -203,7 +203,7 @@ def placed(shapes: Any, mesh: Mesh) -> Any:
 
 
 def logical_axes(param: nnx.Variable, ndim: int) -> tuple[str | None, ...]:
-  """Returns one logical axis a dimension of a parameter or its moment."""
+  """Returns one logical axis per dimension of a parameter or its moment."""
   axes = param.get_metadata("axes")
   if ndim == len(axes) + 1:
     axes = ("layers", *axes)
@@ -211,18 +211,18 @@ def logical_axes(param: nnx.Variable, ndim: int) -> tuple[str | None, ...]:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Returns the layout of a batch: its rows are split, nothing else."""
+  """Returns the sharding of a batch: only its rows are split."""
   return NamedSharding(mesh, spec("batch"))
 
 
 def host_part(mesh: Mesh, process_index: int) -> tuple[int, int]:
   """Returns (index, count): the part of every batch that a process reads.
 
-  Processes whose devices hold the same rows, since tensor or sequence reaches
-  over several, have the same index and must read the same part.
+  Processes whose devices hold the same rows, because tensor or sequence spans
+  several processes, have the same index and must read the same part.
 
   Raises:
-    UsageError: two processes hold some rows in common and others not.
+    UsageError: two processes have only some of their rows in common.
   """
   num_parts = _num_parts(mesh, "batch")
   held: dict[int, set[int]] = {}
@@ -241,7 +241,7 @@ def host_part(mesh: Mesh, process_index: int) -> tuple[int, int]:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Puts the rows of this process on its devices, as one global batch."""
+  """Returns a global batch from the rows of each process."""
   sharding = batch_sharding(mesh)
   return {
     name: jax.make_array_from_process_local_data(sharding, rows)
@@ -250,13 +250,13 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def num_shards(*axes: str) -> int:
-  """Returns the devices along these axes of the mesh in scope, 1 without."""
+  """Returns the number of devices along these axes; 1 without a mesh."""
   shape = jax.sharding.get_abstract_mesh().shape
   return math.prod(shape.get(axis, 1) for axis in axes)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Fixes the layout of an activation; does nothing without a mesh in scope."""
+  """Constrains an activation's sharding; no effect without a mesh in scope."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(*axes))

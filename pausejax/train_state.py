@@ -1,4 +1,4 @@
-"""What a run carries from step to step, as one pytree of arrays."""
+"""The train state: one pytree of arrays."""
 
 import dataclasses
 from typing import Any
@@ -19,10 +19,10 @@ class TrainState:
   """Parameters, optimizer moments and two counters.
 
   Attributes:
-    step: int32, steps taken, skipped ones among them.
-    num_skipped: int32, steps whose loss or gradient was not finite.
-    model: the decoder, float32 parameters.
-    opt_state: what optax made of it.
+    step: int32, number of steps, including skipped ones.
+    num_skipped: int32, number of steps whose loss or gradient was not finite.
+    model: the decoder, with float32 parameters.
+    opt_state: optax's state.
   """
 
   step: jax.Array
@@ -34,7 +34,7 @@ class TrainState:
 def init(
   config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-  """Returns the state before the first step; the same seed, the same one."""
+  """Returns the state before the first step, which depends only on `seed`."""
   model = decoder.init(config, seed)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -58,7 +58,7 @@ def init_on_mesh(
   seed: int,
   mesh: Mesh,
 ) -> TrainState:
-  """Returns a fresh state, made in place: no device ever holds all of it."""
+  """Returns a fresh state, initialized with its sharding on the mesh."""
   layout = jax.tree.map(lambda x: x.sharding, abstract(config, optimizer, mesh))
   make = jax.jit(lambda: init(config, optimizer, seed), out_shardings=layout)
   return make()

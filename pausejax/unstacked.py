@@ -1,10 +1,10 @@
-"""Optimizers that treat stacked layers as if each had leaves of its own.
+"""Makes optimizers treat stacked layers as separate layers.
 
-The parameters of all blocks are stacked along a leading axis. An optimizer that
-looks at each number by itself, such as AdamW, need not know. One that takes the
-norm of a leaf or factors it (LAMB, Adafactor) would mix the layers: it is
-mapped over them. One that relates leaves to one another (DoG) is given every
-layer as leaves of its own, since the rounding of its sums depends on them.
+The parameters of all blocks are stacked along a leading axis. Elementwise
+optimizers, such as AdamW, work unchanged. An optimizer that takes the norm of a
+leaf or factors it (LAMB, Adafactor) would mix the layers, so it is mapped over
+them. An optimizer that combines several leaves (DoG) receives each layer as
+separate leaves, since the rounding of its sums depends on them.
 """
 
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ Optimizer = optax.GradientTransformation
 
 
 def adapt(optimizer: Optimizer, jaxpr: core.Jaxpr) -> Optimizer:
-  """Returns the optimizer as it is for a model whose layers are separate.
+  """Returns an optimizer that gives the result of separate layers.
 
   Args:
-    optimizer: any.
-    jaxpr: of its start and one step on any tree whose parameters are its own
-      gradients, so that every input is one leaf.
+    optimizer: any optax optimizer.
+    jaxpr: the jaxpr of its initialization and one step, traced with the
+      parameters as their own gradients, so that every input is one leaf.
   """
   if not _mixes_elements(jaxpr):
     return optimizer
@@ -36,8 +36,8 @@ def adapt(optimizer: Optimizer, jaxpr: core.Jaxpr) -> Optimizer:
 def _mixes_elements(jaxpr: core.Jaxpr) -> bool:
   """Returns whether any array is computed from arrays of other shapes.
 
-  Reductions, products and factored moments do so; arithmetic on the elements
-  of one shape, and on scalars such as the count of steps, does not.
+  This holds for reductions, products and factored moments, but not for
+  elementwise arithmetic or scalars such as the step count.
   """
   for equation in jaxpr.eqns:
     inner = list(_inner_jaxprs(equation))
@@ -66,7 +66,7 @@ def _shape(x: core.Var | core.Literal) -> tuple[int, ...]:
 
 
 def _inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-  """Yields the functions that an operation calls."""
+  """Yields the jaxprs that an operation calls."""
   for value in equation.params.values():
     for one in value if isinstance(value, (tuple, list)) else (value,):
       if isinstance(one, core.ClosedJaxpr):
@@ -76,7 +76,7 @@ def _inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
 
 
 class _MappedState(NamedTuple):
-  """The state of the blocks, all of it stacked, and of everything else."""
+  """The stacked state of the blocks, and the state of everything else."""
 
   blocks: Any
   rest: Any
@@ -100,7 +100,7 @@ def _mapped(optimizer: Optimizer) -> Optimizer:
 
 
 class _Elsewhere(NamedTuple):
-  """Takes the place of the blocks in a tree without them."""
+  """A placeholder for the blocks in a tree without them."""
 
 
 def _split(tree: Any) -> tuple[list[Block], Any]:
@@ -113,9 +113,9 @@ def _split(tree: Any) -> tuple[list[Block], Any]:
 def _join(blocks: list[Block], rest: Any) -> Any:
   """The inverse of `_split`."""
   is_gap = lambda x: isinstance(x, _Elsewhere)
-  found = iter(blocks)
+  remaining = iter(blocks)
   return jax.tree.map(
-    lambda x: next(found) if is_gap(x) else x, rest, is_leaf=is_gap
+    lambda x: next(remaining) if is_gap(x) else x, rest, is_leaf=is_gap
   )
 
 
@@ -126,10 +126,10 @@ class _Layers(NamedTuple):
 
 
 def _separated(optimizer: Optimizer) -> Optimizer:
-  """Returns the optimizer, every layer a `Block` of its own to it.
+  """Returns the optimizer, applied to each layer as a separate `Block`.
 
-  Its state is stacked again behind each step, so that it is laid out and saved
-  as any other. Compilation takes longer the more layers there are.
+  Its state is stacked again after each step, so that it is sharded and saved
+  like any other. Compilation time grows with the number of layers.
   """
 
   def init(params: Any) -> Any:

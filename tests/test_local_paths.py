@@ -43,7 +43,7 @@ def test_every_verb_refuses_a_url(words, url, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   assert cli.main([word.replace("URL", url) for word in words]) == 2
   error = capsys.readouterr().err
-  assert "which is not a path of this machine" in error
+  assert "which is not a path on this machine" in error
   assert len(error.splitlines()) == 1
   assert not list(tmp_path.iterdir())
 
@@ -71,7 +71,7 @@ def test_every_launcher_refuses_a_url(launcher, own, words, capsys):
   with pytest.raises(SystemExit) as left:
     launcher.main([*own, "--dry_run", "--", "--config=x.py", *words])
   assert left.value.code == 2
-  assert "which is not a path of this machine" in capsys.readouterr().err
+  assert "which is not a path on this machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_slurm_script_refuses_a_url(words, tmp_path):
     check=False,
     cwd=tmp_path,
   )
-  assert done.returncode == 2 and "not a path of this machine" in done.stderr
+  assert done.returncode == 2 and "not a path on this machine" in done.stderr
   assert not list(tmp_path.iterdir())
 
 

@@ -181,7 +181,7 @@ def test_two_jobs_in_one_folder_are_an_error(data, data_config, tmp_path):
   other = data_config(files=data.files, holdout_every=4, seq_len=64)
   with pytest.raises(errors.UserError) as raised:
     prepare.write(other, BYTES, out)
-  assert_one_line(raised, str(out), "segment_len is 32, this run wants 64")
+  assert_one_line(raised, str(out), "segment_len is 32, this run needs 64")
   with locks.alone(out / "units" / "lock-1-of-1", ""):
     with pytest.raises(errors.UserError, match="is being made already"):
       prepare.write(data, BYTES, out)

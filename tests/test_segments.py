@@ -190,9 +190,9 @@ def assert_one_line(raised, *fragments):
 @pytest.mark.parametrize(
   ("changes", "fragments"),
   [
-    ({"seq_len": 64}, ["segment_len is 32, this run wants 64"]),
-    ({"pause_mode": "exact"}, ["segment_len is 32, this run wants 24"]),
-    ({"task": "c4"}, ["task is 'text', this run wants 'c4'"]),
+    ({"seq_len": 64}, ["segment_len is 32, this run needs 64"]),
+    ({"pause_mode": "exact"}, ["segment_len is 32, this run needs 24"]),
+    ({"task": "c4"}, ["task is 'text', this run needs 'c4'"]),
     ({"files": "other.jsonl"}, ["source is", "other.jsonl"]),
     ({"holdout_every": 5}, ["source is", "holdout_every=5"]),
   ],
