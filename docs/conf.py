@@ -34,6 +34,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # Tables.
 autodoc_member_order = "bysource"
 default_role = "code"  # `name` in a docstring.
 copybutton_exclude = ".linenos, .gp, .go"
