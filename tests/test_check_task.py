@@ -131,14 +131,14 @@ FAULTS = {
     " [tasks.Example(id='', prefix=r['q'], target='a', options=('a',),"
     " label=0)]}",
     "2 source",
-    "1 options, want at least two",
+    "1 options, expected at least two",
   ),
   "label_outside": (
     "{'kind': 'options', 'metrics': {}, 'examples': lambda r:"
     " [tasks.Example(id='', prefix=r['q'], target='a', options=('a', 'b'),"
     " label=2)]}",
     "2 source",
-    "label 2 is none of 2 options",
+    "label 2 is not one of 2 options",
   ),
   "stop": ("{'delimiter': '#', 'stop': '#'}", "4 lengths", "stop text"),
   "too_many": ("{'num_pauses': 2048}", "5 sequences", "ask for fewer pauses"),

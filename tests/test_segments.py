@@ -265,7 +265,7 @@ def test_a_damaged_file_is_named_and_made_again(
   file.unlink() if content is None else file.write_bytes(content)
   with pytest.raises(errors.UserError) as raised:
     segments.load(out, "train", data, BYTES)
-  assert_one_line(raised, str(file), fragment, "start")
+  assert_one_line(raised, str(file), fragment, "repeat")
   assert cli.main(["segments", f"--verify={out}"]) == 1
   assert f"BAD  {file}" in capsys.readouterr().out
   file.unlink(missing_ok=True)
@@ -293,11 +293,11 @@ def with_id(folder, out, wrong, dtype):
 @pytest.mark.parametrize(
   ("wrong", "dtype", "fragment"),
   [
-    (260, np.uint16, "id 260 is none of the 259 ids of text"),
-    (65_535, np.uint16, "id 65535 is none"),
+    (260, np.uint16, "id 260 is not one of the 259 text ids"),
+    (65_535, np.uint16, "id 65535 is not one"),
     (259, np.uint16, "id 259 is the pause"),
-    (2**31, np.uint32, "id 2147483648 is none"),
-    (2**32 - 1, np.uint32, "id 4294967295 is none"),  # -1 as an int32.
+    (2**31, np.uint32, "id 2147483648 is not one"),
+    (2**32 - 1, np.uint32, "id 4294967295 is not one"),  # -1 as an int32.
   ],
 )
 def test_an_id_that_no_text_has_names_file_and_record(
@@ -360,7 +360,7 @@ def test_a_store_of_an_older_format_says_how_to_make_it_again(
   (out / "index.json").write_text(json.dumps({**index, "format": 1}))
   with pytest.raises(errors.UserError) as raised:
     segments.load(out, "train", data, BYTES)
-  assert_one_line(raised, "format 1", "make it again")
+  assert_one_line(raised, "format 1", "build it again")
 
 
 @pytest.mark.parametrize("mode", pause.MODES)

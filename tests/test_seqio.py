@@ -281,7 +281,7 @@ def test_vocabularies_are_equal_when_their_bases_are(bpe):
 
 def test_vocabulary_errors_are_one_line(tmp_path):
   assert message(vocabulary.vocabulary, "tokenizer.json") == (
-    "data.tokenizer: a tokenizer.json has no TensorFlow twin; use "
+    "data.tokenizer: a tokenizer.json has no TensorFlow version; use "
     "data.pipeline=segments"
   )
   assert "no file" in message(vocabulary.vocabulary, "missing.model")
@@ -678,7 +678,7 @@ def test_an_id_that_no_text_has_is_an_error(folder, monkeypatch, wrong):
   for split in corpora.SPLITS:
     batches = open_stream(data_config(files=folder), split=split)
     said = message(lambda b: [next(b) for _ in range(50)], batches)
-    assert "an id that is none of the 259 ids of text" in said
+    assert "an id that is not one of the 259 text ids" in said
 
 
 # Resuming.

@@ -234,8 +234,8 @@ def test_an_impossible_record_is_left_out_and_counted(
 @pytest.mark.parametrize(
   "name, record, problem",
   [
-    ("hellaswag", {**HELLASWAG, "label": 4}, "label 4 is none of 4"),
-    ("hellaswag", {**HELLASWAG, "label": -2}, "label -2 is none of 4"),
+    ("hellaswag", {**HELLASWAG, "label": 4}, "label 4 is not one of 4"),
+    ("hellaswag", {**HELLASWAG, "label": -2}, "label -2 is not one of 4"),
     ("hellaswag", {**HELLASWAG, "label": "1"}, "expected the index"),
     ("hellaswag", {**HELLASWAG, "label": True}, "expected the index"),
     ("hellaswag", {**HELLASWAG, "label": 1.0}, "expected the index"),
@@ -345,7 +345,9 @@ def test_a_record_left_out_moves_no_name(name, tmp_path):
 def test_a_published_id_twice_names_both_places(name, tmp_path):
   split, file = write(tmp_path, name, [GOOD[name], GOOD[name]])
   found = message(name, split, tmp_path)
-  assert found.count(str(tmp_path / file)) == 2 and "was there before" in found
+  assert (
+    found.count(str(tmp_path / file)) == 2 and "was already used at" in found
+  )
 
 
 # Characters, as lm-evaluation-harness counts them.

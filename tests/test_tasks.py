@@ -450,8 +450,8 @@ def test_a_task_that_breaks_its_own_rules_is_told_so(data_config):
   source = records.Generated(name="made", make={"test": lambda: iter([0])})
   for changes, said in (
     ({}, "needs references"),
-    ({"references": [3]}, "want a text"),
-    ({"id": 7, "references": ["a"]}, "want a text"),
+    ({"references": [3]}, "expected a string"),
+    ({"id": 7, "references": ["a"]}, "expected a string"),
   ):
     row = tasks.Example(**{"id": "", "prefix": "p", "target": "t", **changes})
     task = tasks.Task(

@@ -86,9 +86,9 @@ def test_only_ids_of_text_are_those_of_text(tokenizer):
   assert not tokenizer.wrong_id(np.array([[0, pause_id - 1]], np.uint16))
   assert "the pause" in tokenizer.wrong_id(np.array([1, pause_id]))
   for wrong in (-1, pause_id + 1, 65_535, 2**31, -(2**40)):
-    assert f"id {wrong} is none" in tokenizer.wrong_id(np.array([1, wrong]))
+    assert f"id {wrong} is not one" in tokenizer.wrong_id(np.array([1, wrong]))
   for ids in ([1.5], ["1"], [True], [2**80]):
-    assert "not all whole numbers" in tokenizer.wrong_id(np.array(ids))
+    assert "not all 64-bit integers" in tokenizer.wrong_id(np.array(ids))
 
 
 def test_every_id_is_below_the_vocabulary_size(tokenizer):

@@ -1,16 +1,16 @@
-"""Segments of ids in, batches of numpy arrays out.
+"""Builds batches of numpy arrays from segments of ids.
 
 One batch is a dict, every array [B, T]:
 
-  tokens       int32  the inputs: the targets shifted right behind BOS
-  targets      int32  what each position must predict
+  tokens       int32  the inputs: BOS, then the targets shifted right by one
+  targets      int32  the id that each position predicts
   loss_mask    bool   True where the target counts
   positions    int32  0 .. T-1 within a segment
   segment_ids  int32  1 for text and pauses, 0 for padding; packed rows number
                       their examples
 
 Packed batches also hold `in_prefix` and `counted` (see `packed_batch`).
-Inputs are exactly T long, never T - 1: odd lengths shut out fused attention.
+Inputs are exactly T long, not T - 1: odd lengths prevent fused attention.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from pausejax.pause import PauseSpec
 
 Batch = dict[str, np.ndarray]
 
-PADDING = -1  # Marks missing tokens until the batch is made; never an id.
+PADDING = -1  # Marks missing tokens until the batch is built; never an id.
 
 
 def language_model_batch(
@@ -37,10 +37,10 @@ def language_model_batch(
   """Builds the batch of a plain language model.
 
   Args:
-    targets_BT: int [B, T], pauses in place, `PADDING` behind the text of a
-      segment that is not full; pauses behind that text become padding too.
-    pauses: says which targets count, and the positions.
-    bos_id: id that the first position reads.
+    targets_BT: int [B, T] with pauses, `PADDING` after the text of a short
+      segment; pauses after that text become padding, too.
+    pauses: determines the counted targets and the positions.
+    bos_id: first id of the inputs.
     pad_id: id written over `PADDING`; it never counts.
     pause_id: id of `<pause>`.
 
@@ -71,7 +71,7 @@ def _is_text_ahead(is_text_BT: np.ndarray) -> np.ndarray:
 
 
 class Packed(NamedTuple):
-  """One example of a packed row; arrays [N] over the positions it takes."""
+  """One example of a packed row; arrays [N] over its positions."""
 
   tokens_N: np.ndarray
   targets_N: np.ndarray
@@ -86,20 +86,20 @@ def packed_batch(
   max_counted: int,
   pad_id: int,
 ) -> Batch:
-  """Builds the batch of rows that hold several examples each.
+  """Builds the batch of rows with several examples each.
 
   Args:
-    rows: B rows of examples, together at most `seq_len` positions a row.
+    rows: B rows of examples, at most `seq_len` positions per row.
     seq_len: T.
     max_counted: K, at least the counted targets of any row.
-    pad_id: id of the positions behind the last example; they never count.
+    pad_id: id of the positions after the last example; they never count.
 
   Returns:
     The batch described at the top of this file; segment_ids number the
-    examples of a row from 1, positions start anew with each, `in_prefix`
-    (bool) is True where a bidirectional prefix reaches, and `counted` (int32
-    [B, K]) names different positions of the row, all those that count among
-    them: the only ones that the head needs to see.
+    examples of a row from 1, positions restart at 0 in each example,
+    `in_prefix` (bool) is True in a bidirectional prefix, and `counted` (int32
+    [B, K]) has distinct positions of the row, including all that count: the
+    head computes logits for these only.
 
   Raises:
     UserError: a row has more counted targets than `max_counted`.
@@ -135,7 +135,7 @@ def _counted_positions(mask_BT: np.ndarray, max_counted: int) -> np.ndarray:
   if most > max_counted:
     raise errors.UserError(
       f"a row has {most} counted targets, more than the {max_counted} that a "
-      "batch has room for; pack fewer examples into it"
+      "batch can have; pack fewer examples into it"
     )
   order_BT = np.argsort(~mask_BT, axis=1, kind="stable")
   return order_BT[:, :max_counted].astype(np.int32)

@@ -1,7 +1,7 @@
-"""Opens what a task describes: files, functions, or TensorFlow Datasets.
+"""Opens the source of a task: files, functions, or TensorFlow Datasets.
 
-A task only says where its text or its records are (`pausejax/tasks`). TFDS data
-needs TensorFlow, which is imported here when such data is read.
+A task only describes its source (`pausejax/tasks`). TFDS data needs TensorFlow,
+which is imported here when such data is read.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def documents(source: corpora.Source, split: str) -> Iterator[str]:
   """Yields the text of each document of a split.
 
   Raises:
-    UserError: there is none, or the corpus cannot be read.
+    UserError: there are no documents, or the corpus cannot be read.
   """
   count = 0
   for text in corpora.read(units(source), split):
@@ -37,7 +37,7 @@ def documents(source: corpora.Source, split: str) -> Iterator[str]:
 def read_records(
   source: records.Source, split: str, data: DataConfig
 ) -> Iterator[records.Located]:
-  """Yields (where, record) of a split; local files come before TFDS.
+  """Yields (where, record) of a split; local files take precedence over TFDS.
 
   Raises:
     UserError: no such split, or data that is missing or cannot be read.

@@ -1,13 +1,13 @@
-"""Records on disk: ArrayRecord files, and the index that says what they hold.
+"""Records on disk: ArrayRecord files, and an index of their contents.
 
-  NAME.array_record ...   raw records, one a group, uncompressed
-  units/store.json        what the store is made from, written first
+  NAME.array_record ...   raw records, one per group, uncompressed
+  units/store.json        what the store is built from, written first
   index.json              {..., SPLIT: {..., "shards": [row, ...]}, ...}
 
-A row is {"file", "num_records", "num_bytes", "sha256"}. Every file appears by
-one rename, and the index is the last, so that a folder with an index is whole.
+A row is {"file", "num_records", "num_bytes", "sha256"}. Every file is
+written atomically, and the index last, so a folder with an index is complete.
 Sizes and numbers of records are compared whenever a split is opened; `verify`
-compares the digests, too. A file without records is never written.
+also compares the digests. A file without records is never written.
 """
 
 import contextlib
@@ -25,56 +25,55 @@ from etils import epath
 from pausejax import errors, files, json_files
 
 INDEX = "index.json"
-UNITS = "units"  # What a making that was broken off goes on with.
+UNITS = "units"  # State for resuming an interrupted build.
 HEAD = "store.json"
 SPLITS = ("train", "validation")
-_MEND = (
-  "remove it and start the `pausejax segments` that made it again: only what "
-  "is missing is made anew"
+_FIX = (
+  "remove it and repeat the `pausejax segments` command of this store, which "
+  "builds only what is missing"
 )
 _OPEN_AT_ONCE = 32
 SHARDS = [{"file": str, "num_records": int, "num_bytes": int, "sha256": str}]
 
 
 def begin(folder: pathlib.Path, head: dict) -> None:
-  """Makes a folder for a store, or checks that this very store is there.
+  """Creates the folder of a store, or checks that it has the same store.
 
   Args:
-    folder: of the store.
-    head: what decides its contents.
+    folder: folder of the store.
+    head: the settings that determine its contents.
 
   Raises:
-    UserError: another store or something else is there, or it cannot be made.
+    UserError: the folder has another store or other files, or cannot be
+      created.
   """
   path = folder / UNITS / HEAD
-  # A kill may have left units/ with no head in it yet.
+  # A kill may have left units/ without a head.
   foreign = folder.is_dir() and any(p.name != UNITS for p in folder.iterdir())
   if foreign and not path.exists():
     raise errors.UserError(
-      f"{folder} exists already and is no store that was begun there; remove "
-      "it or choose another --out"
+      f"{folder} already exists and is not an unfinished store; remove it or "
+      "choose another --out"
     )
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     own = _temporary(path)
     own.write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-    # Of two that begin at a time, one comes first.
+    # If two processes start at the same time, one of them writes it.
     with contextlib.suppress(FileExistsError):
       os.link(own, path)
     own.unlink()
   except OSError as e:
-    raise errors.UserError(f"{folder}: cannot be made: {e}") from e
+    raise errors.UserError(f"{folder}: cannot be created: {e}") from e
   fix = f"remove {folder} or choose another --out"
-  found = json_files.read(path, dict, fix)
+  saved = json_files.read(path, dict, fix)
   errors.require_same(
-    f"the store that was begun in {folder} (remove it or choose another --out)",
-    found,
-    head,
+    f"the store in {folder} (remove it or choose another --out)", saved, head
   )
 
 
 class Writer:
-  """Writes one file of records; it appears by a rename when all is in it."""
+  """Writes one file of records, which is renamed when it is complete."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path
@@ -93,7 +92,7 @@ class Writer:
 
     with _cannot_write(self._path):
       if self._writer is None:
-        # One record a group: a seeded order reads them one by one.
+        # One record per group: a seeded order reads them one by one.
         self._writer = array_record_module.ArrayRecordWriter(
           str(self._temporary), "group_size:1,uncompressed"
         )
@@ -101,7 +100,7 @@ class Writer:
     self._num_records += 1
 
   def close(self) -> list[dict]:
-    """Puts the file in its place; returns its row, none if it has no record."""
+    """Renames the file; returns its row, or no row if it has no record."""
     if self._writer is None:
       return []
     with _cannot_write(self._path):
@@ -117,7 +116,7 @@ class Writer:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file that appears by a rename."""
+  """Writes a JSON file atomically."""
   with _cannot_write(path):
     files.write(path, json.dumps(value, indent=2) + "\n")
 
@@ -131,30 +130,30 @@ def read_index(
   """Returns the index of a folder.
 
   Args:
-    folder: of the store.
-    fields: what each split must say beside its shards.
+    folder: folder of the store.
+    fields: required fields of each split, besides its shards.
     format: as in `json_files.read`.
 
   Raises:
-    UserError: there is no index, or it is damaged, or of a newer format.
+    UserError: no index, a damaged one, or one of a newer format.
   """
   path = folder / INDEX
   if not path.is_file():
     raise errors.UserError(
-      f"data.segments_dir: no segments at {str(folder)!r}; make them with "
+      f"data.segments_dir: no segments at {str(folder)!r}; build them with "
       "`pausejax segments --config=... --out=...`"
     )
   index = json_files.read(
     path,
     {split: {"shards": SHARDS, **(fields or {})} for split in SPLITS},
-    "make the store again with `pausejax segments`",
+    "build the store again with `pausejax segments`",
     format=format,
   )
   rows = [row for split in SPLITS for row in index[split]["shards"]]
   for name in (row["file"] for row in rows):
-    # A store may come from elsewhere: it reads its own folder only.
+    # A store may be copied from elsewhere: read only files of its folder.
     if pathlib.PurePath(name).name != name:
-      raise errors.UserError(f"{path} is damaged: {name!r} is no file's name")
+      raise errors.UserError(f"{path} is damaged: {name!r} is not a file name")
   return index
 
 
@@ -168,8 +167,8 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
 
   if not rows:
     raise errors.UserError(
-      f"{folder / INDEX} is damaged: a split has no file; make the store again "
-      "with `pausejax segments`"
+      f"{folder / INDEX} is damaged: a split has no file; build the store "
+      "again with `pausejax segments`"
     )
   with futures.ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
     problems = list(pool.map(lambda row: _problem(folder, row), rows))
@@ -180,7 +179,7 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
 
 
 def locate(rows: Sequence[dict], record: int) -> tuple[str, int]:
-  """Returns the file of a record of the split, and its number in the file."""
+  """Returns the file of a record of the split, and its index in the file."""
   for row in rows:
     if record < row["num_records"]:
       return row["file"], record
@@ -189,49 +188,51 @@ def locate(rows: Sequence[dict], record: int) -> tuple[str, int]:
 
 
 def verify(folder: epath.Path) -> Iterator[tuple[str, str]]:
-  """Yields (file, what is wrong with it or "") for every file, digests too."""
+  """Yields (file, problem or "") for every file; also compares digests."""
   index = read_index(folder)
   for split in SPLITS:
     for row in index[split]["shards"]:
       path = folder / row["file"]
       problem = _problem(folder, row)
       if not problem and _sha256(path) != row["sha256"]:
-        problem = f"{path}: the sha256 is not that of the index; {_MEND}"
+        problem = f"{path}: the sha256 is not that of the index; {_FIX}"
       yield row["file"], problem
 
 
 def has_size(folder: pathlib.Path, row: dict) -> bool:
-  """Returns whether the file of a row is there and as long as it should be."""
+  """Returns whether the file of a row exists with the right size."""
   path = folder / row["file"]
   return path.is_file() and path.stat().st_size == row["num_bytes"]
 
 
 def _problem(folder: epath.Path, row: dict) -> str:
-  """Returns what is wrong with a file, as far as a look at it tells."""
+  """Returns the problem with a file, "" if none; does not read all of it."""
   from array_record.python import array_record_module  # pyright: ignore
 
   path, wanted = folder / row["file"], row["num_records"]
   if not path.is_file():
-    return f"{path} is missing; start `pausejax segments` again to make it anew"
+    return f"{path} is missing; repeat `pausejax segments` to build it again"
   num_bytes = path.stat().length
   if num_bytes != row["num_bytes"]:
     return (
       f"{path} has {num_bytes:,} bytes, the index says {row['num_bytes']:,}: "
-      f"cut short, or of another store; {_MEND}"
+      f"truncated, or of another store; {_FIX}"
     )
   try:
     reader = array_record_module.ArrayRecordReader(str(path))
-    found = reader.num_records()
+    num_records = reader.num_records()
     reader.close()
   except RuntimeError as e:
-    return f"{path} is damaged: {e}; {_MEND}"
-  if found != wanted:
-    return f"{path} has {found:,} records, the index says {wanted:,}; {_MEND}"
+    return f"{path} is damaged: {e}; {_FIX}"
+  if num_records != wanted:
+    return (
+      f"{path} has {num_records:,} records, the index says {wanted:,}; {_FIX}"
+    )
   return ""
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:
-  """Returns a name of its own, should two processes write the same file."""
+  """Returns a unique name, as two processes may write the same file."""
   return path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
 
 
@@ -242,7 +243,7 @@ def _sha256(path: os.PathLike) -> str:
 
 @contextlib.contextmanager
 def _cannot_write(path: pathlib.Path) -> Iterator[None]:
-  """Turns what the disk may say into one line."""
+  """Turns errors of the disk into one line."""
   try:
     yield
   except (OSError, RuntimeError) as e:

@@ -5,20 +5,20 @@ from collections.abc import Iterable, Iterator
 
 from pausejax import errors
 
-MAX_BYTES = 16_384  # Of a line that SentencePiece reads.
-_RESERVED = "\u2585"  # It passes over a whole line that holds this character.
+MAX_BYTES = 16_384  # SentencePiece skips longer lines.
+_RESERVED = "\u2585"  # SentencePiece skips lines with this character.
 
 
 def train(documents: Iterable[str], *, vocab_size: int) -> bytes:
   """Trains a BPE SentencePiece model on the documents and returns its bytes.
 
-  Byte fallback and identity normalisation make it lossless: decoding an
-  encoded text gives the text back (but U+2581, SentencePiece's own mark of a
-  space, comes back as one). The same documents give the same bytes.
+  Byte fallback and identity normalization make it lossless: decoding an
+  encoded text returns the text (except that U+2581, SentencePiece's mark of a
+  space, becomes a space). The same documents give the same bytes.
 
   Args:
     documents: the texts, read once; every line of them is trained on.
-    vocab_size: number of pieces, 256 bytes and 3 control pieces among them.
+    vocab_size: number of pieces, including 256 bytes and 3 control pieces.
 
   Raises:
     UserError: there is no text, or too little or too much for `vocab_size`.
@@ -56,9 +56,9 @@ def train(documents: Iterable[str], *, vocab_size: int) -> bytes:
 def sentences(text: str) -> Iterator[str]:
   """Yields the lines of a text for SentencePiece, without the blank ones.
 
-  It passes over lines of more than `MAX_BYTES` without a word. Those are cut at
-  a space, which it puts in front of every line again, so that the words stay
-  the same; where there is none for `MAX_BYTES`, between two characters.
+  SentencePiece silently skips lines of more than `MAX_BYTES`. They are cut at a
+  space, which it prepends to every line again, so the words stay the same; if
+  there is no space within `MAX_BYTES`, between two characters.
   """
   for line in text.split("\n"):
     for part in line.split(_RESERVED):

@@ -1,14 +1,14 @@
-"""Text to ids and back, with one id more than the text has: `<pause>`.
+"""Tokenizers: text to ids and back, with one additional id, `<pause>`.
 
-Three kinds, chosen by what the spec names:
+The spec selects one of three kinds:
 
   "bytes"             UTF-8 bytes; ids 0 pad, 1 EOS, 2 unknown, byte + 3
   path/to/x.model     SentencePiece
   path/to/x.json      Hugging Face tokenizers (tokenizer.json)
 
-`PauseTokenizer` puts the pause behind the last id of any of them. No text can
+`PauseTokenizer` adds the pause after the last id of any of them. No text can
 produce it, because encoding is exactly the base's, and the base's ids keep
-their meaning. SeqIO's `extra_ids` would not do: the text "<extra_id_0>" encodes
+their meaning. SeqIO's `extra_ids` do not work: the text "<extra_id_0>" encodes
 to such an id, and one more of them shifts all the others.
 """
 
@@ -24,13 +24,13 @@ from pausejax import errors
 
 
 class Tokenizer(Protocol):
-  """What the data needs of a tokenizer."""
+  """The interface of a base tokenizer."""
 
   vocab_size: int  # Every id is in [0, vocab_size).
   bos_id: int
   eos_id: int
   pad_id: int
-  adds_space: bool  # Whether the first word of a text gets a space in front.
+  adds_space: bool  # Whether a space is prepended to the first word.
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each text, without BOS or EOS."""
@@ -41,7 +41,7 @@ class Tokenizer(Protocol):
     ...
 
   def fingerprint(self) -> dict[str, str]:
-    """Returns kind, sha256 and library version: what decides the ids."""
+    """Returns kind, sha256 and library version, which determine the ids."""
     ...
 
 
@@ -58,15 +58,15 @@ class PauseTokenizer:
     self.adds_space = base.adds_space
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
-    """Returns the base's ids of each text; a pause is never among them."""
+    """Returns the base's ids of each text, never a pause."""
     return self.base.encode(texts)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Returns the text of the ids, the pauses left out."""
+    """Returns the text of the ids, without the pauses."""
     return self.base.decode([int(i) for i in ids if i < self.pause_id])
 
   def wrong_id(self, ids: np.ndarray) -> str:
-    """Returns what is wrong with ids that should be those of text, "" if none.
+    """Returns the problem with ids that should be text ids, "" if none.
 
     Args:
       ids: of any shape; every one must be in [0, pause_id).
@@ -74,16 +74,16 @@ class PauseTokenizer:
     if not ids.size:
       return ""
     if ids.dtype.kind not in "iu":
-      return "its ids are not all whole numbers of 64 bits"
+      return "its ids are not all 64-bit integers"
     for wrong in (ids.max(), ids.min()):
       if wrong == self.pause_id:
-        return f"id {wrong} is the pause, which no text has"
+        return f"id {wrong} is the pause, which is not a text id"
       if not 0 <= wrong < self.pause_id:
-        return f"id {wrong} is none of the {self.pause_id:,} ids of text"
+        return f"id {wrong} is not one of the {self.pause_id:,} text ids"
     return ""
 
   def fingerprint(self) -> dict[str, str]:
-    """Returns what decides the ids; compared whenever data is read again."""
+    """Returns what determines the ids; compared when stored data is opened."""
     return {**self.base.fingerprint(), "pause_id": str(self.pause_id)}
 
 
@@ -106,7 +106,7 @@ class ByteTokenizer:
     return bytes(c for c in codes if 0 <= c < 256).decode("utf-8", "ignore")
 
   def fingerprint(self) -> dict[str, str]:
-    """Returns the kind; there is no file and no library."""
+    """Returns the kind; it has no file and no library."""
     return {"tokenizer": "bytes", "sha256": "", "library": ""}
 
 
@@ -133,7 +133,7 @@ class SentencePieceTokenizer:
     if self.eos_id < 0:
       raise errors.UserError(
         f"data.tokenizer: {path} has no end-of-sequence piece; documents "
-        "cannot be told apart (train one with `pausejax tokenizer train`)"
+        "cannot be separated (train one with `pausejax tokenizer train`)"
       )
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -154,7 +154,7 @@ class SentencePieceTokenizer:
 
 
 class HuggingFaceTokenizer:
-  """A `tokenizer.json`. Special tokens written out in a text stay text."""
+  """A `tokenizer.json`. Special tokens that occur in a text stay text."""
 
   _EOS_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 
@@ -169,7 +169,7 @@ class HuggingFaceTokenizer:
         f"data.tokenizer: {path} is not a tokenizer.json ({e})"
       ) from e
     self._model.encode_special_tokens = True
-    # Many files ask to cut documents short or to fill them up.
+    # Many files enable truncation or padding.
     self._model.no_truncation()
     self._model.no_padding()
     first = self._model.encode("a", add_special_tokens=False).tokens[:1]
@@ -183,11 +183,11 @@ class HuggingFaceTokenizer:
       )
     self.vocab_size = max(vocabulary.values()) + 1
     self.eos_id = self.bos_id = self.pad_id = vocabulary[names[0]]
-    # Its name as text, and what most vocabularies do not know.
+    # Its name as text, and a character that few vocabularies have.
     if self.eos_id in self.encode([names[0] + " \U0010ffff"])[0]:
       raise errors.UserError(
         f"data.tokenizer: {path} encodes texts to its end-of-sequence token "
-        f"{names[0]!r}, so documents cannot be told apart"
+        f"{names[0]!r}, so documents cannot be separated"
       )
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -212,7 +212,7 @@ def load(spec: str) -> PauseTokenizer:
   """Loads the tokenizer that `spec` names (see the top of this file).
 
   Raises:
-    UserError: no such file, or not a tokenizer of the kind its name tells.
+    UserError: no such file, or not a tokenizer of the kind of its suffix.
   """
   if spec == "bytes":
     return PauseTokenizer(ByteTokenizer())

@@ -1,7 +1,7 @@
-"""Spawned processes that work off a list of jobs.
+"""Runs jobs in spawned worker processes.
 
-A worker asks for a job whenever it has none. Its pipe is all it knows of the
-process that started it: when that one dies, so does the worker.
+A worker requests a job whenever it is idle, and exits when its pipe closes, so
+it does not outlive the process that started it.
 """
 
 import collections
@@ -23,21 +23,21 @@ def run(
   num_workers: int,
   report: Report,
 ) -> None:
-  """Does all jobs, in no particular order.
+  """Runs all jobs, in no particular order.
 
   Args:
-    setup: called once in each worker; returns what does a job there. It, jobs
-      and reports go through a pipe.
-    jobs: what there is to do.
-    num_workers: processes.
-    report: called here with what the work reports, and without arguments when
-      a job is done.
+    setup: called once in each worker; returns the function that runs a job
+      there. It, jobs and reports are pickled.
+    jobs: arguments of the function, one per job.
+    num_workers: number of processes.
+    report: called here with the values that a job reports, and without
+      arguments when a job is done.
 
   Raises:
-    UserError: the first that a worker raised, or a worker died.
+    UserError: the first error of a worker, or a worker died.
   """
   context = multiprocessing.get_context("spawn")
-  waiting = collections.deque(jobs)
+  pending = collections.deque(jobs)
   workers: dict[Any, Any] = {}  # Pipe -> process.
   try:
     for _ in range(num_workers):
@@ -47,7 +47,7 @@ def run(
       )
       workers[ours].start()
       theirs.close()
-    busy = dict.fromkeys(workers, 0)  # Jobs that each has taken.
+    busy = dict.fromkeys(workers, 0)  # Pipe -> jobs started.
     while busy:
       ready: list[Any] = connection.wait(list(busy))
       for pipe in ready:
@@ -59,8 +59,8 @@ def run(
           continue
         if busy[pipe]:
           report()
-        if waiting:
-          _send(pipe, waiting.popleft(), workers[pipe])
+        if pending:
+          _send(pipe, pending.popleft(), workers[pipe])
           busy[pipe] += 1
         else:
           del busy[pipe]
@@ -93,8 +93,8 @@ def _died(process: Any) -> errors.UserError:
 
 
 def _worker(setup: Callable[[], Work], pipe: Any) -> None:
-  """Asks for jobs with None, and sends reports in between."""
-  # Ctrl-C reaches every process of the terminal; the first one decides.
+  """Requests each job by sending None; sends reports in between."""
+  # Ctrl-C reaches all processes of the terminal; the parent handles it.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
     work = setup()

@@ -1,12 +1,13 @@
-"""Downstream examples, tokenised once, in the same kind of store as segments.
+"""Downstream examples on disk, tokenized once, in a store like segments.
 
-  train.array_record        a record an example, JSON
+  train.array_record        one record per example, JSON
   validation.array_record
-  index.json                what is in there, and from what
+  index.json                contents and settings
 
-A record is {"example": the text, "prefix_ids", "target_ids"}. Pauses are put in
-and prefixes are cut when the examples are read: one store serves every number
-of pauses and every length, and the batches are those of the published files.
+A record is {"example": the text, "prefix_ids", "target_ids"}. Pauses are
+inserted and prefixes are truncated when the examples are read: one store serves
+every number of pauses and every length, and the batches are the same as from
+the published files.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ _RECORD = {
 
 
 def identity(task: tasks.Task, data: DataConfig, tokenizer) -> dict:
-  """Returns what a run expects of a store."""
+  """Returns the settings that a store must have for a run."""
   return {
     "examples_format": FORMAT,
     "task": task.name,
@@ -54,11 +55,11 @@ def identity(task: tasks.Task, data: DataConfig, tokenizer) -> dict:
 def write(
   data: DataConfig, tokenizer: PauseTokenizer, out: pathlib.Path
 ) -> dict:
-  """Tokenises both splits of the task of `data`; returns the index.
+  """Tokenizes both splits of the task of `data`; returns the index.
 
   Raises:
-    UserError: `out` holds something else or cannot be written to, or the
-      published files are missing or malformed.
+    UserError: `out` has other files or cannot be written, or the published
+      files are missing or malformed.
   """
   task = tasks.downstream(data.task)
   head = identity(task, data, tokenizer)
@@ -66,15 +67,16 @@ def write(
   record_store.begin(out, {**head, "source": source})
   index = {**head, "source": source}
   with locks.alone(
-    out / record_store.UNITS / "lock", f"--out: {out} is being made already"
+    out / record_store.UNITS / "lock",
+    f"--out: another process is building {out}",
   ):
     for split in SPLITS:
-      found = examples.load(task, split, data)
+      loaded = examples.load(task, split, data)
       index[split] = {
-        "num_examples": len(found.rows),
-        "num_unusable": found.num_unusable,
-        "examples_sha256": found.sha256,
-        "shards": _write(found, task, tokenizer, out),
+        "num_examples": len(loaded.rows),
+        "num_unusable": loaded.num_unusable,
+        "examples_sha256": loaded.sha256,
+        "shards": _write(loaded, task, tokenizer, out),
       }
     record_store.write_json(out / record_store.INDEX, index)
   return index
@@ -87,11 +89,11 @@ def load(
   data: DataConfig,
   tokenizer: PauseTokenizer,
 ) -> examples.Examples:
-  """Returns what `examples.load` does, from a store, with the ids.
+  """Returns the same as `examples.load`, from a store, with the ids.
 
   Raises:
-    UserError: no store there, one of another task or tokenizer (the message
-      names what differs), or a file that is missing or damaged.
+    UserError: no store, a store of another task or tokenizer (the message names
+      the differences), or a missing or damaged file.
   """
   errors.require_one_of("split", split, SPLITS)
   path = epath.Path(folder)
@@ -104,7 +106,7 @@ def load(
   source = record_store.open_records(path, part["shards"])
   read = [
     json_files.parse(
-      source[i], _RECORD, f"{folder} {split} {i}", "make the store again"
+      source[i], _RECORD, f"{folder} {split} {i}", "build the store again"
     )
     for i in range(len(source))
   ]
@@ -115,7 +117,7 @@ def load(
       raise errors.UserError(
         f"the store of examples {folder}: record {place} of {file} cannot be "
         f"used: {problem}; `pausejax segments --verify={folder}` names a "
-        "damaged file; if it finds none, make the store again"
+        "damaged file; if it names none, build the store again"
       )
   return examples.Examples(
     split,
@@ -137,23 +139,23 @@ def upgrade(index: dict, format: int) -> dict:
 
 
 def _wrong_id(record: dict, tokenizer: PauseTokenizer) -> str:
-  """Returns what is wrong with the ids of a record, "" if nothing."""
+  """Returns the problem with the ids of a record, "" if none."""
   for name in ("prefix_ids", "target_ids"):
     try:
       ids = np.asarray(record[name])
     except ValueError:  # Lists of several lengths.
-      return f"{name} is no list of ids"
+      return f"{name} is not a list of ids"
     if problem := tokenizer.wrong_id(ids):
       return problem
   return ""
 
 
-def _write(found: examples.Examples, task, tokenizer, out) -> list[dict]:
+def _write(loaded: examples.Examples, task, tokenizer, out) -> list[dict]:
   """Writes the records of one split; returns the row of its file."""
-  prefixes = tokenizer.encode([row.prefix for row in found.rows])
-  targets = prompts.targets(task, tokenizer, found.rows)
-  writer = record_store.Writer(out / f"{found.split}.array_record")
-  for row, prefix, target in zip(found.rows, prefixes, targets, strict=True):
+  prefixes = tokenizer.encode([row.prefix for row in loaded.rows])
+  targets = prompts.targets(task, tokenizer, loaded.rows)
+  writer = record_store.Writer(out / f"{loaded.split}.array_record")
+  for row, prefix, target in zip(loaded.rows, prefixes, targets, strict=True):
     record = {
       "example": dataclasses.asdict(row),
       "prefix_ids": list(map(int, prefix)),

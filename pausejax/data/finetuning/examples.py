@@ -1,8 +1,8 @@
-"""A split of a downstream task as a list of examples, with what was left out.
+"""A split of a downstream task as a list of examples.
 
-A task that publishes no "validation" split gets one: the examples of every
-`data.holdout_every`-th record of "train", which training then leaves out. By
-record, so that the turns of one conversation stay together.
+A task without a published "validation" split gets one: the examples of every
+`data.holdout_every`-th record of "train", which are removed from "train". The
+turns of one conversation are one record and stay together.
 """
 
 import collections
@@ -25,11 +25,11 @@ class Examples:
   Attributes:
     split: its name.
     rows: the examples, in the order of the source.
-    num_unusable: reason -> how many were left out for it: whole records by the
-      task, single examples because no answer can be right.
-    sha256: digest of all that the examples say.
-    prefix_ids: ids of each prefix; empty where they are not known yet.
-    target_ids: the same of each target, EOS at the end.
+    num_unusable: reason -> number left out: records that the task left out,
+      and examples that no answer can get right.
+    sha256: digest of the contents of the examples.
+    prefix_ids: ids of each prefix; empty if not tokenized yet.
+    target_ids: ids of each target, with EOS; empty if not tokenized yet.
   """
 
   split: str
@@ -40,7 +40,7 @@ class Examples:
   target_ids: Sequence[list[int]] = ()
 
   def summary(self) -> str:
-    """Returns one line: the counts, with everything that was left out."""
+    """Returns one line with the counts, including what was left out."""
     left_out = _left_out(self.num_unusable)
     return f"{self.split}: {len(self.rows):,} examples{left_out}"
 
@@ -49,8 +49,8 @@ def load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
   """Reads a split.
 
   Raises:
-    UserError: files are missing, a record is malformed, or none is usable; it
-      names file and line.
+    UserError: files are missing, a record is malformed, or no record is usable;
+      the message names file and line.
   """
   holds_out = "validation" not in task.source.splits
   is_part = holds_out and split in ("train", "validation")
@@ -73,7 +73,7 @@ def load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
 def folder_of(root: str, name: str) -> str:
   """Returns the folder of a task's files below `root`.
 
-  It has the task's name, or a name that begins with it.
+  Its name is the task's name, or starts with it.
   """
   exact = pathlib.Path(root) / name
   longer = [p for p in sorted(exact.parent.glob(f"{name}*")) if p.is_dir()]
@@ -81,7 +81,7 @@ def folder_of(root: str, name: str) -> str:
 
 
 def splits(task: tasks.Task) -> list[str]:
-  """Returns the published splits of a task and the one that is held out."""
+  """Returns the published splits of a task and its held-out split."""
   published = list(task.source.splits)
   if "train" in published and "validation" not in published:
     published.insert(1, "validation")
@@ -89,7 +89,7 @@ def splits(task: tasks.Task) -> list[str]:
 
 
 def scoring_split(task: tasks.Task) -> str:
-  """Returns the split on which results are reported: "test" if published."""
+  """Returns the split of reported results: "test" if published."""
   published = task.source.splits
   return "test" if "test" in published else "validation"
 
@@ -113,7 +113,7 @@ def _read(
     for row in made:
       if row.id in places:
         raise errors.UserError(
-          f"{where}: the id {row.id!r} was there before, at {places[row.id]}"
+          f"{where}: the id {row.id!r} was already used at {places[row.id]}"
         )
       places[row.id] = where
     reasons = [_fault(task, row) for row in made]
@@ -129,7 +129,7 @@ def _read(
 
 
 def _grouped(made: list[tasks.Example]) -> list[tasks.Example]:
-  """Returns the examples of a record; several are one group by default."""
+  """Returns the examples of a record; by default they are one group."""
   own = made[0].id if len(made) > 1 else ""
   return [dataclasses.replace(row, group=row.group or own) for row in made]
 
@@ -140,9 +140,9 @@ def _left_out(unusable: Mapping[str, int]) -> str:
 
 
 def _named(made: list[tasks.Example], place: int) -> list[tasks.Example]:
-  """Returns the examples of a record, those without an id named by its place.
+  """Returns the examples of a record; an empty id becomes the record's index.
 
-  Records that are left out count, so that the place is that in the file.
+  Left-out records count, so the index is that in the file.
   """
   ids = [f"{place}#{turn}" for turn in range(1, len(made) + 1)]
   ids = ids if len(made) > 1 else [str(place)]
@@ -170,12 +170,12 @@ def _fault(task: tasks.Task, row: tasks.Example) -> str:
 
 
 def _digest(rows: Iterable[tasks.Example]) -> str:
-  """Returns the sha256 of all that the examples say."""
+  """Returns the sha256 of the contents of the examples."""
   digest = hashlib.sha256()
   for row in rows:
     said = dataclasses.asdict(row)
     del said["group"]  # It follows from the rest.
-    # The digests of examples without it are those of earlier versions.
+    # Without the field, digests are those of earlier versions.
     if not row.num_characters:
       del said["num_characters"]
     digest.update(json.dumps([*said.values()]).encode())
@@ -183,7 +183,7 @@ def _digest(rows: Iterable[tasks.Example]) -> str:
 
 
 def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:
-  """Returns the examples of a record, or an error that says where it is."""
+  """Returns the examples of a record; errors name its location."""
   try:
     made = list(task.examples(record))
     if not made:
@@ -202,7 +202,7 @@ def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:
 
 
 def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
-  """Raises unless an example has what its kind of task needs."""
+  """Raises unless an example has the fields that its kind of task needs."""
   texts = [
     row.id,
     row.group,
@@ -213,14 +213,14 @@ def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
   ]
   for text in [*texts, *row.hints]:
     if not isinstance(text, str):
-      raise errors.UserError(f"an example holds {text!r:.60}, want a text")
+      raise errors.UserError(f"an example has {text!r:.60}, expected a string")
   if task.kind == "decode" and not row.references:
     raise errors.UserError("an example of kind 'decode' needs references")
   if task.kind == "options" and len(row.options) < 2:
-    raise errors.UserError(f"{len(row.options)} options, want at least two")
+    raise errors.UserError(f"{len(row.options)} options, expected at least two")
   if task.kind == "options" and not -1 <= row.label < len(row.options):
     raise errors.UserError(
-      f"label {row.label} is none of {len(row.options)} options"
+      f"label {row.label} is not one of {len(row.options)} options"
     )
   if row.options and row.label >= 0 and row.target != row.options[row.label]:
     raise errors.UserError(f"the target is not option {row.label}")

@@ -1,4 +1,4 @@
-"""Documents in, records of segments out: one split of one unit."""
+"""Cuts the documents of one split of one unit into segments."""
 
 import hashlib
 import itertools
@@ -13,7 +13,7 @@ _DOCUMENTS_AT_ONCE = 256
 
 
 class Cutter:
-  """Tokenises documents of one split, joins them, cuts and writes them."""
+  """Tokenizes documents of one split, joins them, and writes segments."""
 
   def __init__(
     self,
@@ -23,34 +23,34 @@ class Cutter:
     writer: record_store.Writer,
     report: Callable[[int, int], None],
   ):
-    """Begins a split.
+    """Starts a split.
 
     Args:
-      tokenizer: turns documents into ids.
-      segment_len: ids of a segment.
-      dtype: of the ids in a record.
-      writer: takes the records.
-      report: called with numbers of documents and tokens as they come.
+      tokenizer: encodes the documents.
+      segment_len: number of ids of a segment.
+      dtype: dtype of the ids in a record.
+      writer: writes the records.
+      report: called with new numbers of documents and tokens.
     """
     self._tokenizer = tokenizer
     self._segment_len = segment_len
     self._dtype = dtype
     self._writer = writer
     self._report = report
-    self._texts: list[str] = []  # Not tokenised yet.
-    self._rest = np.zeros(0, dtype)  # Ids behind the last full segment.
+    self._texts: list[str] = []  # Not tokenized yet.
+    self._rest = np.zeros(0, dtype)  # Ids after the last full segment.
     self._digest = hashlib.sha256()
     self._counts = np.zeros(tokenizer.vocab_size, np.int64)
     self._num_documents = 0
 
   def add(self, text: str) -> None:
-    """Takes a document; writes segments now and then."""
+    """Adds a document; writes segments when a block is full."""
     self._texts.append(text)
     if len(self._texts) >= _DOCUMENTS_AT_ONCE:
       self._write()
 
   def close(self) -> dict:
-    """Writes the last segments; returns what the note says of the split."""
+    """Writes the last segments; returns the split's entry in the note."""
     if self._texts:
       self._write()
     return {
@@ -62,9 +62,9 @@ class Cutter:
     }
 
   def _write(self) -> None:
-    """Writes the full segments of all documents that were taken."""
+    """Writes the full segments of all added documents."""
     texts, self._texts = self._texts, []
-    ids = self._tokenised(texts)
+    ids = self._tokenized(texts)
     self._report(len(texts), len(ids))
     joined = np.concatenate([self._rest, ids])
     end = len(joined) - len(joined) % self._segment_len
@@ -72,10 +72,10 @@ class Cutter:
       self._writer.write(joined[start : start + self._segment_len].tobytes())
     self._rest = joined[end:]
 
-  def _tokenised(self, texts: list[str]) -> np.ndarray:
+  def _tokenized(self, texts: list[str]) -> np.ndarray:
     """Returns the ids of many documents, each ended by EOS."""
     for text in texts:
-      # The length in front keeps the digest from running texts together.
+      # With the lengths, the digest depends on where texts end.
       data = text.encode("utf-8")
       self._digest.update(len(data).to_bytes(8, "little") + data)
     eos = [self._tokenizer.eos_id]
@@ -85,7 +85,7 @@ class Cutter:
     ids = np.fromiter(ids, np.int64)
     if problem := self._tokenizer.wrong_id(ids):
       raise errors.UserError(
-        f"data.tokenizer: {problem}, but it came from a document"
+        f"data.tokenizer: {problem}, but the tokenizer produced it"
       )
     self._num_documents += len(texts)
     self._counts += np.bincount(ids, minlength=len(self._counts))

@@ -1,16 +1,17 @@
-"""Several corpora by rate: which one each position of a run draws from.
+"""Mixes corpora by rate: assigns each position of a run to a corpus.
 
 Positions come in blocks of `BLOCK`. Of the first n positions of a stage, where
 n ends a block, corpus t has
 
   floor(n R_t) - floor(n R_(t-1)),    R_t = r_0 + ... + r_t, the rates' sums,
 
-which is within one of n r_t, adds up to n, and can be told for any n at once.
-Inside a block a seeded permutation mixes them. So a position tells its corpus
-and how often that one was drawn before, with no state, on any host; the draws
-of a corpus go through its own epochs (`batches.SegmentSource.record`).
+which is within one of n r_t, adds up to n, and can be computed for any n.
+Inside a block, a seeded permutation mixes them. So a position determines its
+corpus and the number of earlier draws from it, without state, on any host; the
+draws of a corpus go through its own epochs (`SegmentSource.record`).
 
-A stage begins at a step and has its rates to the next; the draws go on.
+A stage starts at a step and keeps its rates until the next stage; the counts of
+draws continue across stages.
 
 B rows of a batch, K positions of a block.
 """
@@ -42,13 +43,13 @@ class _Stage:
   before: tuple[int, ...]
 
   def drawn(self, num_blocks: int) -> np.ndarray:
-    """Returns the draws of each corpus by the end of so many blocks."""
+    """Returns the draws of each corpus after `num_blocks` blocks."""
     floors = [int(num_blocks * BLOCK * total) for total in self.sums]
     return np.diff([0, *floors]) + np.array(self.before)
 
 
 class Mixture:
-  """Deals positions to corpora."""
+  """Assigns positions to corpora."""
 
   def __init__(
     self,
@@ -61,11 +62,11 @@ class Mixture:
     """Checks the rates.
 
     Args:
-      names: of the corpora.
+      names: names of the corpora.
       stages: (first step, rate of each corpus), by step, the first at 0; a
         corpus without a rate is not drawn.
-      batch_size: positions of a step.
-      seed: decides the order inside blocks.
+      batch_size: positions per step.
+      seed: determines the order inside blocks.
 
     Raises:
       UsageError: a rate below one in `BLOCK` of the sum.
@@ -79,7 +80,7 @@ class Mixture:
     self._starts = [stage.start for stage in self._stages]
 
   def deal(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int64 [B] each: the corpus of a position, and which draw of it.
+    """Returns int64 [B] each: the corpus of a position, and its draw number.
 
     Args:
       positions_B: int64 [B], positions in the whole run, from 0.
@@ -108,7 +109,7 @@ def _dealt(stage: _Stage, block: int, seed: int) -> np.ndarray:
   """Returns int64 [2, K]: corpus and draw of each position of a block."""
   first, end = stage.drawn(block), stage.drawn(block + 1)
   sequence = np.random.SeedSequence([seed % 2**64, stage.start, block])
-  # Raw bits are the same in every version of numpy; its permutations may not.
+  # Raw bits are the same in all versions of numpy, permutations may differ.
   order_K = np.argsort(np.random.PCG64(sequence).random_raw(BLOCK))
   corpora_K = np.repeat(np.arange(len(first)), end - first)[order_K]
   draws_K = np.empty(BLOCK, np.int64)
@@ -120,7 +121,7 @@ def _dealt(stage: _Stage, block: int, seed: int) -> np.ndarray:
 def _sums(
   names: Sequence[str], rates: Mapping[str, float]
 ) -> tuple[Fraction, ...]:
-  """Returns R_t, exact: 0.1 is a tenth."""
+  """Returns R_t as exact fractions: 0.1 is 1/10."""
   total = sum(Fraction(str(rate)) for rate in rates.values())
   sums, reached = [], Fraction(0)
   for name in names:

@@ -1,26 +1,26 @@
-"""Makes a store of segments from a corpus, with any number of processes.
+"""Builds a store of segments from a corpus, with any number of processes.
 
-A corpus falls into units (`corpora.Source.units`): a file, some small files, or
-a run of documents. The documents of a unit are tokenised, each followed by EOS,
-joined, and cut into segments of `segment_len` ids, for each split by itself.
-What a unit has left over is kept in its note; when every unit is made, the
-leftovers are joined in the order of the units and cut in the same way. So no
-token is lost, one segment of a split at most is short, and the bytes do not
-depend on who made what when.
+A corpus consists of units (`corpora.Source.units`): a file, some small files,
+or a block of documents. The documents of a unit are tokenized, each followed by
+EOS, joined, and cut into segments of `segment_len` ids, separately per split.
+The remaining ids of a unit are kept in its note; when all units are built, the
+remainders are joined in the order of the units and cut in the same way. So no
+token is lost, at most one segment of a split is short, and the bytes do not
+depend on the number of processes or their order.
 
   OUT/train-00000.array_record   the segments of unit 0
-  OUT/units/unit-00000.json      its note: what it was made of, and the rest
-  OUT/units/count-00000.json     how many documents it has
+  OUT/units/unit-00000.json      its note: what it was built from, and the rest
+  OUT/units/count-00000.json     its number of documents
   OUT/units/store.json           what all units have in common
   OUT/index.json                 written last
 
-Where documents are held out by their place in the corpus, a unit must know how
-many come before it. One process that goes through the units in order knows;
-several first count the documents of the units, which reads the files once more.
+If documents are held out by their index in the corpus, a unit needs the number
+of documents before it. One process counts them as it goes through the units in
+order; several processes count the documents of all units first, which reads the
+files once more.
 
-Each file appears by a rename. A unit is done when its note is there and its
-files are as long as the note says; whoever comes again, after a kill or because
-a file was removed, makes the others.
+Each file is written atomically. A unit is done when its note exists and its
+files have the sizes in the note; a repeated command builds the other units.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from pausejax.data.pretraining import segments
 from pausejax.data.pretraining.cutter import Cutter
 from pausejax.tasks import corpora, file_lists
 
-# Of what a making that was begun can go on with.
+# Format of the state for resuming an interrupted build.
 _UNITS_FORMAT = 2
 _COUNT = {"key": str, "num_documents": int}
 _NOTE = {
@@ -59,13 +59,13 @@ _NOTE = {
 
 @dataclasses.dataclass
 class Progress:
-  """How far the making is.
+  """Progress of a build.
 
   Attributes:
-    num_units: of the whole corpus.
-    num_done: units that are done, whoever made them.
-    num_documents: read by this call.
-    num_tokens: made of them.
+    num_units: units of the whole corpus.
+    num_done: finished units, including those of other processes.
+    num_documents: documents read by this call.
+    num_tokens: tokens of these documents.
   """
 
   num_units: int = 0
@@ -87,22 +87,22 @@ def write(
   num_workers: int = 1,
   tasks_module: str = "",
 ) -> dict | None:
-  """Prepares the task of `data` as a store of segments; goes on where it was.
+  """Builds the store of segments of the task of `data`; resumes a build.
 
   Args:
-    data: task, source and length; pauses matter only for the length.
-    tokenizer: turns documents into ids; that of `data.tokenizer`.
+    data: task, source and length; pauses only affect the length.
+    tokenizer: the tokenizer of `data.tokenizer`.
     out: folder of the store.
-    report: called as the work goes on.
-    shard: (i, n), 1 <= i <= n: make every n-th unit only, from the i-th on.
-    num_workers: processes; 1 stays in this one.
-    tasks_module: what other processes import to know the task.
+    report: called with the progress.
+    shard: (i, n), 1 <= i <= n: build every n-th unit, starting at the i-th.
+    num_workers: number of processes; 1 uses this process.
+    tasks_module: module that worker processes import to register the task.
 
   Returns:
-    The index, or None if units of other shards are not made yet.
+    The index, or None if units of other shards are not built yet.
 
   Raises:
-    UserError: `out` holds another store or something else, or cannot be
+    UserError: `out` has another store or other files, or cannot be
       written to; a document cannot be read; a split is empty.
   """
   store = _Store(data, tokenizer, out)
@@ -110,7 +110,7 @@ def write(
   index, count = shard
   with locks.alone(
     out / record_store.UNITS / f"lock-{index}-of-{count}",
-    f"--out: shard {index}/{count} of {out} is being made already",
+    f"--out: another process is building shard {index}/{count} of {out}",
   ):
     setup = functools.partial(_open, data, out, tasks_module)
     mine = range(store.num_units)[index - 1 :: count]
@@ -122,7 +122,7 @@ def write(
     todo = sorted({*mine} & {*todo})
     advance = functools.partial(_advance, progress, report)
     _make(store, todo, advance, num_workers, setup)
-  # Shards may end together: one of them joins and tidies at a time.
+  # Shards may finish at the same time: only one may join and clean up.
   with locks.in_turn(out / "units" / "lock-index"):
     return store.finish()
 
@@ -130,7 +130,7 @@ def write(
 def _advance(
   progress: Progress, report: Report, documents: int = 0, tokens: int = 0
 ) -> None:
-  """Counts what was read; called without counts, a unit that is done."""
+  """Adds counts to the progress; without counts, adds a finished unit."""
   progress.num_done += not documents
   progress.num_documents += documents
   progress.num_tokens += tokens
@@ -138,11 +138,11 @@ def _advance(
 
 
 def _count(store, mine: Sequence[int], num_workers: int, setup) -> None:
-  """Counts the units in several processes; this machine's share comes first.
+  """Counts the units in several processes, those of this shard first.
 
-  Machines that begin together share the work: none counts what another has.
+  Machines that start together share the work: a unit is counted only once.
   """
-  # Nothing comes after the last unit.
+  # The count of the last unit is not needed.
   jobs = [i for i in range(store.num_units - 1) if store.is_uncounted(i)]
   jobs.sort(key=lambda i: i not in mine)
   num_workers = min(num_workers, len(jobs))
@@ -152,7 +152,7 @@ def _count(store, mine: Sequence[int], num_workers: int, setup) -> None:
 
 
 def _make(store, todo: Sequence[int], advance, num_workers: int, setup):
-  """Makes some units, here or in other processes."""
+  """Builds some units, in this process or in others."""
   num_workers = min(num_workers, len(todo))
   if num_workers > 1:
     workers.run(functools.partial(_maker, setup), todo, num_workers, advance)
@@ -178,7 +178,7 @@ def _counter(setup: Callable[[], "_Store"]):
 
 
 class _Store:
-  """A store in the making."""
+  """An unfinished store."""
 
   def __init__(
     self,
@@ -204,22 +204,22 @@ class _Store:
 
   @property
   def num_units(self) -> int:
-    """The number of parts of the corpus."""
+    """The number of units of the corpus."""
     return len(self._units)
 
   def begin(self) -> None:
-    """Makes the folder, or checks that it holds the same store, begun."""
+    """Creates the folder, or checks that it has the same store."""
     head = {**self._head, "units_format": _UNITS_FORMAT}
     record_store.begin(self.out, head)
 
   def note(self, number: int) -> dict | None:
-    """Returns the note of a unit that is done."""
+    """Returns the note of a unit, None if the unit is not done."""
     unit = self._units[number]
     note = _load(self._path("unit", number), _NOTE)
     if (
       not note or note["key"] != unit.key or {*note["splits"]} != {*unit.splits}
     ):
-      return None  # Not there yet, or of other files.
+      return None  # Missing, or of other files.
     if note["start"] != self._start(number):
       return None  # Files before it have changed.
     parts = note["splits"].values()
@@ -230,26 +230,26 @@ class _Store:
     return note if whole else None
 
   def _is_whole(self, part: dict) -> bool:
-    """Returns whether what a note says of a split can be used."""
+    """Returns whether the entry of a split in a note is valid."""
     counts, rest = (_numbers(part[name]) for name in ("counts", "rest"))
     num_ids = self._tokenizer.vocab_size
     return counts is not None and len(counts) == num_ids and rest is not None
 
   def is_uncounted(self, number: int) -> bool:
-    """Returns whether the documents of a unit must be counted, and are not."""
+    """Returns whether the documents of a unit have yet to be counted."""
     if self._units[number].count is None:
       return False
-    found = _load(self._path("count", number), _COUNT)
-    return not found or found["key"] != self._units[number].key
+    saved = _load(self._path("count", number), _COUNT)
+    return not saved or saved["key"] != self._units[number].key
 
   def count(self, number: int) -> None:
-    """Counts the documents of a unit, unless somebody did."""
+    """Counts the documents of a unit, unless they are counted."""
     counted = self._units[number].count
     if counted is not None and self.is_uncounted(number):
       self._write_count(number, counted())
 
   def make(self, number: int, report: Callable[[int, int], None]) -> None:
-    """Makes one unit; reports documents and tokens as they come."""
+    """Builds one unit; reports new documents and tokens."""
     unit, start = self._units[number], self._start(number)
     cutters = {
       split: Cutter(
@@ -276,7 +276,7 @@ class _Store:
     record_store.write_json(self._path("unit", number), note)
 
   def finish(self) -> dict | None:
-    """Joins the leftovers and writes the index, once all units are done."""
+    """Joins the remainders and writes the index, once all units are done."""
     notes = []
     for number in range(self.num_units):
       note = self.note(number)
@@ -295,7 +295,7 @@ class _Store:
     return index
 
   def _join(self, split: str, parts: Sequence[dict]) -> dict:
-    """Returns the index of a split; writes the segments of its leftovers."""
+    """Returns the index of a split; writes the segments of the remainders."""
     if not sum(part["num_documents"] for part in parts):
       raise corpora.no_documents(self._source, split)
     rest = np.concatenate([np.array(p["rest"], self._dtype) for p in parts])
@@ -309,19 +309,19 @@ class _Store:
       "num_documents": sum(part["num_documents"] for part in parts),
       "num_tokens": int(counts.sum()),
       "num_segments": sum(row["num_records"] for row in shards),
-      # Nats a token of the best model that ignores all context.
+      # Nats per token of the best model without context.
       "unigram_entropy": float(-np.sum(p * np.log(p))),
       "documents_sha256": corpora.digest(p["documents_sha256"] for p in parts),
       "shards": shards,
     }
 
   def _tidy(self, index: dict) -> None:
-    """Removes what a kill, or units that are no more, left behind."""
+    """Removes files of killed processes and of units that no longer exist."""
     kept = {row["file"] for s in corpora.SPLITS for row in index[s]["shards"]}
     kept |= {record_store.HEAD, record_store.INDEX}
     for number in range(self.num_units):
       kept |= {self._path(kind, number).name for kind in ("unit", "count")}
-    # Nothing but what this program writes.
+    # Only files that this program writes.
     for folder, pattern in (
       (self.out, "*.array_record"),
       (self.out, "*.array_record.*.partial"),
@@ -334,9 +334,9 @@ class _Store:
           path.unlink(missing_ok=True)
 
   def _start(self, number: int) -> int:
-    """Returns the place in the corpus of a unit's first document.
+    """Returns the index in the corpus of a unit's first document.
 
-    It counts what has to be counted; 0 where places do not matter.
+    Counts documents as needed; returns 0 if no split depends on indices.
     """
     if self._units[number].count is None:
       return 0
@@ -349,15 +349,15 @@ class _Store:
     return self._starts[number]
 
   def _write_count(self, number: int, count: int) -> None:
-    found = {"key": self._units[number].key, "num_documents": count}
-    record_store.write_json(self._path("count", number), found)
+    value = {"key": self._units[number].key, "num_documents": count}
+    record_store.write_json(self._path("count", number), value)
 
   def _path(self, kind: str, number: int) -> pathlib.Path:
     return self._notes / f"{kind}-{number:05d}.json"
 
 
 def _load(path: pathlib.Path, shape: json_files.Shape) -> dict | None:
-  """Returns a note, None if it is not there or was torn by a loss of power."""
+  """Returns a note, None if it is missing or damaged."""
   try:
     return json_files.read(path, shape, "") if path.exists() else None
   except errors.UserError:
@@ -365,9 +365,9 @@ def _load(path: pathlib.Path, shape: json_files.Shape) -> dict | None:
 
 
 def _numbers(values: list) -> np.ndarray | None:
-  """Returns a list as int64 [n], None if it holds anything else."""
+  """Returns a list as int64 [n], None if it has other values."""
   try:
-    found = np.asarray(values, np.int64)
+    numbers = np.asarray(values, np.int64)
   except (ValueError, TypeError, OverflowError):
     return None
-  return found if found.ndim == 1 else None
+  return numbers if numbers.ndim == 1 else None

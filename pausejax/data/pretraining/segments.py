@@ -1,14 +1,14 @@
-"""Segments: a corpus tokenised and cut once, without pauses, on disk.
+"""Segments: a corpus on disk, tokenized and cut once, without pauses.
 
   train-00000.array_record ...   full segments of each unit of the corpus
-  train-rest.array_record        segments of what the units had left over
+  train-rest.array_record        segments of the remainders of the units
   validation-00000.array_record ...
-  index.json                     what is in there, and from what
+  index.json                     contents and settings
 
-A record is the raw ids of one segment, `segment_len` of them. Pauses are put in
-when a segment is read (`source.py`): one store serves the standard and the
-pause run. `prepare.py` makes stores, `record_store.py` keeps
-them whole.
+A record is the raw ids of one segment, `segment_len` of them. Pauses are
+inserted when a segment is read (`source.py`): one store serves the standard and
+the pause run. `prepare.py` builds stores, `record_store.py` reads and writes
+their files.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ _DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
 
 
 def identity(data: DataConfig, tokenizer: tokenizers.PauseTokenizer) -> dict:
-  """Returns what a run expects of a store.
+  """Returns the settings that a store must have for a run.
 
-  A store that was named by `segments_dir` may have been made on another
-  machine, so only one that the run makes for itself must name its source.
+  A store given as `segments_dir` may come from another machine, so its source
+  is not compared; a store that the run builds must have the same source.
   """
   expected = {
     "format": FORMAT,
@@ -52,7 +52,7 @@ def upgrade(index: dict, format: int, where: str) -> dict:
   if format < FORMAT:
     raise errors.UserError(
       f"{where} has format {format}, this version reads format {FORMAT}; "
-      "remove it and make it again with `pausejax segments`"
+      "remove it and build it again with `pausejax segments`"
     )
   return index
 
@@ -62,7 +62,7 @@ class Segments:
   """One split of a store, read record by record.
 
   Attributes:
-    folder: where the store is.
+    folder: folder of the store.
     index: its `index.json`.
     split: "train" or "validation".
     segment_len: ids in every segment but the last.
@@ -80,13 +80,13 @@ class Segments:
     return len(self._records)
 
   def read(self, records: Iterable[int], padding: int) -> np.ndarray:
-    """Returns int32 [B, segment_len], a short segment filled up.
+    """Returns int32 [B, segment_len], short segments filled with `padding`.
 
     Raises:
-      UserError: a record is damaged, or holds an id that is none of the text's
-        (the pause's is none); it names file and record.
+      UserError: a record is damaged, or has an id that is not a text id (such
+        as the pause); the message names file and record.
     """
-    # One by one: a local read takes less time than handing it to a thread.
+    # Without threads: a local read is faster than passing it to a thread.
     numbers = [int(r) for r in records]
     raw = [self._read(r) for r in numbers]
     ids = np.zeros((len(raw), self.segment_len), self._dtype)
@@ -95,7 +95,7 @@ class Segments:
       id_row[: len(data) // self._dtype.itemsize] = np.frombuffer(
         data, self._dtype
       )
-    # All at once: nearly always, none is wrong.
+    # All at once, as wrong ids are rare.
     if self._tokenizer.wrong_id(ids):
       self._refuse(ids, numbers)
     for row, id_row, data in zip(rows, ids, raw, strict=True):
@@ -109,13 +109,13 @@ class Segments:
       size = self._dtype.itemsize
       if 0 < len(data) <= self.segment_len * size and not len(data) % size:
         return data
-      problem = f"{len(data)} bytes are no segment"
+      problem = f"{len(data)} bytes are not a segment"
     except (RuntimeError, ValueError, IndexError) as e:
       problem = str(e)
     raise self._damaged(record, problem)
 
   def _refuse(self, ids: np.ndarray, records: Sequence[int]) -> None:
-    """Raises the error of the first record with an id that is no text's."""
+    """Raises the error of the first record with an id that is not a text id."""
     for row, record in zip(ids, records, strict=True):
       if problem := self._tokenizer.wrong_id(row):
         raise self._damaged(record, problem)
@@ -126,8 +126,8 @@ class Segments:
     return errors.UserError(
       f"segments at {self.folder}: record {record} of split {self.split!r} "
       f"(record {number} of {file}) cannot be used: {problem}; `pausejax "
-      f"segments --verify={self.folder}` names a damaged file; if it finds "
-      "none, make the store again"
+      f"segments --verify={self.folder}` names a damaged file; if it names "
+      "none, build the store again"
     )
 
 
@@ -137,17 +137,17 @@ def load(
   data: DataConfig,
   tokenizer: tokenizers.PauseTokenizer,
 ) -> Segments:
-  """Opens one split of a store and checks that it is what `data` asks for.
+  """Opens one split of a store and checks that it matches `data`.
 
   Args:
     folder: a local path, or a gs:// path.
     split: "train" or "validation".
-    data: the run's settings.
+    data: the data config of the run.
     tokenizer: the run's tokenizer.
 
   Raises:
-    UserError: no store there, one of another corpus, tokenizer or length (the
-      message names what differs), or a file that is missing or damaged.
+    UserError: no store, a store of another corpus, tokenizer or length (the
+      message names the differences), or a missing or damaged file.
   """
   folder = epath.Path(folder)
   fields = {"documents_sha256": str, "unigram_entropy": float}

@@ -1,8 +1,8 @@
 """`pausejax.tasks.corpora` as SeqIO data sources.
 
 Every source yields {"text": string []}, the documents of `source.documents` in
-that order, as tf.data whose place a checkpoint can hold. A `UserError` raised
-inside tf.data comes out as a long `tf.errors.OpError`; `one_line_errors` turns
+that order, as a tf.data pipeline whose position can be checkpointed. tf.data
+wraps a `UserError` into a long `tf.errors.OpError`; `one_line_errors` converts
 it back.
 """
 
@@ -64,7 +64,7 @@ def _tfds_documents(
   reading: corpora.Reading,
   wanted: Collection[str],
 ) -> Iterator[corpora.Document]:
-  """Yields the documents of one file, if its split is wanted."""
+  """Yields the documents of one file, if its split is requested."""
   if split not in wanted:
     return
   dataset = PreparedTfdsSource(source).get_dataset(
@@ -83,10 +83,10 @@ def _tfds_documents(
 
 
 def identity(source: corpora.Source, split: str) -> dict[str, str]:
-  """Returns what tells one corpus from another, without reading large ones.
+  """Returns what identifies a corpus, without reading large ones.
 
-  Documents made in Python are hashed. Files are told by name and size, so that
-  a corpus may move; an edit that keeps the size goes unnoticed.
+  Documents from Python functions are hashed. Files are identified by name and
+  size, so a corpus may move; an edit that keeps the size goes unnoticed.
   """
   if isinstance(source, corpora.PythonSource):
     parts = (text.encode() for text in source.documents(split))
@@ -109,26 +109,26 @@ def identity(source: corpora.Source, split: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Turns the errors of tf.data that a user can mend into `UserError`."""
+  """Turns tf.data errors that a user can fix into `UserError`."""
   try:
     yield
   except tf.errors.OpError as e:
-    found = re.search(r"\bU(?:ser|sage)Error: (.*?)'?\]?$", e.message, re.M)
-    if not found and not isinstance(e, _FILE_ERRORS):
+    match = re.search(r"\bU(?:ser|sage)Error: (.*?)'?\]?$", e.message, re.M)
+    if not match and not isinstance(e, _FILE_ERRORS):
       raise
-    message = found[1] if found else e.message.splitlines()[0]
+    message = match[1] if match else e.message.splitlines()[0]
     raise errors.UserError(message) from e
 
 
 class PreparedTfdsSource(seqio.TfdsDataSource):
   """A prepared TFDS data set, never downloaded and never cached in memory.
 
-  TFDS caches small sets by itself; such a cache would be part of every
+  TFDS caches small data sets automatically; such a cache would be part of every
   checkpoint.
   """
 
   def __init__(self, source: corpora.TfdsSource):
-    """Raises UserError unless the data lies prepared under its folder."""
+    """Raises UserError unless the data is prepared in its folder."""
     folder = _prepared_under(source.name, source.data_dir, "data.files")
     super().__init__(source.name, tfds_data_dir=folder, read_only=True)
     self._source = source
@@ -210,11 +210,11 @@ def _file_dataset(
 
 
 class _Blocks:
-  """Blocks of documents: what block k of a unit holds never changes.
+  """Blocks of documents; the contents of block k of a unit are fixed.
 
-  So tf.data needs to keep two numbers only, and the documents are those that
-  `corpora` reads. Reading goes on where the block before ended; after a
-  restore the unit is read again from its beginning.
+  So tf.data only needs to save two numbers, and the documents are those that
+  `corpora` reads. Reading continues after the previous block; after a restore,
+  the unit is read again from its start.
   """
 
   def __init__(self, source: corpora.FileSource, split: str):
@@ -222,7 +222,7 @@ class _Blocks:
     self._units = [u for u in source.units() if split in u.splits]
     self._counts: dict[int, int] = {}  # Unit -> documents of all splits.
     self._ahead: dict[tuple[int, int], Iterator[str]] = {}
-    self._problem = b""  # What could not be read; nothing is read behind it.
+    self._problem = b""  # First error; nothing is read after it.
 
   def __len__(self) -> int:
     return len(self._units)
@@ -231,14 +231,14 @@ class _Blocks:
     """Returns {"text"}, the documents of one unit."""
 
     def read(block):
-      # An error leaves as a value: TensorFlow logs a traceback of what raises.
+      # Errors are returned: TensorFlow logs a traceback of raised ones.
       problem, texts = tf.numpy_function(
         self._read, [unit, block], (tf.string, tf.string), stateful=False
       )
       with tf.control_dependencies([tf.Assert(problem == "", [problem])]):
         return tf.ensure_shape(texts, [None])
 
-    # In order, one call at a time: tf.data makes other maps parallel.
+    # In order, one call at a time: tf.data may parallelize other maps.
     blocks = tf.data.Dataset.range(2**62).map(
       read, num_parallel_calls=1, deterministic=True
     )
@@ -246,9 +246,9 @@ class _Blocks:
     return blocks.unbatch().map(lambda text: {"text": text})
 
   def _read(self, unit: int, block: int) -> tuple[bytes, np.ndarray]:
-    """Returns what is wrong, b"" if nothing, and the documents of a block.
+    """Returns the error, b"" if none, and the documents of a block.
 
-    There are none behind the last of the unit.
+    After the last document of the unit, the block is empty.
     """
     place, texts = (int(unit), int(block)), []
     if not self._problem:
@@ -259,11 +259,11 @@ class _Blocks:
         self._problem = f"UserError: {e.message}".encode()
     if texts:
       self._ahead[place[0], place[1] + 1] = ahead
-    # Of bytes, numpy would take zeros at the end for padding.
+    # dtype object: numpy strips zeros at the end of bytes.
     return self._problem, np.array([text.encode() for text in texts], object)
 
   def _from(self, unit: int, block: int) -> Iterator[str]:
-    """Yields the documents of a unit from a block on."""
+    """Yields the documents of a unit, starting at a block."""
     start = self._start(unit)
     reading = corpora.Reading(documents=start)
     documents = self._units[unit].read(reading, (self._split,))
@@ -272,7 +272,7 @@ class _Blocks:
     self._counts[unit] = reading.documents - start
 
   def _start(self, unit: int) -> int:
-    """Returns the place in the corpus of a unit's first document."""
+    """Returns the index in the corpus of a unit's first document."""
     for before, part in enumerate(self._units[:unit]):
       if part.count is not None and before not in self._counts:
         self._counts[before] = part.count()
@@ -284,7 +284,7 @@ def tfds_examples(name: str, data_dir: str, split: str) -> Iterator[dict]:
 
   Args:
     name: builder with its version, as in "gsm8k:1.0.0".
-    data_dir: folder of prepared data, "" for TFDS's own.
+    data_dir: folder of prepared data, "" for the default of TFDS.
     split: one of the builder's splits.
 
   Raises:
@@ -303,7 +303,7 @@ def tfds_examples(name: str, data_dir: str, split: str) -> Iterator[dict]:
 
 
 def _prepared_under(name: str, data_dir: str, other: str) -> str:
-  """Returns the TFDS folder, or raises UserError unless `name` lies there."""
+  """Returns the TFDS folder; raises UserError unless it has `name`."""
   folder = data_dir or tfds.core.constants.DATA_DIR
   info = os.path.join(folder, name.replace(":", "/"))
   info = os.path.join(info, tfds.core.constants.DATASET_INFO_FILENAME)

@@ -23,17 +23,17 @@ def register(
   seed: int,
   shard: tuple[int, int] = (0, 1),
 ) -> tuple[str, str]:
-  """Puts two tasks into SeqIO's registry, in place of any of the same name.
+  """Registers two tasks with SeqIO, replacing tasks of the same names.
 
   Args:
-    task: its name is the name of the task of plain segments.
-    data: where the text is, and which pauses; "<name>_pause" inserts them.
-    vocabulary: the ids.
-    seed: of the pauses.
+    task: the task; its name is that of the SeqIO task without pauses.
+    data: the source and the pauses, which "<name>_pause" inserts.
+    vocabulary: the vocabulary.
+    seed: seed of the pauses.
     shard: (h, H), host h of H, as in `preprocessors.insert_pauses`.
 
   Returns:
-    Both names, the plain task's first.
+    Both names, first that of the task without pauses.
   """
   built = (
     segments_task(task, data, vocabulary),

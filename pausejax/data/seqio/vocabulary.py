@@ -2,7 +2,7 @@
 
 SentencePiece runs as TensorFlow Text's op. A BPE model gives the same ids
 there as in Python; a unigram model may split equal-scoring pieces differently
-(T5's: 4 of 1,000 C4 documents), so a run stays with the pipeline it began with.
+(T5's: 4 of 1,000 C4 documents), so a run keeps its pipeline.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ class PauseVocabulary(seqio.Vocabulary):
   """
 
   def __init__(self, base: seqio.Vocabulary):
-    """Wraps `base`, which must have no extra ids: a text can spell those."""
+    """Wraps `base`, which must have no extra ids: a text can encode to them."""
     errors.require(
       base.extra_ids == 0,
       f"a pause vocabulary needs a base without extra_ids, got {base}",
@@ -32,7 +32,7 @@ class PauseVocabulary(seqio.Vocabulary):
 
   @property
   def pause_id(self) -> int:
-    """The id behind the base's last."""
+    """The id after the last of the base."""
     return self.base.vocab_size
 
   @property
@@ -94,7 +94,7 @@ class PauseVocabulary(seqio.Vocabulary):
 
 
 def vocabulary(tokenizer_spec: str) -> PauseVocabulary:
-  """Returns the SeqIO twin of `tokenizers.load(tokenizer_spec)`.
+  """Returns the SeqIO equivalent of `tokenizers.load(tokenizer_spec)`.
 
   Raises:
     UsageError: a tokenizer.json, which TensorFlow cannot run.
@@ -102,7 +102,7 @@ def vocabulary(tokenizer_spec: str) -> PauseVocabulary:
   """
   errors.require(
     not tokenizer_spec.endswith(".json"),
-    "data.tokenizer: a tokenizer.json has no TensorFlow twin; use "
+    "data.tokenizer: a tokenizer.json has no TensorFlow version; use "
     "data.pipeline=segments",
   )
   tokenizers.load(tokenizer_spec)
