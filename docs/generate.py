@@ -11,6 +11,7 @@ import sys
 
 from pausejax import cli
 from pausejax.config import reference
+from pausejax.study.config import StudyConfig
 
 # Verbs that have verbs of their own.
 NESTED = {"tasks": ("list", "check"), "tokenizer": ("train",)}
@@ -45,7 +46,8 @@ def config() -> str:
   return (
     "# Config fields\n\n"
     "Every field: change one by `--config.NAME=VALUE`.\n\n"
-    f"{reference.markdown()}"
+    f"{reference.markdown()}\n"
+    f"{reference.markdown(StudyConfig, 'Study')}"
   )
 
 

@@ -123,6 +123,15 @@ def test_a_new_field_is_inherited_by_finetuning_from_an_older_checkpoint(
   assert done.returncode == 0, done.stderr
   saved = json.loads((tmp_path / "run" / "config.json").read_text())
   assert saved["model"]["logit_cap"] == 0.5
+  done = run(
+    copy,
+    *("-m", "pausejax", "evaluate"),
+    f"--checkpoint={tmp_path / 'finetuned'}",
+    f"--local_dir={tmp_path / 'web_questions'}",
+    "--pauses=2",
+    f"--out={tmp_path / 'evaluations'}",
+  )
+  assert done.returncode == 0, done.stderr
   words = (f"--checkpoint={tmp_path / 'pretrained'}", "--prompt=The model")
   more = ("--max_new_tokens=2", "--pauses=1")
   done = run(copy, "-m", "pausejax", "generate", *words, *more)
@@ -160,6 +169,20 @@ def test_every_default_is_allowed_and_every_field_is_explained(kind):
     if declared.before is not None:
       declared.check(name, declared.before)
       assert type(declared.before) is type(value)
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, StudyConfig])
+def test_no_attribute_of_a_class_lacks_its_declaration(kind):
+  for group in (kind, *fields.groups(kind).values()):
+    known = {*fields.own_fields(group), *fields.groups(group)}
+    names = {field.name for field in dataclasses.fields(group)}
+    # The tokenizer decides it: no config has it.
+    assert names - known == ({"vocab_size"} if group is ModelConfig else set())
+
+
+def test_the_name_of_a_group_is_that_of_its_field():
+  for name, group in fields.groups(TrainConfig).items():
+    assert name == group.GROUP
 
 
 def test_a_default_that_follows_another_field_is_named_in_the_reference():

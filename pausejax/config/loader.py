@@ -296,5 +296,6 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
 
 def _not_saved(path: pathlib.Path, error: Exception) -> errors.UsageError:
   return errors.UsageError(
-    f"--config: {path} is not a saved config: {errors.first_line(error)}"
+    f"--config: {path} is not a saved config: {errors.first_line(error)}; it "
+    "is damaged, or of a newer pausejax"
   )

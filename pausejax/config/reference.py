@@ -12,13 +12,14 @@ from pausejax.config.training import TrainConfig
 _HEAD = ("| field | default | allowed | meaning |", "|---|---|---|---|")
 
 
-def markdown(kind: type = TrainConfig) -> str:
+def markdown(kind: type = TrainConfig, title: str = "Run") -> str:
   """Returns a table for each group of fields, under a heading with its name.
 
   Args:
     kind: the class that declares the fields.
+    title: heading of the fields that are in no group.
   """
-  tables = [_table("Run", kind, "")]
+  tables = [_table(title, kind, "")]
   for name, inner in fields.groups(kind).items():
     tables.append(_table(f"`{name}`", inner, f"{name}."))
   return "\n\n".join(tables) + "\n"
