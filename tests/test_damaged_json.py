@@ -202,6 +202,27 @@ def test_a_result_and_its_predictions(loose_study):
   refuses_all_damage(path, lambda: results.predictions(result))
 
 
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"position": "preprend"}, "did you mean 'prepend'"),
+    ({"num_pauses": -1}, "num_pauses: must be a finite number at least 0"),
+  ],
+)
+def test_a_result_with_impossible_pauses_names_the_file(
+  loose_study, change, message
+):
+  folder = loose_study.finetuning_cells()[0].workdir / "evaluations"
+  (path,) = folder.glob("*.json")
+  result = json.loads(path.read_text())
+  own = result["finetuned"] | change
+  for changed in (result | change, result | {"finetuned": own}):
+    path.write_text(json.dumps(changed))
+    with pytest.raises(errors.UserError, match=message) as caught:
+      results.read(folder)
+    assert str(path) in caught.value.message
+
+
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
 def test_a_page_of_a_damaged_run(name, loose_study):
   path = loose_study.finetuning_cells()[0].workdir / name

@@ -18,14 +18,14 @@ from pausejax.pause import PromptPauses
 from pausejax.tasks import records
 
 PREDICTIONS = ".predictions.jsonl"
-_WAIT = {"num_pauses": int, "position": str, "filler": str}
+_PAUSES = {"num_pauses": int, "position": str, "filler": str}
 # The fields that are read of a result.
 _RESULT = {
   "task": str,
   "split": str,
   "examples_sha256": str,
-  **_WAIT,
-  "finetuned": (None, _WAIT),
+  **_PAUSES,
+  "finetuned": (None, _PAUSES),
   "step": int,
   "n": int,
   "metrics": {str: float},

@@ -1,4 +1,4 @@
-"""Continues prompts: the model reads them, waits M pauses, then answers.
+"""Continues prompts: the model reads prompt and pauses, then answers.
 
   pausejax generate --checkpoint=run --pauses=10 --prompt="The assert statement"
   pausejax generate --checkpoint=run --temperature=0.8 --top_p=0.95 \\

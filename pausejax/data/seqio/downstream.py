@@ -13,7 +13,8 @@ Elements, for SeqIO's feature converters and evaluators:
 
 Prefixes that are too long lose ids on the left, so that the pauses stay; SeqIO
 itself would cut on the right. Options are trained on here and ranked by
-`pausejax evaluate`; hints have no place in SeqIO's features.
+`pausejax evaluate`; hints and the mask of a bidirectional prefix
+(`PromptPauses.in_prefix`) have no place in SeqIO's features.
 """
 
 import functools
