@@ -1,1 +1,1 @@
-"""Inference: one parallel prefill of prefix and pauses, then decoding."""
+"""Inference: prefill of prefix and pauses in one pass, then decoding."""

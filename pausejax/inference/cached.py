@@ -1,9 +1,9 @@
-"""Passes over a cache of keys and values: a prefix once, then what follows.
+"""The key-value cache: prefill of the prefix, then passes that extend it.
 
 Rows are padded on the left, so that all prefixes end in the same slot. The
-blocks are taken apart before the first pass: a scan over stacked layers would
-copy every weight and the whole cache for every token, where a step should
-read them once.
+blocks are unstacked before the first pass: a scan over stacked layers would
+copy every weight and the whole cache for every token, whereas a step needs to
+read them only once.
 
 B batch, T tokens, S cache slots, D d_model, K kv heads, H head_dim.
 """
@@ -19,23 +19,23 @@ from pausejax import sharding
 from pausejax.model import attention, products
 from pausejax.model.decoder import Block, Decoder
 
-# Of each layer (k_BKSH, v_BKSH), in the compute dtype.
+# (k_BKSH, v_BKSH) of each layer, in the compute dtype.
 Cache = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 class Unstacked(NamedTuple):
-  """A decoder whose blocks are apart, its matrices in the compute dtype."""
+  """A decoder with separate blocks and matrices in the compute dtype."""
 
   model: Decoder
   blocks: tuple[Block, ...]
 
 
 class Prefix(NamedTuple):
-  """What is kept of prefixes that were read.
+  """The result of a prefill.
 
   Attributes:
     last_BD: the final vector of each row's last token.
-    cache: keys and values in slots 0 .. T-1; the room behind holds zeros.
+    cache: keys and values in slots 0 .. T-1; the slots after them are zero.
     is_real_BT: bool, False on the padding of slots 0 .. T-1.
   """
 
@@ -44,12 +44,12 @@ class Prefix(NamedTuple):
   is_real_BT: jax.Array
 
   def length_B1(self) -> jax.Array:
-    """Returns int32 [B, 1]: tokens of each row, the next one's position."""
+    """Returns int32 [B, 1]: each row's length, and its next position."""
     return self.is_real_BT.sum(axis=1, dtype=jnp.int32, keepdims=True)
 
 
 def unstack(model: Decoder) -> Unstacked:
-  """Takes the blocks apart and casts, once, what every pass would cast."""
+  """Separates the blocks and casts the matrices to the compute dtype."""
 
   dtype = products.compute_dtype(model.config.dtype)
 
@@ -74,20 +74,20 @@ def prefill(
   is_real_BT: jax.Array,
   in_prefix_BT: jax.Array,
   *,
-  room: int,
+  num_free: int,
 ) -> Prefix:
-  """Reads prefixes in one pass.
+  """Processes prefixes in one pass.
 
   Args:
     decoder: from `unstack`.
-    tokens_BT: int32 ids, padded on the left, pauses in place.
+    tokens_BT: int32 ids, padded on the left, including pauses.
     is_real_BT: bool, False on the padding.
-    in_prefix_BT: bool, True on the positions that see one another; read only
-      if the model's `prefix_attention` is "bidirectional".
-    room: slots for later tokens, behind the T of the prefix.
+    in_prefix_BT: bool, True on the positions that attend to one another; read
+      only if the model's `prefix_attention` is "bidirectional".
+    num_free: number of slots for later tokens, after the T of the prefix.
   """
   config = decoder.model.config
-  # Padding is a segment of its own, which keeps its softmax finite.
+  # Padding is a separate segment, which keeps its softmax finite.
   batch_size, prefix_len = tokens_BT.shape
   mask_BTT = attention.attention_mask(
     prefix_len,
@@ -98,8 +98,8 @@ def prefill(
     decoder,
     tokens_BT,
     positions_BT=jnp.maximum(jnp.cumsum(is_real_BT, axis=1) - 1, 0),
-    mask_BTS=jnp.pad(mask_BTT, ((0, 0), (0, 0), (0, room))),
-    cache=_empty_cache(config, batch_size, prefix_len + room),
+    mask_BTS=jnp.pad(mask_BTT, ((0, 0), (0, 0), (0, num_free))),
+    cache=_empty_cache(config, batch_size, prefix_len + num_free),
     offset=0,
   )
   return Prefix(x_BTD[:, -1], cache, is_real_BT)
@@ -114,14 +114,14 @@ def extend(
   cache: Cache,
   offset: jax.Array | int,
 ) -> tuple[jax.Array, Cache]:
-  """Returns the tokens' final vectors [B, T, D] and the cache with them in it.
+  """Returns the tokens' final vectors [B, T, D] and the extended cache.
 
   Args:
     decoder: from `unstack`.
     tokens_BT: int32 ids.
     positions_BT: int32 positions of the tokens.
-    mask_BTS: bool, True where token t may read slot s.
-    cache: what was read so far.
+    mask_BTS: bool, True where token t may attend to slot s.
+    cache: keys and values so far.
     offset: the tokens go to slots offset .. offset + T - 1.
   """
   x_BTD = decoder.model.embed(tokens_BT, positions_BT)

@@ -1,9 +1,9 @@
-"""Pause inference: read prefix and pauses at once, then answer id by id.
+"""Pause inference: prefill prefix and pauses, then decode the answer.
 
 Output is read only after the last pause (Goyal et al., section 3.3). Rows are
 padded on the left, so that all of them end in the same slot of the cache, and
-`<pause>` is never emitted. A row's ids depend neither on the rows beside it nor
-on the amount of padding.
+`<pause>` is never emitted. A row's ids depend neither on the other rows nor on
+the amount of padding.
 
 B batch, T prompt tokens, S cache slots, V vocabulary rows, N new ids.
 """
@@ -21,9 +21,9 @@ from pausejax.model.decoder import Decoder
 
 
 def bucket_length(length: int) -> int:
-  """Returns the next of 32, 48, 64, 96, 128, 192, ... that is not smaller.
+  """Returns the smallest of 32, 48, 64, 96, 128, 192, ... >= `length`.
 
-  Every width is compiled once: up to 2048 there are 13 of these, and above 32
+  Each width is compiled once: there are 13 of them up to 2048, and above 32
   less than a third of a row is padding.
   """
   width = 32
@@ -35,12 +35,12 @@ def bucket_length(length: int) -> int:
 def left_pad(
   rows: Sequence[Sequence[int]], *, width: int, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Lines rows of ids up at their ends.
+  """Pads rows of ids on the left.
 
   Args:
     rows: ids of each prompt with its pauses.
-    width: T, at least the longest row; `bucket_length` bounds recompilation.
-    pad_id: any id, written in front of the shorter rows.
+    width: T, at least the longest row; `bucket_length` limits recompilation.
+    pad_id: any id, used as padding.
 
   Returns:
     (tokens_BT int32, is_real_BT bool).
@@ -66,7 +66,7 @@ def check_length(
   errors.require(
     total <= max_seq_len,
     f"prompt {num_prompt} + pauses {num_pauses} + new tokens {num_new} make "
-    f"{total} positions, the model has {max_seq_len}; ask for fewer",
+    f"{total} positions, the model has {max_seq_len}; lower one of them",
   )
 
 
@@ -92,19 +92,19 @@ def generate(
     tokens_BT: int32 prompts with their pauses, from `left_pad`.
     is_real_BT: bool, False on the padding.
     in_prefix_BT: bool, see `cached.prefill`.
-    key: random key of the sampling.
-    num_new: ids to make at most, at least 1.
-    temperature: divides the logits; 0 takes the most likely id.
-    top_k: sample among so many of the most likely ids; 0 is off.
+    key: random key for sampling.
+    num_new: maximum number of new ids, at least 1.
+    temperature: divides the logits; 0 selects the most likely id.
+    top_k: sample among this many of the most likely ids; 0 disables it.
     top_p: sample among the fewest of the most likely ids whose probabilities,
-      after temperature and `top_k`, sum to this at least; 1 is off.
-    eos_id: ends a row.
-    pause_id: an id that is never chosen.
+      after temperature and `top_k`, sum to at least this; 1 disables it.
+    eos_id: id that ends a row.
+    pause_id: id that is never chosen.
   """
   decoder = cached.unstack(model)
   prompt_len = tokens_BT.shape[1]
   prefix = cached.prefill(
-    decoder, tokens_BT, is_real_BT, in_prefix_BT, room=num_new - 1
+    decoder, tokens_BT, is_real_BT, in_prefix_BT, num_free=num_new - 1
   )
   later = ((0, 0), (0, num_new - 1))
   is_real_BS = jnp.pad(is_real_BT, later, constant_values=True)
@@ -120,11 +120,11 @@ def generate(
       top_p=top_p,
     )
 
-  def is_going_on(carry):
+  def is_unfinished(carry):
     i, _, is_done_B, _, _ = carry
     return (i < num_new) & ~jnp.all(is_done_B)
 
-  def one_more(carry):
+  def decode_one(carry):
     i, id_B, is_done_B, out_BN, cache = carry
     slot = prompt_len + i - 1
     x_BTD, cache = cached.extend(
@@ -143,7 +143,7 @@ def generate(
   out_BN = jnp.full((len(id_B), num_new), eos_id, jnp.int32)
   out_BN = out_BN.at[:, 0].set(id_B)
   start = (1, id_B, id_B == eos_id, out_BN, prefix.cache)
-  return jax.lax.while_loop(is_going_on, one_more, start)[3]
+  return jax.lax.while_loop(is_unfinished, decode_one, start)[3]
 
 
 def choose_ids(
@@ -154,9 +154,10 @@ def choose_ids(
   top_k: jax.Array | int,
   top_p: jax.Array | float,
 ) -> jax.Array:
-  """Returns int32 [B], one id a row; see `generate` for the arguments.
+  """Returns int32 [B], one id per row; see `generate` for the arguments.
 
-  Logits of -inf are never chosen. Row b's draw depends on key and b alone.
+  Ids with a logit of -inf are never chosen. The random draw of row b depends
+  only on key and b.
   """
 
   def most_likely():
@@ -169,7 +170,7 @@ def choose_ids(
     rank_B1 = jax.random.categorical(key, kept_BV)[:, None]
     return jnp.take_along_axis(order_BV, rank_B1, axis=-1)[:, 0]
 
-  # A real branch: the most likely id needs no sorted vocabulary.
+  # A branch, since the most likely id does not need the sorted vocabulary.
   return jax.lax.cond(temperature > 0, sample, most_likely)
 
 
@@ -179,6 +180,6 @@ def _truncate(sorted_BV, top_k, top_p):
   top_BV = jnp.where((top_k > 0) & (rank_V >= top_k), -jnp.inf, sorted_BV)
   p_BV = jax.nn.softmax(top_BV, axis=-1)
   before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-  # The most likely id always stays.
+  # The most likely id is always kept.
   is_over_BV = (top_p < 1) & (before_BV >= top_p) & (rank_V > 0)
   return jnp.where(is_over_BV, -jnp.inf, top_BV)

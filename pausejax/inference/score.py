@@ -1,8 +1,8 @@
-"""How likely a model finds given answers: every option of a row at once.
+"""Log-likelihoods of given answers, for all options of a row at once.
 
-The prefix, with its pauses, is read once. The tokens of all options then go
-through one pass, as branches of a tree: an option sees the prefix and itself,
-and its positions go on from the end of the prefix.
+The prefix, with its pauses, is processed once. The tokens of all options then
+go through one pass, as branches of a tree: an option attends to the prefix and
+to itself, and its positions continue from the end of the prefix.
 
 B batch, T prefix tokens, O options of a row, C tokens of an option, J tokens
 of all branches of a row, S cache slots, D d_model, V vocabulary rows.
@@ -16,10 +16,10 @@ from pausejax import errors
 from pausejax.inference import cached
 from pausejax.model.decoder import Decoder
 
-# What a sum of log-probabilities may be divided by before options compete.
+# How to normalize the sum of log-probabilities before comparing options.
 NORMALIZATIONS = ("sum", "per_token", "per_character")
 
-_TOKENS_AT_A_TIME = 256  # Whose logits, 33 MB at 32k ids, exist together.
+_TOKENS_AT_A_TIME = 256  # Their logits take 33 MB at 32k ids.
 
 
 def normalize(
@@ -28,7 +28,7 @@ def normalize(
   num_tokens_BO: np.ndarray,
   num_characters_BO: np.ndarray,
 ) -> np.ndarray:
-  """Returns float [B, O], nats: the sum, or its mean by token or character.
+  """Returns float [B, O] in nats: the sum, or the mean per token or character.
 
   Raises:
     UsageError: `how` is not one of `NORMALIZATIONS`.
@@ -55,7 +55,7 @@ def score_options(
 ) -> tuple[jax.Array, jax.Array]:
   """Scores the options of each row.
 
-  Probabilities are those of the whole vocabulary, `<pause>` among it.
+  Probabilities are over the whole vocabulary, including `<pause>`.
 
   Args:
     model: the decoder.
@@ -63,12 +63,12 @@ def score_options(
     is_real_BT: bool, False on the padding.
     in_prefix_BT: bool, see `cached.prefill`.
     options_BOC: int32 ids, padded on the right.
-    num_tokens_BO: int32; 0 means "no such option".
-    pause_id: an id that greedy decoding never chooses.
+    num_tokens_BO: int32; 0 if there is no such option.
+    pause_id: id that greedy decoding never chooses.
 
   Returns:
     (log_prob_BO, is_greedy_BO): float32 nats, the sum over an option's tokens,
-    -inf for no option; and bool, True where greedy decoding says the option.
+    -inf for no option; and bool, True where greedy decoding gives the option.
   """
   _, num_options, option_len = options_BOC.shape
   decoder = cached.unstack(model)
@@ -77,7 +77,7 @@ def score_options(
     tokens_BT,
     is_real_BT,
     in_prefix_BT,
-    room=num_options * (option_len - 1),
+    num_free=num_options * (option_len - 1),
   )
   x_BOCD = _branch_vectors(decoder, prefix, options_BOC)
   log_prob_BOC, is_greedy_BOC = _score_tokens(
@@ -98,16 +98,16 @@ def _branch_vectors(decoder, prefix, options_BOC):
   inputs_BOC = options_BOC[:, :, :-1]
   batch_size, num_options, branch_len = inputs_BOC.shape
   option_J = jnp.repeat(jnp.arange(num_options), branch_len)
-  place_J = jnp.tile(jnp.arange(branch_len), num_options)
+  index_J = jnp.tile(jnp.arange(branch_len), num_options)
   is_own_JJ = option_J[:, None] == option_J
   last = decoder.model.config.max_seq_len - 1
   x_BJD, _ = cached.extend(
     decoder,
     inputs_BOC.reshape(batch_size, len(option_J)),
-    # Only padding lies beyond the model's positions.
-    positions_BT=jnp.minimum(prefix.length_B1() + place_J, last),
+    # Only padding exceeds the model's positions.
+    positions_BT=jnp.minimum(prefix.length_B1() + index_J, last),
     mask_BTS=_prefix_and(
-      prefix.is_real_BT, is_own_JJ & (place_J <= place_J[:, None])
+      prefix.is_real_BT, is_own_JJ & (index_J <= index_J[:, None])
     ),
     cache=prefix.cache,
     offset=prefix.is_real_BT.shape[1],
@@ -121,7 +121,7 @@ def _branch_vectors(decoder, prefix, options_BOC):
 
 
 def _prefix_and(is_real_BT, sees_JJ):
-  """Returns bool [B, J, S]: the real prefix, then what `sees_JJ` says."""
+  """Returns bool [B, J, S]: the prefix without padding, then `sees_JJ`."""
   rows = (is_real_BT.shape[0], *sees_JJ.shape)
   is_real_BJT = jnp.broadcast_to(
     is_real_BT[:, None], (rows[0], rows[1], is_real_BT.shape[1])
@@ -140,8 +140,8 @@ def _score_tokens(model, x_BOCD, ids_BOC, pause_id):
     greedy_B = jnp.argmax(logits_BV.at[:, pause_id].set(-jnp.inf), axis=1)
     return logit_B - jax.nn.logsumexp(logits_BV, axis=1), greedy_B == ids_B
 
-  # Rows stay together, since a mesh splits them.
-  found = jax.lax.map(
+  # Each chunk has all rows, since a mesh splits them.
+  scores = jax.lax.map(
     lambda x_and_ids: one_of_each_row(*x_and_ids),
     (
       jnp.moveaxis(x_BOCD.reshape(batch_size, -1, d_model), 1, 0),
@@ -149,4 +149,4 @@ def _score_tokens(model, x_BOCD, ids_BOC, pause_id):
     ),
     batch_size=-(-_TOKENS_AT_A_TIME // batch_size),
   )
-  return tuple(x.T.reshape(ids_BOC.shape) for x in found)
+  return tuple(x.T.reshape(ids_BOC.shape) for x in scores)

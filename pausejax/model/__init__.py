@@ -1,1 +1,1 @@
-"""The decoder, in pure JAX: NNX modules used as plain pytrees."""
+"""The decoder: NNX modules, used as plain pytrees with `jax` transforms."""

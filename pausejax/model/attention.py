@@ -1,13 +1,13 @@
-"""Causal attention by backend: one function, three kernels that agree.
+"""Causal attention: one function, three kernels with the same result.
 
-  xla     everywhere: each block of queries against the keys it may see;
+  xla     everywhere: each block of queries against the keys it may attend to;
   splash  TPUs: the Pallas kernel that comes with JAX;
   cudnn   NVIDIA GPUs: cuDNN's fused kernel, in bfloat16.
 
-"auto" takes the fastest that the devices and the call allow. Positions see
-themselves and what is before them in their own segment; the positions of a
-bidirectional prefix see all of it (Goyal et al., 2024, figure 1), for which
-splash has no mask.
+"auto" selects the fastest kernel that supports the devices and the call.
+Positions attend to themselves and to earlier positions in their own segment;
+the positions of a bidirectional prefix attend to the whole prefix (Goyal et
+al., 2024, figure 1), for which splash has no mask.
 
 B batch, T query tokens, S key tokens, N query heads, K kv heads, H head_dim.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from pausejax import errors, sharding
 
-_MAX_BLOCKS = 8  # Of queries: 8 do 9/16 of the full square's work.
+_MAX_BLOCKS = 8  # Of queries: 8 blocks need 9/16 of the full matrix.
 _MIN_BLOCK = 64
 _SPLASH_BLOCKS = (512, 256, 128)  # Queries and keys at a time, largest first.
 
@@ -42,10 +42,11 @@ def attend(
     v_BTKH: values.
     kind: "auto", "xla", "splash" or "cudnn".
     segment_ids_BT: attention stays within equal ids; None: one segment.
-    in_prefix_BT: bool, True on the positions that see one another; None: none.
+    in_prefix_BT: bool, True on the positions that attend to one another; None:
+      no prefix is bidirectional.
 
   Raises:
-    UsageError: the kernel that was asked for by name cannot do this.
+    UsageError: `kind` names a kernel that does not support the call.
   """
   if kind == "auto":
     kind = _fastest(q_BTNH, in_prefix_BT)
@@ -62,13 +63,13 @@ def attend_cached(
   *,
   mask_BTS: jax.Array,
 ) -> jax.Array:
-  """Returns softmax(q k / sqrt(H)) v, token t reading slots that it may.
+  """Returns softmax(q k / sqrt(H)) v over the slots that the mask allows.
 
   Args:
     q_BTNH: queries.
     k_BSKH: keys of all slots.
     v_BSKH: values of all slots.
-    mask_BTS: bool, True where t may read s.
+    mask_BTS: bool, True where t may attend to s.
   """
   return jax.nn.dot_product_attention(
     q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None]
@@ -85,9 +86,9 @@ def attention_mask(
   Args:
     num_tokens: T.
     segment_ids_BT: attention stays within equal ids; None: one segment.
-    in_prefix_BT: bool, True on the prefix; None: none is bidirectional.
-      Where several examples share a row, give segments too: prefixes of one
-      segment count as one.
+    in_prefix_BT: bool, True on the prefix; None: no prefix is bidirectional.
+      If several examples share a row, `segment_ids_BT` is needed, too:
+      prefixes within one segment count as one.
   """
   may_BTT = jnp.tri(num_tokens, dtype=bool)[None]
   if in_prefix_BT is not None:
@@ -104,7 +105,7 @@ def _fastest(q_BTNH: jax.Array, in_prefix_BT: jax.Array | None) -> str:
 
 
 def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
-  """Returns for each kernel why it cannot do a call, or nothing."""
+  """Returns for each kernel why it does not support a call, or ""."""
   num_tokens, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
   split = "it does not split a sequence (mesh.sequence)"
   is_split = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
@@ -129,17 +130,17 @@ def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
 
 
 def _platform() -> str:
-  """Returns what will run this: the mesh in scope may be of other devices."""
+  """Returns the platform that runs this: "tpu" if the mesh in scope is one."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   if device is not None and device.device_kind.startswith("TPU"):
     return "tpu"
-  # cuDNN's kernel cannot be compiled without a GPU at hand.
+  # cuDNN's kernel cannot be compiled without a GPU.
   return jax.default_backend()
 
 
 def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
   num_tokens, num_heads = q_BTNH.shape[1:3]
-  # A head of its own for every query head: a group axis slows XLA on CPUs.
+  # Keys and values are repeated per query head: a group axis slows XLA on CPUs.
   q_BNTH, k_BNTH, v_BNTH = (
     jnp.repeat(x.swapaxes(1, 2), num_heads // x.shape[2], axis=1)
     for x in (q_BTNH, k_BTKH, v_BTKH)
@@ -148,7 +149,7 @@ def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
   mixed = []
   for start in range(0, num_tokens, size):
     end = start + size
-    # Nothing behind the block is seen, unless a prefix looks ahead.
+    # Keys after the block are visible only to a bidirectional prefix.
     seen = num_tokens if in_prefix_BT is not None else end
     may_BTS = _block_mask(start, end, seen, segment_ids_BT, in_prefix_BT)
     q, k, v = q_BNTH[:, :, start:end], k_BNTH[:, :, :seen], v_BNTH[:, :, :seen]
@@ -157,7 +158,7 @@ def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
 
 
 def _num_blocks(num_tokens: int, in_prefix_BT: jax.Array | None) -> int:
-  """Returns the most blocks of queries that pay."""
+  """Returns the largest useful number of query blocks."""
   is_split = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
   if in_prefix_BT is not None or is_split:
     return 1
@@ -202,7 +203,7 @@ def _splash(
     one_shard,
     in_specs=(q_spec, kv_spec, kv_spec, sharding.spec("batch", None)),
     out_specs=q_spec,
-    check_vma=False,  # Pallas kernels do not tell how their outputs vary.
+    check_vma=False,  # Pallas kernels do not declare how outputs vary.
   )(*args)
 
 

@@ -3,18 +3,18 @@
 Pre-norm blocks of attention and a feed-forward; `ModelConfig` chooses learned
 or rotary positions, layer norm (epsilon 1e-5) or RMS norm (1e-6), GELU (GPT-2's
 tanh form) or SwiGLU, biases, grouped kv heads, qk norm, and a tied or separate
-head. The paper names only the shapes (its table 5), and those fit its parameter
+head. The paper gives only the shapes (its table 5). They match its parameter
 counts with learned positions, biases and a separate head, which are therefore
-the defaults. `tests/test_reference.py` says the same in numpy.
+the defaults. `tests/test_reference.py` has the same model in numpy.
 
-Initialisation is GPT-2's (Radford et al., 2019): every matrix is normal with
-standard deviation 0.02, the two that write into the residual stream
-0.02 / sqrt(2 num_layers); biases are 0, norm scales 1. The `<pause>` row is
-made like any other row.
+Initialization is GPT-2's (Radford et al., 2019): every matrix is normal with
+standard deviation 0.02, except the two per block whose output is added to the
+residual stream, with 0.02 / sqrt(2 num_layers); biases are 0, norm scales 1.
+The `<pause>` row is initialized like any other row.
 
-Modules are NNX and plain pytrees: only `jax.*` transforms touch them. Every
-parameter is float32 and names its logical axes (`sharding.py`) beside its
-shape; the parameters of all blocks are stacked along a leading axis L.
+Modules are NNX modules and plain pytrees: only `jax.*` transforms are applied
+to them. Every parameter is float32 and has its logical axes (`sharding.py`) as
+metadata; the parameters of all blocks are stacked along a leading axis L.
 
 B batch, T tokens, D d_model, F d_ff, N query heads, K kv
 heads, H head_dim, V vocabulary rows, L layers.
@@ -35,8 +35,8 @@ from pausejax.model import attention, embedding, layers, products
 
 INIT_STDDEV = 0.02
 
-# What the backward pass keeps: nothing, or the outputs of the matrix products,
-# so that only norms and activations are computed again.
+# What is saved for the backward pass: nothing, or the outputs of the matrix
+# products, so that only norms and activations are recomputed.
 _SAVED_NAMES = ("qkv", "attended", "mixed", "expanded")
 _REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -54,7 +54,7 @@ class Norm(nnx.Module):
     self.bias = nnx.Param(jnp.zeros(size), axes=("norm",)) if has_bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns `x` normalised, in its own dtype."""
+    """Returns `x` normalized, in its own dtype."""
     if self.kind == "rmsnorm":
       return layers.rms_norm(x, self.scale[...])
     bias = None if self.bias is None else self.bias[...]
@@ -64,7 +64,8 @@ class Norm(nnx.Module):
 class Linear(nnx.Module):
   """A weight of any rank and an optional bias.
 
-  The first `num_in` dimensions of the weight meet the last ones of the input.
+  The first `num_in` dimensions of the weight are contracted with the last ones
+  of the input.
   """
 
   def __init__(
@@ -80,7 +81,7 @@ class Linear(nnx.Module):
     self.num_in = num_in
     kernel = stddev * jax.random.normal(key, shape, jnp.float32)
     self.kernel = nnx.Param(kernel, axes=axes)
-    # A bias lies along the output dimensions, which come last.
+    # A bias has the output dimensions, which come last.
     self.bias = (
       nnx.Param(
         jnp.zeros(shape[-bias_dims:]), axes=_bias_axes(axes[-bias_dims:])
@@ -96,7 +97,7 @@ class Linear(nnx.Module):
 
 
 class Block(nnx.Module):
-  """One layer: attention, then the feed-forward, each added to the stream."""
+  """One layer: attention and feed-forward, each with a residual connection."""
 
   def __init__(self, config: ModelConfig, key: jax.Array):
     c = self.config = config
@@ -146,13 +147,13 @@ class Block(nnx.Module):
     cache: tuple[jax.Array, jax.Array] | None,
     offset: jax.Array | int,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-    """Returns the stream and this layer's cache, both after the block.
+    """Returns the residual stream and this layer's cache after the block.
 
     Args:
-      x_BTD: the stream.
-      positions_BT: int32 positions, for rotary ones.
-      attend: (queries, keys, values) -> what each query found.
-      cache: (k_BKSH, v_BKSH); None: the tokens read only one another.
+      x_BTD: the residual stream.
+      positions_BT: int32 positions, for rotary embeddings.
+      attend: (queries, keys, values) -> the attention output of each query.
+      cache: (k_BKSH, v_BKSH); None: the tokens attend only to one another.
       offset: the tokens' keys and values go to slots offset .. offset + T - 1.
     """
     x_BTD, cache = self._attend(x_BTD, positions_BT, attend, cache, offset)
@@ -169,15 +170,15 @@ class Block(nnx.Module):
       q = layers.rope(q, positions_BT, theta)
       k = layers.rope(k, positions_BT, theta)
     if cache is None:
-      # So that what is kept for the backward pass is split, too.
+      # So that what is saved for the backward pass is sharded, too.
       k = sharding.constrain(k, "batch", "sequence", "kv_heads", None)
       v = sharding.constrain(v, "batch", "sequence", "kv_heads", None)
     q, k, v = checkpoint_name((q, k, v), "qkv")
-    # Every query reads all keys: over a split sequence they come together here.
+    # Every query attends to all keys: a split sequence is all-gathered here.
     k = sharding.constrain(k, "batch", None, "kv_heads", None)
     v = sharding.constrain(v, "batch", None, "kv_heads", None)
     if cache is not None:
-      # Slots lie inside: a step reads each head's keys and values in one piece.
+      # Slots are the inner axis, so that the slots of a head are contiguous.
       start = (0, 0, offset, 0)
       k = jax.lax.dynamic_update_slice(cache[0], k.swapaxes(1, 2), start)
       v = jax.lax.dynamic_update_slice(cache[1], v.swapaxes(1, 2), start)
@@ -196,10 +197,10 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """Tokens in, one vector a position out; `head` turns vectors into logits.
+  """Maps tokens to one vector per position; `logits` maps vectors to logits.
 
-  The head is kept apart so that the loss can apply it to a chunk of positions
-  at a time (`losses.py`) and decoding to the last position only.
+  The head is separate so that the loss can apply it to a chunk of positions at
+  a time (`losses.py`), and decoding only to the last position.
   """
 
   def __init__(self, config: ModelConfig, key: jax.Array):
@@ -237,8 +238,9 @@ class Decoder(nnx.Module):
       tokens_BT: int32 ids in [0, vocab_size).
       positions_BT: int32 in [0, max_seq_len).
       segment_ids_BT: int32; read only if `config.segment_attention`.
-      in_prefix_BT: bool, True on the positions that see one another in both
-        directions; read only if `config.prefix_attention` is "bidirectional".
+      in_prefix_BT: bool, True on the positions that attend to one another in
+        both directions; read only if `config.prefix_attention` is
+        "bidirectional".
     """
     c = self.config
     attend = functools.partial(
@@ -267,7 +269,7 @@ class Decoder(nnx.Module):
     return self.final_norm(x_BTD)
 
   def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """Returns the vectors [B, T, D] that the first block reads."""
+    """Returns the input vectors [B, T, D] of the first block."""
     tables, ids = [self.embedding[...]], [tokens_BT]
     if self.position_embedding is not None:
       tables.append(self.position_embedding[...])
@@ -276,7 +278,7 @@ class Decoder(nnx.Module):
     return embedding.sum_of_rows(tables, ids, dtype)
 
   def head_DV(self) -> jax.Array:
-    """Returns the float32 matrix that turns vectors into logits."""
+    """Returns the float32 matrix of the head, which maps vectors to logits."""
     if self.untied_head is None:
       return self.embedding[...].T
     return self.untied_head[...]
@@ -292,12 +294,12 @@ class Decoder(nnx.Module):
 
 
 def init(config: ModelConfig, seed: int) -> Decoder:
-  """Returns a decoder with fresh parameters; the same seed, the same ones."""
+  """Returns a decoder with fresh parameters, determined by `seed`."""
   return Decoder(config, jax.random.key(seed))
 
 
 def num_parameters(config: ModelConfig) -> int:
-  """Returns how many numbers the parameters hold, padded rows included."""
+  """Returns the number of parameters, including padded vocabulary rows."""
   abstract = jax.eval_shape(lambda: init(config, 0))
   return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract))
 
@@ -308,5 +310,5 @@ def _table(key: jax.Array, shape: tuple[int, int], axes) -> nnx.Param:
 
 
 def _bias_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
-  """Returns a bias's axes: those of its kernel, the stream's left whole."""
+  """Returns a bias's axes: those of its kernel, "embed" not sharded."""
   return tuple("norm" if a == "embed" else a for a in axes)

@@ -1,9 +1,9 @@
-"""Rows of tables that are split over a mesh, with no table brought together.
+"""Embedding lookup in sharded tables, without gathering a table.
 
 A table's rows are split over tensor, its columns over sequence and fsdp. Each
-device looks up its columns for the ids of all its neighbours along fsdp; then
-they exchange columns for ids. So the vectors travel, not the tables, and the
-gradient of a table is summed in float32 where it lies.
+device looks up its columns for the ids of all devices along fsdp; an all-to-all
+then exchanges columns for rows of the batch. So vectors are communicated, not
+tables, and the gradient of a table is summed in float32 on its own shard.
 
 B batch, T tokens, V rows of a table, D d_model.
 """
@@ -20,12 +20,12 @@ from pausejax import sharding
 def sum_of_rows(
   tables: Sequence[jax.Array], ids: Sequence[jax.Array], dtype: str
 ) -> jax.Array:
-  """Returns the vectors [B, T, D] that are the sum of one row of each table.
+  """Returns vectors [B, T, D], the sum of one row of each table.
 
   Args:
-    tables: float32 [V, D], each with a V of its own.
+    tables: float32 [V, D]; V may differ between tables.
     ids: int32 [B, T] for each table, in [0, V).
-    dtype: of the vectors.
+    dtype: dtype of the vectors.
   """
   if sharding.num_shards(*sharding.MESH_AXES) == 1:
     return _sum([t[i] for t, i in zip(tables, ids, strict=True)], dtype)
@@ -37,7 +37,7 @@ def sum_of_rows(
 
 
 def _sum(rows: list[jax.Array], dtype: str) -> jax.Array:
-  # Cast first: tables that were cast before, as in decoding, give these bits.
+  # Cast before adding, for the same bits as tables that are cast in advance.
   return functools.reduce(jnp.add, [x.astype(dtype) for x in rows])
 
 
@@ -50,7 +50,7 @@ def _exchanged(tables, ids, dtype: str) -> jax.Array:
 
 
 def _own_rows(table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
-  """Returns the rows that lie on this device, 0 in place of the others."""
+  """Returns the rows on this device, 0 in place of the others."""
   ids_BT = jax.lax.all_gather(ids_BT, "fsdp", axis=0, tiled=True)
   num_rows = len(table_VD)
   ids_BT -= jax.lax.axis_index("tensor") * num_rows

@@ -1,4 +1,4 @@
-"""Normalisation and rotary positions, as functions of arrays.
+"""Normalization and rotary position embeddings, as functions of arrays.
 
 B batch, T tokens, N heads, H head_dim.
 """
@@ -31,7 +31,7 @@ def layer_norm(
 
 
 def rope(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-  """Rotates each head by its position (Su et al., 2021), halves as pairs."""
+  """Applies rotary embeddings (Su et al., 2021) to pairs (i, i + H/2)."""
   half = x_BTNH.shape[-1] // 2
   frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angles = positions_BT[..., None].astype(jnp.float32) * frequencies

@@ -1,10 +1,9 @@
 """The product with a weight, whose gradients are summed in float32.
 
-Differentiated as it stands, `x @ kernel.astype(x.dtype)` gives a bfloat16
-input's kernel a bfloat16 gradient, and devices add up their parts in it. Here
-weights meet the activations in the compute dtype, while what is summed over
-rows, positions and devices leaves the product in float32. With float32
-activations nothing differs.
+JAX's gradient of `x @ kernel.astype(x.dtype)` for a bfloat16 input is bfloat16,
+and devices sum their parts in that dtype. Here the product is computed in the
+compute dtype, but sums over rows, positions and devices are float32. For
+float32 activations the result is the same.
 """
 
 import functools
@@ -14,10 +13,10 @@ import jax.numpy as jnp
 
 
 def compute_dtype(dtype: str) -> str:
-  """Returns the dtype of activations and products that `model.dtype` means.
+  """Returns the dtype of activations and products for `model.dtype`.
 
-  "auto" is float32 where CPUs compute, bfloat16 on all other devices: those of
-  the mesh in scope, which may only be described, or else JAX's default.
+  "auto" is float32 on CPUs and bfloat16 on all other devices: those of the mesh
+  in scope, which may be described devices, or else JAX's default.
   """
   if dtype != "auto":
     return dtype
@@ -54,9 +53,9 @@ def _dense_backward(num_in, saved, dy):
   batch = list(range(x.ndim - num_in))
   outputs = [list(range(len(batch), dy.ndim)), list(range(num_in, kernel.ndim))]
   dx = jnp.tensordot(dy, kernel.astype(x.dtype), outputs)
-  # The first factor is transposed: the narrow one, so that little is copied.
-  # Not in bfloat16: without instructions for it, XLA's CPU backend cannot run
-  # the product that it makes of the transposed result.
+  # The first factor is transposed, so the smaller one comes first. Not in
+  # bfloat16: on CPUs without bfloat16 instructions, XLA cannot run the product
+  # that it makes of the transposed result.
   sums = functools.partial(jnp.tensordot, preferred_element_type=kernel.dtype)
   if x.size <= dy.size or x.dtype != jnp.float32:
     dkernel = sums(x, dy, [batch, batch])
