@@ -102,12 +102,12 @@ def one_process(options, store: pathlib.Path) -> list[measure.Row]:
   return [
     {
       "name": name,
-      "mtok_per_cpu_s": statistics.median(found) / 1e6,
+      "mtok_per_cpu_s": statistics.median(runs) / 1e6,
       "ratio": statistics.median(
-        a / b for a, b in zip(found, speeds[base_name], strict=True)
+        a / b for a, b in zip(runs, speeds[base_name], strict=True)
       ),
     }
-    for name, found in speeds.items()
+    for name, runs in speeds.items()
   ]
 
 

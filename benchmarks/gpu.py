@@ -69,8 +69,8 @@ def main(argv: list[str] | None = None) -> None:
 def run_all(options: argparse.Namespace, names: list[str]) -> None:
   """Starts a process a part, then prints the table."""
   options.json = options.json.resolve()
-  told = {k: str(v) for k, v in vars(options).items()}
-  record = {"benchmark": "gpu", "options": told, "rows": []}
+  settings = {k: str(v) for k, v in vars(options).items()}
+  record = {"benchmark": "gpu", "options": settings, "rows": []}
   trials.write(options.json, {**record, "start": measure.conditions()})
   end = time.monotonic() + 60 * options.minutes
   for i, name in enumerate(names):

@@ -153,8 +153,8 @@ def pausejax(session: Session, plan: Plan, size: str) -> None:
     return session.trial(name, run)
 
   sizes = plan.peer_batches[size]
-  found = list(_climb(sizes, lambda b: simplest(b, "cudnn")))
-  simplest(max(found, key=_speed)[0] if found else sizes[0], "xla")
+  rows = list(_climb(sizes, lambda b: simplest(b, "cudnn")))
+  simplest(max(rows, key=_speed)[0] if rows else sizes[0], "xla")
 
 
 def _simplest(session, plan, shape: Shape, attention: str) -> Row:
@@ -168,8 +168,8 @@ def _simplest(session, plan, shape: Shape, attention: str) -> Row:
   return _train(session, plan, shape, "gpt", trainer)
 
 
-def _speed(found: tuple[int, float]) -> float:
-  return found[1]
+def _speed(row: tuple[int, float]) -> float:
+  return row[1]
 
 
 def _climb(
@@ -199,7 +199,7 @@ def _ours(session, plan, shape: Shape, changes, pauses: float) -> Row:
 
 
 def _require_room(needed: int) -> None:
-  """Raises, before a step tries, where it cannot fit."""
+  """Raises before a step that cannot fit."""
   import jax
 
   stats = jax.local_devices()[0].memory_stats() or {}
@@ -252,8 +252,8 @@ def peers(session: Session, plan: Plan, size: str, kind: str) -> None:
     lambda: _peer(session, plan, size, kind, b, compiled),
   )
   sizes = plan.peer_batches[size]
-  found = list(_climb(sizes, lambda b: trial("compiled", b, True)))
-  batch_size = max(found, key=_speed)[0] if found else sizes[0]
+  rows = list(_climb(sizes, lambda b: trial("compiled", b, True)))
+  batch_size = max(rows, key=_speed)[0] if rows else sizes[0]
   pytorch.use_attention(cudnn_only=True)
   trial("compiled, attention cudnn", batch_size, True)
   pytorch.use_attention(cudnn_only=False)

@@ -113,7 +113,7 @@ _SHARED, _GROUP, _GROUP_OF_ARM, _OF_ARM = 0.8, 0.4, 0.35, 0.5
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Prints a line for each kind of study."""
+  """Prints one line per kind of study."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -122,8 +122,8 @@ def main(argv: list[str] | None = None) -> None:
   columns = ("covered", "too high", "examples only", "ungrouped")
   print(f"{'percent of ' + format(options.num_studies, ','):40}", *columns)
   for name, study in STUDIES.items():
-    found = simulate(study, options.num_studies)
-    cells = (f"{100 * found[c]:{len(c)}.1f}" for c in columns)
+    simulated = simulate(study, options.num_studies)
+    cells = (f"{100 * simulated[c]:{len(c)}.1f}" for c in columns)
     print(f"{name:40}", *cells, flush=True)
 
 

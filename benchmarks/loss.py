@@ -143,8 +143,8 @@ def require_same(compiled: dict, args: tuple) -> None:
   tolerance = 2e-4 if args[0].dtype == jnp.float32 else 5e-2
   value, grads = compiled["full logits"](*args)
   for name, run in compiled.items():
-    found, found_grads = run(*args)
-    pairs = zip((found, *found_grads), (value, *grads), strict=True)
+    loss, loss_grads = run(*args)
+    pairs = zip((loss, *loss_grads), (value, *grads), strict=True)
     for a, b in pairs:
       difference = float(jnp.max(jnp.abs(a - b))) / float(jnp.max(jnp.abs(b)))
       if not difference <= tolerance:

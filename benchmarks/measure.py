@@ -98,7 +98,7 @@ def step_seconds(
   """
   times, pending = [], dispatch()
   for _ in range(warmup + steps):
-    # The loss of a step is read once the next one is on its way.
+    # The loss of a step is read after the next step is dispatched.
     started, pending = pending, dispatch()
     float(started)
     times.append(time.perf_counter())
@@ -173,7 +173,7 @@ def publish(
 
   Args:
     name: of the benchmark.
-    options: what it was told.
+    options: its command-line options.
     rows: what was measured.
     **more: beside the rows, such as `start`, the `conditions` before the
       first turn; those at the end are added here.

@@ -70,7 +70,7 @@ def accuracies(workdir: pathlib.Path) -> Curve:
 
 
 def picture(curves: dict[tuple[str, int], Curve]) -> str:
-  """Returns an SVG: accuracy against steps, a line for each arm and seed."""
+  """Returns an SVG: accuracy against steps, one line per arm and seed."""
   last = max(step for curve in curves.values() for step, _ in curve)
   x = lambda step: _LEFT + _PLOT_WIDTH * step / last
   y = lambda percent: _TOP + _PLOT_HEIGHT * (1 - percent / 100)

@@ -46,9 +46,9 @@ class Session:
     if time.monotonic() > self._end:
       raise OutOfTime
     start = time.monotonic()
-    found, row = None, {}
+    result, row = None, {}
     try:
-      found = row = run()
+      result = row = run()
     except ModuleNotFoundError as e:
       row = {"missing": f"{e.name} is not installed"}
     # Whatever else goes wrong in a trial is its result.
@@ -58,7 +58,7 @@ class Session:
     gc.collect()
     took = {"took_s": time.monotonic() - start}
     append(self._path, {"part": self._part, "name": name, **row, **took})
-    return found
+    return result
 
 
 def append(path: pathlib.Path, row: Row) -> None:

@@ -3,10 +3,10 @@
   python -m launch.local --processes=2 -- --config=configs/smoke.py \\
     --workdir=run
 
-Meant for trying what runs on many machines: one process drives all devices of
-a machine by itself. The processes find each other by the JAX_* variables that
-`--dry_run` prints. SIGTERM and Ctrl-C are handed on to all of them. When one
-has ended, for whatever reason, the others get a minute. The exit code is 2, 3
+For testing multi-host runs: normally, one process drives all devices of a
+machine. The processes connect through the JAX_* variables that `--dry_run`
+prints. SIGTERM and Ctrl-C are forwarded to all of them. When one has ended, for
+any reason, the others have a minute to end. The exit code is 2, 3
 or 4 if one process ended with that, since the same command would end in the
 same way; else the largest of all, 128 + n for a process that signal n ended:
 143 is "saved, or lost a process: run again".
@@ -28,7 +28,7 @@ WAIT_S = 60
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs the processes, or prints them as a shell would start them."""
+  """Runs the processes, or prints their shell commands."""
   parser = argparse.ArgumentParser(
     prog="launch.local",
     description=__doc__,
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _places(count: int) -> list[dict[str, str]]:
-  """Returns the variables that tell each process which one it is."""
+  """Returns the environment variables of each process."""
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
@@ -65,7 +65,7 @@ def _places(count: int) -> list[dict[str, str]]:
 
 
 def _run(command: list[str], places: list[dict[str, str]]) -> int:
-  """Runs all processes to their end and returns one exit code for all."""
+  """Runs all processes and returns one exit code for all."""
   asked: list[int] = []
   for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, lambda n, _: asked.append(n))
@@ -88,7 +88,7 @@ def _run(command: list[str], places: list[dict[str, str]]) -> int:
 
 
 def _start(command, place: dict[str, str], rank: int) -> subprocess.Popen:
-  """Starts one process; all but the first have their lines marked."""
+  """Starts one process; the lines of all but the first are marked."""
   pipe = subprocess.PIPE if rank else None
   process = subprocess.Popen(
     command,
@@ -96,7 +96,7 @@ def _start(command, place: dict[str, str], rank: int) -> subprocess.Popen:
     stdout=pipe,
     stderr=subprocess.STDOUT if rank else None,
     text=True,
-    # Ctrl-C reaches the launcher only, which hands it on once.
+    # Ctrl-C reaches the launcher only, which forwards it once.
     start_new_session=True,
   )
   if process.stdout:
@@ -112,7 +112,7 @@ def _mark(lines, rank: int) -> None:
 
 def _send(processes: list[subprocess.Popen], number: int) -> None:
   for process in processes:
-    # The terminal went away: save, as before any other end.
+    # The terminal was closed: save, as for SIGTERM.
     process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
 

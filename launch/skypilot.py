@@ -1,10 +1,10 @@
-"""Trains on nodes that SkyPilot finds, and finds others when they are lost.
+"""Trains on SkyPilot nodes, and on new ones when they are lost.
 
   python -m launch.skypilot -- \\
     --config=configs/pretrain_c4.py:size=1b --workdir=/workdir/pause-1b
 
-Puts the words of the run into launch/skypilot.yaml, where the nodes are chosen,
-and gives it to `sky jobs launch`; --dry_run prints both.
+Adds the arguments of the run to launch/skypilot.yaml, which selects the nodes,
+and passes it to `sky jobs launch`; --dry_run prints both.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The words of a run, which every launcher hands on as they are."""
+"""The arguments of `pausejax train`, which launchers pass on unchanged."""
 
 import argparse
 import pathlib
@@ -17,23 +17,23 @@ NOT_REPEATED = (
 def parse(
   parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:
-  """Returns (the launcher's own options, the words behind `--`).
+  """Returns (the launcher's own options, the words after `--`).
 
-  Adds --dry_run to the parser. Leaves with 2 unless the words name a workdir.
+  Adds --dry_run to the parser. Exits with 2 unless the words have a workdir.
   """
   parser.add_argument(
-    "--dry_run", action="store_true", help="print what would be run, and stop"
+    "--dry_run", action="store_true", help="print the commands and exit"
   )
   argv = sys.argv[1:] if argv is None else argv
   if "--" not in argv:
     if {"-h", "--help"} & set(argv):
       parser.print_help()
       parser.exit()
-    parser.error("put the words of `pausejax train` behind --")
+    parser.error("put the arguments of `pausejax train` after --")
   cut = argv.index("--")
   words = argv[cut + 1 :]
   if not workdir(words):
-    parser.error("the words behind -- name no --workdir=FOLDER")
+    parser.error("the arguments after -- have no --workdir=FOLDER")
   try:
     for name in ("--workdir", "--init_from"):
       errors.require_local(name, value(words, name))
@@ -43,9 +43,9 @@ def parse(
 
 
 def count(text: str) -> int:
-  """Reads a number of things that there must be at least one of."""
+  """Parses a positive integer."""
   if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
   return int(text)
 
 
@@ -56,17 +56,17 @@ def workdir(words: list[str]) -> str:
 
 def value(words: list[str], name: str) -> str:
   """Returns the last value of an option, "" if there is none."""
-  found = ""
+  last = ""
   for word, following in zip(words, [*words[1:], ""], strict=True):
     if word == name:
-      found = following
+      last = following
     elif word.startswith(f"{name}="):
-      found = word.partition("=")[2]
-  return found
+      last = word.partition("=")[2]
+  return last
 
 
 def require_shared(parser, words: list[str], mount: str) -> None:
-  """Leaves with 2 unless the workdir lies below the shared volume."""
+  """Exits with 2 unless the workdir is on the shared volume."""
   folder = workdir(words)
   if not pathlib.PurePosixPath(folder).is_relative_to(mount):
     parser.error(

@@ -351,7 +351,7 @@ def test_a_workdir_that_is_not_shared_is_refused(capsys):
   [
     ("--topology=3x3", "9 chips, not a multiple of --chips_per_machine=4"),
     ("--topology=16", "not like 16x16"),
-    ("--slices=0", "not a number from 1 on"),
+    ("--slices=0", "not a positive integer"),
     ("--name=A_run", "lower-case letters"),
   ],
 )

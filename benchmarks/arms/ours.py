@@ -155,5 +155,5 @@ def weights(model: Any) -> dict[str, Any]:
     "final_norm": "norm",
     "untied_head": "head",
   }
-  found = {new: outer[old] for old, new in renamed.items() if old in outer}
-  return {**found, "layers": layers}
+  shared = {new: outer[old] for old, new in renamed.items() if old in outer}
+  return {**shared, "layers": layers}
