@@ -200,6 +200,21 @@ def test_named_files_exist(page):
     assert [*ROOT.glob(name)], name
 
 
+def test_pages_are_generated_from_the_code(tmp_path):
+  spec = importlib.util.spec_from_file_location(
+    "generate", ROOT / "docs/generate.py"
+  )
+  assert spec and spec.loader
+  generate = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(generate)
+  generate.write(tmp_path)
+  text = (tmp_path / "cli.md").read_text()
+  assert all(f"## pausejax {verb}" in text for verb in cli.VERBS)
+  # Fields have a page of their own, and no verb repeats them.
+  assert "data.seq_len = " not in text
+  assert "| `data.seq_len` | `2048` |" in (tmp_path / "config.md").read_text()
+
+
 def test_readme_is_short():
   assert len((ROOT / "README.md").read_text().split()) <= 1_200
 
