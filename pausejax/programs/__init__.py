@@ -1,1 +1,1 @@
-"""The programs, one file a verb, each with `main(argv) -> exit code`."""
+"""The programs, one file per verb, each with `main(argv) -> exit code`."""

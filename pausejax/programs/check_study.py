@@ -1,8 +1,8 @@
 """The commands of a study, checked before the first of them runs.
 
-A mistake in the words of the last finetuning is found now, and not when days of
-pretraining are over. What depends on devices, or on what earlier commands make,
-is found when the command runs.
+So a mistake in the last finetuning command is reported before days of
+pretraining. Errors that depend on devices or on the output of earlier commands
+are reported when the command runs.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def _check_command(cell: Cell, words: Sequence[str], plan: Study) -> None:
       rest = rest[1:]
     if verb in ("train", "evaluate", "segments", "tokenizer"):
       program = importlib.import_module(f"pausejax.programs.{verb}")
-      # What it warns of, it does again when it runs.
+      # The command prints its warnings again when it runs.
       with contextlib.redirect_stderr(io.StringIO()):
         options, tree = program.parser().parse(rest)
       _check_options(verb, options, tree, plan)
@@ -52,7 +52,7 @@ def _check_command(cell: Cell, words: Sequence[str], plan: Study) -> None:
 def _check_options(
   verb: str, options: argparse.Namespace, tree: ConfigDict, plan: Study
 ) -> None:
-  """Checks what a command line says, as far as the files are there."""
+  """Checks the options of a command, except files that do not exist yet."""
   if verb == "evaluate":
     tasks.import_module(options.tasks_module)
     known = examples.splits(tasks.downstream(options.task))
@@ -73,5 +73,5 @@ def _check_options(
 
 
 def _is_made_later(name: str, plan: Study) -> bool:
-  """Returns whether a file or folder is made by the study itself."""
+  """Returns whether the study itself makes a file or folder."""
   return pathlib.Path(name).resolve().is_relative_to(plan.workdir)

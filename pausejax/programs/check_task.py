@@ -1,12 +1,12 @@
-"""Takes a task through everything that training and evaluation do with it.
+"""Checks a task by each step that training and evaluation take with it.
 
   pausejax tasks check gsm8k --local_dir=/data/gsm8k
   pausejax tasks check my_task --tasks_module=my_tasks --pauses=5
 
-Offline and in well under a minute: eight stages, a line each, `ok` with numbers
-or `BAD` with the reason; what follows a failed stage is not tried, and the exit
-code is 1. A tiny untrained model stands in for a real one, so its answers are
-noise; that they are judged is what counts.
+Needs no network and takes less than a minute. Prints one line for each of eight
+stages: `ok` with numbers, or `BAD` with the reason. The check stops at the
+first stage that fails, with exit code 1. It uses a tiny untrained model, so the
+answers are random; only their evaluation is checked.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from pausejax.inspection import checks, sequences, soundness
 from pausejax.programs import score
 
 _SEQ_LENS = (512, 2048)
-_NUM_ENCODED = 2_000  # Examples of a split that are turned into ids.
+_NUM_ENCODED = 2_000  # Examples of a split that are tokenized.
 _NUM_ANSWERED = 8
 _NUM_ROWS = 4
 _HELD_OUT = ("validation", "test")
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
   add("--local_dir", default="", help="folder of published files")
   add("--tasks_module", default="", help="registers tasks of your own")
   add("--tokenizer", default="bytes", help="as data.tokenizer (bytes)")
-  add("--pauses", type=int, default=-1, help="M (the task's own)")
+  add("--pauses", type=int, default=-1, help="M (default: the task's)")
   options, _ = parser.parse(argv)
   tasks.import_module(options.tasks_module)
   checkup = Checkup(
@@ -99,7 +99,7 @@ class Checkup:
     )
 
   def check_fields(self) -> str:
-    """Checks the fields that nothing else looks at."""
+    """Checks the fields that no other stage checks."""
     task = self.task
     errors.require_in_range("num_pauses", task.num_pauses, 0)
     errors.require_in_range("max_target_len", task.max_target_len, 1)
@@ -110,32 +110,32 @@ class Checkup:
     return f"{task.name}, kind {task.kind!r}, M = {task.num_pauses}, {metrics}"
 
   def read(self) -> str:
-    """Reads every split; none may be missing, or useless for the most part."""
+    """Reads every split; most records of each must be usable."""
     lines = []
     for split in examples.splits(self.task):
       counted = _Counted(self.task.examples)
       task = dataclasses.replace(self.task, examples=counted)
-      found = examples.load(task, split, self.data)
-      num_unusable = sum(found.num_unusable.values())
+      loaded = examples.load(task, split, self.data)
+      num_unusable = sum(loaded.num_unusable.values())
       soundness.require(
         2 * num_unusable <= counted.count,
-        f"most records of {found.summary()} of {counted.count:,} records",
+        f"most records of {loaded.summary()} of {counted.count:,} records",
       )
-      self.splits[split] = found
-      lines.append(f"{found.summary()} of {counted.count:,} records")
+      self.splits[split] = loaded
+      lines.append(f"{loaded.summary()} of {counted.count:,} records")
     return "; ".join([self.task.source.describe(self.data), *lines])
 
   def judge(self) -> str:
-    """Judges the targets and nonsense by the task's own metrics."""
-    rows = [row for found in self.splits.values() for row in found.rows]
+    """Scores the targets, and wrong text, with the task's own metrics."""
+    rows = [row for loaded in self.splits.values() for row in loaded.rows]
     soundness.require_texts(rows)
     if self.task.kind == "options":
       return f"{len(rows):,}, {soundness.options(rows)}"
-    told = soundness.judge(self.task, rows)
-    return f"{len(rows):,}, ids all different, {told}"
+    scores = soundness.judge(self.task, rows)
+    return f"{len(rows):,}, ids all different, {scores}"
 
   def measure(self) -> str:
-    """Encodes some examples of "train" and sees what would be cut."""
+    """Encodes some examples of "train" and counts truncations."""
     rows = self.splits["train"].rows[:_NUM_ENCODED]
     format_ = self._format()
     targets = format_.targets(rows)
@@ -148,8 +148,8 @@ class Checkup:
       cut = soundness.num_cut(format_, rows, targets, seq_len)
       if cut == 0:
         self.seq_len = seq_len
-      told = "do not fit" if cut is None else f"cut {cut:,}"
-      lines.append(f"seq_len {seq_len}: {told}")
+      result = "do not fit" if cut is None else f"cut {cut:,}"
+      lines.append(f"seq_len {seq_len}: {result}")
     if self.task.kind == "decode":
       limit = self.task.max_target_len
       too_long = sum(len(ids) - 1 > limit for ids in targets)
@@ -175,12 +175,12 @@ class Checkup:
     rules = sequences.FinetuningRules(
       seq_len=self.seq_len, tokenizer=self.tokenizer, sequences=made
     )
-    found = checks.check(self.batch, rules)
-    for check in found:
+    results = checks.check(self.batch, rules)
+    for check in results:
       soundness.require(check.is_ok, f"{check.name}: {check.numbers}")
     numbers = sequences.statistics(self.batch, rules)
     return (
-      f"{len(found)} checks of {numbers['examples']} examples in "
+      f"{len(results)} checks of {numbers['examples']} examples in "
       f"{numbers['rows']} rows of {self.seq_len}, "
       f"{numbers['real_fraction']:.1%} full"
     )
@@ -231,7 +231,7 @@ class Checkup:
     )
 
   def answer(self) -> str:
-    """Answers a few examples behind their pauses."""
+    """Answers a few examples, after their pauses."""
     import jax
 
     from pausejax.evaluation.answers import Answerer
@@ -258,17 +258,17 @@ class Checkup:
     )
 
   def report(self) -> str:
-    """Looks at what evaluation would report."""
-    found = self.answers.metrics
-    missing = [name for name in self.task.metrics if name not in found]
+    """Checks the metrics that evaluation would report."""
+    values = self.answers.metrics
+    missing = [name for name in self.task.metrics if name not in values]
     soundness.require(not missing, f"not computed: {', '.join(missing)}")
-    for name, value in found.items():
+    for name, value in values.items():
       top = math.inf if name == "perplexity" else 100.0
       soundness.require(
         0.0 <= value <= top, f"{name} is {value}, not in [0, {top}]"
       )
-    told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-    return f"{told} (n={len(self.answers.rows)}, an untrained model)"
+    text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return f"{text} (n={len(self.answers.rows)}, an untrained model)"
 
   def _format(self) -> prompts.Format:
     pauses = self.config.pauses(self.task.num_pauses)
@@ -276,7 +276,7 @@ class Checkup:
 
 
 class _Counted:
-  """A task's `examples`, counting the records that it is given."""
+  """Wraps a task's `examples` and counts the records."""
 
   def __init__(self, make):
     self.count = 0
@@ -287,8 +287,8 @@ class _Counted:
     return self._make(record)
 
 
-def _percentiles(name: str, found: list[int]) -> str:
-  numbers = sequences.percentiles(found).items()
+def _percentiles(name: str, lengths: list[int]) -> str:
+  numbers = sequences.percentiles(lengths).items()
   return f"{name} " + " ".join(f"{n} {x:,}" for n, x in numbers)
 
 

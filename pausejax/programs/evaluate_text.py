@@ -17,7 +17,7 @@ _MAX_FRACTION = 0.9
 
 
 def main(options: argparse.Namespace, run: loaded_run.Trained) -> int:
-  """Scores the text under each pause fraction; one line and one JSON each."""
+  """Scores the text with each pause fraction; one line and one file each."""
   accelerators.require_used()
   from pausejax.evaluation import plain_text
 
@@ -36,9 +36,9 @@ def main(options: argparse.Namespace, run: loaded_run.Trained) -> int:
 
 
 def _fractions(text: str, run: loaded_run.Trained) -> list[float]:
-  """Returns the pause fractions asked for.
+  """Returns the requested pause fractions.
 
-  By default none, and that of the run if its model has read pauses.
+  The default is 0, and that of the run if its model was trained on pauses.
   """
   if not text:
     own = run.meta["config"]["data"]["pause_fraction"]
@@ -67,7 +67,7 @@ def _texts(options: argparse.Namespace) -> list[str]:
 
 
 def _describe(documents, seq_len: int) -> list[str]:
-  """Returns lines with the counts, everything left out among them."""
+  """Returns lines with the counts, including what is left out."""
   lines = [
     f"{len(documents.ids):,} documents, {documents.num_tokens:,} tokens, "
     f"{documents.num_bytes:,} bytes; windows of {seq_len:,} positions"
@@ -101,7 +101,7 @@ def _score(options, run: loaded_run.Trained, documents, fractions, seq_len):
     for fraction in fractions:
       began = time.perf_counter()
       with CountBar("windows", 0) as bar:
-        found = plain_text.score(
+        scores = plain_text.score(
           model,
           documents,
           tokenizer=run.tokenizer,
@@ -116,7 +116,7 @@ def _score(options, run: loaded_run.Trained, documents, fractions, seq_len):
         **_condition(options, run, documents),
         "pause_fraction": fraction,
         "seq_len": seq_len,
-        **found,
+        **scores,
         "seconds": time.perf_counter() - began,
       }
       if jax.process_index() == 0:
@@ -126,7 +126,7 @@ def _score(options, run: loaded_run.Trained, documents, fractions, seq_len):
 
 
 def _condition(options, run: loaded_run.Trained, documents) -> dict:
-  """Returns what a result was measured on, and with which model."""
+  """Returns the text and the model of a result."""
   return {
     "text": options.text,
     "field": options.field,
@@ -143,7 +143,7 @@ def _condition(options, run: loaded_run.Trained, documents) -> dict:
 
 
 def _write(folder: pathlib.Path, result: dict) -> None:
-  """Writes a result under a name that tells its condition."""
+  """Writes a result under a name that identifies its condition."""
   stem = (
     f"{result['documents_sha256'][:8]}-seq{result['seq_len']}"
     f"-pauses{result['pause_fraction']:g}-step{result['step']}"
@@ -152,7 +152,7 @@ def _write(folder: pathlib.Path, result: dict) -> None:
 
 
 def _line(result: dict) -> str:
-  """Returns one line for a person."""
+  """Returns one line for the terminal."""
   after = ""
   if result["num_pauses"]:
     after = (

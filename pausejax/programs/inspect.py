@@ -1,15 +1,15 @@
-"""Shows what a model will see of a task, and checks it, before any training.
+"""Shows and checks the sequences of a task before any training.
 
   pausejax inspect --task=gsm8k --local_dir=/data/gsm8k --pauses=10 -n 3
   pausejax inspect --task=stdlib_docs --html=batch.html --json=batch.json
   pausejax inspect --task=squad --config=runs/squad50/config.json
 
-Prints the first -n examples of the first batch, its numbers, and a line a
-check, `ok` or `BAD`. Exit code 1 if anything is BAD. Without --config a
-downstream task is read as configs/finetune.py says, a pretraining task as
-configs/smoke.py does; its segments are prepared anew unless
---config.data.segments_dir names some. Neither JAX nor TensorFlow is needed (but
-TFDS is read by TensorFlow).
+Prints the first -n examples of the first batch, its statistics, and one line
+per check, `ok` or `BAD`. The exit code is 1 if any check is BAD. Without
+--config, a downstream task uses configs/finetune.py and a pretraining task
+configs/smoke.py; its segments are prepared temporarily unless
+--config.data.segments_dir names a store. Needs neither JAX nor TensorFlow,
+except that TFDS is read by TensorFlow.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
-  """Returns the options and the config, given or fitting the task."""
+  """Returns the options and the config, by default that for the task."""
   parser = commandline.Parser(
     "inspect",
     __doc__,
@@ -83,7 +83,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   add("--config", metavar="FILE[:ARG]", help="config file")
   add("-n", type=int, default=3, help="examples to show (3)")
   add("--split", default="train", help="split (train)")
-  add("--pauses", type=int, default=None, help="M (the task's own)")
+  add("--pauses", type=int, default=None, help="M (default: the task's)")
   add("--local_dir", default=None, help="folder of published files")
   add("--tokenizer", default=None, help="as data.tokenizer (bytes)")
   add("--tasks_module", default=None, help="registers tasks of your own")
@@ -100,14 +100,14 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
 
 
 def _config_for(options: argparse.Namespace) -> str:
-  """Returns the experiment for the kind of task that is asked for."""
+  """Returns the default config for the kind of the task."""
   errors.require(bool(options.task), "--task: name a task, or give --config")
   tasks.import_module(options.tasks_module or "")
   return "finetune" if pipeline.is_finetuning(options.task) else "smoke"
 
 
 def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
-  """Sets what has an option of its own."""
+  """Sets the fields that have their own option."""
   for name, value in (
     ("data.task", options.task),
     ("data.local_dir", options.local_dir),
@@ -123,7 +123,7 @@ def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
 def _finetuning(
   config: TrainConfig, tokenizer: tokenizers.PauseTokenizer, split: str
 ) -> tuple[Batch, sequences.Rules, dict]:
-  """Returns the first batch of a downstream task and what it must obey."""
+  """Returns the first batch of a downstream task, its rules, and a summary."""
   (name,) = tasks.mixture(config.data.task)
   task = tasks.downstream(name)
   errors.require_one_of("--split", split, examples.splits(task))
@@ -158,7 +158,7 @@ def _pretraining(
   tokenizer: tokenizers.PauseTokenizer,
   split: str,
 ) -> tuple[Batch, sequences.Rules, dict]:
-  """Returns the first batch of a pretraining task and what it must obey."""
+  """Returns the first batch of a pretraining task, its rules, and a summary."""
   errors.require_one_of("--split", split, corpora.SPLITS)
   with tempfile.TemporaryDirectory() as folder:
     store = _segments(config, values, tokenizer, split, pathlib.Path(folder))
@@ -210,12 +210,12 @@ def _segments(
 def _report(
   batch: Batch, rules: sequences.Rules, about: dict, count: int
 ) -> dict:
-  """Returns all there is to say, as plain data."""
-  found = checks.check(batch, rules)
+  """Returns the whole report as JSON values."""
+  results = checks.check(batch, rules)
   return {
     **about,
     "statistics": sequences.statistics(batch, rules),
-    "checks": [vars(c) for c in found],
+    "checks": [vars(c) for c in results],
     "rows": sequences.rows(batch, rules, count),
   }
 
@@ -228,7 +228,7 @@ def _write(option: str, name: str, text: str) -> None:
 
 
 def _show(report: dict) -> None:
-  """Prints the report, in colour only where a person looks."""
+  """Prints the report, in color only on a terminal."""
   colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
   width = shutil.get_terminal_size().columns
   print(f"{report['what']}; pauses: {report['pauses']}")

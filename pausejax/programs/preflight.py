@@ -1,14 +1,14 @@
-"""Says whether a run fits a TPU pod or a box of GPUs, with neither at hand.
+"""Checks whether a run fits a TPU pod or GPUs, without having them.
 
   pausejax preflight --config=configs/pretrain_c4.py:size=1b \\
     --config.mesh.fsdp=-1 --config.mesh.data=1 --topology=v5e-256
 
 --topology: v4-128, v5p-128 (TensorCores), v5e-256, v6e-256 (chips), 2xv5e-128
-(two slices), h100-8, h200-16, a100-8 (GPUs). The very step that `pausejax
-train` would run is compiled for it, by libtpu (pip install "pausejax[tpu]") or
-by JAX's CUDA plugin ("pausejax[cuda-compiler]"); with neither, by the CPU's
+(two slices), h100-8, h200-16, a100-8 (GPUs). The step that `pausejax train`
+would run is compiled for it, by libtpu (pip install "pausejax[tpu]") or by
+JAX's CUDA plugin ("pausejax[cuda-compiler]"); without them, by the CPU's
 compiler, which gives an upper bound. A step that fits takes minutes to compile;
-that one does not fit is known in seconds. No data is read.
+one that does not fit is refused in seconds. No data is read.
 
 Exit code: 0 it fits, 1 it does not, 2 a wrong command line.
 """
@@ -29,8 +29,8 @@ from pausejax.preflight.topologies import Topology
 
 _T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
 
-# Compilers ask no network, look for no hardware, run beside one another and
-# say no more than they must. Read when jax and libtpu are imported.
+# Compilers use no network, look for no hardware, may run concurrently, and log
+# only errors. Read when jax and libtpu are imported.
 _ENVIRONMENT = {
   "JAX_PLATFORMS": "cpu",
   "TPU_SKIP_MDS_QUERY": "1",
@@ -47,7 +47,7 @@ _PLAIN_ATTENTION = (
 
 
 def main(argv: list[str]) -> int:
-  """Compiles, prints, and returns whether it fits."""
+  """Compiles the step and prints the report; returns 0 if it fits, else 1."""
   parser = commandline.Parser("preflight", __doc__, config=True)
   add = parser.add_argument
   add("--topology", required=True, metavar="NAME", help="such as v5e-256")
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 
 def _compiler(topology: Topology) -> tuple[str, list[str]]:
-  """Returns the target's compiler, "" and what to say if it is not there."""
+  """Returns (the target's compiler, []) or ("", how to install it)."""
   names, extra = (
     (("libtpu",), "tpu")
     if topology.is_tpu
@@ -105,7 +105,7 @@ def _compiler(topology: Topology) -> tuple[str, list[str]]:
 
 
 def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
-  """Returns the ids of the tokenizer, without `<pause>`, and whence."""
+  """Returns (number of ids without `<pause>`, where it comes from)."""
   if asked:
     return asked, "--vocab_size"
   if config.data.task == "c4" and config.data.tokenizer == "bytes":
@@ -117,7 +117,7 @@ def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
 def _measure(
   config: TrainConfig, vocab_size: int, topology: Topology, compiler: str
 ) -> table.Preflight:
-  """Compiles the step as often as it takes, and returns what came out."""
+  """Compiles the step, several times if needed, and returns the results."""
   # Imported here: the command line is checked before JAX starts.
   import jax
 
@@ -214,10 +214,10 @@ def _measure(
 
 
 def _available_bytes(topology: Topology) -> int:
-  """Returns what a step may use of a device's memory."""
+  """Returns the bytes of a device's memory that a step may use."""
   if topology.is_tpu:
     return topology.chip.memory_bytes
-  # JAX takes this part of a card when it starts, and no more.
+  # JAX allocates this fraction of a GPU's memory at start, and no more.
   names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
   name = next((n for n in names if os.environ.get(n)), "")
   text = os.environ.get(name, "0.75")

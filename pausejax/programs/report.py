@@ -3,9 +3,9 @@
   pausejax report --workdir=runs/study --paper
   pausejax report runs/study --out=study.html
 
-Works while the study runs, and on folders of `pausejax train` without any
-study. Beside the page the same is written as Markdown, CSV, LaTeX and JSON,
-under the same name. The page asks the network for nothing.
+Also works while the study runs, and on folders of `pausejax train` without a
+study. The same report is written as Markdown, CSV, LaTeX and JSON, under the
+same name. The page loads nothing from the network.
 """
 
 import json
@@ -17,7 +17,7 @@ from pausejax.study.report import contents, document
 
 
 def main(argv: list[str]) -> int:
-  """Collects what there is and writes it in every format."""
+  """Collects the available results and writes them in every format."""
   parser = commandline.Parser("report", __doc__, config=False)
   add = parser.add_argument
   add("folder", nargs="?", default="", help="the same as --workdir")
@@ -30,14 +30,14 @@ def main(argv: list[str]) -> int:
     "report: name one folder, as in pausejax report --workdir=runs/study",
   )
   workdir = pathlib.Path(options.workdir or options.folder).resolve()
-  found = contents.collect(workdir)
+  report = contents.collect(workdir)
   out = pathlib.Path(options.out or workdir / "report.html")
   errors.require(
     out.suffix == ".html",
     f"--out: expected a name that ends in .html, got {str(out)!r}",
   )
   out.parent.mkdir(parents=True, exist_ok=True)
-  texts = _texts(found, paper=options.paper)
+  texts = _texts(report, paper=options.paper)
   for suffix, text in texts.items():
     files.write(out.with_suffix(suffix), text)
   others = ", ".join(suffix for suffix in texts if suffix != out.suffix)
@@ -45,12 +45,12 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _texts(found: contents.Report, *, paper: bool) -> dict[str, str]:
+def _texts(report: contents.Report, *, paper: bool) -> dict[str, str]:
   """Returns file suffix -> content."""
   return {
-    ".html": document.page(found, paper=paper),
-    ".md": document.markdown(found, paper=paper),
-    ".csv": render.csv(found.rows),
-    ".tex": render.latex(found.rows, paper=paper),
-    ".json": json.dumps(found.as_json(), indent=2, allow_nan=False) + "\n",
+    ".html": document.page(report, paper=paper),
+    ".md": document.markdown(report, paper=paper),
+    ".csv": render.csv(report.rows),
+    ".tex": render.latex(report.rows, paper=paper),
+    ".json": json.dumps(report.as_json(), indent=2, allow_nan=False) + "\n",
   }

@@ -1,13 +1,13 @@
-"""Scores a file of predictions, whoever made them, by a task's own metrics.
+"""Scores a file of predictions with the metrics of a task.
 
   pausejax score --task=squad --split=validation --local_dir=squad/ \\
     --predictions=predictions.json --out=scores.json
 
-The file is a JSON object from the id of an example to its answer, or what the
-task's official script reads; docs/tasks.md has both. For a task of options the
-answer is the text of an option, or its index as a number. A question without an
-answer counts as wrong. Needs no accelerator, and of TensorFlow only what reads
-TFDS where no --local_dir is given.
+The file is a JSON object from the id of an example to its answer, or a file in
+the format of the task's official script; docs/tasks.md has both. For a task
+with options, the answer is the text of an option, or its index as a number. A
+question without an answer counts as wrong. Needs no accelerator, and TensorFlow
+only to read TFDS if no --local_dir is given.
 """
 
 import json
@@ -20,12 +20,12 @@ from pausejax.config import DataConfig
 from pausejax.data.finetuning import examples
 from pausejax.tasks import records
 
-# Where an answer stands, for messages, and the answer.
+# (location of an answer for messages, the answer).
 Located = tuple[str, Any]
 
 
 def main(argv: list[str]) -> int:
-  """Prints a table of the metrics, and writes it if told to."""
+  """Prints a table of the metrics, and writes it with --out."""
   parser = commandline.Parser("score", __doc__, config=False)
   parser.add_argument("--task", required=True, help="name of a downstream task")
   parser.add_argument("--split", default="", help="default: test or validation")
@@ -57,7 +57,7 @@ def data_config(local_dir: str) -> DataConfig:
 def read_predictions(
   task: tasks.Task, loaded: examples.Examples, path: pathlib.Path
 ) -> dict[str, str]:
-  """Returns id -> text; the text of the option where the task has options.
+  """Returns id -> text; the text of the option if the task has options.
 
   Raises:
     UserError: the file is malformed, or answers none of the examples.
@@ -81,40 +81,40 @@ def _of_a_document(task, rows, path: pathlib.Path) -> dict[str, Located]:
   del rows
   document = records.json_value(path)
   try:
-    found = task.read_predictions(document)
+    predictions = task.read_predictions(document)
   except errors.UserError as e:
     raise errors.UserError(f"{path}: {e.message}") from e
-  return {key: (str(path), answer) for key, answer in found.items()}
+  return {key: (str(path), answer) for key, answer in predictions.items()}
 
 
 def _of_lines(task, rows, path: pathlib.Path) -> dict[str, Located]:
   """Returns id -> (where, answer) of JSON lines, such as `evaluate` writes."""
   del task
-  found: dict[str, Located] = {}
+  located: dict[str, Located] = {}
   for where, record in records.json_lines(path):
     key = record.get("id")
     if not isinstance(key, str) or "prediction" not in record:
       raise errors.UserError(
         f"{where}: expected 'id', a text, and 'prediction', got {record!r:.60}"
       )
-    if key in found:
+    if key in located:
       raise errors.UserError(
-        f"{where}: {key!r} is answered twice, before at {found[key][0]}"
+        f"{where}: {key!r} is answered twice, before at {located[key][0]}"
       )
     if key in rows:
       _require_same_example(where, record, rows[key])
-    found[key] = (where, record["prediction"])
-  return found
+    located[key] = (where, record["prediction"])
+  return located
 
 
 def _require_same_example(where: str, record: dict, row: tasks.Example) -> None:
-  """Raises if a line says that its example had other answers to choose from."""
+  """Raises if a line was written for an example with other answers."""
   for name in ("references", "options"):
-    wanted = list(getattr(row, name))
-    if record.get(name, wanted) != wanted:
+    expected = list(getattr(row, name))
+    if record.get(name, expected) != expected:
       raise errors.UserError(
         f"{where}: was written for other examples: the {name} of {row.id!r} "
-        f"are {wanted!r:.60} here, and {record[name]!r:.60} there"
+        f"are {expected!r:.60} here, and {record[name]!r:.60} there"
       )
 
 

@@ -1,4 +1,4 @@
-"""Tokenises a task and cuts it into segments, once, for any number of runs.
+"""Tokenizes a task and cuts it into segments, once, for any number of runs.
 
   pausejax segments --config=configs/smoke.py --out=/data/segments
   pausejax segments --config=configs/pretrain_c4.py --out=/data/c4-segments \\
@@ -8,15 +8,15 @@
     --config.data.local_dir=/data/squad --out=/data/squad-examples
   pausejax segments --verify=/data/c4-segments
 
-Training then takes --config.data.segments_dir=/data/segments. No pauses are
-stored: a standard and a pause run read the same segments. Of a downstream task
-the tokenised examples are stored, one process, for any number of pauses.
+Training then uses --config.data.segments_dir=/data/segments. Pauses are not
+stored: standard and pause runs read the same segments. For a downstream task,
+one process stores the tokenized examples, for any number of pauses.
 
---num_workers=N works in N processes. --shard=i/n makes every n-th unit of the
-corpus only, for n machines that share the folder; whichever comes last writes
-the index. Start the same command again, after a crash or a kill, and only what
-is missing is made; the bytes are the same whoever made them. --verify reads a
-store through and names every file that is not what the index says.
+--num_workers=N uses N processes. --shard=i/n prepares only every n-th unit of
+the corpus, for n machines that share the folder; the last one to finish writes
+the index. After a crash, the same command prepares only what is missing; the
+bytes do not depend on which process wrote them. --verify reads a whole store
+and reports every file that differs from the index.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ from pausejax.data.pretraining import prepare
 from pausejax.runtime.progress import CountBar
 from pausejax.tasks import corpora
 
-# What decides a store; all else in the config is for other verbs.
+# The fields that determine a store; all others are for other verbs.
 _FIELDS = (
   "tasks_module",
   "data.task",
@@ -51,7 +51,7 @@ _FIELDS = (
 
 
 def main(argv: list[str]) -> int:
-  """Makes a store and prints what is in it, or verifies one."""
+  """Makes a store and prints its contents, or verifies one."""
   if any(arg.partition("=")[0] == "--verify" for arg in argv):
     return _verify(argv)
   options, tree = parser().parse(argv)
@@ -110,7 +110,7 @@ def parser() -> commandline.Parser:
 
 
 def _what_was_not_read(index: dict) -> list[str]:
-  """Returns what a store says of its files beyond its documents."""
+  """Returns lines on the input that a store left out or converted."""
   lines = list(index["left_out"])
   if index["blank_lines"]:
     lines.append(
@@ -122,7 +122,7 @@ def _what_was_not_read(index: dict) -> list[str]:
 
 
 def _showing(bar: CountBar) -> prepare.Report:
-  """Returns what shows the progress of this call on a bar."""
+  """Returns a function that shows progress on a bar."""
   began = time.monotonic()
 
   def show(progress: prepare.Progress) -> None:
@@ -138,7 +138,7 @@ def _showing(bar: CountBar) -> prepare.Report:
 
 
 def _verify(argv: list[str]) -> int:
-  """Reads a store through; returns 1 if a file is not what the index says."""
+  """Reads a whole store; returns 1 if a file differs from the index."""
   parser = commandline.Parser("segments", __doc__, config=False)
   parser.add_argument("--verify", required=True, metavar="DIR")
   options, _ = parser.parse(argv)

@@ -4,17 +4,17 @@
   pausejax study --config=configs/study.py --workdir=/runs/study --dry_run
   pausejax study --config=configs/study.py --workdir=/runs/study --shard=2/8
 
-Cells that are done are not run again; a cell that was killed goes on where its
-last checkpoint was. A study that is asked to stop, or is killed, takes the
-command that it runs with it; what still runs is waited for. Each cell's output
-lands in WORKDIR/logs. When nothing is left, or with --table alone, the table is
+Cells that are done are not run again; a cell that was killed resumes from its
+last checkpoint. When a study stops or is killed, the command that it runs stops
+as well; a command that is still running is waited for. The output of each cell
+is in WORKDIR/logs. When all cells are done, or with --table, the table is
 printed and written as JSON, Markdown, CSV and LaTeX; `pausejax report
---workdir=WORKDIR` makes the page.
+--workdir=WORKDIR` writes the page.
 
 --shard=i/n runs every n-th cell, for n machines that share the folder; it waits
-for cells of other shards that its own need. --dry_run prints one shell line a
-cell, in an order that respects what needs what; config files are named as the
-study names them, so run the lines from the same folder.
+for cells of other shards on which its own depend. --dry_run prints one shell
+line per cell, in order of their dependencies; config files are named as in the
+study, so run the lines from the same folder.
 """
 
 import json
@@ -38,7 +38,7 @@ from pausejax.study.config import StudyConfig
 _SECONDS_BETWEEN_LOOKS = 2.0
 # In the folder of a cell: the last exit code that was not 0.
 _FAILED = "failed"
-# Exit codes that starting again does not change.
+# Exit codes that a restart does not change.
 _FINAL = {
   errors.UsageError.exit_code: "a wrong command or config",
   errors.CheckpointUnusable.exit_code: "no checkpoint can be used",
@@ -79,12 +79,12 @@ def main(argv: list[str]) -> int:
 
 
 def write_table(plan: plans.Study) -> list[table.Row]:
-  """Writes the table of what there is in every format; returns its rows."""
-  found = {
+  """Writes the table of available results in every format; returns its rows."""
+  available = {
     cell.id: results.read(cell.workdir / "evaluations")
     for cell in plan.finetuning_cells()
   }
-  rows = table.build(plan, found)
+  rows = table.build(plan, available)
   for suffix, text in {
     "json": json.dumps(render.as_json(rows), indent=2) + "\n",
     "md": render.markdown(rows, paper=True),
@@ -96,7 +96,7 @@ def write_table(plan: plans.Study) -> list[table.Row]:
 
 
 class Runner:
-  """Runs the cells of one shard, one after another, each as a process."""
+  """Runs the cells of one shard sequentially, each as a process."""
 
   def __init__(self, plan: plans.Study, index: int, count: int):
     self._plan = plan
@@ -108,11 +108,12 @@ class Runner:
     self._blocked: dict[str, str] = {}  # Id of a cell -> the one it needs.
 
   def run(self) -> int:
-    """Runs what is missing.
+    """Runs the cells that are not done.
 
     Returns:
-      0: all is done. 130 or 143: a signal stopped it. 2, 3 or 4: cells failed
-      in ways that starting again does not change; 143 or 1: in other ways.
+      0: all cells are done. 130 or 143: a signal stopped the study. 2, 3 or 4:
+      cells failed in ways that a restart does not change. 143 or 1: cells
+      failed in other ways.
     """
     cells = self._plan.cells()
     todo = sum(not cell.is_done() for cell in cells)
@@ -136,7 +137,7 @@ class Runner:
     return _exit_code([*self._failed.values()])
 
   def _wait_for(self, cell: plans.Cell, cells: Sequence[plans.Cell]) -> bool:
-    """Waits until what a cell needs is done; False if that failed."""
+    """Waits for the cells that a cell needs; returns False if one failed."""
     needed = [c for c in cells if _needs(cell, c)]
     is_said = False
     while waiting := [c for c in needed if not c.is_done()]:
@@ -154,7 +155,7 @@ class Runner:
     return True
 
   def _run(self, cell: plans.Cell, number: str) -> None:
-    """Runs a cell and marks it as done, unless another process does."""
+    """Runs a cell and marks it as done, unless another process has done so."""
     began = time.monotonic()
     print(f"{number} {cell.id} ...", end=" ", flush=True)
     lock = self._lock(cell)
@@ -174,10 +175,10 @@ class Runner:
         print(f"{time.monotonic() - began:.0f} s", flush=True)
 
   def _lock(self, cell: plans.Cell) -> IO[str] | None:
-    """Returns the lock of a cell once nobody else holds it; None if stopped.
+    """Waits for the lock of a cell and returns it; None if stopped.
 
-    A command holds the lock of its cell until it ends, so that one whose study
-    was killed is waited for: it saves and leaves.
+    A command holds the lock of its cell until it ends. So this also waits for a
+    command whose study was killed, which saves and exits.
     """
     path = self._plan.workdir / "locks" / cell.id.replace("/", "-")
     path.parent.mkdir(exist_ok=True)
@@ -198,9 +199,9 @@ class Runner:
     return lock
 
   def _commands(self, cell: plans.Cell, lock: IO[str]) -> int:
-    """Runs the commands of a cell; returns the first exit code but 0, or 0."""
+    """Runs the commands of a cell; returns the first nonzero exit code or 0."""
     if not cell.pretraining:
-      # What was cut short there cannot be continued.
+      # An interrupted preparation cannot be resumed.
       shutil.rmtree(cell.workdir, ignore_errors=True)
     cell.workdir.mkdir(parents=True, exist_ok=True)
     log = self._log(cell)
@@ -214,7 +215,7 @@ class Runner:
   def _command(
     self, words: Sequence[str], log: pathlib.Path, lock: IO[str]
   ) -> int:
-    """Runs one `pausejax` command; asks it to stop if this process is asked."""
+    """Runs one `pausejax` command; forwards a signal to stop to it."""
     cache = self._plan.workdir / "compilation_cache"
     environment = {
       "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -244,7 +245,7 @@ class Runner:
 def _needs(cell: plans.Cell, other: plans.Cell) -> bool:
   """Returns whether `other` must be done before `cell`."""
   if not other.pretraining:
-    return True  # It prepares for all that come behind it.
+    return True  # It prepares the data for all later cells.
   is_own = other.pretraining == cell.pretraining
   return bool(cell.task) and not other.task and is_own
 
@@ -255,7 +256,7 @@ def _last_line(log: pathlib.Path) -> str:
 
 
 def _failed_since(cell: plans.Cell, began: float) -> bool:
-  """Returns whether a shard, perhaps another, said so after a time."""
+  """Returns whether any shard recorded a failure of the cell after a time."""
   try:
     return (cell.workdir / _FAILED).stat().st_mtime >= began
   except FileNotFoundError:
@@ -271,7 +272,7 @@ def _exit_code(failures: Sequence[int]) -> int:
 
 
 def _explain(code: int) -> str:
-  """Returns what an exit code of a command means."""
+  """Returns the meaning of a command's exit code."""
   if code < 0:
     meaning = f"killed by {signal.Signals(-code).name}"
   else:

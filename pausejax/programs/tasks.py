@@ -1,12 +1,12 @@
-"""Shows the tasks, and takes one through everything (`check_task.py`).
+"""Lists the tasks, and checks one (`check_task.py`).
 
   pausejax tasks list [--local_dir=DIR] [--tasks_module=my_tasks]
   pausejax tasks check NAME [--local_dir=DIR] [--tasks_module=my_tasks]
 
-A line a task: kind, source, splits, metrics and default number of pauses. With
---local_dir, the folder of one task's files or of a folder for each task (whose
-name begins with the task's), the examples of each published split and of what
-is held out are counted; tasks that make their own data have no files.
+Prints one line per task: kind, source, splits, metrics and default number of
+pauses. With --local_dir, a folder with the files of one task or with a folder
+per task (whose name starts with the task's), the examples of each published and
+each held-out split are counted; tasks that generate their data have no files.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ _HEADER = ("name", "kind", "source", "splits", "metrics", "pauses")
 
 
 def main(argv: list[str]) -> int:
-  """Runs the action that the first word names."""
+  """Runs the action that the first argument names."""
   actions = {"list": _list, "check": check_task.main}
   if not argv or argv[0].startswith("-"):
     argv = ["list", *argv]
@@ -57,7 +57,7 @@ def _row(
   folder: pathlib.Path | None,
   notes: list[str],
 ) -> tuple[str, ...]:
-  """Returns the cells of a task; notes what was not counted."""
+  """Returns the cells of a task; adds notes on what was not counted."""
   if isinstance(task, tasks.PretrainingTask):
     about = sys.modules[task.source.__module__].__doc__ or ""
     about = about.partition(":")[0]

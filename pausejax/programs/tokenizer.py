@@ -3,8 +3,8 @@
   pausejax tokenizer train --config=configs/smoke.py --vocab_size=2048 \\
     --out=tokenizer.model
 
-The same text gives the same bytes. `<pause>` is not a piece: it is the id
-behind the last one, and no text can produce it.
+The same text gives the same bytes. `<pause>` is not a piece: its id follows the
+last piece, and no text can produce it.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from pausejax.config import train_config
 from pausejax.data import opening, tokenizer_training, tokenizers
 from pausejax.tasks import file_lists
 
-# What decides the text; all else in the config is for other verbs.
+# The fields that determine the text; all others are for other verbs.
 _FIELDS = (
   "tasks_module",
   "data.task",
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def parser() -> commandline.Parser:
-  """Returns the parser of the verb, behind the word `train`."""
+  """Returns the parser of the arguments after `tokenizer train`."""
   made = commandline.Parser(
     "tokenizer train", __doc__, config=True, uses=_FIELDS
   )

@@ -1,4 +1,4 @@
-"""Puts a training run together from its inputs: devices, data, first state."""
+"""Sets up a training run from its inputs: devices, data, first state."""
 
 import contextlib
 import functools
@@ -32,11 +32,11 @@ def opened(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
   Until the context ends, the workdir is locked and the mesh is in scope.
 
   Args:
-    inputs: what the run starts from.
-    stop: set by signals.
+    inputs: the inputs of the run.
+    stop: the flag that signals set.
 
   Raises:
-    UserError: devices, data or checkpoint do not fit the config.
+    UserError: devices, data or checkpoint do not match the config.
   """
   made = parts.make(inputs.config, inputs.tokenizer.vocab_size)
   with run_folder.opened(inputs.workdir):
@@ -73,13 +73,13 @@ def opened(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
             stop=agreement,
           )
         except errors.UserError:
-          # A save in progress ends before the other processes hear of it.
+          # A save in progress ends before the other processes are notified.
           store.wait()
           raise
 
 
 def _open_store(inputs: Inputs, made: Parts) -> Store:
-  """Returns the run's checkpoints; a run that is complete stays as it is."""
+  """Returns the run's checkpoints; prepares the folder of a new run."""
   store = Store(inputs.checkpoints, inputs.config.checkpoint)
   is_new = not inputs.checkpoints.exists()
   if distributed.everyone(is_new)[0]:
@@ -105,7 +105,7 @@ def _open_data(inputs: Inputs, made: Parts) -> RunData:
 
 
 def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
-  """Moves the data to the checkpoint's position; says where the run starts.
+  """Moves the data to the checkpoint's position; prints where the run starts.
 
   Raises:
     UserError: the checkpoint's settings or data differ from the run's.
@@ -129,7 +129,7 @@ def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
 
 
 def _is_over(inputs: Inputs, restored: Restored) -> bool:
-  """Returns whether nothing is left to do, and says so."""
+  """Returns whether the run is over; prints a line if so."""
   start = int(restored.state.step)
   is_over = resume.is_over(inputs.config, start)
   if not is_over or _owes_evaluation(restored):
@@ -162,7 +162,7 @@ def _describe(
   state: TrainState,
   restored: Restored | None,
 ) -> None:
-  """Prints what is read, how large the model is, and how it is optimized."""
+  """Prints summaries of the data, the model and the optimizer."""
   for line in data.summary:
     print(line)
   print(description.size(state.model, made.mesh, restored), flush=True)
@@ -200,7 +200,7 @@ def _meter(
 
 
 def _held_out(inputs: Inputs, data: RunData, made: Parts) -> HeldOut:
-  """Returns what evaluates the run's model."""
+  """Returns the evaluator of the run."""
   config, tokenizer = inputs.config, inputs.tokenizer
   return HeldOut(
     evaluate_batch=jax.jit(
@@ -222,7 +222,7 @@ def _saver(
   made: Parts,
   restored: Restored | None,
 ) -> Saver:
-  """Returns what saves the run."""
+  """Returns the saver of the run."""
   return Saver(
     store=store,
     batches=data.batches,
