@@ -1,1 +1,1 @@
-"""Starts `pausejax train` on many machines; README.md here tells how."""
+"""Starts `pausejax train` on many machines; see README.md here."""

@@ -17,7 +17,7 @@ _MISJUDGED = 0.01  # Of all examples, at most.
 
 
 def require(condition: bool, message: str) -> None:
-  """Raises a UserError with the message unless the condition holds."""
+  """Raises a UserError with the message unless the condition is true."""
   if not condition:
     raise errors.UserError(message)
 

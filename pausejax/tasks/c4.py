@@ -6,7 +6,7 @@
 From TensorFlow Datasets (`data.tfds_name`, for example c4/en:3.0.1 prepared
 under `data.tfds_data_dir`), or, when `data.files` is set, from the published
 shards: en/c4-train.00000-of-01024.json.gz and so on, en/c4-validation.*.
-https://huggingface.co/datasets/allenai/c4, licence ODC-BY.
+https://huggingface.co/datasets/allenai/c4, license ODC-BY.
 """
 
 from pausejax import errors, tasks

@@ -7,7 +7,7 @@
                  {"label": "B", "text": "library"}, ...]}}
 
 Published files: train_rand_split.jsonl (9,741) and dev_rand_split.jsonl
-(1,221), from https://www.tau-nlp.org/commonsenseqa, licence MIT. TFDS has no
+(1,221), from https://www.tau-nlp.org/commonsenseqa, license MIT. TFDS has no
 builder of that name; cos_e:0.0.1 holds the same questions. The test file
 (1,140) has no answerKey, so there is no split "test".
 

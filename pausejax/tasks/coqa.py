@@ -8,7 +8,7 @@
                            "1": ..., "2": ...}}]}
 
 Published files: coqa-train-v1.0.json (7,199 stories) and coqa-dev-v1.0.json
-(500), from https://stanfordnlp.github.io/coqa, licences by source of the story
+(500), from https://stanfordnlp.github.io/coqa, licenses by source of the story
 (CC BY-SA 4.0, Apache-2.0 and others); TFDS coqa:1.0.0, which calls the dev
 file "test" and leaves out ids and additional answers, so its F1 is not
 comparable. The test set is not public.

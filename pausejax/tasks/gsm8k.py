@@ -5,7 +5,7 @@
               48+24 = <<48+24=72>>72 clips altogether ...\\n#### 72"}
 
 Published files: train.jsonl (7,473) and test.jsonl (1,319), from
-https://github.com/openai/grade-school-math, licence MIT; TFDS gsm8k:1.0.0.
+https://github.com/openai/grade-school-math, license MIT; TFDS gsm8k:1.0.0.
 
 The prompt is lm-evaluation-harness's. The paper does not say whether the
 worked solution or the number alone is the target; here it is the solution, its

@@ -6,7 +6,7 @@
    "endings": ["is using wrap to wrap a pair of skis.", ...], ...}
 
 Published files: hellaswag_train.jsonl (39,905) and hellaswag_val.jsonl
-(10,042), from https://github.com/rowanz/hellaswag, licence MIT; TFDS
+(10,042), from https://github.com/rowanz/hellaswag, license MIT; TFDS
 hellaswag:1.1.0. hellaswag_test.jsonl (10,003) has no labels, so there is no
 split "test".
 

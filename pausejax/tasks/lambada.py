@@ -4,7 +4,7 @@
                                 hung beside it . `` i have n't forgotten ...
   lambada_test.jsonl            {"text": "In my palm is a clear stone, and ..."}
 
-Two publications of the same passages, licence CC BY 4.0:
+Two publications of the same passages, license CC BY 4.0:
 
   https://zenodo.org/records/2630551: lambada_development_plain_text.txt (4,869)
     and lambada_test_plain_text.txt (5,153), lower case and tokenised; TFDS

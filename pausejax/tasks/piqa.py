@@ -7,7 +7,7 @@
 
 Published files: train.jsonl (16,113) with train-labels.lst, and valid.jsonl
 (1,838) with valid-labels.lst, which physicaliqa-train-dev.zip calls dev.jsonl
-and dev-labels.lst; from https://yonatanbisk.com/piqa, licence AFL-3.0; TFDS
+and dev-labels.lst; from https://yonatanbisk.com/piqa, license AFL-3.0; TFDS
 piqa:1.0.0. The labels of tests.jsonl are not public.
 
 The paper calls it a scoring task. The prompt is lm-evaluation-harness's; the

@@ -7,7 +7,7 @@
        "answers": [{"text": "Denver Broncos", "answer_start": 177}, ...]}]}]}]}
 
 Published files: train-v1.1.json (87,599 questions) and dev-v1.1.json (10,570),
-from https://rajpurkar.github.io/SQuAD-explorer, licence CC BY-SA 4.0; TFDS
+from https://rajpurkar.github.io/SQuAD-explorer, license CC BY-SA 4.0; TFDS
 squad/v1.1:3.0.0. The test set is not public.
 
 The paper gives no prompt, and lm-evaluation-harness has none for v1.1. The

@@ -7,7 +7,7 @@
 
 Published files: webquestions.examples.train.json (3,778) and .test.json
 (2,032), each one JSON list (published as .bz2: unpack them), from
-https://nlp.stanford.edu/software/sempre, licence CC BY 4.0; TFDS
+https://nlp.stanford.edu/software/sempre, license CC BY 4.0; TFDS
 web_questions:1.0.0. Other copies are called blobtrain and blobtest.
 
 Closed book: the paper does not say so, but calls the task fact recall. The

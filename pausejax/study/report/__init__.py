@@ -1,6 +1,6 @@
 """A study, or any folder of runs, as one page that needs nothing else.
 
-report         what is told, collected from disk
+report         the contents, collected from disk
 sweeps, curves, disagreements, differences
                what it is computed from
 document       the page; its parts are in sections, figures, cases
