@@ -206,7 +206,7 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
     raise Damaged(f"meta/{META} is not JSON") from e
   where = f"the checkpoint {path}"
   number = meta.get("format") if isinstance(meta, dict) else None
-  # First: a newer format may have other fields, and is no damage.
+  # Checked first: a newer format may have other fields, which is no damage.
   if isinstance(number, int) and number > upgrade.FORMAT:
     json_files.require_format(
       where, number, upgrade.FORMAT, errors.CheckpointUnusable

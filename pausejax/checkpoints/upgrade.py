@@ -1,7 +1,7 @@
-"""meta.json of older versions, as this version writes it.
+"""Converts meta.json of older versions to the current format.
 
 Format 1 had no SHA-256 of meta.json and of the data. Format 2 called the
-pipeline of the data `door`, in the config and in what identifies the data.
+data pipeline `door`, in the config and in the fingerprint of the data.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ def upgrade(saved: dict[str, Any], format: int, where: str) -> dict[str, Any]:
   """Returns the fields of meta.json as this version reads them.
 
   Args:
-    saved: the fields of meta.json; those that are damaged stay as they are.
+    saved: the fields of meta.json; damaged ones are not changed.
     format: their format, at most `FORMAT`.
-    where: the checkpoint, to begin a message.
+    where: the checkpoint, as the start of a message.
 
   Raises:
     UsageError: the config in it is of a newer version.

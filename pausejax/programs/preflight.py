@@ -77,12 +77,12 @@ def main(argv: list[str]) -> int:
   vocab_size, origin = _vocab_size(options.vocab_size, config)
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
   os.environ.update(_ENVIRONMENT)
-  found = _measure(config, vocab_size + 1, topology, compiler)
-  print(table.text(found))
+  result = _measure(config, vocab_size + 1, topology, compiler)
+  print(table.text(result))
   if options.json:
-    whole = {"config": options.config, **dataclasses.asdict(found)}
+    whole = {"config": options.config, **dataclasses.asdict(result)}
     pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
-  return 0 if found.fits else 1
+  return 0 if result.fits else 1
 
 
 def _compiler(topology: Topology) -> tuple[str, list[str]]:
@@ -229,14 +229,14 @@ def _available_bytes(topology: Topology) -> int:
   return int(part * topology.chip.memory_bytes)
 
 
-def _traffic(found: list[Any], mesh: Any) -> dict[str, dict[str, int]]:
+def _traffic(operations: list[Any], mesh: Any) -> dict[str, dict[str, int]]:
   """Returns kind -> how often, bytes, and those that leave a slice or host."""
   places = [
     (getattr(d, "slice_index", 0), d.platform == "gpu" and d.process_index)
     for d in mesh.devices.flat
   ]
   sums: dict[str, dict[str, int]] = {}
-  for one in found:
+  for one in operations:
     groups = one.groups or (range(len(places)),)
     is_far = any(len({places[i] for i in group}) > 1 for group in groups)
     row = sums.setdefault(one.kind, {"count": 0, "bytes": 0, "far_bytes": 0})
