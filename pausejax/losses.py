@@ -62,6 +62,39 @@ def cross_entropy(
   )
 
 
+def masked_loss(
+  logits_BTV: jax.Array, targets_BT: jax.Array, loss_mask_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the summed loss and the number of targets that count.
+
+  For trainers that hold logits; `cross_entropy` never makes them. Divide the
+  sums once, after adding them up over microbatches and devices:
+
+  >>> logits = np.zeros((1, 3, 4), np.float32)
+  >>> targets = np.array([[1, 3, 2]])
+  >>> mask = targets != 3  # 3 is the id of `<pause>`.
+  >>> nats, count = pausejax.masked_loss(logits, targets, mask)
+  >>> print(f"{nats / count:.4f} nats over {count} targets")
+  1.3863 nats over 2 targets
+
+  Args:
+    logits_BTV: float [..., V], unnormalised.
+    targets_BT: int [...], ids in [0, V).
+    loss_mask_BT: bool [...], True where the target counts. Other positions
+      contribute exactly 0 to the value and to every gradient.
+
+  Returns:
+    (float32 scalar in nats, int32 scalar).
+  """
+  # Replaced before the softmax: a gradient of NaN times 0 would be NaN.
+  safe_BTV = jnp.where(loss_mask_BT[..., None], logits_BTV, 0.0)
+  log_prob_BTV = jax.nn.log_softmax(safe_BTV.astype(jnp.float32))
+  ids_BT1 = jnp.where(loss_mask_BT, targets_BT, 0)[..., None]
+  nll_BT = -jnp.take_along_axis(log_prob_BTV, ids_BT1, axis=-1)[..., 0]
+  total = jnp.sum(jnp.where(loss_mask_BT, nll_BT, 0.0))
+  return total, jnp.sum(loss_mask_BT, dtype=jnp.int32)
+
+
 class _Options(NamedTuple):
   """Static arguments of the loss."""
 

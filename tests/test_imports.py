@@ -23,7 +23,7 @@ LAYERS = (
   ("training",),
   ("evaluation", "inspection", "preflight"),
   ("study",),
-  ("commandline", "programs", "cli", "__main__"),
+  ("commandline", "programs", "api", "cli", "__main__"),
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 # What makes data knows no JAX.

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 Row = dict[str, Any]
 
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -37,6 +39,20 @@ def scan(path: pathlib.Path) -> tuple[list[Row], int]:
   rows = [parse(line) for line in lines if line.strip()]
   whole = [row for row in [*rows, parse(last)] if row is not None]
   return whole, rows.count(None)
+
+
+def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the rows of a file as arrays [number of rows], by name.
+
+  "step" is int64, all others are float64, NaN where a row lacks the value.
+  """
+  rows = read(path)
+  names = dict.fromkeys(name for row in rows for name in row)
+  columns = {
+    name: np.array([float(row.get(name, "nan")) for row in rows])
+    for name in names
+  }
+  return {**columns, "step": np.array([row["step"] for row in rows], np.int64)}
 
 
 def parse(line: bytes) -> Row | None:

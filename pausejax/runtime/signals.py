@@ -50,7 +50,7 @@ class StopFlag:
   """The exit code that belongs to the signal received, or 0."""
 
   def __init__(self, *, at_once: bool = False):
-    """Installs a handler for both signals.
+    """Installs a handler for both signals, in the main thread.
 
     Args:
       at_once: raise `Stopped` on a signal, until `defer` is called.
@@ -59,8 +59,9 @@ class StopFlag:
     self.exit_code = 0
     self._raises = at_once
     _is_deferred = not at_once
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, self._receive)
+    if can_handle():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, self._receive)
 
   def defer(self) -> None:
     """Makes later signals only set the flag.
@@ -81,6 +82,11 @@ class StopFlag:
     self.exit_code = 128 + number
     if self._raises:
       raise Stopped(self.exit_code)
+
+
+def can_handle() -> bool:
+  """Returns whether this thread may set handlers: the main thread may."""
+  return threading.current_thread() is threading.main_thread()
 
 
 def listen(leave: Callable[[int], None]) -> None:

@@ -1,0 +1,254 @@
+"""Training and data from Python; `pausejax/__init__.py` exports the names.
+
+B rows, T positions.
+"""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from pausejax import errors
+from pausejax.data import batch
+from pausejax.pause import PauseSpec
+from pausejax.runtime import accelerators, metric_rows, signals
+from pausejax.training import inputs
+
+
+def train(
+  config: ConfigDict | Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  *,
+  init_from: str | os.PathLike[str] = "",
+) -> dict[str, np.ndarray]:
+  """Trains for `config.num_steps` steps, or resumes the run in the workdir.
+
+  Does what `pausejax train` does, in this process: prints the same lines, and
+  writes checkpoints and metrics into the workdir. The config stays as it is.
+  Ctrl-C saves after the current step and raises KeyboardInterrupt.
+
+  >>> config = pausejax.config.default()
+  >>> config.model.update(num_layers=1, d_model=16, num_heads=2)
+  >>> config.model.update(dtype="float32", remat="none")
+  >>> config.data.update(task="text", files=str(text), seq_len=32)
+  >>> config.update(num_steps=2, batch_size=8)
+  >>> metrics = pausejax.train(config, workdir)  # doctest: +ELLIPSIS
+  preparing segments in ...
+  >>> metrics["step"].tolist()  # The last step is evaluated, too.
+  [1, 2, 2]
+
+  Args:
+    config: from `pausejax.config.default()` or `pausejax.config.load_config`,
+      or the same fields as plain values.
+    workdir: folder of the run; made if it does not exist.
+    init_from: workdir of the run whose parameters to start from, whose
+      tokenizer and architecture replace those of the config.
+
+  Returns:
+    `read_metrics(workdir)`.
+
+  Raises:
+    Diverged: the parameters, or too many steps in a row, are not finite.
+    UserError: the config, the data, the devices or the checkpoint in the
+      workdir do not fit together.
+  """
+  tree = _copy(config)
+  inputs.take_over(
+    tree, init_from=str(init_from), workdir=str(workdir), is_saved=False
+  )
+  with _stop_flag() as stop:
+    start = inputs.check(tree, str(workdir))
+    accelerators.require_used()
+    from pausejax.programs import train_setup
+    from pausejax.training import loop
+
+    with train_setup.opened(start, stop) as run:
+      if run is not None:
+        loop.train(run)
+  return read_metrics(start.workdir)
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Returns the metrics of a run: arrays [number of rows], by name.
+
+  "step" is int64, all others are float64 and NaN where a row lacks the value,
+  as "eval_loss" in most rows. docs/metrics.md describes the names.
+
+  >>> metrics = pausejax.read_metrics(workdir)
+  >>> metrics["step"].tolist()
+  [1, 2, 2]
+  >>> bool(np.isnan(metrics["eval_loss"][0]))
+  True
+
+  Args:
+    workdir: folder of the run.
+
+  Raises:
+    UserError: the folder holds no metrics.jsonl that can be read.
+  """
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  try:
+    return metric_rows.arrays(path)
+  except OSError as e:
+    raise errors.UserError(f"workdir: {path} cannot be read: {e}") from e
+
+
+def insert_pauses(
+  tokens: Any,
+  *,
+  pause_id: int,
+  pause_fraction: float = 0.1,
+  mode: str = "insert_trim",
+  seed: int = 0,
+  first_position: int = 0,
+) -> np.ndarray:
+  """Returns segments with pauses at random places (section 3.1).
+
+  The pauses depend on the seed and on each segment's number alone.
+
+  >>> pausejax.insert_pauses(np.arange(8), pause_id=99, pause_fraction=0.25)
+  array([ 0,  1,  2, 99,  3, 99,  4,  5])
+
+  Args:
+    tokens: int [T] or [B, T], ids without pauses.
+    pause_id: id written at the pauses.
+    pause_fraction: in [0, 1), pauses for each position of the result.
+    mode: "insert_trim" cuts the result to T positions, so that pauses displace
+      text at the end; "exact" lengthens it, so that all text stays.
+    seed: any int.
+    first_position: number of the first segment within the whole run; the
+      others follow it.
+
+  Returns:
+    Array of the same dtype, as long as `mode` says.
+
+  Raises:
+    UsageError: another shape or dtype, tokens that hold `pause_id`, or a value
+      out of range.
+  """
+  tokens_BT = np.atleast_2d(np.asarray(tokens))
+  errors.require(
+    tokens_BT.ndim == 2 and tokens_BT.size > 0 and tokens_BT.dtype.kind in "iu",
+    f"tokens: expected whole numbers [T] or [B, T], got {tokens_BT.dtype} "
+    f"{list(np.shape(tokens))}",
+  )
+  errors.require(
+    not np.any(tokens_BT == pause_id),
+    f"tokens: they hold pause_id {pause_id} already",
+  )
+  errors.require_in_range("first_position", first_position, 0)
+  spec = PauseSpec(fraction=pause_fraction, mode=mode)
+  found_BT = spec.insert(
+    tokens_BT,
+    seq_len=_length(tokens_BT.shape[1], spec),
+    pause_id=pause_id,
+    seed=seed,
+    positions_B=first_position + np.arange(len(tokens_BT)),
+  )
+  return found_BT if np.ndim(tokens) == 2 else found_BT[0]
+
+
+def make_batch(
+  rows: Sequence[Sequence[int]],
+  *,
+  bos_id: int,
+  pad_id: int,
+  pause_id: int,
+  seq_len: int = 0,
+) -> batch.Batch:
+  """Returns the batch of a language model: what `LoadedRun.model` reads.
+
+  >>> batch = pausejax.make_batch(
+  ...   [[5, 99, 6], [7]], bos_id=1, pad_id=0, pause_id=99
+  ... )
+  >>> batch["tokens"].tolist(), batch["targets"].tolist()
+  ([[1, 5, 99], [1, 0, 0]], [[5, 99, 6], [7, 0, 0]])
+  >>> batch["loss_mask"].tolist()
+  [[True, False, True], [True, False, False]]
+
+  Args:
+    rows: B rows of ids without BOS, pauses in place; their lengths may differ.
+    bos_id: id that the first position reads.
+    pad_id: id behind the shorter rows; it never counts.
+    pause_id: id whose targets do not count.
+    seq_len: T; 0 for the longest row.
+
+  Returns:
+    Arrays [B, T]: int32 `tokens` (the targets shifted by one behind BOS),
+    `targets`, `positions` and `segment_ids` (1, or 0 on padding), and bool
+    `loss_mask`, True where the target counts.
+
+  Raises:
+    UsageError: no row, an empty one, or one that is longer than `seq_len`.
+  """
+  longest = max(map(len, rows), default=0)
+  seq_len = seq_len or longest
+  errors.require(
+    longest <= seq_len, f"rows: one has {longest} ids, seq_len is {seq_len}"
+  )
+  errors.require(
+    bool(len(rows)) and all(map(len, rows)),
+    "rows: give at least one id in each",
+  )
+  targets_BT = np.full((len(rows), seq_len), batch.PADDING, np.int32)
+  for target_T, row in zip(targets_BT, rows, strict=True):
+    target_T[: len(row)] = row
+  return batch.language_model_batch(
+    targets_BT,
+    pauses=PauseSpec(fraction=0.0),  # As every spec, it counts text alone.
+    bos_id=bos_id,
+    pad_id=pad_id,
+    pause_id=pause_id,
+  )
+
+
+def _copy(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:
+  """Returns an unlocked copy of a config."""
+  errors.require(
+    isinstance(config, (ConfigDict, Mapping)),
+    f"config: expected a ConfigDict or a mapping, got {type(config).__name__}; "
+    "pausejax.config.load_config reads one from a file",
+  )
+  if isinstance(config, ConfigDict):
+    config = config.to_dict()
+  return ConfigDict(dict(config))
+
+
+def _length(num_text: int, spec: PauseSpec) -> int:
+  """Returns how many positions the text and its pauses take."""
+  if spec.displaces_text:
+    return num_text
+  return next(
+    n for n in itertools.count(num_text) if n - spec.num_inserted(n) == num_text
+  )
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[signals.StopFlag]:
+  """Yields the flag that Ctrl-C and SIGTERM set, then restores their handlers.
+
+  Raises:
+    KeyboardInterrupt: Ctrl-C was pressed; the run is saved.
+    SystemExit: SIGTERM came; the run is saved.
+  """
+  numbers = (signal.SIGINT, signal.SIGTERM)
+  before = {number: signal.getsignal(number) for number in numbers}
+  stop = signals.StopFlag(at_once=True)
+  try:
+    yield stop
+  except signals.Stopped:
+    pass
+  finally:
+    if signals.can_handle():
+      for number, handler in before.items():
+        signal.signal(number, handler)
+  if stop.exit_code == signals.INTERRUPTED:
+    raise KeyboardInterrupt
+  if stop.exit_code:
+    raise SystemExit(stop.exit_code)

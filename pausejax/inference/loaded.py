@@ -1,0 +1,337 @@
+"""A trained run in memory: texts in, continuations and likelihoods out.
+
+JAX is imported when the parameters are first needed.
+
+B prompts, T positions, O options of a prompt, C ids of an option, V ids of the
+vocabulary.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from pausejax import errors
+from pausejax.checkpoints import loaded_run
+from pausejax.pause import PromptPauses
+from pausejax.runtime import accelerators
+
+if TYPE_CHECKING:
+  from pausejax.model.decoder import Decoder
+
+_RANGES = {
+  "max_new_tokens": (1,),
+  "seed": (0, 2**63 - 1),
+  "temperature": (0.0,),
+  "top_k": (0, 2**31 - 1),
+  "top_p": (0.0, 1.0),
+}
+
+
+def load(
+  workdir: str | os.PathLike[str], step: int | None = None
+) -> "LoadedRun":
+  """Returns a trained run, found by its workdir.
+
+  Reads the config, the tokenizer and the checkpoint's description; the
+  parameters are read when they are first used.
+
+  >>> run = pausejax.load(workdir)
+  >>> run.step, run.tokenizer.pause_id
+  (2, 259)
+  >>> answers = run.generate(["The pause", "A"], num_pauses=4, max_new_tokens=3)
+  >>> len(answers)
+  2
+
+  Args:
+    workdir: folder of the run.
+    step: of the checkpoint; by default the newest.
+
+  Raises:
+    CheckpointUnusable: the checkpoint is damaged.
+    UserError: no checkpoint is there, or its tokenizer is missing.
+  """
+  spec = pathlib.Path(workdir)
+  if step is not None:
+    spec = spec / "checkpoints" / str(step)
+  return LoadedRun(loaded_run.find(str(spec)))
+
+
+def check_choices(prefix: str = "", **values: Any) -> None:
+  """Raises UsageError unless all values are possible in `generate`.
+
+  Args:
+    prefix: of the names in messages, such as "--".
+    values: arguments of `generate` by name.
+  """
+  for name, value in values.items():
+    errors.require_in_range(prefix + name, value, *_RANGES[name])
+
+
+class LoadedRun:
+  """A checkpoint of a run, ready for questions.
+
+  Attributes:
+    workdir: the run's folder.
+    step: of the checkpoint.
+    config: the `ConfigDict` that the run was trained with.
+    tokenizer: `encode(texts)`, `decode(ids)`, and the ids `bos_id`, `eos_id`,
+      `pad_id` and `pause_id`.
+  """
+
+  def __init__(self, found: loaded_run.Trained):
+    """Keeps what was found; use `load`."""
+    self._found = found
+    self.workdir = found.workdir
+    self.step = found.step
+    self.config = ConfigDict(found.meta["config"])
+    self.tokenizer = found.tokenizer
+
+  def __repr__(self) -> str:
+    return f"LoadedRun(step {self.step} of {self.workdir})"
+
+  @functools.cached_property
+  def model(self) -> "Decoder":
+    """The decoder, on all devices: model(tokens_BT, ...) -> [B, T, D]."""
+    from pausejax import sharding
+
+    accelerators.require_used()
+    return self._found.load(sharding.data_mesh())
+
+  def generate(
+    self,
+    prompts: str | Sequence[str],
+    *,
+    num_pauses: int = 0,
+    position: str = "append",
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> list[str]:
+    """Returns the text that follows each prompt, up to EOS.
+
+    Args:
+      prompts: one text or several.
+      num_pauses: M, copies of `<pause>` with each prompt (section 3.3).
+      position: "append" them to the prompt or "prepend" them.
+      max_new_tokens: at most so many ids for each prompt.
+      temperature: 0 takes the most likely id every time.
+      top_k: sample among that many ids; 0 for all.
+      top_p: sample among the likeliest ids of this probability mass.
+      seed: of the sampling; the same seed gives the same text.
+
+    Raises:
+      UsageError: a value out of range, or prompt, pauses and new tokens do not
+        fit the positions of the model.
+    """
+    check_choices(
+      max_new_tokens=max_new_tokens,
+      seed=seed,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+    )
+    prompts = _as_list("prompts", prompts)
+    ids = self.tokenizer.encode(prompts)
+    arrays = self._prompt_arrays(ids, num_pauses, position, max_new_tokens)
+    import jax
+
+    from pausejax.inference import decode
+
+    ids_BN = decode.generate(
+      self.model,
+      *arrays,
+      jax.random.key(seed),
+      num_new=max_new_tokens,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+      eos_id=self.tokenizer.eos_id,
+      pause_id=self.tokenizer.pause_id,
+    )
+    rows = np.asarray(ids_BN).tolist()
+    return [self._text(*pair) for pair in zip(ids, rows, strict=True)]
+
+  def log_likelihoods(
+    self,
+    prefixes: Sequence[str],
+    options: Sequence[Sequence[str]],
+    *,
+    num_pauses: int = 0,
+    position: str = "append",
+  ) -> list[np.ndarray]:
+    """Returns how likely each option is as the continuation of its prefix.
+
+    >>> run = pausejax.load(workdir)
+    >>> options = [[" a dog", " a cat"], [" yes"]]
+    >>> nats = run.log_likelihoods(["It is", "Is it"], options, num_pauses=2)
+    >>> [len(x) for x in nats], bool(nats[0].max() < 0)
+    ([2, 1], True)
+
+    Args:
+      prefixes: B texts.
+      options: for each prefix, the texts to score, as they follow it: begin
+        with a space what is another word.
+      num_pauses: M, copies of `<pause>` with each prefix.
+      position: "append" them to the prefix or "prepend" them.
+
+    Returns:
+      For each prefix float32 [number of its options]: nats, the sum over the
+      ids of the option.
+
+    Raises:
+      UsageError: not as many lists of options as prefixes, an option without
+        tokens, or prefix, pauses and options do not fit the model's positions.
+    """
+    prefixes = _as_list("prefixes", prefixes)
+    encoded = self._encode_options(prefixes, options)
+    longest = max(len(o) for row in encoded for o in row)
+    arrays = self._prompt_arrays(
+      self.tokenizer.encode(prefixes), num_pauses, position, longest
+    )
+    from pausejax.inference import decode, score
+
+    width = 16 if longest <= 16 else decode.bucket_length(longest)
+    shape = len(encoded), max(map(len, encoded)), width
+    options_BOC = np.zeros(shape, np.int32)
+    num_tokens_BO = np.zeros(shape[:2], np.int32)
+    for b, row in enumerate(encoded):
+      for o, option in enumerate(row):
+        options_BOC[b, o, : len(option)] = option
+        num_tokens_BO[b, o] = len(option)
+    log_prob_BO, _ = score.score_options(
+      self.model,
+      *arrays,
+      options_BOC,
+      num_tokens_BO,
+      pause_id=self.tokenizer.pause_id,
+    )
+    found_BO = np.asarray(log_prob_BO)
+    return [x_O[: len(row)] for x_O, row in zip(found_BO, encoded, strict=True)]
+
+  def logits(self, tokens: Any) -> np.ndarray:
+    """Returns what the model predicts behind each token.
+
+    >>> run = pausejax.load(workdir)
+    >>> run.logits([[0, 12, 13], [0, 12, 14]]).shape
+    (2, 3, 260)
+
+    Args:
+      tokens: int [T] or [B, T], as the model reads them: BOS first, pauses in
+        place, no padding. Every position sees those before it alone, also in a
+        model with a bidirectional prefix.
+
+    Returns:
+      float32 [T, V] or [B, T, V], unnormalised; V ids, `<pause>` the last.
+
+    Raises:
+      UsageError: another shape, an id that the tokenizer lacks, or more
+        positions than the model has.
+    """
+    tokens_BT = np.atleast_2d(np.asarray(tokens))
+    size, longest = self.tokenizer.vocab_size, self._found.model.max_seq_len
+    errors.require(
+      tokens_BT.ndim == 2
+      and tokens_BT.dtype.kind in "iu"
+      and 0 < tokens_BT.shape[1] <= longest,
+      f"tokens: expected whole numbers [B, T] with T from 1 to {longest}, got "
+      f"{tokens_BT.dtype} {list(np.shape(tokens))}",
+    )
+    errors.require(
+      bool(np.all((tokens_BT >= 0) & (tokens_BT < size))),
+      f"tokens: ids must be from 0 to {size - 1}, got {tokens_BT.min()} to "
+      f"{tokens_BT.max()}",
+    )
+    logits_BTV = _logits()(self.model, tokens_BT.astype(np.int32))
+    found = np.asarray(logits_BTV)[:, :, :size]
+    return found if np.ndim(tokens) == 2 else found[0]
+
+  def _prompt_arrays(
+    self, ids: list[list[int]], num_pauses: int, position: str, num_new: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns (tokens, is real, is in the prefix), each [B, T]."""
+    t = self.tokenizer
+    pauses = PromptPauses(
+      num_pauses=num_pauses,
+      position=position,
+      in_prefix=self.config.finetune.pauses_in_prefix,
+    )
+    self._found.warn_of_pauses(num_pauses)
+    rows = [
+      pauses.prompt(text, bos_id=t.bos_id, pause_id=t.pause_id) for text in ids
+    ]
+    accelerators.require_used()
+    from pausejax.inference import decode
+
+    longest = max(map(len, rows))
+    decode.check_length(
+      longest - num_pauses, num_pauses, num_new, self._found.model.max_seq_len
+    )
+    tokens_BT, is_real_BT = decode.left_pad(
+      rows, width=decode.bucket_length(longest), pad_id=t.pad_id
+    )
+    in_prefix_BT = np.zeros_like(is_real_BT)
+    for inside_T, row in zip(in_prefix_BT, rows, strict=True):
+      inside_T[-len(row) :] = pauses.prefix_mask(len(row))
+    return tokens_BT, is_real_BT, in_prefix_BT
+
+  def _text(self, prompt: list[int], ids: list[int]) -> str:
+    """Returns the text of an answer to a prompt."""
+    eos_id, decode = self.tokenizer.eos_id, self.tokenizer.decode
+    end = ids.index(eos_id) if eos_id in ids else len(ids)
+    # Together with the prompt: SentencePiece drops a leading space.
+    return decode([*prompt, *ids[:end]]).removeprefix(decode(prompt))
+
+  def _encode_options(
+    self, prefixes: list[str], options: Sequence[Sequence[str]]
+  ) -> list[list[list[int]]]:
+    """Returns the ids of each option as they follow a prefix."""
+    errors.require(
+      len(options) == len(prefixes),
+      f"options: got {len(options)} lists for {len(prefixes)} prefixes; give "
+      "one list for each prefix",
+    )
+    encoded = []
+    for i, texts in enumerate(options):
+      texts = _as_list(f"options[{i}]", texts)
+      if self.tokenizer.adds_space:
+        texts = [text.removeprefix(" ") for text in texts]
+      encoded.append(self.tokenizer.encode(texts))
+      errors.require(
+        all(encoded[-1]), f"options[{i}]: an option has no tokens: {texts!r}"
+      )
+    return encoded
+
+
+def _as_list(name: str, texts: str | Sequence[str]) -> list[str]:
+  """Returns one text or several as a list; raises UsageError without one."""
+  texts = [texts] if isinstance(texts, str) else list(texts)
+  errors.require(
+    bool(texts) and all(isinstance(text, str) for text in texts),
+    f"{name}: expected at least one text, got {texts!r:.60}",
+  )
+  return texts
+
+
+@functools.cache
+def _logits():
+  """Returns jitted (model, tokens_BT) -> logits [B, T, vocabulary rows]."""
+  import jax
+  import jax.numpy as jnp
+
+  def logits(model, tokens_BT):
+    shape = tokens_BT.shape
+    x_BTD = model(
+      tokens_BT,
+      positions_BT=jnp.broadcast_to(jnp.arange(shape[1]), shape),
+      segment_ids_BT=jnp.ones(shape, jnp.int32),
+    )
+    return model.logits(x_BTD)
+
+  return jax.jit(logits)
