@@ -113,7 +113,7 @@ def insert_pauses(
   The pauses depend on the seed and on each segment's number alone.
 
   >>> pausejax.insert_pauses(np.arange(8), pause_id=99, pause_fraction=0.25)
-  array([ 0,  1,  2, 99,  3, 99,  4,  5])
+  array([99,  0, 99,  1,  2,  3,  4,  5])
 
   Args:
     tokens: int [T] or [B, T], ids without pauses.
@@ -168,7 +168,7 @@ def make_batch(
   ...   [[5, 99, 6], [7]], bos_id=1, pad_id=0, pause_id=99
   ... )
   >>> batch["tokens"].tolist(), batch["targets"].tolist()
-  ([[1, 5, 99], [1, 0, 0]], [[5, 99, 6], [7, 0, 0]])
+  ([[1, 5, 99], [1, 7, 0]], [[5, 99, 6], [7, 0, 0]])
   >>> batch["loss_mask"].tolist()
   [[True, False, True], [True, False, False]]
 
