@@ -325,12 +325,20 @@ GOOD = "from pausejax import config\ndef get_config(arg=''):\n  "
     ("def get_config(:\n", "SyntaxError"),
     ("", "get_config"),
     ("import no_such_module\n", "no_such_module"),
+    ("from configs import base\n", "pausejax.config.default()"),
     ("def get_config():\n  pass\n", "TypeError"),
     ("raise RuntimeError('two\\nlines')\n", "RuntimeError: two"),
     ("raise RuntimeError\n", "RuntimeError"),
     ("def get_config(arg):\n  return None\n", "returned a NoneType"),
     ("def get_config(arg):\n  return {'seed': 0}\n", "returned a dict"),
-    (f"{GOOD}c = config.default(); c.num_step = 5; return c\n", "num_step"),
+    (
+      f"{GOOD}c = config.default(); c.num_step = 5; return c\n",
+      "no field 'num_step'; did you mean 'num_steps'?",
+    ),
+    (
+      f"{GOOD}c = config.default(); c.data.door = 'seqio'; return c\n",
+      "no field 'door'; did you mean 'data.pipeline'?",
+    ),
     (f"{GOOD}c = config.default(); c.data.seq = 5; return c\n", "seq"),
     (
       f"{GOOD}c = config.default(); c.num_steps = 'x'; return c\n",

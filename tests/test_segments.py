@@ -211,7 +211,7 @@ def test_a_store_of_another_tokenizer_is_an_error(data, folder, tmp_path):
     segments.load(folder, "train", data, other)
   digest = hashlib.sha256(model).hexdigest()
   assert_one_line(
-    raised, "tokenizer is 'bytes'", "wants 'sentencepiece'", digest
+    raised, "tokenizer is 'bytes'", "needs 'sentencepiece'", digest
   )
 
 

@@ -70,6 +70,21 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
   return path, arg
 
 
+def _why(error: Exception) -> str:
+  """Returns a line on what a config file raised."""
+  unknown = re.search(r'Key "(\w+)" does not exist', str(error))
+  if unknown:
+    new = fields.renamed(TrainConfig).items()
+    names = [n for old, n in new if old.rpartition(".")[2] == unknown[1]]
+    names = names or nearest_fields(unknown[1], tree.default())
+    hint = f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
+    return f"the config has no field {unknown[1]!r}{hint}"
+  line = f"{type(error).__name__}: {errors.first_line(error)}"
+  if isinstance(error, ImportError) and error.name == "configs":
+    line += "; a config file starts from pausejax.config.default()"
+  return line
+
+
 def is_config(spec: str) -> bool:
   """Returns whether `spec` has the form of a config, there or not."""
   found = _SPEC.fullmatch(spec)
@@ -94,9 +109,7 @@ def load_config(spec: str) -> ConfigDict:
   except errors.UserError:
     raise
   except Exception as e:
-    raise errors.UsageError(
-      f"--config: {path}: {type(e).__name__}: {errors.first_line(e)}"
-    ) from e
+    raise errors.UsageError(f"--config: {path}: {_why(e)}") from e
   errors.require(
     isinstance(config, ConfigDict),
     f"--config: {path}: get_config returned a {type(config).__name__}, not a "
