@@ -777,10 +777,10 @@ def test_a_bad_line_is_named(tmp_path, suffix):
   for bad, problem in (
     ("{oops", "malformed JSON"),
     ('{"txt": "a"}', "did you mean"),
-    ('{"text": 3}', "not a text"),
+    ('{"text": 3}', "field 'text' is not a string: 3"),
   ):
     content = "\n".join([*good, bad, *good]).encode()
-    path = tmp_path / f"{problem[:3]}{suffix}"
+    path = tmp_path / f"é {problem[:3]}{suffix}"
     path.write_bytes(gzip.compress(content) if "gz" in suffix else content)
     said = message(drain, data_config(files=str(path)))
     assert said.startswith(f"{path}:22: ") and problem in said

@@ -117,6 +117,8 @@ def one_line_errors() -> Iterator[None]:
     if not match and not isinstance(e, _FILE_ERRORS):
       raise
     message = match[1] if match else e.message.splitlines()[0]
+    # TensorFlow escapes quotes and backslashes.
+    message = re.sub(r"\\(['\"\\])", r"\1", message)
     raise errors.UserError(message) from e
 
 
