@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if \
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: env demo test test-fast lint docs lock clean
+.PHONY: env demo package test test-fast lint docs lock clean
 
 env: $(VENV)/installed $(if $(EXTRA),$(VENV)/installed-$(EXTRA))
 
@@ -25,8 +25,26 @@ $(VENV)/installed-%: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[$*]'
 	touch $@
 
-demo: env
+# The core alone, without TensorFlow, unless `make env` was there before.
+demo: $(if $(wildcard $(VENV)/installed),env,$(VENV)/core)
 	BIN=$(BIN) sh launch/demo.sh
+
+$(VENV)/core: requirements/core-py311.txt requirements/core-py312.txt setup.cfg setup.py
+	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 or 3.12"; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@lock=requirements/core-py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt; \
+	  count=$$(grep -c '^[a-z].*==' $$lock); \
+	  echo "installing JAX and what it needs into $(VENV): $$count packages"; \
+	  { $(BIN)/python -m pip install --require-hashes -r $$lock || echo failed; } 2>&1 | \
+	  awk -v count=$$count '/^ *Collecting/ { printf "\r%d of %d", ++n, count; fflush() } \
+	    /^ERROR/ { print } /^failed/ { bad = 1 } \
+	    /^Installing/ { printf "\runpacking    "; fflush() } END { print ""; exit bad }'
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# sdist and wheel, built and run in a clean environment.
+package:
+	.ci/package $(PYTHON)
 
 test: env
 	$(BIN)/python -m pytest
@@ -55,6 +73,10 @@ lock:
 	  -o requirements/lock-py311.txt
 	$(LOCK) setup.cfg requirements/build.in $(EXTRAS) --python-version 3.12 \
 	  -o requirements/lock-py312.txt
+	$(LOCK) setup.cfg requirements/build.in -c requirements/lock-py311.txt \
+	  --python-version 3.11 -o requirements/core-py311.txt
+	$(LOCK) setup.cfg requirements/build.in -c requirements/lock-py312.txt \
+	  --python-version 3.12 -o requirements/core-py312.txt
 	$(LOCK) setup.cfg --extra=docs -c requirements/lock-py311.txt --python-version 3.11 \
 	  -o requirements/docs-py311.txt
 	$(LOCK) setup.cfg --extra=docs -c requirements/lock-py312.txt --python-version 3.12 \

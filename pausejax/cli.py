@@ -170,5 +170,7 @@ def _help() -> str:
     "usage: pausejax VERB [options]\n\n"
     f"{verbs}\n\n"
     "pausejax VERB --help lists the options and config fields, for example:\n"
-    "  pausejax train --config=configs/smoke.py --workdir=run"
+    "  pausejax train --config=smoke --workdir=run\n\n"
+    "Launchers for SLURM, TPU pods and Kubernetes are not installed: they are "
+    "in\nlaunch/ of the source repository."
   )
