@@ -70,7 +70,7 @@ def answer(kind, *, batch_size=4, mesh=None, num_pauses=3, **model):
   format_ = prompts.Format(
     task(kind), TOKENIZER, PromptPauses(num_pauses=num_pauses)
   )
-  answerer = answers.Answerer(
+  answerer = answers.Predictor(
     format=format_,
     tokenizer=TOKENIZER,
     batch_size=batch_size,

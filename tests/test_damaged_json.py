@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from pausejax import cli, errors, json_files, tasks
-from pausejax.checkpoints import loaded_run
+from pausejax.checkpoints import saved_run
 from pausejax.config import ModelConfig, default, loader, train_config
 from pausejax.data import record_store, tokenizers
 from pausejax.data.finetuning import encoded
@@ -256,7 +256,7 @@ def run(tmp_path):
 def test_what_a_checkpoint_says_of_itself(run):
   def refused(meta) -> bool:
     try:
-      loaded_run.checked(meta)
+      saved_run.checked(meta)
     except errors.UserError as e:
       assert "\n" not in e.message
       return True
@@ -268,7 +268,7 @@ def test_what_a_checkpoint_says_of_itself(run):
 
 def test_a_checkpoint_of_an_older_version_takes_the_defaults(run):
   del run["config"]["finetune"]["hints"], run["model"]["remat"]
-  found = loaded_run.checked(run)
+  found = saved_run.checked(run)
   assert found["config"]["finetune"]["hints"] is True
   assert found["model"]["remat"] == "names"
 
@@ -362,9 +362,9 @@ def test_tokenizers_of_another_shape(suffix, tmp_path):
 @pytest.mark.parametrize("seen", [False, True])
 def test_pauses_that_a_model_never_read_are_said_once(run, seen, capsys):
   tokenizer = tokenizers.load("bytes")
-  meta = loaded_run.checked({**run, "pauses_seen": seen})
+  meta = saved_run.checked({**run, "pauses_seen": seen})
   model = ModelConfig(**meta["model"])
-  found = loaded_run.Trained(
+  found = saved_run.SavedRun(
     pathlib.Path("w"), 5, meta, tokenizer, "bytes", model
   )
   found.warn_of_pauses(0)

@@ -271,7 +271,7 @@ def test_cells_mark_the_prefix_and_what_counts(finetuning):
 
 
 def test_no_character_of_a_text_moves_the_cursor():
-  spell = sequences.Speller(BYTES)
+  spell = sequences.Detokenizer(BYTES)
   ids = BYTES.encode(["\x1b[2J\n \t\u00e9"])[0]
   shown = [spell(i) for i in ids]
   assert shown[:4] == ["\\x1b", "[", "2", "J"]

@@ -36,7 +36,7 @@ def documents(source: corpora.Source, split: str) -> Iterator[str]:
 
 def read_records(
   source: records.Source, split: str, data: DataConfig
-) -> Iterator[records.Located]:
+) -> Iterator[records.LocatedRecord]:
   """Yields (where, record) of a split; local files take precedence over TFDS.
 
   Raises:

@@ -48,7 +48,7 @@ class Answers:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answerer:
+class Predictor:
   """Computes answers and metrics of models.
 
   Attributes:

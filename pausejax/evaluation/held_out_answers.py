@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from pausejax.config import TrainConfig
 from pausejax.data.finetuning.source import TaskSequences
 from pausejax.data.tokenizers import PauseTokenizer
-from pausejax.evaluation.answers import Answerer
+from pausejax.evaluation.answers import Predictor
 
 
 def scorer(
@@ -35,7 +35,7 @@ def scorer(
   def score(model, show) -> dict[str, float]:
     metrics, first = {}, []
     for task in held_out:
-      answerer = Answerer(
+      answerer = Predictor(
         format=task.format,
         tokenizer=tokenizer,
         batch_size=config.eval.batch_size,

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pausejax import errors
-from pausejax.checkpoints import loaded_run
+from pausejax.checkpoints import saved_run
 from pausejax.pause import PromptPauses
 from pausejax.runtime import accelerators
 
@@ -58,7 +58,7 @@ def load(
   spec = pathlib.Path(workdir)
   if step is not None:
     spec = spec / "checkpoints" / str(step)
-  return LoadedRun(loaded_run.find(str(spec)))
+  return LoadedRun(saved_run.find(str(spec)))
 
 
 def check_choices(prefix: str = "", **values: Any) -> None:
@@ -83,7 +83,7 @@ class LoadedRun:
       `pad_id` and `pause_id`.
   """
 
-  def __init__(self, found: loaded_run.Trained):
+  def __init__(self, found: saved_run.SavedRun):
     """Keeps what was found; use `load`."""
     self._found = found
     self.workdir = found.workdir

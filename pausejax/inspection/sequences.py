@@ -133,7 +133,7 @@ def rows(batch: Batch, rules: Rules, count: int) -> list[dict]:
     rules: the rules of the batch.
     count: examples to return; the last row may have more than are shown.
   """
-  spell = Speller(rules.tokenizer)
+  spell = Detokenizer(rules.tokenizer)
   result = []
   for row in range(len(batch["tokens"])):
     here = examples(batch, rules, row)
@@ -154,7 +154,7 @@ def rows(batch: Batch, rules: Rules, count: int) -> list[dict]:
   return result
 
 
-class Speller:
+class Detokenizer:
   """Decodes ids one by one into visible text."""
 
   def __init__(self, tokenizer: tokenizers.PauseTokenizer):
@@ -192,7 +192,7 @@ def _visible(character: str) -> str:
   return character.encode("unicode_escape").decode()
 
 
-def _as_data(example: Example, spell: Speller) -> dict:
+def _as_data(example: Example, spell: Detokenizer) -> dict:
   arrays = example.arrays
   return {
     "start": example.start,

@@ -234,13 +234,13 @@ class Checkup:
     """Answers a few examples, after their pauses."""
     import jax
 
-    from pausejax.evaluation.answers import Answerer
+    from pausejax.evaluation.answers import Predictor
 
     mesh = _mesh()
     split = next(s for s in (*_HELD_OUT, "train") if s in self.splits)
     rows = self.splits[split].rows[:_NUM_ANSWERED]
     format_ = self._format()
-    answerer = Answerer(
+    answerer = Predictor(
       format=format_,
       tokenizer=self.tokenizer,
       batch_size=_NUM_ROWS,

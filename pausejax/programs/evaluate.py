@@ -28,7 +28,7 @@ from collections.abc import Iterator
 
 import pausejax
 from pausejax import commandline, errors, tasks
-from pausejax.checkpoints import loaded_run
+from pausejax.checkpoints import saved_run
 from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
   _check_combination(options)
-  run = loaded_run.find(options.checkpoint)
+  run = saved_run.find(options.checkpoint)
   distributed.require_agreement(
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
@@ -151,7 +151,7 @@ def _is_published(task: tasks.Task) -> bool:
 
 
 def _conditions(
-  options: argparse.Namespace, run: loaded_run.Trained, name: str
+  options: argparse.Namespace, run: saved_run.SavedRun, name: str
 ) -> Iterator[PromptPauses]:
   """Yields each way of pausing that the command line asks for."""
   finetune = FinetuneConfig(**run.meta["config"]["finetune"])
@@ -179,7 +179,7 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
   return dataclasses.replace(data, local_dir=folder)
 
 
-def _folder(options, run: loaded_run.Trained) -> pathlib.Path:
+def _folder(options, run: saved_run.SavedRun) -> pathlib.Path:
   """Returns where results go."""
   return pathlib.Path(options.out or run.workdir / "evaluations")
 
@@ -205,11 +205,11 @@ def _mesh(options):
   return mesh
 
 
-def _evaluate(options, run: loaded_run.Trained, plans, splits, mesh) -> None:
+def _evaluate(options, run: saved_run.SavedRun, plans, splits, mesh) -> None:
   """Loads the model and writes one result a condition."""
   import jax
 
-  from pausejax.evaluation.answers import Answerer
+  from pausejax.evaluation.answers import Predictor
   from pausejax.runtime.progress import CountBar
 
   folder = _folder(options, run)
@@ -224,7 +224,7 @@ def _evaluate(options, run: loaded_run.Trained, plans, splits, mesh) -> None:
       data = _data(options, run.meta["config"], task.name, len(plans))
       for pauses in conditions:
         began = time.perf_counter()
-        answerer = Answerer(
+        answerer = Predictor(
           format=prompts.Format(task, run.tokenizer, pauses),
           tokenizer=run.tokenizer,
           batch_size=options.batch_size,
@@ -250,7 +250,7 @@ def _evaluate(options, run: loaded_run.Trained, plans, splits, mesh) -> None:
 
 
 def _condition(
-  run: loaded_run.Trained, task, found, pauses: PromptPauses, local_dir
+  run: saved_run.SavedRun, task, found, pauses: PromptPauses, local_dir
 ) -> dict:
   """Returns everything that a result was measured under."""
   config = run.meta["config"]

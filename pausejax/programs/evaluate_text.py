@@ -7,7 +7,7 @@ import time
 
 import pausejax
 from pausejax import errors, files
-from pausejax.checkpoints import loaded_run
+from pausejax.checkpoints import saved_run
 from pausejax.config import DataConfig, LossConfig
 from pausejax.evaluation import results
 from pausejax.runtime import accelerators
@@ -16,7 +16,7 @@ from pausejax.tasks import corpora, file_lists
 _MAX_FRACTION = 0.9
 
 
-def main(options: argparse.Namespace, run: loaded_run.Trained) -> int:
+def main(options: argparse.Namespace, run: saved_run.SavedRun) -> int:
   """Scores the text with each pause fraction; one line and one file each."""
   accelerators.require_used()
   from pausejax.evaluation import plain_text
@@ -35,7 +35,7 @@ def main(options: argparse.Namespace, run: loaded_run.Trained) -> int:
   return 0
 
 
-def _fractions(text: str, run: loaded_run.Trained) -> list[float]:
+def _fractions(text: str, run: saved_run.SavedRun) -> list[float]:
   """Returns the requested pause fractions.
 
   The default is 0, and that of the run if its model was trained on pauses.
@@ -82,7 +82,7 @@ def _describe(documents, seq_len: int) -> list[str]:
   return lines
 
 
-def _score(options, run: loaded_run.Trained, documents, fractions, seq_len):
+def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
   """Loads the model and writes one result per pause fraction."""
   import jax
 
@@ -125,7 +125,7 @@ def _score(options, run: loaded_run.Trained, documents, fractions, seq_len):
   print(f"results are in {folder}")
 
 
-def _condition(options, run: loaded_run.Trained, documents) -> dict:
+def _condition(options, run: saved_run.SavedRun, documents) -> dict:
   """Returns the text and the model of a result."""
   return {
     "text": options.text,

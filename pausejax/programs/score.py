@@ -21,7 +21,7 @@ from pausejax.data.finetuning import examples
 from pausejax.tasks import records
 
 # (location of an answer for messages, the answer).
-Located = tuple[str, Any]
+LocatedRecord = tuple[str, Any]
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +76,7 @@ def read_predictions(
   return answers
 
 
-def _of_a_document(task, rows, path: pathlib.Path) -> dict[str, Located]:
+def _of_a_document(task, rows, path: pathlib.Path) -> dict[str, LocatedRecord]:
   """Returns id -> (where, answer) of a JSON document that the task reads."""
   del rows
   document = records.json_value(path)
@@ -87,10 +87,10 @@ def _of_a_document(task, rows, path: pathlib.Path) -> dict[str, Located]:
   return {key: (str(path), answer) for key, answer in predictions.items()}
 
 
-def _of_lines(task, rows, path: pathlib.Path) -> dict[str, Located]:
+def _of_lines(task, rows, path: pathlib.Path) -> dict[str, LocatedRecord]:
   """Returns id -> (where, answer) of JSON lines, such as `evaluate` writes."""
   del task
-  located: dict[str, Located] = {}
+  located: dict[str, LocatedRecord] = {}
   for where, record in records.json_lines(path):
     key = record.get("id")
     if not isinstance(key, str) or "prediction" not in record:

@@ -82,7 +82,7 @@ def _count(
   data = score.data_config(own if pathlib.Path(own).is_dir() else str(folder))
   try:
     loaded = examples.load(task, split, data)
-  except records.NotThere:
+  except records.MissingData:
     return "not there"
   except errors.UserError as e:
     notes.append(f"{task.name} {split}: {e.message}")

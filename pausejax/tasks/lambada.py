@@ -29,7 +29,7 @@ from pausejax import metrics, tasks
 from pausejax.tasks import records
 
 
-def read(path: pathlib.Path) -> Iterator[records.Located]:
+def read(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
   """Yields {"text": passage} of either publication."""
   is_json = ".jsonl" in path.suffixes
   return records.json_lines(path) if is_json else records.text_lines(path)

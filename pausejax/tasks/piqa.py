@@ -23,7 +23,7 @@ from pausejax import errors, tasks
 from pausejax.tasks import records
 
 
-def read(path: pathlib.Path) -> Iterator[records.Located]:
+def read(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
   """Yields the records, each with the "label" of its line.
 
   Raises:

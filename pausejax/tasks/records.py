@@ -24,10 +24,10 @@ from pausejax import errors
 from pausejax.config import DataConfig
 from pausejax.tasks import text_files
 
-Located = tuple[str, Any]
+LocatedRecord = tuple[str, Any]
 
 
-class NotThere(errors.UserError):
+class MissingData(errors.UserError):
   """The folder does not exist or has no files of the split."""
 
 
@@ -47,12 +47,12 @@ class Source(Protocol):
     """Returns what `records` will read, the same in every process."""
     ...
 
-  def records(self, split: str, data: DataConfig) -> Iterator[Located]:
+  def records(self, split: str, data: DataConfig) -> Iterator[LocatedRecord]:
     """Yields (where, record)."""
     ...
 
 
-def json_lines(path: pathlib.Path) -> Iterator[Located]:
+def json_lines(path: pathlib.Path) -> Iterator[LocatedRecord]:
   """Yields one JSON object per line of .jsonl(.gz); skips blank lines.
 
   Raises:
@@ -73,7 +73,7 @@ def lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
       yield f"{path}:{number}", line.rstrip(b"\r\n")
 
 
-def json_document(path: pathlib.Path) -> Iterator[Located]:
+def json_document(path: pathlib.Path) -> Iterator[LocatedRecord]:
   """Yields the records of one JSON document: a list, or "data" of an object.
 
   Raises:
@@ -136,7 +136,7 @@ def texts(record: Any, field: str) -> list[str]:
   return [_text(value, field) for value in record[field]]
 
 
-def text_lines(path: pathlib.Path) -> Iterator[Located]:
+def text_lines(path: pathlib.Path) -> Iterator[LocatedRecord]:
   """Yields {"text": line} for each line of a text file that is not blank."""
   for where, line in lines(path):
     try:
@@ -161,7 +161,7 @@ class Files:
   """
 
   files: Mapping[str, str | Sequence[str]]
-  read: Callable[[pathlib.Path], Iterator[Located]] = json_lines
+  read: Callable[[pathlib.Path], Iterator[LocatedRecord]] = json_lines
   tfds: str = ""
   tfds_splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
   from_tfds: Callable[[dict[str, Any]], Any] = dict
@@ -186,7 +186,7 @@ class Files:
       return data.local_dir
     return f"TFDS {self.tfds}" if self.tfds else "files in data.local_dir"
 
-  def records(self, split: str, data: DataConfig) -> Iterator[Located]:
+  def records(self, split: str, data: DataConfig) -> Iterator[LocatedRecord]:
     """Yields the records of local files; `data/opening.py` reads TFDS."""
     errors.require_one_of("split", split, self.files)
     errors.require(
@@ -200,11 +200,11 @@ class Files:
     """Returns the files of a split in a folder, sorted.
 
     Raises:
-      NotThere: no such folder, or no such file in it.
+      MissingData: no such folder, or no such file in it.
       UserError: a file exists both compressed and uncompressed.
     """
     if not folder.is_dir():
-      raise NotThere(f"data.local_dir: no folder {str(folder)!r}")
+      raise MissingData(f"data.local_dir: no folder {str(folder)!r}")
     patterns = self.files[split]
     patterns = [patterns] if isinstance(patterns, str) else patterns
     for pattern in patterns:
@@ -216,12 +216,12 @@ class Files:
     close = [difflib.get_close_matches(p, available, n=1) for p in patterns]
     hints = dict.fromkeys(repr(name) for names in close for name in names)
     hint = f"; did you mean {' or '.join(hints)}?" if hints else ""
-    raise NotThere(
+    raise MissingData(
       f"data.local_dir: no {' or '.join(patterns)} for split {split!r} in "
       f"{folder}{hint} (files there: {', '.join(available[:8]) or 'none'})"
     )
 
-  def _read_all(self, paths: Sequence[pathlib.Path]) -> Iterator[Located]:
+  def _read_all(self, paths: Sequence[pathlib.Path]) -> Iterator[LocatedRecord]:
     """Yields the records of files; raises if one contains another."""
     seen: dict[pathlib.Path, set[bytes]] = {}
     for path in paths:
@@ -256,7 +256,7 @@ class Generated:
     del data
     return self.name
 
-  def records(self, split: str, data: DataConfig) -> Iterator[Located]:
+  def records(self, split: str, data: DataConfig) -> Iterator[LocatedRecord]:
     """Yields the records of the split."""
     del data
     errors.require_one_of("split", split, self.make)

@@ -23,7 +23,7 @@ from pausejax import errors, metrics, tasks
 from pausejax.tasks import records
 
 
-def read(path: pathlib.Path) -> Iterator[records.Located]:
+def read(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
   """Yields one record per question: id, context, question, answers.
 
   Raises:

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from pausejax import errors, sharding, train_state
-from pausejax.checkpoints import leaves, loaded_run
+from pausejax.checkpoints import leaves, saved_run
 from pausejax.checkpoints.store import Store
 from pausejax.config import ModelConfig, TrainConfig
 from pausejax.model import decoder
@@ -25,7 +25,7 @@ from pausejax.training.parts import Parts
 
 
 def first_state(
-  config: TrainConfig, parts: Parts, initial: loaded_run.Trained | None
+  config: TrainConfig, parts: Parts, initial: saved_run.SavedRun | None
 ) -> TrainState:
   """Returns fresh parameters, or those of the run to start from."""
   if initial is None:

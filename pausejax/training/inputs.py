@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from pausejax import errors, tasks
-from pausejax.checkpoints import loaded_run
+from pausejax.checkpoints import saved_run
 from pausejax.config import (
   ModelConfig,
   TrainConfig,
@@ -36,15 +36,15 @@ class Inputs:
   values: dict[str, Any]
   tokenizer: tokenizers.PauseTokenizer
   workdir: pathlib.Path
-  own: loaded_run.Trained | None
-  initial: loaded_run.Trained | None
+  own: saved_run.SavedRun | None
+  initial: saved_run.SavedRun | None
 
   @property
   def checkpoints(self) -> pathlib.Path:
     """The folder of the run's checkpoints."""
     return self.workdir / "checkpoints"
 
-  def require_resumable(self, saved: loaded_run.Trained) -> None:
+  def require_resumable(self, saved: saved_run.SavedRun) -> None:
     """Raises unless the run may resume from its own checkpoint."""
     resume.require_resumable(self.workdir, saved.meta["config"], self.values)
     _check_tokenizer(self.tokenizer, saved)
@@ -131,7 +131,7 @@ def take_over(
     config.model[name] = getattr(source.model, name)
 
 
-def _initial(spec: str) -> loaded_run.Trained | None:
+def _initial(spec: str) -> saved_run.SavedRun | None:
   """Returns the run whose parameters to use, None if `spec` is empty."""
   if not spec:
     return None
@@ -142,10 +142,10 @@ def _initial(spec: str) -> loaded_run.Trained | None:
     path.is_dir(),
     f"--init_from: no folder {spec!r}{errors.nearest(spec, siblings)}",
   )
-  return loaded_run.find(spec)
+  return saved_run.find(spec)
 
 
-def _check_tokenizer(tokenizer, initial: loaded_run.Trained) -> None:
+def _check_tokenizer(tokenizer, initial: saved_run.SavedRun) -> None:
   """Raises unless both have the same ids, except for `<pause>`."""
   names = ("tokenizer", "sha256")
   own, theirs = tokenizer.fingerprint(), initial.tokenizer.fingerprint()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pausejax import errors
-from pausejax.checkpoints import folders, loaded_run
+from pausejax.checkpoints import folders, saved_run
 from pausejax.config import TrainConfig
 from pausejax.data import tokenizers
 
@@ -59,7 +59,7 @@ MAY_CHANGE = {
 Difference = tuple[str, Any, Any]  # Field, saved value, new value.
 
 
-def own_checkpoint(workdir: pathlib.Path) -> loaded_run.Trained | None:
+def own_checkpoint(workdir: pathlib.Path) -> saved_run.SavedRun | None:
   """Returns the newest readable checkpoint of a run, None if there is none.
 
   Damage is not reported here but by `Store.restore`.
@@ -68,7 +68,7 @@ def own_checkpoint(workdir: pathlib.Path) -> loaded_run.Trained | None:
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   for step in sorted(map(int, filter(str.isdigit, names)), reverse=True):
     try:
-      return loaded_run.find(str(folder / str(step)))
+      return saved_run.find(str(folder / str(step)))
     except (ValueError, KeyError, TypeError, OSError):
       continue
   return None
@@ -158,7 +158,7 @@ def _note_on_initial(spec: str, began: Mapping[str, Any] | None) -> list[str]:
   ]
 
 
-def tokenizer_spec(run: loaded_run.Trained) -> str:
+def tokenizer_spec(run: saved_run.SavedRun) -> str:
   """Returns the value of `data.tokenizer` with which to resume a run.
 
   This is the file that the run started with if it is unchanged, else the run's

@@ -26,7 +26,7 @@ _META = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class SavedRun:
   """One checkpoint of a run.
 
   Attributes:
@@ -77,7 +77,7 @@ class Trained:
       )
 
 
-def find(spec: str) -> Trained:
+def find(spec: str) -> SavedRun:
   """Returns the run at `WORKDIR` or `WORKDIR/checkpoints/STEP`, without JAX.
 
   For a workdir, this is its newest checkpoint, even if that is damaged.
@@ -95,7 +95,7 @@ def find(spec: str) -> Trained:
     f"the tokenizer in {workdir}", tokenizer.fingerprint(), meta["tokenizer"]
   )
   model = ModelConfig(**meta["model"])
-  return Trained(workdir, step, meta, tokenizer, tokenizer_spec, model)
+  return SavedRun(workdir, step, meta, tokenizer, tokenizer_spec, model)
 
 
 def checked(meta: dict[str, Any]) -> dict[str, Any]:
