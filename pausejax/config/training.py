@@ -231,7 +231,7 @@ class TrainConfig(ConfigGroup):
     local_path=True,
   )
   tasks_module: str = field(
-    "", "Python module that registers tasks of your own (docs/tasks.md)."
+    "", "Python module that registers tasks of your own (docs/own_task.md)."
   )
   data: DataConfig
   finetune: FinetuneConfig
