@@ -466,7 +466,7 @@ def test_a_task_that_breaks_its_own_rules_is_told_so(data_config):
 
 
 def test_a_task_of_options_must_target_the_right_one(data_config):
-  for label, said in ((1, "not option 1"), (2, "none of 2"), (-2, "none of")):
+  for label, said in ((1, "not option 1"), (2, "one of 2"), (-2, "one of")):
     row = tasks.Example(
       id="", prefix="p", target="a", options=["a", "b"], label=label
     )

@@ -96,8 +96,8 @@ class SeqioBatches:
       tokens_BT = next(self._iterators[0]).numpy()
     if tokens_BT.min(initial=PADDING) < PADDING:
       raise errors.UserError(
-        f"data.tokenizer: {self._data.tokenizer!r} gave an id that is none of "
-        f"the {self._tokenizer.pause_id:,} ids of text (seen in split "
+        f"data.tokenizer: {self._data.tokenizer!r} gave an id that is not one "
+        f"of the {self._tokenizer.pause_id:,} text ids (split "
         f"{self._split!r}); is it another tokenizer than the one named?"
       )
     return batch.language_model_batch(
