@@ -102,10 +102,11 @@ def test_a_second_call_resumes_and_the_config_stays(place):
   run_examples("read_metrics", place)
   config = pausejax.config.load_config(str(place / "run" / "config.json"))
   before = config.to_json_best_effort()
+  handler = signal.getsignal(signal.SIGINT)
   metrics = pausejax.train(config, place / "run")
   assert metrics["step"].tolist() == [1, 2, 2]
   assert config.to_json_best_effort() == before
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.slow
@@ -137,7 +138,7 @@ def test_likelihoods_are_those_of_the_logits(place):
     (lambda run: run.generate("a", num_pauses=-1), "num_pauses"),
     (lambda run: run.generate("a", position="x"), "append"),
     (lambda run: run.generate("a", top_p=2), "top_p"),
-    (lambda run: run.generate("a", num_pauses=10**4), "ask for fewer"),
+    (lambda run: run.generate("a", num_pauses=10**4), "lower one of them"),
     (lambda run: run.log_likelihoods(["a"], []), "one list for each prefix"),
     (lambda run: run.log_likelihoods(["a"], [[""]]), "no tokens"),
     (lambda run: run.log_likelihoods(["a"], [[]]), "at least one text"),

@@ -132,8 +132,8 @@ def test_a_config_of_an_older_version_takes_the_defaults(tmp_path, capsys):
   config = loader.load_config(str(path))
   assert config.to_dict() == default().to_dict()
   said = capsys.readouterr().err
-  assert "does not have optim.clip_norm, so it has the default" in said
-  assert "does not have seed" in said and "does not have log.every" in said
+  for name, value in (("optim.clip_norm", 1.0), ("seed", 0), ("log.every", 1)):
+    assert f"was saved before {name} existed; it is {value}" in said
 
 
 @pytest.fixture

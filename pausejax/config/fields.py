@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from pausejax import errors
 
 _DECLARED, _GROUP = "declared", "group"
+_INT64 = 2**63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Declared:
 
   def check(self, name: str, value: Any) -> None:
     """Raises UsageError unless `value` is one that the field takes."""
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
+      errors.require_in_range(name, value, -_INT64, _INT64 - 1)
     if self.minimum is not None or self.maximum is not None:
       low = -math.inf if self.minimum is None else self.minimum
       high = math.inf if self.maximum is None else self.maximum
