@@ -31,7 +31,8 @@ def train(
 
   Does what `pausejax train` does, in this process: prints the same lines, and
   writes checkpoints and metrics into the workdir. The config stays as it is.
-  Ctrl-C saves after the current step and raises KeyboardInterrupt.
+  Ctrl-C saves after the current step and raises KeyboardInterrupt; a second one
+  does not wait for the step.
 
   >>> config = pausejax.config.default()
   >>> config.model.update(num_layers=1, d_model=16, num_heads=2)
@@ -234,8 +235,9 @@ def _stop_flag() -> Iterator[signals.StopFlag]:
   """Yields the flag that Ctrl-C and SIGTERM set, then restores their handlers.
 
   Raises:
-    KeyboardInterrupt: Ctrl-C was pressed; the run is saved.
-    SystemExit: SIGTERM came; the run is saved.
+    KeyboardInterrupt: Ctrl-C was pressed; the run is saved, unless it was
+      pressed again.
+    SystemExit: the same for SIGTERM.
   """
   numbers = (signal.SIGINT, signal.SIGTERM)
   before = {number: signal.getsignal(number) for number in numbers}

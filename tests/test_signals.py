@@ -7,24 +7,39 @@ import time
 
 import pytest
 
+# A program listens, a notebook does not.
+PROGRAM, NOTEBOOK = "signals.listen(lambda number: os._exit(99))", ""
 RUN = """
 import os, sys, time
 from pausejax.runtime import signals
-signals.listen(lambda number: os._exit(99))
+{listen}
 flag = signals.StopFlag()
 print("ready", flush=True)
-while not flag.exit_code:
-  time.sleep(0.01)
-time.sleep(1.5)
-print("saved", flush=True)
+try:
+  while not flag.exit_code:
+    time.sleep(0.01)
+  time.sleep({seconds})
+  print("saved", flush=True)
+except signals.Stopped as e:
+  sys.exit(e.exit_code)
 sys.exit(flag.exit_code)
 """
 
 
-def run(*numbers: int, seconds_between: float) -> tuple[int, str]:
-  """Returns the exit code and the output of a run that gets the signals."""
+def run(
+  *numbers: int, seconds: float, seconds_between: float, listen: str
+) -> tuple[int, str]:
+  """Returns the exit code and the output of a run that gets the signals.
+
+  Args:
+    numbers: the signals.
+    seconds: that the run takes to save.
+    seconds_between: from one signal to the next.
+    listen: `PROGRAM` or `NOTEBOOK`.
+  """
+  code = RUN.format(listen=listen, seconds=seconds)
   process = subprocess.Popen(
-    [sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True
+    [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
   )
   assert process.stdout.readline() == "ready\n"
   for number in numbers:
@@ -34,15 +49,18 @@ def run(*numbers: int, seconds_between: float) -> tuple[int, str]:
   return process.returncode, output
 
 
+@pytest.mark.parametrize("listen", [PROGRAM, NOTEBOOK])
 @pytest.mark.parametrize(
   "numbers", [(15,), (15, 15), (15, 15, 15), (2, 15), (2, 2)]
 )
-def test_signals_at_the_same_time_are_one(numbers):
-  expected = 128 + numbers[0]
-  assert run(*numbers, seconds_between=0.05) == (expected, "saved\n")
+def test_signals_at_the_same_time_are_one(numbers, listen):
+  found = run(*numbers, seconds=0.5, seconds_between=0.05, listen=listen)
+  assert found == (128 + numbers[0], "saved\n")
 
 
+@pytest.mark.parametrize("listen", [PROGRAM, NOTEBOOK])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_later_signal_ends_the_process_at_once(second):
-  found = run(signal.SIGTERM, second, seconds_between=1.1)
+def test_a_later_signal_ends_the_process_at_once(second, listen):
+  numbers = (signal.SIGTERM, second)
+  found = run(*numbers, seconds=60, seconds_between=2.0, listen=listen)
   assert found == (128 + second, "")

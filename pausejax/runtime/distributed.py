@@ -9,6 +9,7 @@ settings.
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import json
 import os
@@ -182,8 +183,9 @@ def leave(exit_code: int, *, failed: bool = False) -> None:
       exit_code = _first_to_leave(client) or exit_code
     if index == 0:
       peers.let_others_hear()
-  sys.stdout.flush()
-  sys.stderr.flush()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(BrokenPipeError):  # Its reader has left.
+      stream.flush()
   os._exit(exit_code)
 
 

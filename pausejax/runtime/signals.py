@@ -57,6 +57,7 @@ class StopFlag:
     """
     global _is_deferred
     self.exit_code = 0
+    self._received = 0.0
     self._raises = at_once
     _is_deferred = not at_once
     if can_handle():
@@ -77,9 +78,13 @@ class StopFlag:
 
   def _receive(self, number: int, frame) -> None:
     del frame
+    now = time.monotonic()
     if self.exit_code:
-      return  # `_listen` ends the process.
-    self.exit_code = 128 + number
+      # `listen` ends the process; without it, as in a notebook, this does.
+      if not _is_listening and now - self._received >= _SAME_SIGNAL_SECONDS:
+        raise Stopped(128 + number)
+      return
+    self.exit_code, self._received = 128 + number, now
     if self._raises:
       raise Stopped(self.exit_code)
 
