@@ -132,7 +132,7 @@ def chosen(x_BTD, head_DV, targets_BT, mask_BT, *, vocab_size, positions_BK):
 
 
 def counted_positions(mask_BT: np.ndarray) -> np.ndarray:
-  """Returns int32 [B, K]: what `batching.packed_batch` calls "counted"."""
+  """Returns int32 [B, K]: what `data.batch.packed_batch` calls "counted"."""
   num_chosen = -(-int(mask_BT.sum(axis=1).max()) // 8) * 8
   order_BT = np.argsort(~mask_BT, axis=1, kind="stable")
   return order_BT[:, :num_chosen]

@@ -1,7 +1,8 @@
 """Runs jobs in spawned worker processes.
 
 A worker requests a job whenever it is idle, and exits when its pipe closes, so
-it does not outlive the process that started it.
+it does not outlive the process that started it. The workers of
+`concurrent.futures.ProcessPoolExecutor` do, if that process is killed.
 """
 
 import collections

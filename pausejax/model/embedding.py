@@ -3,7 +3,8 @@
 A table's rows are split over tensor, its columns over sequence and fsdp. Each
 device looks up its columns for the ids of all devices along fsdp; an all-to-all
 then exchanges columns for rows of the batch. So vectors are communicated, not
-tables, and the gradient of a table is summed in float32 on its own shard.
+tables, and the gradient of a table is summed in float32 on its own shard;
+`nnx.Embed` leaves that choice to the partitioner.
 
 B batch, T tokens, V rows of a table, D d_model.
 """

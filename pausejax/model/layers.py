@@ -1,5 +1,8 @@
 """Normalization and rotary position embeddings, as functions of arrays.
 
+NNX's norm modules own their scale; here the scales of all layers are stacked in
+one array that `lax.scan` slices, so a function is what a block can call.
+
 B batch, T tokens, N heads, H head_dim.
 """
 

@@ -8,14 +8,15 @@
     --pause_fraction=0,0.1
 
 `--checkpoint` is the workdir of a run (its newest checkpoint), or
-WORKDIR/checkpoints/STEP. Prints a line a condition; each result, with every
-condition in it, lands as JSON in WORKDIR/evaluations/ with its predictions.
-Several tasks at once read local copies from LOCAL_DIR/TASK. Several processes
-share the work where the environment names them (`runtime/environment.py`).
+WORKDIR/checkpoints/STEP. Prints one line per condition. Each result, with all
+that names its condition, is written as JSON to WORKDIR/evaluations/, beside its
+predictions. Several tasks at once read local copies from LOCAL_DIR/TASK.
+Several processes share the work if the environment names them
+(`runtime/environment.py`).
 
-With --text every token of the files is scored once, without pauses and with
-pauses at random places (--pause_fraction): perplexity and bits per byte, which
-compare runs whatever pauses they were trained with. Results land in
+With --text, every token of the files is scored once without pauses, and once
+with pauses at random places (--pause_fraction). Perplexity and bits per byte
+compare runs that were trained with different pauses. Results are written to
 WORKDIR/text_scores/.
 """
 

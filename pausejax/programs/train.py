@@ -1,4 +1,4 @@
-"""Pretrains or finetunes a decoder, and resumes by itself.
+"""Pretrains or finetunes a decoder; resumes automatically.
 
   pausejax train --config=configs/smoke.py --workdir=run
   pausejax train --config=configs/pretrain_c4.py:size=130m,pause=true \\
@@ -6,15 +6,15 @@
   pausejax train --config=configs/finetune.py:task=squad,pauses=50 \\
     --init_from=run --config.data.local_dir=/data/squad --workdir=squad50
 
-With --init_from the model's shape and the tokenizer are those of the run named
-there. The workdir gets config.json, the tokenizer, metrics.jsonl (a line a
-step) and checkpoints/. Start the same command again, after a crash or a kill,
-and it goes on from the newest checkpoint as if nothing had happened: on the
-same devices the losses are the same to the last bit, and the run named by
---init_from is no longer needed. Settings that differ are printed; those that
-decide what is computed are refused (docs/resume.md). Several processes run
-together where SLURM, a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-JAX_PROCESS_ID say so (`runtime/environment.py`).
+With --init_from, the architecture and the tokenizer are those of the run that
+it names. The workdir receives config.json, the tokenizer, metrics.jsonl (one
+line per step) and checkpoints/. After a crash or a kill, start the same command
+again: it resumes from the newest checkpoint. On the same devices every loss is
+bit-identical to that of an uninterrupted run, and the run named by --init_from
+is no longer needed. Settings that differ are printed; those that decide what is
+computed are refused (docs/resume.md). Several processes run together if SLURM,
+a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say so
+(`runtime/environment.py`).
 """
 
 import argparse

@@ -9,7 +9,7 @@ other: batch s is rows s * batch_size onwards, a function of the step alone.
 One row holds several examples, told apart by segment_ids and each with its own
 positions; attention never crosses (`model.segment_attention`). A row is full
 when its positions are taken or when it has K counted targets, so that the head
-need see only K positions of every row (`batching.packed_batch`).
+need see only K positions of every row (`data.batch.packed_batch`).
 
 B rows, T positions of a row, K most counted targets of a row.
 """
@@ -133,7 +133,7 @@ class FinetuneSource:
     seed: int,
     host: tuple[int, int] = (0, 1),
   ):
-    """Names what there is; nothing is packed before the first batch.
+    """Keeps the tasks; nothing is packed before the first batch.
 
     Args:
       tasks: the sequences of each task.
@@ -302,7 +302,7 @@ class FinetuneSource:
     return rows
 
   def _batch(self, rows: list[list[tuple[int, int]]]) -> batch.Batch:
-    """Returns the arrays of `batching.packed_batch` for these rows."""
+    """Returns the arrays of `data.batch.packed_batch` for these rows."""
     filled = [
       [self._placed(self._tasks[t], self._tasks[t].rows[i]) for t, i in row]
       for row in rows

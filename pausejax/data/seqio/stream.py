@@ -36,7 +36,7 @@ _STATE = "tfdata"  # Prefix of the files of a checkpoint.
 class SeqioBatches:
   """An iterator of batches; endless for "train", one pass for "validation".
 
-  A batch is what `batching.language_model_batch` describes, with the rows of
+  A batch is what `data.batch.language_model_batch` describes, with the rows of
   this host. In validation every host reads the whole split and takes its rows
   of each batch, so all of them end at the same step; the last batch is filled
   up with rows of padding.
