@@ -1,4 +1,4 @@
-"""The SeqIO package: text, vocabulary and pauses as TensorFlow Datasets pipelines.
+"""The SeqIO package: text, vocabulary and pauses as tf.data pipelines.
 
 TensorFlow lives here and nowhere else. Nothing outside imports these modules
 at the top of a file: the segments pipeline never loads them.
@@ -10,7 +10,8 @@ at the top of a file: the segments pipeline never loads them.
   tasks.py          the SeqIO tasks "<task>" and "<task>_pause"
   stream.py         `SeqioBatches`: the pipeline "seqio" of training
 
-The accelerator belongs to JAX: importing this package hides GPUs from TensorFlow.
+The accelerator belongs to JAX: importing this package hides GPUs from
+TensorFlow.
 """
 
 import importlib
