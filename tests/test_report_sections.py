@@ -134,7 +134,7 @@ def test_nothing_right_of_a_few_is_not_certain(tmp_path):
   test_report.write_run(tmp_path / "run", task="gsm8k")
   test_report.write_result(tmp_path / "run", 10, [0] * 64)
   (line,) = contents.collect(tmp_path).sweeps["gsm8k"]
-  low, high = line.points[0].first.interval
+  low, high = line.points[0].primary.interval
   assert low == 0.0 and 5.0 < high < 6.0  # Wilson: z^2 / (n + z^2).
 
 

@@ -154,7 +154,7 @@ class CheckpointConfig(ConfigGroup):
   )
   keep_best: int = field(
     0,
-    "Finetuning: best checkpoints to keep, by the task's first metric.",
+    "Finetuning: best checkpoints to keep, by the task's primary metric.",
     minimum=0,
   )
 

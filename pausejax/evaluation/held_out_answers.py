@@ -33,18 +33,18 @@ def scorer(
     return lambda model, show: {}
 
   def score(model, show) -> dict[str, float]:
-    metrics, first = {}, []
+    metrics, primary = {}, []
     for task in held_out:
-      answerer = Predictor(
+      predictor = Predictor(
         format=task.format,
         tokenizer=tokenizer,
         batch_size=config.eval.batch_size,
         mesh=mesh,
       )
       rows = task.examples.rows[: config.eval.num_examples]
-      answers = answerer.answer(model, rows, show)
+      answers = predictor.answer(model, rows, show)
       metrics |= {f"{task.name}_{n}": v for n, v in answers.metrics.items()}
-      first.append(next(iter(answers.metrics.values())))
-    return {"score": sum(first) / len(first), **metrics}
+      primary.append(answers.metrics[task.format.task.primary_metric])
+    return {"score": sum(primary) / len(primary), **metrics}
 
   return score

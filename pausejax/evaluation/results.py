@@ -88,6 +88,15 @@ def _result(path: pathlib.Path) -> dict:
       PromptPauses.from_saved(saved)
   except errors.UsageError as e:
     raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
+  # Results of before 0.2 do not name it: it was the first.
+  primary = result.setdefault(
+    "primary_metric", next(iter(result["metrics"]), "")
+  )
+  if primary not in result["metrics"]:
+    raise errors.UserError(
+      f"{path}: primary_metric is {primary!r:.60}, not one of "
+      f"{', '.join(result['metrics'])}; {_FIX}"
+    )
   return result
 
 
@@ -119,6 +128,10 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
   rows: dict[str, dict] = {}
   for where, line in records.lines(path):
     row = json_files.parse(line, _PREDICTION, where, _FIX)
+    if result["primary_metric"] not in row["values"]:
+      raise errors.UserError(
+        f"{where}: no value of {result['primary_metric']!r}; {_FIX}"
+      )
     if row["id"] in rows:
       raise errors.UserError(
         f"{where}: a second prediction of {row['id']!r}; {_FIX}"

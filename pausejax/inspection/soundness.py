@@ -113,7 +113,7 @@ def num_cut(format_: prompts.Format, rows, targets, seq_len: int) -> int | None:
 
 def round_trip(task: tasks.Task, format_: prompts.Format, rows, targets) -> str:
   """Scores the targets after encoding and decoding, like answers."""
-  name, metric = next(iter(task.metrics.items()))
+  name, metric = task.primary_metric, task.metrics[task.primary_metric]
   values = [
     _value(name, metric, row, format_.answer(ids), row.references)
     for row, ids in zip(rows, targets, strict=True)

@@ -225,19 +225,20 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits, mesh) -> None:
       data = _data(options, run.meta["config"], task.name, len(plans))
       for pauses in conditions:
         began = time.perf_counter()
-        answerer = Predictor(
+        predictor = Predictor(
           format=prompts.Format(task, run.tokenizer, pauses),
           tokenizer=run.tokenizer,
           batch_size=options.batch_size,
           mesh=mesh,
         )
         with CountBar("examples", len(rows)) as bar:
-          answers = answerer.answer(model, rows, bar.update)
+          answers = predictor.answer(model, rows, bar.update)
         seconds = time.perf_counter() - began
         stem = results.name(task.name, found.split, pauses, run.step)
         result = {
           **_condition(run, task, found, pauses, data.local_dir),
           "n": len(rows),
+          "primary_metric": task.primary_metric,
           "metrics": answers.metrics,
           "intervals": results.score_intervals(answers.rows),
           "num_cut": answers.num_cut,

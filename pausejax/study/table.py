@@ -131,7 +131,7 @@ class _Arm:
   num_candidates: int = 1
 
   def metric(self) -> str:
-    return next(iter(next(iter(self.by_seed.values()))["metrics"]))
+    return next(iter(self.by_seed.values()))["primary_metric"]
 
   def score_interval(self) -> tuple[float, float] | None:
     if self.answers is None:

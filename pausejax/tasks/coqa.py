@@ -17,8 +17,8 @@ One example per question, named STORY#TURN. Questions and answers are matched
 by turn_id, whatever their order. The prompt is lm-evaluation-harness's:
 the story, then every earlier question with its right answer. The target is the
 main answer; the references are all four. The paper says neither which history
-its model saw nor which of the two rules of F1 it used; the first metric here is
-the official one.
+its model saw nor which of the two rules of F1 it used; the primary metric here
+is the official one.
 """
 
 from collections.abc import Iterator, Mapping

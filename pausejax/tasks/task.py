@@ -92,9 +92,10 @@ class Task:
     examples: record -> its examples (several for a conversation). Raises
       `Unusable` for a record to leave out; any other error stops the program
       with a message that names the record.
-    metrics: name -> (prediction, references) -> a value in [0, 1]. The first
-      one chooses the best checkpoint. Kind "options" needs none: it reports
-      accuracies.
+    metrics: name -> (prediction, references) -> a value in [0, 1]. Kind
+      "options" needs none: it reports accuracies.
+    primary_metric: the metric that tables show and that chooses the best
+      checkpoint; by default the first of `metrics`, or "accuracy".
     num_pauses: default number of pauses, M.
     max_target_len: maximum number of tokens of a decoded answer.
     delimiter: text between prefix and target; " " lets the tokenizer treat
@@ -110,6 +111,7 @@ class Task:
   source: records.Source
   examples: Callable[[Any], Iterable[Example]]
   metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+  primary_metric: str = ""
   num_pauses: int = 10
   max_target_len: int = 32
   delimiter: str = " "
@@ -142,3 +144,7 @@ class Task:
       self.kind == "options" or bool(self.metrics),
       f"task {self.name}: kind 'decode' needs at least one metric",
     )
+    names = list(self.metrics or ACCURACIES)
+    primary = self.primary_metric or names[0]
+    errors.require_one_of(f"task {self.name}: primary_metric", primary, names)
+    object.__setattr__(self, "primary_metric", primary)

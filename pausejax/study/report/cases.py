@@ -39,7 +39,7 @@ def _task(task: str, disagreement: Disagreement) -> Html:
     ["variant", "gained", "lost"],
     body[1:],
   )
-  cases = [_case(case, disagreement.contenders) for case in disagreement.cases]
+  cases = [_case(case, disagreement) for case in disagreement.cases]
   if any(case.prompt is None for case in disagreement.cases):
     gone = "The prompts are not available: no such data on this machine."
     cases.insert(0, tag("p", gone, class_="missing"))
@@ -50,10 +50,10 @@ def _task(task: str, disagreement: Disagreement) -> Html:
   return tag("div", tag("h3", task), table, folded if cases else none)
 
 
-def _case(case: Case, contenders: list[Contender]) -> Html:
+def _case(case: Case, disagreement: Disagreement) -> Html:
   answers = [
-    _answer(contender, row)
-    for contender, row in zip(contenders, case.rows, strict=True)
+    _answer(contender, row, row["values"][disagreement.metric])
+    for contender, row in zip(disagreement.contenders, case.rows, strict=True)
   ]
   return tag(
     "article",
@@ -64,8 +64,7 @@ def _case(case: Case, contenders: list[Contender]) -> Html:
   )
 
 
-def _answer(contender: Contender, row: dict[str, Any]) -> Html:
-  value = disagreements.value(row)
+def _answer(contender: Contender, row: dict[str, Any], value: float) -> Html:
   verdict = "right" if value >= disagreements.RIGHT else "wrong"
   shown = verdict if value in (0.0, 1.0) else f"{verdict}, {value:.2f}"
   said = row["prediction"]

@@ -213,15 +213,15 @@ def _loose_rows(sweeps: dict[str, list[sweeps_.Line]]) -> list[table.Row]:
       variant=line.label,
       finetuning="",
       num_pauses=point.num_pauses,
-      mean=point.first.mean,
-      std=point.first.std,
+      mean=point.primary.mean,
+      std=point.primary.std,
       seeds=point.seeds,
       num_seeds_planned=len(point.seeds),
       n=point.n,
       difference=None,
       interval=None,
       paper=None,
-      score_interval=point.first.interval,
+      score_interval=point.primary.interval,
     )
     for task, lines in sweeps.items()
     for line in lines

@@ -42,6 +42,7 @@ class Disagreement:
 
   Attributes:
     contenders: the results; the others are compared with the first.
+    metric: the task's primary metric, by which answers are right.
     num_gained: for each, number of examples right in it but not in the first.
     num_lost: for each, number of examples right in the first but not in it.
     n: number of examples that all have answered.
@@ -49,6 +50,7 @@ class Disagreement:
   """
 
   contenders: list[Contender]
+  metric: str
   num_gained: list[int]
   num_lost: list[int]
   n: int
@@ -94,7 +96,8 @@ def find(contenders: list[Contender]) -> Disagreement:
     for c in contenders
   ]
   ids = [i for i in answers[0] if all(i in a for a in answers)]
-  right = [{i for i in ids if _is_right(a[i])} for a in answers]
+  metric = contenders[0].result["primary_metric"]
+  right = [{i for i in ids if a[i]["values"][metric] >= RIGHT} for a in answers]
   gained = [len(r - right[0]) for r in right]
   lost = [len(right[0] - r) for r in right]
   any_right = set().union(*right[1:])
@@ -104,16 +107,7 @@ def find(contenders: list[Contender]) -> Disagreement:
   chosen = [*won[: _NUM_CASES // 2], *missed[: _NUM_CASES // 2]]
   prompts = _prompts(contenders[0]) if chosen else {}
   cases = [Case(i, prompts.get(i), [a[i] for a in answers]) for i in chosen]
-  return Disagreement(contenders, gained, lost, len(ids), cases)
-
-
-def value(row: dict[str, Any]) -> float:
-  """Returns the first metric of an answer, in [0, 1]."""
-  return next(iter(row["values"].values()))
-
-
-def _is_right(row: dict[str, Any]) -> bool:
-  return value(row) >= RIGHT
+  return Disagreement(contenders, metric, gained, lost, len(ids), cases)
 
 
 def _prompts(contender: Contender) -> dict[str, str]:

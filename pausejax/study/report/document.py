@@ -70,7 +70,7 @@ def markdown(it: Report, *, paper: bool) -> str:
       [
         line.label,
         str(p.num_pauses),
-        figures.spelled(p.first, len(p.seeds)),
+        figures.spelled(p.primary, len(p.seeds)),
         str(len(p.seeds)),
       ]
       for line in lines

@@ -67,7 +67,7 @@ def _sweep(
     chart.Series(
       line.label,
       styles[line.label],
-      tuple((p.num_pauses, p.first.mean) for p in line.points),
+      tuple((p.num_pauses, p.primary.mean) for p in line.points),
       tuple(_sweep_mark(line, p) for p in line.points),
     )
     for line in lines
@@ -105,8 +105,8 @@ def _dots(lines: Sequence[Line], styles: dict[str, int]) -> list[dots.Dot]:
     dots.Dot(
       label=f"{line.label}, M={point.num_pauses}",
       style=styles[line.label],
-      value=point.first.mean,
-      interval=point.first.interval,
+      value=point.primary.mean,
+      interval=point.primary.interval,
       title=_sweep_mark(line, point).title,
     )
     for line in lines
@@ -115,13 +115,13 @@ def _dots(lines: Sequence[Line], styles: dict[str, int]) -> list[dots.Dot]:
 
 
 def _sweep_mark(line: Line, point: Point) -> chart.Mark:
-  text = spelled(point.first, len(point.seeds))
+  text = spelled(point.primary, len(point.seeds))
   return chart.Mark(
     point.num_pauses,
-    point.first.mean,
+    point.primary.mean,
     f"{line.label}, M={point.num_pauses}: {text} "
     f"({len(point.seeds)} seeds, n={point.n:,})",
-    whisker=point.first.interval,
+    whisker=point.primary.interval,
     ring=point.num_pauses == line.num_pauses_finetuned,
   )
 

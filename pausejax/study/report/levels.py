@@ -16,7 +16,7 @@ class Level:
 
 
 def find(rows: Sequence[dict]) -> list[Level]:
-  """Returns the levels of a task's first metric, from its predictions.
+  """Returns the levels of a task's primary metric, from its predictions.
 
   With options: choosing at random, and always choosing the most frequent label
   if all examples have the same number of options. Without options: always

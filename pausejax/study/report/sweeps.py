@@ -5,7 +5,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from pausejax import metrics
+from pausejax import errors, metrics
 from pausejax.evaluation import results
 from pausejax.pause import PromptPauses
 from pausejax.study.report.runs import Run
@@ -36,20 +36,17 @@ class Point:
 
   Attributes:
     num_pauses: M at inference.
-    scores: metric -> score, the task's primary metric first.
+    primary: the score of the task's primary metric.
+    scores: metric -> score, that one among them.
     seeds: seeds that were evaluated.
     n: number of examples of each.
   """
 
   num_pauses: int
+  primary: Score
   scores: dict[str, Score]
   seeds: tuple[int, ...]
   n: int
-
-  @property
-  def first(self) -> Score:
-    """The score of the task's primary metric."""
-    return next(iter(self.scores.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +113,22 @@ def _spelled(condition: tuple[str, ...], several: bool) -> str:
 
 def _line(label: str, by_condition: dict) -> Line:
   first = next(iter(by_condition.values()))
-  metric = next(iter(first["metrics"]))
+  metric = first["primary_metric"]
   by_m = collections.defaultdict(dict)
   for (m, seed), result in sorted(by_condition.items()):
     by_m[m][seed] = result
-  points = [_point(m, by_seed) for m, by_seed in by_m.items()]
+  for result in by_condition.values():
+    if metric not in result["metrics"]:
+      raise errors.UserError(
+        f"{result['path']} has no {metric!r}, the primary metric of other "
+        "results of the task; evaluate again"
+      )
+  points = [_point(m, by_seed, metric) for m, by_seed in by_m.items()]
   was = first["finetuned"]
   return Line(label, metric, was and was["num_pauses"], tuple(points))
 
 
-def _point(m: int, by_seed: dict[int, dict]) -> Point:
+def _point(m: int, by_seed: dict[int, dict], metric: str) -> Point:
   evaluated = list(by_seed.values())
   intervals = (
     results.score_intervals(rows) if (rows := mean_rows(evaluated)) else {}
@@ -142,7 +145,8 @@ def _point(m: int, by_seed: dict[int, dict]) -> Point:
     )
     for name in names
   }
-  return Point(m, scores, tuple(by_seed), evaluated[0]["n"])
+  n = evaluated[0]["n"]
+  return Point(m, scores[metric], scores, tuple(by_seed), n)
 
 
 def mean_rows(evaluated: Sequence[dict]) -> list[dict]:
