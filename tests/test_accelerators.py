@@ -44,7 +44,9 @@ def machine(root, *paths, pci=()):
     ((), [("0x1ae0", "0x0042")], None),
   ],
 )
-def test_a_machine_is_known_by_its_files(paths, pci, name, tmp_path):
+def test_accelerators_are_detected_from_device_files(
+  paths, pci, name, tmp_path
+):
   found = accelerators.find(machine(tmp_path, *paths, pci=pci))
   assert (found and found.name) == name
 
@@ -63,7 +65,7 @@ def no_wish(monkeypatch):
     ("dev/accel0", ["jax[tpu]", "EXTRA=tpu", "JAX_PLATFORMS=cpu"]),
   ],
 )
-def test_what_is_not_installed_is_said_in_one_line(
+def test_missing_accelerator_support_is_one_line(
   path, words, tmp_path, no_wish, monkeypatch
 ):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -74,7 +76,7 @@ def test_what_is_not_installed_is_said_in_one_line(
   assert all(word in failed.value.message for word in words)
 
 
-def test_what_is_installed_and_does_not_start_is_said(
+def test_accelerator_support_that_fails_to_start_is_reported(
   tmp_path, no_wish, monkeypatch
 ):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
@@ -91,14 +93,12 @@ def test_what_is_installed_and_does_not_start_is_said(
     ("CUDA_VISIBLE_DEVICES", "-1"),
   ],
 )
-def test_who_asks_for_the_cpu_gets_it(
-  name, value, tmp_path, no_wish, monkeypatch
-):
+def test_the_cpu_can_be_requested(name, value, tmp_path, no_wish, monkeypatch):
   monkeypatch.setenv(name, value)
   accelerators.require_used(machine(tmp_path, "dev/nvidia0"))
 
 
-def test_a_machine_without_any_runs_on_the_cpu(tmp_path, no_wish):
+def test_a_machine_without_accelerators_runs_on_the_cpu(tmp_path, no_wish):
   accelerators.require_used(tmp_path)
 
 

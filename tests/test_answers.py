@@ -108,7 +108,7 @@ def test_eight_devices_answer_as_one(kind):
   same(one, answer(kind, batch_size=8, mesh=mesh_of_8(2, 2, 2)))
 
 
-def test_characters_are_counted_as_an_example_says(monkeypatch):
+def test_characters_are_counted_as_published(monkeypatch):
   """White space that was published counts in accuracy_per_character."""
   plain = answer("options", batch_size=8)
   as_published = [
@@ -127,7 +127,7 @@ def test_characters_are_counted_as_an_example_says(monkeypatch):
   assert changed > 0
 
 
-def test_metrics_are_means_over_examples_and_nobody_else():
+def test_metrics_are_means_over_real_examples_only():
   found = answer("options", batch_size=8)
   for name, percent in found.metrics.items():
     values = [row["values"][name] for row in found.rows]
@@ -141,7 +141,7 @@ def test_the_number_of_pauses_reaches_the_model():
     assert a["log_likelihoods"] != b["log_likelihoods"]
 
 
-def test_what_does_not_fit_is_refused_before_any_work():
+def test_examples_that_do_not_fit_are_refused_before_any_work():
   with pytest.raises(errors.UsageError, match="example '0' of task 'decode'"):
     answer("decode", num_pauses=64)
 

@@ -110,7 +110,7 @@ def test_a_second_call_resumes_and_the_config_stays(place):
 
 
 @pytest.mark.slow
-def test_generation_ignores_the_company_and_says_the_same_again(place):
+def test_generation_depends_on_neither_the_batch_nor_the_call(place):
   run = pausejax.load(place / "run", step=2)
   both = run.generate(["The", "A way"], num_pauses=3, max_new_tokens=5)
   assert run.generate("A way", num_pauses=3, max_new_tokens=5) == both[1:]
@@ -147,7 +147,9 @@ def test_likelihoods_are_those_of_the_logits(place):
     (lambda run: run.logits([[0] * 10**4]), "with T from 1 to"),
   ],
 )
-def test_what_a_run_cannot_answer_is_one_line(place, question, words):
+def test_requests_that_a_run_cannot_serve_end_in_one_line(
+  place, question, words
+):
   run = loaded.load(place / "run")
   with pytest.raises(errors.UsageError, match=words) as e:
     question(run)
@@ -155,7 +157,7 @@ def test_what_a_run_cannot_answer_is_one_line(place, question, words):
 
 
 @pytest.mark.slow
-def test_what_is_not_there_is_named(tmp_path, place):
+def test_a_missing_run_or_file_is_named(tmp_path, place):
   with pytest.raises(errors.UserError, match="nowhere"):
     pausejax.load(tmp_path / "nowhere")
   with pytest.raises(errors.UserError, match="7"):
@@ -224,7 +226,7 @@ def test_batches_that_cannot_be_made(rows, words):
     pausejax.make_batch(rows, bos_id=1, pad_id=0, pause_id=9, seq_len=4)
 
 
-def test_the_masked_loss_is_that_of_the_trainer():
+def test_the_masked_loss_equals_the_trainers():
   model = models.model()
   batch = models.batch()
   logits_BTV = models.logits(model, batch)
@@ -243,7 +245,7 @@ def test_the_masked_loss_is_that_of_the_trainer():
   assert int(count) == batch["loss_mask"].sum()
 
 
-def test_targets_that_do_not_count_touch_nothing():
+def test_uncounted_targets_change_neither_loss_nor_gradient():
   logits = np.array([[[1.0, 2.0], [np.nan, np.inf]]], np.float32)
   targets, mask = np.array([[0, 99]]), np.array([[True, False]])
   loss = lambda x: pausejax.masked_loss(x, targets, mask)[0]

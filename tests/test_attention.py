@@ -110,7 +110,9 @@ def test_auto_is_xla_on_a_cpu():
     ("cudnn", 128, False, "computes in bfloat16, model.dtype is float32"),
   ],
 )
-def test_a_kernel_that_cannot_is_refused(kind, num_tokens, prefix, words):
+def test_a_kernel_that_does_not_support_the_config_is_refused(
+  kind, num_tokens, prefix, words
+):
   in_prefix = np.ones((2, num_tokens), bool) if prefix else None
   with pytest.raises(errors.UsageError, match=words):
     attention.attend(*_inputs(num_tokens), kind=kind, in_prefix_BT=in_prefix)

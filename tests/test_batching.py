@@ -46,7 +46,7 @@ def test_every_array_has_the_shape_of_the_targets(dtype):
   assert {a.shape for a in batch.values()} == {(8, 33)}
 
 
-def test_inputs_are_the_targets_shifted_behind_bos():
+def test_inputs_are_bos_and_the_targets_shifted_by_one():
   batch = make(random_targets())
   np.testing.assert_array_equal(batch["tokens"][:, 0], BOS)
   np.testing.assert_array_equal(
@@ -81,7 +81,7 @@ def test_padding_never_counts():
   np.testing.assert_array_equal(batch["targets"][is_padding], PAD)
 
 
-def test_pauses_behind_the_text_of_a_short_row_are_padding():
+def test_pauses_after_the_text_of_a_short_row_are_padding():
   short = [PAUSE, 5, PAUSE, 6, PAUSE, PADDING, PAUSE]
   full = [PAUSE, 5, PAUSE, 6, PAUSE, 7, PAUSE]
   batch = make([short, full, [PAUSE, *[PADDING] * 6]])
@@ -102,7 +102,7 @@ def test_a_row_of_padding_counts_nothing():
   np.testing.assert_array_equal(batch["loss_mask"].sum(axis=1), [0, 4])
 
 
-def test_no_array_holds_the_mark_of_padding():
+def test_no_array_holds_the_padding_value():
   batch = make(random_targets())
   assert all((a >= 0).all() for a in batch.values())
 
@@ -120,7 +120,7 @@ def packed(masks, max_counted):
   return packed_batch(rows, seq_len=6, max_counted=max_counted, pad_id=0)
 
 
-def test_counted_positions_come_first_and_none_twice():
+def test_counted_positions_come_first_and_are_unique():
   batch = packed([[0, 1, 0, 1], [1, 1, 1], []], max_counted=3)
   np.testing.assert_array_equal(
     batch["counted"], [[1, 3, 0], [0, 1, 2], [0, 1, 2]]
@@ -128,12 +128,12 @@ def test_counted_positions_come_first_and_none_twice():
   assert batch["counted"].dtype == np.int32
 
 
-def test_more_targets_than_there_is_room_for_are_refused_not_dropped():
+def test_too_many_counted_targets_are_refused_not_dropped():
   with pytest.raises(errors.UserError, match="3 counted targets, more than"):
     packed([[0, 1], [1, 1, 1]], max_counted=2)
 
 
-def test_the_given_targets_are_left_as_they_are():
+def test_the_given_targets_are_not_modified():
   targets = random_targets()
   before = targets.copy()
   make(targets)

@@ -69,7 +69,7 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios():
   assert b["median_s"] / a["median_s"] == 1.5
 
 
-def test_each_arm_begins_in_turn():
+def test_the_arms_take_turns_to_run_first():
   calls = []
   arms = {name: (lambda n=name: calls.append(n)) for name in "abc"}
   measure.take_turns(arms, rounds=3, warmup=0)
@@ -81,7 +81,7 @@ def test_a_step_is_timed_from_loss_to_loss():
   assert len(times) == 3
 
 
-def test_a_result_says_what_it_depends_on(tmp_path):
+def test_a_result_records_its_conditions(tmp_path):
   options = argparse.Namespace(json=tmp_path / "result.json", rounds=2)
   measure.publish("toy", options, [], start=measure.conditions())
   result = json.loads(options.json.read_text())
@@ -90,7 +90,7 @@ def test_a_result_says_what_it_depends_on(tmp_path):
     assert result[when]["versions"]["jax"]
 
 
-def test_pauses_fill_their_part_of_a_batch_and_are_no_targets():
+def test_pauses_fill_their_share_of_a_batch_and_are_no_targets():
   (batch,) = batches(TOY, 1, pause_fraction=0.25)
   is_pause = batch["targets"] == TOY.pause_id
   assert 0.1 < is_pause.mean() < 0.3
@@ -194,7 +194,7 @@ def test_answers_and_scores_are_timed(no_torch):
   assert sum("missing" in row for row in rows) == 2
 
 
-def test_padding_of_a_whole_batch_is_cut():
+def test_padding_shared_by_a_whole_batch_is_cut():
   segment_ids = np.zeros((2, 256), np.int32)
   segment_ids[0, :70] = 1
   batch = {"tokens": segment_ids, "segment_ids": segment_ids}
@@ -220,7 +220,7 @@ def test_a_trial_that_fails_is_a_row_and_the_next_one_follows(session):
   gpu.print_rows(session.rows())
 
 
-def test_no_trial_starts_when_the_time_is_over(session, tmp_path):
+def test_no_trial_starts_after_the_time_limit(session, tmp_path):
   late = trials.Session(tmp_path / "gpu.json", "late", seconds=-1)
   with pytest.raises(trials.OutOfTime):
     late.trial("never", lambda: {})
@@ -235,7 +235,7 @@ def test_batches_grow_until_one_fails_or_is_slower():
   assert [b for b, _ in gpu_parts._climb((1, 2, 4), fails)] == [1]
 
 
-def test_a_speed_is_held_against_the_ceiling(session):
+def test_a_speed_is_compared_with_the_hardware_peak(session):
   plan = dataclasses.replace(gpu_parts.plan(smoke=True), products=(8,))
   ceiling = trials.Session(session._path, "ceiling", seconds=60)
   gpu_parts.run("ceiling", ceiling, plan)
@@ -246,7 +246,7 @@ def test_a_speed_is_held_against_the_ceiling(session):
   assert row["of_ceiling"] == row["tflops"] / product["tflops"]
 
 
-def test_a_part_without_its_package_says_so(session, no_torch):
+def test_a_part_without_its_package_names_the_package(session, no_torch):
   options = argparse.Namespace(
     json=session._path,
     part="pytorch 130m",

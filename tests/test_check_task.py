@@ -178,7 +178,7 @@ def test_a_task_of_your_own_passes_every_stage(write_task, capsys):
 
 
 @pytest.mark.slow
-def test_options_are_scored_behind_the_pauses_asked_for(capsys):
+def test_options_are_scored_after_the_requested_pauses(capsys):
   assert cli.main(["tasks", "check", "stdlib_choice", "--pauses=0"]) == 0
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 8 and all(line.startswith("ok ") for line in lines)
@@ -187,7 +187,7 @@ def test_options_are_scored_behind_the_pauses_asked_for(capsys):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_one_line_that_names_its_stage(write_task, name, capsys):
+def test_an_error_is_one_line_that_names_its_stage(write_task, name, capsys):
   changes, stage, words = FAULTS[name]
   assert cli.main(write_task(name, changes)) == 1
   *passed, last = capsys.readouterr().out.splitlines()
@@ -211,7 +211,7 @@ def test_a_fault_is_one_line_that_names_its_stage(write_task, name, capsys):
     ),
   ],
 )
-def test_a_mistyped_file_of_a_split_is_bad_and_named(
+def test_a_misspelled_file_of_a_split_is_named(
   files, split, hint, write_task, tmp_path, capsys
 ):
   (tmp_path / "data").mkdir()
@@ -232,20 +232,20 @@ def test_a_pattern_must_lie_below_the_folder(pattern, write_task, capsys):
   assert "below data.local_dir" in capsys.readouterr().err
 
 
-def test_a_task_that_is_not_there_is_a_wrong_command_line(capsys):
+def test_an_unknown_task_is_a_usage_error(capsys):
   assert cli.main(["tasks", "check", "stdlib_choise"]) == 2
   assert "stdlib_choice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("field", ["prefix", "target"])
-def test_an_example_that_says_nothing_is_named(field):
+def test_an_empty_example_is_named(field):
   texts = {"prefix": "q", "target": "a", field: " "}
   rows = [tasks.Example(id="seven", **texts)]
   with pytest.raises(ValueError, match=f"example 'seven': empty {field}"):
     soundness.require_texts(rows)
 
 
-def test_an_unpublished_label_has_no_target_and_that_is_no_fault():
+def test_an_unpublished_label_has_no_target_and_is_no_error():
   row = tasks.Example(id="0", prefix="q", target="", options=("a", "b"))
   soundness.require_texts([row])
   assert "1 without a published label" in soundness.options([row])

@@ -40,9 +40,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_child_is_asked_to_stop_and_keeps_the_lock_until_it_has(
-  tmp_path, number
-):
+def test_a_child_holds_the_lock_until_it_has_stopped(tmp_path, number):
   parent = subprocess.Popen(
     [sys.executable, "-c", PARENT, str(tmp_path), CHILD]
   )

@@ -56,7 +56,7 @@ def compiled(body, *args):
     ),
   ],
 )
-def test_each_kind_is_found_with_what_is_whole_and_its_devices(
+def test_each_kind_of_collective_is_listed_with_shape_and_devices(
   kind, collective, shape, group
 ):
   text = compiled(collective, jnp.ones((64, 12)))
@@ -67,7 +67,7 @@ def test_each_kind_is_found_with_what_is_whole_and_its_devices(
   assert found.num_bytes == 4 * shape[0] * shape[1]
 
 
-def test_loops_are_multiplied_out():
+def test_collectives_in_loops_are_multiplied_by_the_trip_count():
   def body(a):
     turn = lambda a, _: (jnp.tanh(jax.lax.psum(a, "x") + a), None)
     outer = lambda a, _: (jax.lax.scan(turn, a, length=3)[0], None)

@@ -247,13 +247,13 @@ def test_a_wrong_verb_or_option_is_one_line(argv, fragment, capsys):
 
 @pytest.mark.parametrize("verb", [*cli.VERBS, ""])
 @pytest.mark.parametrize("bad", ["caf\udce9", "a\0b", "\ud800"])
-def test_a_word_that_is_no_text_is_one_line(verb, bad, capsys):
+def test_an_argument_that_is_no_text_is_one_line(verb, bad, capsys):
   for word in (bad, f"--prompt={bad}", f"--config={bad}", f"--out={bad}"):
     message = fails([verb, word] if verb else [word], capsys)
     assert repr(bad)[1:-1] in message
 
 
-def test_text_that_the_terminal_cannot_show_is_shown_by_its_code():
+def test_text_that_the_terminal_cannot_show_is_escaped():
   done = subprocess.run(
     [sys.executable, "-m", "pausejax", "tasks", "list", "--local_dir=\u2603"],
     capture_output=True,
@@ -292,7 +292,7 @@ def test_shapes_that_do_not_fit_are_one_line(
   assert fragment in fails(train(tmp_path / "run", *overrides), capsys)
 
 
-def test_pauses_that_leave_no_room_are_one_line(tmp_path, capsys):
+def test_pauses_that_leave_no_text_are_one_line(tmp_path, capsys):
   message = fails(
     train(
       tmp_path / "run",
@@ -591,7 +591,7 @@ def test_help_of_the_tokenizer_lists_only_what_decides_its_text(capsys):
   assert "num_steps" not in text and "optim" not in text
 
 
-def test_an_option_given_twice_is_said_and_the_last_counts(tmp_path, capsys):
+def test_a_repeated_option_is_reported_and_the_last_counts(tmp_path, capsys):
   argv = train("first", "--workdir", str(tmp_path / "run"), "--workdir=")
   twice = ["--config.num_steps=5", "--config.num_steps=0"]
   assert cli.main([*argv, *twice, "--config.seed=1", "--config.seed=1"]) == 2
@@ -623,13 +623,15 @@ def test_a_change_without_its_equals_sign_says_how_to_write_it(
     ("config/smoke.py", "did you mean 'smoke'?"),
   ],
 )
-def test_a_wrong_spec_of_a_config_names_what_is_right(
+def test_a_wrong_config_spec_names_the_nearest_right_one(
   spec, words, tmp_path, capsys
 ):
   assert words in fails(train(tmp_path / "run", config=spec), capsys)
 
 
-def test_a_saved_config_takes_no_argument_and_may_lie_behind_a_colon(tmp_path):
+def test_a_saved_config_takes_no_argument_and_its_path_may_hold_a_colon(
+  tmp_path,
+):
   (tmp_path / "10:30").mkdir()
   path = tmp_path / "10:30" / "config.json"
   path.write_text(json.dumps(saved_tree(SMOKE)))
@@ -798,7 +800,7 @@ def test_a_message_of_several_lines_becomes_one(monkeypatch, capsys):
   assert capsys.readouterr().err == "pausejax: a file named in two lines\n"
 
 
-def test_a_reader_that_went_away_is_no_traceback():
+def test_a_closed_output_pipe_shows_no_traceback():
   code = "import sys; from pausejax import cli; sys.exit(cli.main(['--help']))"
   reader, writer = os.pipe()
   os.close(reader)

@@ -138,7 +138,7 @@ def test_a_new_field_is_inherited_by_finetuning_from_an_older_checkpoint(
   assert done.returncode == 0, done.stderr
 
 
-def test_the_architecture_is_what_finetuning_has_always_taken_over():
+def test_finetuning_inherits_the_same_architecture_fields_as_before():
   assert {*architecture_fields(ModelConfig)} == {
     "max_seq_len",
     "num_layers",
@@ -172,7 +172,7 @@ def test_every_default_is_allowed_and_every_field_is_explained(kind):
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, StudyConfig])
-def test_no_attribute_of_a_class_lacks_its_declaration(kind):
+def test_every_attribute_of_a_config_class_is_declared(kind):
   for group in (kind, *fields.groups(kind).values()):
     known = {*fields.own_fields(group), *fields.groups(group)}
     names = {field.name for field in dataclasses.fields(group)}
@@ -192,7 +192,7 @@ def test_a_default_that_follows_another_field_is_named_in_the_reference():
   assert str(Follows("a.b", times=3, divided_by=2)) == "3 * a.b // 2"
 
 
-def test_the_classes_have_the_defaults_too_and_check_what_they_get():
+def test_the_classes_have_the_defaults_and_check_their_values():
   tree = default().finetune.to_dict()
   assert dataclasses.asdict(FinetuneConfig()) == tree
   with pytest.raises(errors.UsageError, match=r"finetune\.pause_position: unk"):
@@ -203,7 +203,7 @@ def test_the_classes_have_the_defaults_too_and_check_what_they_get():
   ("name", "value"),
   [("optim.max_skipped_in_a_row", 0), ("optim.head_lr_multiplier", 1.0)],
 )
-def test_a_file_that_lacks_a_field_repeats_what_its_version_did(name, value):
+def test_a_field_missing_from_an_old_file_gets_its_old_behavior(name, value):
   group, field = name.split(".")
   tree = default().to_dict()
   del tree[group][field]

@@ -70,7 +70,7 @@ def test_every_text_file_is_a_document(tmp_path, suffix):
   assert found["train"] == [t for i, t in enumerate(TEXTS) if i % 5]
 
 
-def test_line_ends_of_a_text_file_become_line_feeds(tmp_path):
+def test_line_endings_of_a_text_file_become_line_feeds(tmp_path):
   text = "a\r\nb\rc\n\n\u2028d\u0085e\r\n"
   (tmp_path / "a.txt").write_bytes(text.encode())
   expected = ["a\nb\rc\n\n\u2028d\u0085e\n"]
@@ -82,7 +82,7 @@ LINES = [b"a\r\n", b"\n", "\u2028b\u0085\x0bc\n".encode(), b"last"]
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-def test_a_line_ends_at_a_line_feed_and_no_mark_is_in_it(
+def test_lines_end_at_line_feeds_and_lose_a_byte_order_mark(
   tmp_path, suffix, mark
 ):
   path = tmp_path / f"a.txt{suffix}"
@@ -113,7 +113,7 @@ def test_a_git_lfs_pointer_is_refused(tmp_path, name):
   )
 
 
-def test_a_text_about_git_lfs_is_text(tmp_path):
+def test_a_text_that_mentions_git_lfs_is_read(tmp_path):
   text = "version https://git-lfs.github.com/spec/v1 is what they begin with"
   (tmp_path / "a.txt").write_text(text)
   assert list(files_of(tmp_path).documents("validation")) == [text]
@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     list(text_files.read_lines("a\0b"))
 
 
-def test_line_ends_and_a_missing_last_one_do_not_matter(tmp_path):
+def test_line_endings_and_a_missing_last_one_change_nothing(tmp_path):
   (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\r\n{"text": "b\\r\\n"}')
   found = read(files_of(tmp_path, holdout_every=2))
   assert found == {"validation": ["a"], "train": ["b\r\n"]}
@@ -211,12 +211,12 @@ def test_holding_out_every_file_is_an_error(tmp_path):
 @pytest.mark.parametrize(
   "spec", ["none", "none/*.txt", "empty", "empty/*.json"]
 )
-def test_nothing_at_the_glob_is_an_error(tmp_path, spec):
+def test_a_glob_without_matches_is_an_error(tmp_path, spec):
   (tmp_path / "empty").mkdir()
   assert_refused(files_of(tmp_path / spec), "nothing to read at", spec)
 
 
-def test_nothing_at_the_glob_of_validation_is_an_error(tmp_path):
+def test_a_validation_glob_without_matches_is_an_error(tmp_path):
   write_lines(tmp_path / "a.jsonl", TEXTS)
   assert_refused(
     files_of(tmp_path / "a.jsonl", tmp_path / "b*"), "nothing to read at", "b*"
@@ -382,7 +382,7 @@ def test_one_in_n_of_the_whole_corpus_is_held_out(
 
 
 @pytest.mark.parametrize("blank", ["\n", "\r\n", "  \t\n", "\n\n"])
-def test_blank_lines_are_no_documents(tmp_path, blank):
+def test_blank_lines_are_not_documents(tmp_path, blank):
   lines = [json.dumps({"text": str(i)}) + "\n" for i in range(40)]
   (tmp_path / "a.jsonl").write_text(blank + blank.join(lines[:30]) + blank)
   (tmp_path / "b.jsonl").write_text("".join(lines[30:]) + blank)
@@ -460,7 +460,9 @@ def test_the_embedded_corpus_is_split_without_loss(data_config):
   assert any("Assert statements are a convenient way" in t for t in total)
 
 
-def test_a_description_names_what_decides_the_documents(tmp_path, data_config):
+def test_a_description_names_the_settings_that_decide_the_documents(
+  tmp_path, data_config
+):
   described = {
     tasks.pretraining(task).source(data_config(task=task, **changes)).describe()
     for task, changes in (

@@ -300,7 +300,9 @@ def test_damage_of_all_steps_is_refused_each_time(workdir, abstract):
   refuses(workdir, abstract, errors.CheckpointUnusable, match)
 
 
-def test_what_was_set_aside_keeps_a_run_from_starting_over(workdir, abstract):
+def test_a_run_whose_checkpoints_were_set_aside_does_not_start_over(
+  workdir, abstract
+):
   (workdir / "checkpoints").rename(workdir / "set_aside")
   match = "/set_aside/4; .*/set_aside/8"
   refuses(workdir, abstract, errors.CheckpointUnusable, match)
@@ -311,14 +313,14 @@ def test_what_was_set_aside_keeps_a_run_from_starting_over(workdir, abstract):
   assert int(restored.state.step) == 8
 
 
-def test_an_empty_numbered_folder_is_no_reason_to_start_over(
+def test_an_empty_step_folder_does_not_make_a_run_start_over(
   tmp_path, abstract
 ):
   (tmp_path / "checkpoints" / "12").mkdir(parents=True)
   refuses(tmp_path, abstract, errors.CheckpointUnusable, "it lacks meta/meta")
 
 
-def test_a_first_save_cut_short_is(tmp_path, abstract):
+def test_an_interrupted_first_save_makes_a_run_start_over(tmp_path, abstract):
   for name in ("4.orbax-checkpoint-tmp", "trash", "notes", "²", "007"):
     (tmp_path / "checkpoints" / name).mkdir(parents=True)
   assert Store(tmp_path / "checkpoints", KEEP).restore(abstract) is None
@@ -342,7 +344,7 @@ def to_format_1(step):
   (path.parent / "meta.sha256").unlink()
 
 
-def test_format_1_is_read_and_checked_as_far_as_it_can_be(workdir, abstract):
+def test_format_1_is_read_and_its_data_position_is_checked(workdir, abstract):
   folder = workdir / "checkpoints"
   to_format_1(folder / "8")
   to_format_1(folder / "4")
@@ -359,14 +361,14 @@ def test_format_1_is_read_and_checked_as_far_as_it_can_be(workdir, abstract):
 # An I/O error is no proof of damage.
 
 
-def test_a_folder_that_cannot_be_read_moves_nothing(workdir, abstract):
+def test_an_unreadable_folder_moves_nothing(workdir, abstract):
   (workdir / "checkpoints").rename(workdir / "elsewhere")
   (workdir / "checkpoints").write_text("a file")
   refuses(workdir, abstract, errors.UserError, "that is no sign of damage")
 
 
 @pytest.mark.parametrize("part", ["meta/meta.json", "params/manifest.ocdbt"])
-def test_a_file_that_cannot_be_read_moves_nothing(workdir, abstract, part):
+def test_an_unreadable_file_moves_nothing(workdir, abstract, part):
   # Permissions do not stop root, but reading a folder as a file fails for all,
   # as a link that leads to itself does.
   path = workdir / "checkpoints" / "8" / part
@@ -396,7 +398,9 @@ def without_rights():
     "checkpoints/8/data/process_0-position.json",
   ],
 )
-def test_what_may_not_be_read_moves_nothing(pristine, abstract, part):
+def test_checkpoints_without_read_permission_move_nothing(
+  pristine, abstract, part
+):
   with tempfile.TemporaryDirectory() as folder:
     os.chmod(folder, 0o755)  # pytest's own folders are for one user.
     workdir = shutil.copytree(pristine, f"{folder}/run")
@@ -416,7 +420,7 @@ def test_what_may_not_be_read_moves_nothing(pristine, abstract, part):
     assert listing(pathlib.Path(workdir)) == before
 
 
-def test_a_name_with_signs_of_a_glob_is_a_name(abstract, tmp_path):
+def test_glob_characters_in_a_workdir_are_literal(abstract, tmp_path):
   folder = tmp_path / "run [a] {b}\\c*?" / "checkpoints"
   for name in ("run a {b}", "run [a] {b}"):
     (tmp_path / name).mkdir()

@@ -224,7 +224,7 @@ def test_a_result_with_impossible_pauses_names_the_file(
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
-def test_a_page_of_a_damaged_run(name, loose_study):
+def test_a_report_on_a_damaged_run(name, loose_study):
   path = loose_study.finetuning_cells()[0].workdir / name
   whole = path.read_text().splitlines()
   texts = json.loads("".join(whole)) if name == "config.json" else None
@@ -253,7 +253,7 @@ def run(tmp_path):
   return json.loads(json.dumps(meta))
 
 
-def test_what_a_checkpoint_says_of_itself(run):
+def test_checkpoint_metadata(run):
   def refused(meta) -> bool:
     try:
       saved_run.checked(meta)
@@ -294,7 +294,7 @@ def test_stores(tmp_path, data_config):
   )
 
 
-def test_a_note_of_a_unit_that_is_damaged_is_made_anew(tmp_path, data_config):
+def test_a_unit_with_a_damaged_record_is_rebuilt(tmp_path, data_config):
   (tmp_path / "text.jsonl").write_text('{"text": "some words"}\n' * 60)
   data = data_config(files=str(tmp_path / "text.jsonl"))
   tokenizer = tokenizers.load("bytes")
@@ -360,7 +360,9 @@ def test_tokenizers_of_another_shape(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("seen", [False, True])
-def test_pauses_that_a_model_never_read_are_said_once(run, seen, capsys):
+def test_pauses_the_model_was_not_trained_with_are_reported_once(
+  run, seen, capsys
+):
   tokenizer = tokenizers.load("bytes")
   meta = saved_run.checked({**run, "pauses_seen": seen})
   model = ModelConfig(**meta["model"])

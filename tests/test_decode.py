@@ -56,7 +56,7 @@ def test_cached_decoding_equals_the_full_forward(changes, prefix_attention):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_neighbours_and_padding_change_nothing(temperature):
+def test_other_rows_and_padding_change_nothing(temperature):
   model = models.model(prefix_attention="bidirectional")
   options = dict(temperature=temperature, top_k=50)
   together_BN = _generate(model, PROMPTS, width=20, **options)
@@ -75,7 +75,7 @@ def test_eight_devices_equal_one():
   np.testing.assert_array_equal(ids_BN, _generate(model, rows, width=16))
 
 
-def test_a_row_ends_with_eos_and_the_others_go_on():
+def test_a_row_ends_with_eos_and_the_others_continue():
   model = models.model()
   free_BN = _generate(model, PROMPTS, width=16, eos_id=-1)
   eos_id = int(free_BN[0, 2])
@@ -155,7 +155,7 @@ def test_unstacking_changes_no_bit():
   )
 
 
-def test_buckets_are_few_and_not_much_too_long():
+def test_buckets_are_few_and_waste_little_padding():
   widths = [decode.bucket_length(n) for n in range(1, 2049)]
   assert len(set(widths)) == 13 and widths[-1] == 2048
   for n, width in enumerate(widths, start=1):

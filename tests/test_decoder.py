@@ -47,7 +47,7 @@ def _all_different(**arrays):
 
 @pytest.mark.slow
 @variants
-def test_no_vector_depends_on_later_tokens(changes):
+def test_no_activation_depends_on_later_tokens(changes):
   read_TBT = _is_read(models.model(**changes), _all_different())
   np.testing.assert_array_equal(read_TBT[:, 0], np.tri(32, dtype=bool))
   assert not read_TBT[:, 1].any()
@@ -55,7 +55,7 @@ def test_no_vector_depends_on_later_tokens(changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("position", ["learned", "rope"])
-def test_a_prefix_sees_all_of_itself_and_nothing_behind_it(position):
+def test_a_prefix_attends_to_all_of_itself_and_nothing_after_it(position):
   model = models.model(prefix_attention="bidirectional", position=position)
   t = np.arange(32)
   batch = _all_different(in_prefix=np.stack([t < 12, t < 3]))
@@ -66,7 +66,7 @@ def test_a_prefix_sees_all_of_itself_and_nothing_behind_it(position):
   assert not read_TBT[:, 1].any()
 
 
-def test_packed_prefixes_see_themselves_only():
+def test_packed_prefixes_attend_only_to_themselves():
   model = models.model(prefix_attention="bidirectional", segment_attention=True)
   t = np.arange(32)
   segments_T = np.where(t < 14, 1, 2)
@@ -82,14 +82,14 @@ def test_packed_prefixes_see_themselves_only():
   np.testing.assert_array_equal(_is_read(model, batch)[:, 0], expected_TT)
 
 
-def test_causal_prefix_attention_reads_no_prefix():
+def test_causal_attention_ignores_the_prefix_mask():
   model, batch = models.model(), models.batch(batch_size=1)
   with_prefix = {**batch, "in_prefix": np.ones((1, 32), bool)}
   x_BTD, y_BTD = models.apply(model, batch), models.apply(model, with_prefix)
   np.testing.assert_array_equal(x_BTD, y_BTD)
 
 
-def test_segments_do_not_see_each_other():
+def test_segments_do_not_attend_to_each_other():
   model = models.model(segment_attention=True)
   batch = models.batch(batch_size=1)
   batch["segment_ids"] = np.where(np.arange(32) < 20, 1, 2)[None]
@@ -102,7 +102,7 @@ def test_segments_do_not_see_each_other():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("remat", ["names", "full"])
-def test_rematerialisation_changes_no_gradient(remat):
+def test_rematerialization_changes_no_gradient(remat):
   batch = models.batch(batch_size=2)
   loss = lambda m: jnp.sum(models.apply(m, batch) ** 2)
   plain = jax.jit(jax.grad(loss))(models.model())
@@ -113,7 +113,7 @@ def test_rematerialisation_changes_no_gradient(remat):
 
 
 @pytest.mark.slow
-def test_initialisation_is_as_documented():
+def test_initialization_is_as_documented():
   config = models.model_config(d_model=64, d_ff=256)
   model = jax.jit(lambda: decoder.init(config, 0))()
   into_stream = 0.02 / np.sqrt(2 * config.num_layers)

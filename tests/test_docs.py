@@ -164,7 +164,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
   assert len([*pathlib.Path("demo/cloze/evaluations").glob("*.json")]) == 3
 
 
-def test_commands_that_are_not_run_are_counted():
+def test_the_number_of_commands_that_are_not_run_is_fixed():
   """A parser that finds no blocks would let every page pass."""
   counts = collections.Counter(bool(c.needs) for c in COMMANDS)
   print(f"{counts[False]} commands run anywhere, {counts[True]} need something")
@@ -233,7 +233,7 @@ def templates() -> set[str]:
   return found
 
 
-def test_troubleshooting_knows_the_messages_as_they_are():
+def test_troubleshooting_quotes_the_messages_of_the_code():
   text = (ROOT / "docs/troubleshooting.md").read_text()
   messages = re.findall(r"(?m)^### `(.*)`$", text)
   assert len(messages) > 20

@@ -121,7 +121,7 @@ def test_a_long_prefix_is_cut_on_the_left_and_keeps_its_pauses(
   np.testing.assert_array_equal(uncut[0]["inputs"], whole[0]["inputs"])
 
 
-def test_metrics_and_postprocessing_are_the_tasks_own(folder, data_config):
+def test_metrics_and_postprocessing_come_from_the_task(folder, data_config):
   name = register("gsm8k", data_config(local_dir=str(folder)))
   task = seqio.get_mixture_or_task(name)
   row = read(name, "test")[3]

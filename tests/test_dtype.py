@@ -75,7 +75,7 @@ def run(*command: str) -> str:
     ("cpu", "float32"),
   ],
 )
-def test_auto_is_by_the_devices_in_scope_even_described_ones(kind, wanted):
+def test_auto_follows_the_devices_in_scope_even_abstract_ones(kind, wanted):
   platform = kind.split()[0].lower()
   device = AbstractDevice(kind, None, platform)
   mesh = AbstractMesh((1,), ("data",), abstract_device=device)
@@ -85,7 +85,7 @@ def test_auto_is_by_the_devices_in_scope_even_described_ones(kind, wanted):
   assert products.compute_dtype("auto") == "float32"  # The CPU of the tests.
 
 
-def test_a_model_that_computes_in_auto_computes_as_its_device_does():
+def test_a_model_with_auto_uses_the_dtype_of_its_device():
   batch = models.batch(batch_size=1)
   fields = ("positions", "segment_ids")
   args = {f"{name}_BT": batch[name] for name in fields}

@@ -58,7 +58,7 @@ def test_an_empty_number_of_tasks_is_one_process(put):
 @pytest.mark.parametrize(
   "address", ["host", ":1", "host:", "host:0", "host:65536", "host:x", "a:-1"]
 )
-def test_an_address_that_is_none_is_named(address, put):
+def test_an_invalid_address_is_named(address, put):
   put({**PLAIN, "JAX_COORDINATOR_ADDRESS": address})
   with pytest.raises(errors.UsageError, match="expected HOST:PORT") as failed:
     environment.find()

@@ -127,7 +127,7 @@ def test_a_store_gives_the_batches_of_the_files(stores, split, num_pauses):
         np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_made_again_it_has_the_same_bytes_and_verifies(stores, tmp_path):
+def test_a_rebuilt_store_has_the_same_bytes_and_verifies(stores, tmp_path):
   config = "--config=configs/finetune.py:task=sums"
   for _ in range(2):
     assert cli.main(["segments", config, f"--out={tmp_path / 'again'}"]) == 0

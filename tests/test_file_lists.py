@@ -44,7 +44,7 @@ def test_folders_globs_and_lists_name_the_same_files(tmp_path):
     assert file_lists.expand(spec) == file_lists.FileList(tuple(names), {})
 
 
-def test_two_stars_reach_into_every_folder(tmp_path):
+def test_a_double_star_matches_every_subfolder(tmp_path):
   write(tmp_path, "x.txt", "a/x.txt", "a/b/x.txt")
   names, left_out = listed(f"{tmp_path}/**/*")
   assert names == ["x.txt"] * 3 and not left_out
@@ -56,7 +56,7 @@ def test_a_file_may_have_any_name(tmp_path, name):
   assert listed(tmp_path / name)[0] == [name]
 
 
-def test_what_is_not_read_is_counted_with_the_reason(tmp_path):
+def test_skipped_files_are_counted_by_reason(tmp_path):
   write(tmp_path, "a.txt", "sub/b.txt", "old.txt/c.txt", "README.txt")
   write(tmp_path, "LICENSE.txt", "README.md", "Licence.en.txt.gz", "t.parquet")
   write(tmp_path, *(f"{i}.jsonl.zst" for i in range(5)))
@@ -77,7 +77,7 @@ def test_what_is_not_read_is_counted_with_the_reason(tmp_path):
     assert fragment in left_out
 
 
-def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
+def test_a_folder_without_readable_files_lists_its_files(tmp_path):
   write(tmp_path, "README.txt", "a.jsonl.zst", "sub/b.txt")
   message = refused(tmp_path)
   assert "nothing to read at" in message and str(tmp_path) in message
@@ -85,7 +85,7 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
     assert name in message
 
 
-def test_a_glob_leaves_out_what_a_folder_does(tmp_path):
+def test_a_glob_skips_the_same_files_as_a_folder(tmp_path):
   write(tmp_path, "a.txt", "README.txt", "sub.txt/b.txt")
   (tmp_path / "e.txt").touch()
   assert listed(f"{tmp_path}/*.txt") == listed(tmp_path)

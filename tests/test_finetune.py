@@ -132,7 +132,7 @@ def test_a_sequence_is_bos_prefix_and_pauses_then_the_target(
 
 
 @pytest.mark.parametrize("position", ["append", "prepend"])
-def test_without_its_pauses_a_sequence_is_the_standard_one(position):
+def test_a_sequence_without_its_pauses_is_the_standard_one(position):
   rows = questions(20)
   standard = encoded(rows, num_pauses=0).rows
   paused = encoded(rows, num_pauses=5, pause_position=position).rows
@@ -188,7 +188,7 @@ def test_hints_that_cannot_be_targets_are_refused(hints, message):
 
 
 @pytest.mark.parametrize("position", ["append", "prepend"])
-def test_a_long_prefix_loses_its_beginning_and_nothing_else(position):
+def test_a_long_prefix_is_truncated_on_the_left(position):
   long = tasks.Example(
     id="long", prefix="".join(map(chr, range(40, 90))), target="yes"
   )
@@ -204,7 +204,7 @@ def test_a_long_prefix_loses_its_beginning_and_nothing_else(position):
   assert "1 prefixes lost 26 tokens" in made.summary()
 
 
-def test_an_example_that_just_fits_is_not_cut_and_one_pause_more_is():
+def test_an_example_is_truncated_only_if_it_exceeds_the_length():
   example = tasks.Example(id="e", prefix="", target="y" * 20)
   assert encoded([example], num_pauses=10).rows[0].num_positions == 32
   with pytest.raises(
@@ -235,7 +235,7 @@ def test_every_epoch_holds_every_example_once(make_source, packing):
   assert packing is (row < 150)
 
 
-def test_rows_number_their_examples_and_positions_start_anew(make_source):
+def test_packed_rows_number_their_examples_and_restart_positions(make_source):
   batch = make_source(encoded(questions(50)), batch_size=8).training_batch(0)
   for ids_T, positions_T, mask_T, prefix_T in zip(
     *(batch[n] for n in ("segment_ids", "positions", "loss_mask", "in_prefix")),
@@ -253,9 +253,7 @@ def test_rows_number_their_examples_and_positions_start_anew(make_source):
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_evaluation_shows_every_example_once_and_then_padding(
-  make_source, packing
-):
+def test_evaluation_has_every_example_once_then_padding(make_source, packing):
   sequences = encoded(questions(13))
   source = make_source(sequences, packing=packing, batch_size=5)
   batches = list(source.evaluation_batches(0))
@@ -354,7 +352,7 @@ def test_packing_changes_neither_the_loss_nor_the_gradients(
 
 
 @pytest.mark.slow
-def test_the_head_sees_what_counts_and_nothing_changes(make_source):
+def test_computing_the_head_on_counted_positions_changes_nothing(make_source):
   rows = [
     dataclasses.replace(q, prefix=q.prefix + "x" * 16, hints=("a", "b"))
     for q in questions(20)
@@ -382,7 +380,7 @@ def test_the_head_sees_what_counts_and_nothing_changes(make_source):
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_a_row_is_full_when_it_has_all_the_targets_it_may(make_source, packing):
+def test_a_row_is_full_at_its_limit_of_targets(make_source, packing):
   rng = np.random.default_rng(0)
   lengths = [20, *rng.integers(1, 4, 200)]
   rows = [
@@ -425,7 +423,7 @@ def test_an_answer_ends_at_eos_or_at_the_stop_text():
   assert format_.answer([*ids[:2], EOS, *ids[2:]]) == "a"
 
 
-def test_what_is_held_out_is_left_out_of_training(data_config):
+def test_held_out_examples_are_not_trained_on(data_config):
   source = records.Generated(
     name="made", make={"train": lambda: iter(questions(50))}
   )
@@ -441,7 +439,7 @@ def test_what_is_held_out_is_left_out_of_training(data_config):
     assert train.sha256 != held_out.sha256
 
 
-def test_the_turns_of_a_conversation_stay_together(data_config):
+def test_the_turns_of_a_conversation_stay_in_one_split(data_config):
   talks = [questions(12)[i : i + 3] for i in range(0, 12, 3)]
   source = records.Generated(name="made", make={"train": lambda: iter(talks)})
   made = task(source=source, examples=iter)
@@ -450,7 +448,7 @@ def test_the_turns_of_a_conversation_stay_together(data_config):
   assert ids == [row.id for row in [*talks[0], *talks[2]]]
 
 
-def test_the_digest_of_a_split_tells_which_examples_were_held_out(data_config):
+def test_the_digest_of_a_split_depends_on_the_held_out_examples(data_config):
   source = records.Generated(
     name="made", make={"train": lambda: iter(questions(10))}
   )

@@ -137,7 +137,7 @@ def test_plain_text_is_scored_with_and_without_pauses(place):
   assert measured["eval_loss"] != measured["eval_loss_without_pauses"] > 0
 
 
-def test_a_run_goes_on_without_the_one_it_began_with(place, tmp_path):
+def test_a_finetuning_run_resumes_without_its_pretraining_run(place, tmp_path):
   first, second, third = (tmp_path / n for n in ("first", "second", "third"))
   shutil.copytree(place / "pretrained", first)
   begin = ["--config.num_steps=4", "--config.checkpoint.every=2"]
@@ -158,7 +158,7 @@ def test_a_run_goes_on_without_the_one_it_began_with(place, tmp_path):
   assert not (tmp_path / "new").exists()
 
 
-def test_the_commands_of_the_report_make_the_results_again(place):
+def test_the_commands_of_the_report_reproduce_the_results(place):
   run(place, "report", f"--workdir={place}", f"--out={place / 'page.html'}")
   commands = json.loads((place / "page.json").read_text())["commands"]
   names = ("pretrained", "whole")
@@ -216,7 +216,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(place):
     ("--config.data.local_dir=/nowhere", "no folder '/nowhere'"),
   ],
 )
-def test_what_cannot_be_is_one_line(place, change, words):
+def test_impossible_requests_end_in_one_line(place, change, words):
   workdir = "wrong" + str(abs(hash(change)))
   code = 1 if "d_ff" in change or "nowhere" in change else 2
   output = finetune(place, workdir, change, expect=code)

@@ -92,7 +92,7 @@ def test_meta_of_an_older_version_is_read_under_new_names(format):
   assert upgrade.upgrade(upgrade.to_json(run), upgrade.FORMAT, "c") == run
 
 
-def test_the_history_of_settings_goes_on_across_a_rename(tmp_path):
+def test_the_history_of_settings_survives_a_rename(tmp_path):
   path = tmp_path / run_folder.HISTORY
   path.write_text(json.dumps({"step": 0, "config": old_config()}) + "\n")
   run_folder.History(tmp_path).add(5, default().to_dict())

@@ -56,7 +56,7 @@ def start(
 
 
 @pytest.mark.slow
-def test_parameters_are_taken_and_all_else_is_fresh(saved, made):
+def test_parameters_are_loaded_and_all_other_state_is_new(saved, made):
   folder, before = saved
   after = start(folder, made, seen=True)
   assert int(after.step) == 0
@@ -68,7 +68,9 @@ def test_parameters_are_taken_and_all_else_is_fresh(saved, made):
 
 
 @pytest.mark.slow
-def test_a_pause_never_read_gets_its_row_and_no_other_changes(saved, made):
+def test_an_untrained_pause_row_is_initialized_and_no_other_changes(
+  saved, made
+):
   folder, before = saved
   was = np.asarray(before.model.embedding[...])
   for row in ("mean", "normal", "keep"):
@@ -83,7 +85,7 @@ def test_a_pause_never_read_gets_its_row_and_no_other_changes(saved, made):
       assert (now[PAUSE_ID] == was[PAUSE_ID]).all() == (row == "keep")
 
 
-def test_a_pause_that_was_read_keeps_its_row(saved, made):
+def test_a_trained_pause_row_is_kept(saved, made):
   folder, before = saved
   now = start(folder, made, seen=True, row="mean").model.embedding[...]
   np.testing.assert_array_equal(now, before.model.embedding[...])
@@ -103,7 +105,7 @@ def test_another_shape_is_refused_with_a_table(saved, made):
 
 
 @pytest.mark.slow
-def test_eight_devices_start_as_one_does(saved, made):
+def test_eight_devices_start_from_the_same_parameters_as_one(saved, made):
   folder, _ = saved
   one = leaves.flatten(start(folder, made).model)
   eight = leaves.flatten(start(folder, made, mesh=mesh_of_8(2, 2, 2)).model)

@@ -121,13 +121,13 @@ def changed(batch, name, place, value):
     {"hints": False},
   ],
 )
-def test_what_finetuning_makes_passes_every_check(finetuning, changes, hints):
+def test_finetuning_batches_pass_every_check(finetuning, changes, hints):
   assert bad(*finetuning(hints, **changes)) == set()
 
 
 @pytest.mark.parametrize("is_short", [True, False])
 @pytest.mark.parametrize("mode", pause.MODES)
-def test_what_pretraining_makes_passes_every_check(mode, is_short):
+def test_pretraining_batches_pass_every_check(mode, is_short):
   assert bad(*pretraining(mode, is_short=is_short)) == set()
 
 
@@ -219,7 +219,7 @@ def test_each_check_of_pretraining_can_fail(name):
   assert name in bad(changed(batch, array, place, value), rules)
 
 
-def test_every_check_has_a_batch_that_it_fails(finetuning):
+def test_every_check_fails_on_some_batch(finetuning):
   other = {
     "rows are seq_len long",
     "the label is one of the options, and the target",
@@ -257,7 +257,7 @@ def test_hints_must_end_where_the_answer_begins(finetuning):
   assert name in bad(changed(batch, "loss_mask", (0, 2), True), rules)
 
 
-def test_cells_mark_the_prefix_and_what_counts(finetuning):
+def test_cells_mark_the_prefix_and_the_counted_targets(finetuning):
   row = sequences.rows(*finetuning(), 1)[0]
   cells = sequences.cells(row["examples"][0])
   texts, marks = [c[1] for c in cells], [c[2] for c in cells]
@@ -270,7 +270,7 @@ def test_cells_mark_the_prefix_and_what_counts(finetuning):
   assert [c[0] for c in cells] == list(range(len(cells)))
 
 
-def test_no_character_of_a_text_moves_the_cursor():
+def test_control_characters_of_a_text_are_escaped():
   spell = sequences.Detokenizer(BYTES)
   ids = BYTES.encode(["\x1b[2J\n \t\u00e9"])[0]
   shown = [spell(i) for i in ids]

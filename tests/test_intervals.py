@@ -25,7 +25,7 @@ def test_95_percent_intervals_cover_93_to_97_percent(name):
   assert 0.93 <= found["covered"] <= 0.97
 
 
-def test_it_takes_seeds_and_groups_to_cover_that_often():
+def test_intervals_without_seeds_or_groups_cover_too_little():
   squad = simulation.simulate(simulation.STUDIES["SQuAD, 5 seeds"], 200)
   assert squad["examples only"] < 0.5
   little = simulation.STUDIES["CoQA, stories, little spread"]
@@ -43,7 +43,7 @@ def test_choosing_the_best_of_two_makes_no_more_false_claims():
   assert found["covered"] >= 0.93
 
 
-def test_the_limit_that_a_choice_moves_is_the_one_corrected():
+def test_choosing_an_arm_corrects_only_the_affected_limit():
   rng = np.random.default_rng(0)
   values_SN = rng.integers(-1, 2, (5, 200)).astype(float)
   low, high = intervals.of_difference(values_SN)
@@ -90,7 +90,9 @@ def test_one_seed_or_one_group_has_no_interval():
 
 @pytest.mark.parametrize("num_seeds", [2, 5])
 @pytest.mark.parametrize("difference", [-1.0, 0.0, 1.0])
-def test_agreement_everywhere_is_not_certainty(num_seeds, difference):
+def test_an_interval_is_not_empty_when_all_predictions_agree(
+  num_seeds, difference
+):
   values_SN = np.full((num_seeds, 64), difference)
   low, high = intervals.of_difference(values_SN)
   assert high - low > 0.004 and -1 <= low <= difference <= high <= 1

@@ -81,7 +81,7 @@ def stories() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("title", stories())
-def test_a_story_can_be_pasted(title, recorded, tmp_path):
+def test_example_commands_of_the_readme_run(title, recorded, tmp_path):
   commands = stories()[title]
   for name in ("docker", "gcloud", "kubectl", "sbatch", "sky", "squeue"):
     write_program(tmp_path / "bin" / name, "#!/bin/sh\necho ACTIVE\n")
@@ -97,7 +97,7 @@ def test_a_story_can_be_pasted(title, recorded, tmp_path):
   assert all(word in commands for word in words) and "--dry_run" in commands
 
 
-def test_local_hands_words_on(recorded):
+def test_local_passes_arguments_on(recorded):
   train = ["--workdir=run", *HOSTILE]
   command = [sys.executable, "-m", "launch.local", "--processes=2", "--"]
   subprocess.run([*command, *train], check=True)
@@ -114,7 +114,7 @@ def test_local_dry_run_is_a_script(recorded):
   assert b"JAX_PROCESS_ID=1" in printed and b"JAX_NUM_PROCESSES=2" in printed
 
 
-def test_local_ends_with_its_processes(tmp_path):
+def test_local_stops_all_processes_and_returns_one_exit_code(tmp_path):
   """A signal reaches all; what stays is killed; one code stands for all."""
   write_program(tmp_path / "pausejax/__init__.py", REST)
   write_program(
@@ -158,7 +158,7 @@ def test_local_ends_with_its_processes(tmp_path):
     assert start("--workdir=r", f"fail={code}").wait(timeout=20) == expected
 
 
-def test_the_sbatch_script_prints_what_it_would_run():
+def test_the_sbatch_script_has_a_dry_run():
   train = ["--workdir", "run", *HOSTILE]
   script = ["bash", str(ROOT / "launch/slurm.sbatch")]
   line = subprocess.check_output([*script, "--dry_run", *train], text=True)
@@ -177,7 +177,7 @@ def test_the_sbatch_script_prints_what_it_would_run():
     *((code, True) for code in (143, 1, 134, 137)),
   ],
 )
-def test_the_sbatch_script_puts_back_what_may_end_otherwise(
+def test_the_sbatch_script_requeues_retryable_exit_codes_only(
   tmp_path, code, is_put_back
 ):
   """SLURM's own commands are stand-ins here; `test_launch_slurm` has it."""
@@ -229,7 +229,7 @@ def expanded_by_kubernetes(text: str, variables: dict[str, str]) -> str:
   return re.sub(r"\$\$|\$\(([^)]*)\)", value, text)
 
 
-def test_a_jobset_hands_words_on(capsys):
+def test_a_jobset_passes_arguments_on(capsys):
   pod = jobset(capsys, *HOSTILE)["spec"]["replicatedJobs"][0]["template"]
   command = pod["spec"]["template"]["spec"]["containers"][0]["command"]
   seen = [expanded_by_kubernetes(w, {"HOSTNAME": "pod"}) for w in command]
@@ -305,7 +305,7 @@ def test_the_jobset_and_its_job_are_valid(capsys):
     *((code, None) for code in (1, 134, 137)),  # At most maxRestarts times.
   ],
 )
-def test_a_jobset_repeats_what_may_end_otherwise(capsys, code, action):
+def test_a_jobset_retries_retryable_exit_codes_only(capsys, code, action):
   spec = jobset(capsys)["spec"]
   job = spec["replicatedJobs"][0]["template"]["spec"]
   rules = job["podFailurePolicy"]["rules"]
@@ -355,7 +355,7 @@ def test_a_workdir_that_is_not_shared_is_refused(capsys):
     ("--name=A_run", "lower-case letters"),
   ],
 )
-def test_a_jobset_that_cannot_be_is_refused(word, error, capsys):
+def test_an_impossible_jobset_is_refused(word, error, capsys):
   with pytest.raises(SystemExit) as e:
     gke.main([*GKE, word, "--", "--workdir=/workdir/run"])
   assert e.value.code == 2 and error in capsys.readouterr().err
@@ -412,7 +412,7 @@ def gcloud(recorded, tmp_path, monkeypatch):
   return play
 
 
-def test_a_slice_that_is_taken_away_is_asked_for_again(gcloud, recorded):
+def test_a_preempted_slice_is_requested_again(gcloud, recorded):
   code, calls = gcloud(
     [
       "CREATING WAITING_FOR_RESOURCES PROVISIONING ACTIVE SUSPENDING SUSPENDED",
@@ -434,7 +434,7 @@ def test_a_slice_that_is_taken_away_is_asked_for_again(gcloud, recorded):
 
 
 @pytest.mark.parametrize("expected", words.NOT_REPEATED)
-def test_an_error_leaves_the_slice_and_says_how_to_delete_it(
+def test_after_an_error_the_slice_stays_and_its_deletion_is_explained(
   gcloud, capfd, expected
 ):
   code, calls = gcloud(["ACTIVE"], setup=f"exit {expected}")
@@ -443,12 +443,12 @@ def test_an_error_leaves_the_slice_and_says_how_to_delete_it(
   assert "queued-resources delete n --zone=z" in capfd.readouterr().out
 
 
-def test_a_crash_on_a_slice_that_stays_is_tried_three_times(gcloud):
+def test_a_crash_on_a_healthy_slice_is_tried_three_times(gcloud):
   code, calls = gcloud(["ACTIVE"], setup="exit 134")
   assert code == 134 and [c[3] for c in calls].count("ssh") == 3
 
 
-def test_a_dry_run_touches_nothing(recorded, tmp_path, capsys):
+def test_a_dry_run_changes_nothing(recorded, tmp_path, capsys):
   write_program(tmp_path / "bin/gcloud", GCLOUD)
   args = [*TPU_VM, "--setup=true", "--dry_run", "--", "--workdir=/mnt/run"]
   lines = output(tpu_vm.main, *args, *HOSTILE, capsys=capsys)
@@ -459,7 +459,7 @@ def test_a_dry_run_touches_nothing(recorded, tmp_path, capsys):
   assert recorded() == [["train", "--workdir=/mnt/run", *HOSTILE]]
 
 
-def test_skypilot_hands_words_on(recorded, capsys):
+def test_skypilot_passes_arguments_on(recorded, capsys):
   train = ["--workdir=/workdir/run", *HOSTILE]
   printed = output(skypilot.main, "--dry_run", "--", *train, capsys=capsys)
   task = yaml.safe_load(printed)
@@ -471,7 +471,7 @@ def test_skypilot_hands_words_on(recorded, capsys):
   assert recorded() == [["train", *train]]
 
 
-def test_skypilot_repeats_143_only():
+def test_skypilot_retries_exit_code_143_only():
   task = yaml.safe_load(skypilot.TEMPLATE.read_text())
   recovery = task["resources"]["job_recovery"]
   assert recovery["recover_on_exit_codes"] == [143]

@@ -120,21 +120,23 @@ def submit(slurm, tmp_path):
   return start
 
 
-def test_words_arrive_as_they_are(submit, tmp_path):
+def test_arguments_arrive_unchanged(submit, tmp_path):
   assert submit("0", *HOSTILE).end() == "COMPLETED"
   lines = (tmp_path / "record").read_text().splitlines()
   words = ["train", f"--workdir={tmp_path}/a run", *HOSTILE]
   assert [json.loads(line) for line in lines] == [words] * 2
 
 
-def test_a_run_is_put_back_as_long_as_it_saves(submit):
+def test_a_run_is_requeued_as_long_as_it_saves(submit):
   job = submit("saves")
   assert job.end() == "COMPLETED"
   assert job.log().count("back into the queue") == 3
   assert "attempt 3, newest checkpoint: 2" in job.log()
 
 
-def test_a_crash_that_saves_nothing_comes_to_an_end(submit):
+def test_a_crash_without_a_new_checkpoint_is_requeued_a_limited_number_of_times(
+  submit,
+):
   job = submit("crashes")
   assert job.end() == "FAILED"
   assert job.log().count("back into the queue") == 2
@@ -142,12 +144,12 @@ def test_a_crash_that_saves_nothing_comes_to_an_end(submit):
 
 
 @pytest.mark.parametrize("code", ["2", "3", "4"])
-def test_an_error_that_would_come_again_is_not_put_back(submit, code):
+def test_a_permanent_error_is_not_requeued(submit, code):
   job = submit(code)
   assert job.end() == "FAILED" and "queue" not in job.log()
 
 
-def test_a_job_that_is_cancelled_stays_so(submit, tmp_path):
+def test_a_cancelled_job_is_not_requeued(submit, tmp_path):
   job = submit("waits")
   while not (tmp_path / "record").exists():
     time.sleep(0.1)
@@ -168,7 +170,7 @@ def process_of(job: Job, rank: int) -> int:
   raise AssertionError(f"no process {rank} in job {job.id}: {job.log()}")
 
 
-def test_training_goes_on_bit_for_bit(slurm, tmp_path):
+def test_training_resumes_bit_for_bit(slurm, tmp_path):
   """Two nodes: preempted, then one process killed, then left alone.
 
   Compared with two processes that nothing disturbs: the same number of devices

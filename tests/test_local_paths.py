@@ -90,6 +90,6 @@ def test_the_slurm_script_refuses_a_url(words, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_what_only_looks_like_a_url_is_a_path():
+def test_a_path_that_resembles_a_url_is_accepted():
   for path in ("", "runs/a:b", "/data/x://y", "C:/x", "./gs:x"):
     errors.require_local("--workdir", path)

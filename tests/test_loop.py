@@ -121,31 +121,31 @@ class Run:
     return {"nll": 1.0}
 
 
-def test_an_undisturbed_run_measures_and_saves_at_the_end():
+def test_an_uninterrupted_run_evaluates_and_saves_at_the_end():
   run = Run()
   assert run.go(0, 5) == 0
   assert run.measured == [2, 4, 5] and run.saved == [(5, False)]
 
 
-def test_a_signal_in_a_step_saves_that_step():
+def test_a_signal_during_a_step_saves_that_step():
   run = Run(stop_in_step=3)
   assert run.go(0, 5) == 143
   assert run.measured == [2] and run.saved == [(3, False)]
 
 
-def test_a_measurement_that_is_due_when_the_run_stops_is_owed():
+def test_an_evaluation_due_when_the_run_stops_is_pending():
   run = Run(stop_in_step=2)
   assert run.go(0, 5) == 143
   assert run.measured == [] and run.saved == [(2, True)]
 
 
-def test_a_measurement_cut_short_is_owed_and_not_recorded():
+def test_an_interrupted_evaluation_is_pending_and_not_recorded():
   run = Run(stop_in_batch=5)  # The second batch at step 4.
   assert run.go(0, 5) == 143
   assert run.measured == [2] and run.saved == [(4, True)]
 
 
-def test_what_is_owed_is_measured_first():
+def test_a_pending_evaluation_runs_first():
   run = Run()
   assert run.go(4, 6, owed=True) == 0
   assert run.measured == [4, 6] and run.saved == [(6, False)]
@@ -154,7 +154,7 @@ def test_what_is_owed_is_measured_first():
   assert at_the_end.measured == [6] and at_the_end.saved == []
 
 
-def test_what_is_owed_and_cut_short_again_is_still_owed():
+def test_a_pending_evaluation_interrupted_again_stays_pending():
   run = Run(stop_in_batch=1)
   assert run.go(4, 6, owed=True) == 143
   assert run.measured == [] and run.saved == []
@@ -186,7 +186,7 @@ def test_the_count_survives_a_resume_in_the_middle_of_a_series():
 
 
 @pytest.mark.parametrize("limit", [0, 5])
-def test_shorter_series_and_no_limit_let_the_run_go_on(limit):
+def test_shorter_series_or_no_limit_do_not_stop_the_run(limit):
   skipped = tuple(s for s in range(1, 41) if s % 5)
   run = Run(
     skipped=skipped if limit else tuple(range(1, 41)),

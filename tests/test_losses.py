@@ -67,7 +67,7 @@ def test_token_losses_add_up_and_are_zero_where_ignored(inputs):
   assert (nll_BT[~inputs[3]] == 0).all()
 
 
-def test_ignored_targets_contribute_exactly_nothing(inputs):
+def test_ignored_targets_contribute_exactly_zero(inputs):
   x_BTD, head_DV, targets_BT, mask_BT = inputs
   loss = lambda x, w, t: chunked(x, w, t, mask_BT)[0]
   dx_BTD, dhead_DV = jax.grad(loss, (0, 1))(x_BTD, head_DV, targets_BT)
@@ -78,7 +78,7 @@ def test_ignored_targets_contribute_exactly_nothing(inputs):
   assert (again[0] == dx_BTD).all() and (again[1] == dhead_DV).all()
 
 
-def test_nothing_counted_gives_zero_everywhere(inputs):
+def test_no_counted_targets_give_zero_loss_and_gradient(inputs):
   mask_BT = jnp.zeros((B, T), bool)
   loss = lambda x, w: chunked(x, w, inputs[2], mask_BT)[0]
   value, grads = jax.value_and_grad(loss, (0, 1))(*inputs[:2])

@@ -42,7 +42,7 @@ def stub_mesh(num_slices, per_process=4, **axes):
     (dict(data=2, fsdp=2, sequence=2, tensor=2), {"data"}),
   ],
 )
-def test_only_the_outermost_axis_reaches_over_slices(axes, reach):
+def test_only_the_outermost_axis_spans_slices(axes, reach):
   mesh = stub_mesh(2, **axes)
   slices = np.vectorize(lambda d: d.slice_index)(mesh.devices)
   assert {d.id for d in mesh.devices.flat} == set(range(16))
@@ -53,7 +53,7 @@ def test_only_the_outermost_axis_reaches_over_slices(axes, reach):
   assert (np.diff(slices, axis=0) >= 0).all()
 
 
-def test_four_slices_go_over_data_then_fsdp():
+def test_four_slices_are_divided_over_data_then_fsdp():
   mesh = stub_mesh(4, data=2, fsdp=8)
   slices = np.vectorize(lambda d: d.slice_index)(mesh.devices)[:, :, 0, 0]
   assert slices.tolist() == [[0] * 4 + [1] * 4, [2] * 4 + [3] * 4]

@@ -37,7 +37,7 @@ def test_every_step_is_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("resumed_from", [0, 1, 5, 9, 10, 100])
-def test_resuming_drops_later_lines_and_nothing_else(tmp_path, resumed_from):
+def test_resuming_drops_only_later_lines(tmp_path, resumed_from):
   write(tmp_path, range(1, 11))
   before = (tmp_path / "metrics.jsonl").read_bytes().splitlines(True)
   writer = metric_writer.MetricWriter(tmp_path, resumed_from, False)
@@ -80,7 +80,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("kept", [1, 8, 12, -2])
-def test_a_line_cut_short_is_kept_aside(tmp_path, kept):
+def test_a_truncated_line_is_set_aside(tmp_path, kept):
   write(tmp_path, [1, 2])
   path = tmp_path / "metrics.jsonl"
   first, second = path.read_bytes().splitlines(True)
@@ -93,7 +93,7 @@ def test_a_line_cut_short_is_kept_aside(tmp_path, kept):
   assert aside.read_bytes() == second[:kept] + b"\n"
 
 
-def test_a_row_that_lacks_its_line_feed_alone_is_a_row(tmp_path):
+def test_a_complete_last_line_without_a_line_feed_is_kept(tmp_path):
   write(tmp_path, [1, 2])
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(path.read_bytes()[:-1])
@@ -104,7 +104,7 @@ def test_a_row_that_lacks_its_line_feed_alone_is_a_row(tmp_path):
 
 @pytest.mark.parametrize("junk", FOREIGN, ids=range(len(FOREIGN)))
 @pytest.mark.parametrize("place", [0, 2, 4])
-def test_an_unreadable_line_costs_no_other(tmp_path, capsys, junk, place):
+def test_an_unreadable_line_affects_no_other(tmp_path, capsys, junk, place):
   write(tmp_path, [1, 2, 3, 4])
   path = tmp_path / "metrics.jsonl"
   lines = path.read_bytes().splitlines()
@@ -122,7 +122,7 @@ def test_an_unreadable_line_costs_no_other(tmp_path, capsys, junk, place):
   assert write(tmp_path, [], resumed_from=4).notes() == []
 
 
-def test_what_was_kept_aside_stays_when_more_is_added(tmp_path):
+def test_lines_set_aside_accumulate(tmp_path):
   path = tmp_path / "metrics.jsonl"
   for junk in (b"one\n", b"two\n"):
     path.write_bytes(junk)
@@ -145,7 +145,7 @@ def test_what_was_kept_aside_stays_when_more_is_added(tmp_path):
     ([1, 2, 3, 9], 3, 1, []),
   ],
 )
-def test_missing_rows_are_found(there, step, every, gaps):
+def test_missing_rows_are_reported(there, step, every, gaps):
   rows = [{"step": s, "loss": 1.0} for s in there]
   assert metric_rows.gaps(rows, step, every) == gaps
   # Held-out losses are rows of their own, of some steps.
@@ -153,7 +153,7 @@ def test_missing_rows_are_found(there, step, every, gaps):
   assert metric_rows.gaps(rows, step, every) == gaps
 
 
-def test_a_row_that_is_being_written_is_no_unreadable_line(tmp_path, capsys):
+def test_a_line_being_written_is_not_reported_as_unreadable(tmp_path, capsys):
   write(tmp_path, [1, 2])
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(path.read_bytes() + b'{"step": 3, "lo')
@@ -169,7 +169,7 @@ def test_several_lines_of_one_step_stay_together(tmp_path):
   assert [r["step"] for r in read_lines(tmp_path)] == [1, 2, 1, 2, 3]
 
 
-def test_what_is_not_finite_becomes_a_string(tmp_path):
+def test_nonfinite_values_become_strings(tmp_path):
   write(tmp_path, [1], a=math.nan, b=math.inf, c=-math.inf, d=0.0)
   (record,) = read_lines(tmp_path)
   assert record == {"step": 1, "a": "nan", "b": "inf", "c": "-inf", "d": 0.0}
@@ -194,7 +194,7 @@ def test_integers_stay_integers(tmp_path):
   assert isinstance(record["tokens"], int)
 
 
-def test_lines_can_be_read_while_the_run_goes_on(tmp_path):
+def test_lines_can_be_read_during_the_run(tmp_path):
   writer = metric_writer.MetricWriter(tmp_path, 0, tensorboard=False)
   writer.write(1, {"loss": 2.0})
   assert read_lines(tmp_path) == [{"step": 1, "loss": 2.0}]
@@ -217,7 +217,7 @@ def test_tensorboard_events_hold_the_same_numbers_without_tensorflow(tmp_path):
   assert b"loss" in content and np.float32(2.5).tobytes() in content
 
 
-def test_a_held_out_loss_that_is_owed_is_written_once(tmp_path):
+def test_a_pending_held_out_loss_is_written_once(tmp_path):
   write(tmp_path, [1, 2])
   write(tmp_path, [2], resumed_from=2, eval_loss=3.0)
   before = read_lines(tmp_path)

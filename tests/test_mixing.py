@@ -46,7 +46,7 @@ def test_rates_are_followed_exactly_at_the_end_of_every_block(rates, seed):
 
 
 @pytest.mark.parametrize("num_later", [1, 2])
-def test_rates_change_at_their_step_and_draws_go_on(num_later):
+def test_rates_change_at_their_step_and_draws_continue(num_later):
   batch_size = 24
   stages = [(0, RATES[1]), (97, {"b": 1, "c": 1}), (200, {"a": 1, "c": 5})]
   stages = stages[: num_later + 1]
@@ -70,7 +70,7 @@ def test_rates_change_at_their_step_and_draws_go_on(num_later):
   np.testing.assert_array_equal(before, corpora[: 97 * 24])
 
 
-def test_any_position_is_dealt_at_once_and_in_any_order():
+def test_any_position_is_computed_directly_and_in_any_order():
   stages = [(0, RATES[2]), (1000, RATES[1])]
   make = lambda: mixing.Mixture("abc", stages, batch_size=64, seed=9)
   whole = np.stack(deal_all(make(), 2000 * 64))
@@ -159,7 +159,7 @@ def test_resuming_in_a_mixture_is_instant_and_exact(open_source):
     assert_same(next(stream), next(again))
 
 
-def test_each_store_goes_through_its_own_epochs(open_source):
+def test_each_store_has_its_own_epochs(open_source):
   source = open_source(pause_fraction=0.0, later_rates="")
   text, c4 = (len(s.store) for s in source.sources.values())
   rows = [r for step in range(60) for r in text_of(source.training_batch(step))]
@@ -203,7 +203,7 @@ def test_the_fingerprint_names_the_mixture_and_survives_json(open_source):
     ({"task": "squad", "later_rates": "5:squad=1"}, ["pretraining tasks only"]),
   ],
 )
-def test_a_mixture_that_cannot_be_is_an_error(
+def test_an_impossible_mixture_is_an_error(
   stores, data_config, changes, fragments
 ):
   fields = {"task": "text=1,c4=3", "segments_dir": stores}

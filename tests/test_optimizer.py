@@ -148,7 +148,7 @@ def test_states_are_laid_out_over_a_mesh_and_saved(name):
 
 
 @pytest.mark.slow
-def test_layers_stacked_differ_for_those_that_take_norms_of_leaves():
+def test_optimizers_with_norms_per_leaf_treat_stacked_layers_separately():
   # Or the comparison above would compare nothing.
   grads = [gradients(step, few_leaves()) for step in range(3)]
   raw = three_steps(optax.lamb(0.01), few_leaves(), grads)[0]
@@ -211,7 +211,7 @@ def test_weight_decay_never_moves_vectors(name, key):
   assert not updates.final_norm.scale[...].any()
 
 
-def test_the_table_says_what_moves_what():
+def test_the_table_names_the_rule_for_every_parameter():
   fields = dict(name="muon", kwargs={"weight_decay": 0.1})
   table = optimizer.treatments(
     config(**fields, head_lr_multiplier=0.5), decoder()

@@ -219,7 +219,7 @@ def test_no_pause_is_the_identity(mode, fraction):
   np.testing.assert_array_equal(shown, text)
 
 
-def test_inputs_are_left_as_they_are():
+def test_inputs_are_not_modified():
   text, _ = insert(64, 0.5, "exact")
   before = text.copy()
   insert(64, 0.5, "exact", text=text)
@@ -231,7 +231,7 @@ def test_a_batch_may_be_empty():
   assert shown.shape == (0, 16)
 
 
-def test_counted_targets_are_those_that_are_no_pause():
+def test_counted_targets_are_those_that_are_not_pauses():
   targets = np.array([[5, PAUSE, PAUSE, 0], [PAUSE, PAUSE + 1, 2, PAUSE]])
   np.testing.assert_array_equal(
     spec(0.1).counted_targets(targets, PAUSE),
@@ -240,7 +240,7 @@ def test_counted_targets_are_those_that_are_no_pause():
 
 
 @pytest.mark.parametrize("num_pauses", [0, 1, 10])
-def test_appended_and_prepended_pauses_come_off_again(num_pauses):
+def test_appended_and_prepended_pauses_can_be_removed(num_pauses):
   prefix = np.array([3, 1, 4, 1, 5], np.int32)
   pauses = np.full(num_pauses, PAUSE)
   appended, prepended = (
@@ -254,7 +254,7 @@ def test_appended_and_prepended_pauses_come_off_again(num_pauses):
     np.testing.assert_array_equal(text, [BOS, *prefix])
 
 
-def test_pauses_stand_alone_behind_an_empty_prefix():
+def test_an_empty_prefix_with_pauses_is_pauses_only():
   empty = np.zeros(0, np.int32)
   np.testing.assert_array_equal(
     prompt(empty, 3, "append"), [BOS, PAUSE, PAUSE, PAUSE]
@@ -274,7 +274,7 @@ def test_an_impossible_fraction_is_an_error(fraction):
     masks(0, [0], 8, fraction, "exact")
 
 
-def test_pauses_that_leave_no_room_for_text_are_an_error():
+def test_pauses_that_leave_no_text_are_an_error():
   for seq_len, fraction in ((1, 0.5), (4, 0.9)):
     assert spec(fraction).num_text_tokens(seq_len) == seq_len
     with pytest.raises(errors.UsageError, match="no room for text"):
@@ -346,7 +346,7 @@ def test_the_loss_is_on_the_answer_and_on_hints_just_before_it():
 
 @pytest.mark.parametrize("filler", ["", ".", "-u \n/"])
 @pytest.mark.parametrize("position", pause.POSITIONS)
-def test_a_condition_is_read_back_as_it_was_saved(position, filler):
+def test_a_condition_is_read_back_as_saved(position, filler):
   pauses = pause.PromptPauses(num_pauses=3, position=position, filler=filler)
   saved = pauses.condition()
   assert saved == {"num_pauses": 3, "position": position, "filler": filler}
@@ -356,7 +356,7 @@ def test_a_condition_is_read_back_as_it_was_saved(position, filler):
   assert re.fullmatch(r"[a-z]+3(-u[0-9a-f]{4})*", pauses.slug)
 
 
-def test_conditions_are_alike_where_the_prompts_are():
+def test_conditions_are_equal_if_and_only_if_the_prompts_are():
   make = functools.partial(pause.PromptPauses, num_pauses=2)
   assert make().is_like(make(in_prefix=True))
   for other in (make(position="prepend"), make(filler=".")):
@@ -369,7 +369,7 @@ def test_conditions_are_alike_where_the_prompts_are():
     assert none.changes_from(make()) == ()
 
 
-def test_only_the_definition_asks_for_a_way_of_pausing_by_its_name():
+def test_only_pause_py_names_pause_modes_and_positions():
   """Neither a mode nor a position is compared, or listed, anywhere else."""
   names = {*pause.MODES, *pause.POSITIONS}
   package = pathlib.Path(pause.__file__).parent
@@ -413,7 +413,7 @@ def _is_text(node):
     "match x:\n  case 'insert_trim': pass",
   ],
 )
-def test_a_line_that_asks_is_seen(line):
+def test_a_comparison_with_a_pause_mode_is_detected(line):
   nodes = ast.walk(ast.parse(line))
   names = {*pause.MODES, *pause.POSITIONS}
   assert any(_asks(node, names) for node in nodes)

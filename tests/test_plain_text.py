@@ -99,7 +99,7 @@ def test_the_order_of_documents_does_not_matter_without_pauses(model):
 
 
 @pytest.mark.slow
-def test_documents_are_scored_apart(model):
+def test_documents_are_scored_independently(model):
   parts = [score(model, [text])["nats_per_token"] for text in ("abc", "xyz")]
   both = score(model, ["abc", "xyz"])["nats_per_token"]
   assert both == pytest.approx(np.mean(parts), rel=1e-5)

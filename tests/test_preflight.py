@@ -63,7 +63,7 @@ def compiler(*, per_row, fixed, available, refuses):
 
 @pytest.mark.parametrize("refuses", [True, False])
 @pytest.mark.parametrize("batch_size", [8, 16, 64, 4096])
-def test_the_largest_batch_is_found_from_few_verdicts(batch_size, refuses):
+def test_the_largest_batch_takes_few_compilations(batch_size, refuses):
   # 100 + 7 * 128 = 996 fits into 1000; the next multiple of 8 does not.
   ask, asked = compiler(per_row=7, fixed=100, available=1000, refuses=refuses)
   first = ask(batch_size)
@@ -93,7 +93,7 @@ def test_no_batch_fits_where_the_state_alone_does_not():
     "memory space hbm. Used 43.50G of 15.75G hbm. Exceeded hbm capacity by 1G.",
   ],
 )
-def test_what_a_refused_step_needs_is_read(said):
+def test_the_memory_of_a_refused_step_is_parsed(said):
   assert ahead._refused_bytes(ValueError(said)) == 43.5 * GIB
 
 
@@ -108,7 +108,7 @@ def test_times_follow_from_the_stated_peak():
   assert f"{days:.2f}" in line
 
 
-def test_the_step_of_the_paper_needs_what_the_formula_says():
+def test_the_step_of_the_paper_needs_the_flops_of_the_formula():
   model = train_config(
     load_config("pretrain_c4:size=1b").to_dict()
   ).model_config(32_129)
@@ -164,7 +164,9 @@ SPLIT = "--config.mesh.data=1 --config.mesh.fsdp=-1"
      "--config.optim.num_microbatches=128"),
   ],
 )  # fmt: skip
-def test_what_is_offered_first_was_accepted(available, largest, offered):
+def test_the_first_remedy_was_accepted_by_the_compiler(
+  available, largest, offered
+):
   found, asked = remedies(available, largest=largest)
   assert found[0].words == offered
   assert found[0].needed_bytes == int(dict(asked)[offered] * GIB)
@@ -176,14 +178,14 @@ def test_what_is_offered_first_was_accepted(available, largest, offered):
   assert not refused & {one.words for one in found}
 
 
-def test_a_smaller_batch_is_offered_where_it_was_accepted():
+def test_a_smaller_batch_is_offered_only_where_it_was_accepted():
   found, _ = remedies(14, largest=128, state=9, copies=1, row=1 / 32)
   assert found[0].words == "--config.optim.num_microbatches=8"
   found, _ = remedies(9.2, largest=64, state=8.6, copies=1, row=1 / 64)
   assert found[0].words == "--config.batch_size=32"
 
 
-def test_nothing_is_offered_as_fitting_that_does_not():
+def test_no_remedy_that_does_not_fit_is_offered_as_fitting():
   found, asked = remedies(0.5, largest=0)
   assert found == [] and len(asked) <= 6
   text = table.text(dataclasses.replace(FOUND, remedies=found))
@@ -192,7 +194,7 @@ def test_nothing_is_offered_as_fitting_that_does_not():
   assert "more devices" in text
 
 
-def test_what_was_not_checked_says_so():
+def test_unchecked_remedies_are_marked():
   found = [
     Remedy(words=SPLIT, needed_bytes=11 * GIB),
     Remedy(words="--config.model.remat=full"),
@@ -213,7 +215,7 @@ def test_what_was_not_checked_says_so():
     (["--topology=v5e-8", "--topolgy=x"], "did you mean '--topology'"),
   ],
 )
-def test_a_wrong_command_line_is_told_before_jax_starts(argv, said, capsys):
+def test_a_usage_error_is_reported_before_jax_starts(argv, said, capsys):
   code = cli.main(["preflight", "--config=configs/smoke.py", *argv])
   assert code == 2
   assert said in capsys.readouterr().err
@@ -268,7 +270,7 @@ def test_a_toy_compiles_for_a_tpu_and_one_too_large_is_refused(tmp_path):
   and importlib.util.find_spec("jax_plugins.xla_cuda12") is not None,
   reason="the CUDA plugin is there",
 )
-def test_without_the_compiler_of_the_target_the_cpu_estimates(tmp_path):
+def test_without_the_target_compiler_the_cpu_estimates(tmp_path):
   code, text, found = preflight(
     tmp_path, "--topology=h100-2", "--config.batch_size=8"
   )
@@ -290,7 +292,7 @@ def test_every_topology_of_the_help_is_known():
       topologies.parse(name.strip("()"))
 
 
-def test_the_size_of_the_vocabulary_and_where_it_is_from():
+def test_the_vocabulary_size_and_its_source():
   from pausejax.programs import preflight as program
 
   c4 = train_config(load_config("pretrain_c4:size=1b").to_dict())

@@ -23,7 +23,7 @@ def task(**changes) -> tasks.Task:
   )
 
 
-def test_a_task_names_it_or_has_the_first():
+def test_a_task_names_its_primary_metric_or_the_first_is_used():
   assert task().primary_metric == "em"
   assert task(primary_metric="f1").primary_metric == "f1"
   assert task(kind="options", metrics={}).primary_metric == "accuracy"

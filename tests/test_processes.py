@@ -55,7 +55,7 @@ def test_one_process_runs_alone(variables, found):
   assert environment.find() is None
 
 
-def test_plain_variables_say_it_all(variables):
+def test_plain_variables_are_sufficient(variables):
   variables(PLAIN | SLURM)  # And win.
   found = environment.find()
   assert found["coordinator_address"] == "10.0.0.1:1234"
@@ -75,7 +75,9 @@ def test_plain_variables_say_it_all(variables):
     ("1", {"local_device_ids": []}),
   ],
 )
-def test_slurm_is_left_to_jax(variables, tasks_per_node, expected):
+def test_jax_initializes_from_slurm_variables(
+  variables, tasks_per_node, expected
+):
   variables({**SLURM, "SLURM_STEP_TASKS_PER_NODE": tasks_per_node})
   assert environment.find() == expected
 
@@ -93,14 +95,14 @@ def test_slurm_is_left_to_jax(variables, tasks_per_node, expected):
     ({"JOB_COMPLETION_INDEX": "0"}, "JAX_NUM_PROCESSES=1 runs alone"),
   ],
 )
-def test_half_an_environment_is_refused(variables, found, fragment):
+def test_an_incomplete_environment_is_refused(variables, found, fragment):
   variables(found)
   with pytest.raises(errors.UsageError, match=fragment):
     environment.find()
 
 
 @pytest.mark.parametrize("text", ["2", "x", "nan", "-1", "1e9"])
-def test_a_timeout_that_cannot_be_is_refused(monkeypatch, text):
+def test_an_impossible_timeout_is_refused(monkeypatch, text):
   monkeypatch.setenv("PAUSEJAX_PEER_TIMEOUT", text)
   with pytest.raises(errors.UsageError, match="PAUSEJAX_PEER_TIMEOUT"):
     environment.peer_timeout()
@@ -135,7 +137,7 @@ def run(body: str, tmp_path, **changes: str) -> tuple[list[int], list[str]]:
 
 
 @pytest.mark.slow
-def test_they_exchange_and_only_the_first_one_speaks(tmp_path):
+def test_processes_exchange_values_and_only_the_first_prints(tmp_path):
   codes, (first, second) = run(
     """
 print("given", distributed.everyone(index), distributed.everyone([10 * index]))
@@ -172,7 +174,9 @@ os.system("echo from a child")
     ),
   ],
 )
-def test_one_that_stops_the_run_ends_all(tmp_path, body, code, cause):
+def test_a_process_that_stops_the_run_ends_all_processes(
+  tmp_path, body, code, cause
+):
   began = time.monotonic()
   codes, logs = run(f"{body}\ntime.sleep(100)", tmp_path)
   assert time.monotonic() - began < 60  # JAX alone: 300 s.
@@ -185,7 +189,7 @@ def test_one_that_stops_the_run_ends_all(tmp_path, body, code, cause):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("failed", [0, 1])
-def test_one_that_crashes_is_lost_to_the_others(tmp_path, failed):
+def test_the_other_processes_report_a_crashed_one(tmp_path, failed):
   body = f"if index == {failed}: raise KeyError('a bug')\ntime.sleep(100)"
   codes, logs = run(body, tmp_path)
   assert codes[failed] == 1 and codes[1 - failed] == 143
@@ -232,7 +236,7 @@ def ours(log: str) -> list[str]:
     (IN_COLLECTIVE, 1, signal.SIGKILL),
   ],
 )
-def test_a_lost_process_is_named_and_the_other_is_to_run_again(
+def test_a_lost_process_is_named_and_the_other_exits_with_143(
   tmp_path, body, lost, number
 ):
   body = body.format(lost=lost) if body is IN_EXCHANGE else body
@@ -278,7 +282,7 @@ print("compiled", flush=True)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
-def test_sigterm_while_the_compiler_runs_leaves_at_once(tmp_path, count):
+def test_sigterm_during_compilation_exits_immediately(tmp_path, count):
   text = "\n".join("  " + s for s in COMPILE.strip().splitlines())
   command = [sys.executable, "-c", PROGRAM.replace("{body}", text)]
   started = processes.start([command] * count, tmp_path, devices=1)
@@ -296,7 +300,7 @@ def test_sigterm_while_the_compiler_runs_leaves_at_once(tmp_path, count):
 
 
 @pytest.mark.slow
-def test_what_differs_is_named_by_all(tmp_path):
+def test_every_process_names_the_settings_that_differ(tmp_path):
   codes, logs = run(
     "distributed.require_agreement("
     "{'seed': 0, 'config': {'model': {'d_ff': 32 + index}}})",
@@ -310,7 +314,7 @@ def test_what_differs_is_named_by_all(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stops", [False, True])
-def test_nobody_waits_for_ever_for_one_that_is_missing(tmp_path, stops):
+def test_waiting_for_a_missing_process_ends_at_the_timeout(tmp_path, stops):
   command = [sys.executable, "-c", PROGRAM.format(body="  pass")]
   address = f"127.0.0.1:{processes.free_port()}"
   (alone,) = processes.start(
@@ -401,7 +405,7 @@ def quiet(prepared, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_and_on_one_process_it_is_the_same_run(
+def test_kills_stops_and_fewer_processes_do_not_change_the_losses(
   prepared, quiet, tmp_path
 ):
   workdir = tmp_path / "run"
@@ -474,7 +478,7 @@ step.train_step = patched
 
 
 @pytest.mark.slow
-def test_a_measurement_cut_short_in_one_process_is_made_good(
+def test_an_evaluation_interrupted_in_one_process_is_repeated(
   prepared, quiet, tmp_path
 ):
   workdir = shutil.copytree(quiet, tmp_path / "run")
@@ -499,7 +503,7 @@ def test_sigterm_in_one_process_before_the_first_step_ends_both(
 
 
 @pytest.mark.slow
-def test_sigterm_in_a_save_finishes_it_and_saves_the_next_step(
+def test_sigterm_during_a_save_finishes_it_and_saves_the_next_step(
   prepared, tmp_path
 ):
   workdir = tmp_path / "run"
@@ -509,7 +513,9 @@ def test_sigterm_in_a_save_finishes_it_and_saves_the_next_step(
 
 
 @pytest.mark.slow
-def test_sigterm_in_the_first_compilation_leaves_at_once(prepared, tmp_path):
+def test_sigterm_during_the_first_compilation_exits_immediately(
+  prepared, tmp_path
+):
   workdir = tmp_path / "run"
   for _ in range(2):  # Started twice.
     started = begin(prepared, workdir, 1, devices=1, hook=IN_FIRST_STEP)
@@ -522,7 +528,7 @@ def test_sigterm_in_the_first_compilation_leaves_at_once(prepared, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_process_lost_in_a_save_leaves_no_half_checkpoint(
+def test_a_process_lost_during_a_save_leaves_no_partial_checkpoint(
   prepared, quiet, tmp_path, lost
 ):
   hook = f"""
@@ -546,9 +552,7 @@ store.Store.save = patched
 
 
 @pytest.mark.slow
-def test_sigterm_while_data_is_prepared_leaves_nobody_behind(
-  prepared, tmp_path
-):
+def test_sigterm_during_data_preparation_ends_all_workers(prepared, tmp_path):
   workdir, corpus = tmp_path / "run", tmp_path / "corpus"
   corpus.mkdir()
   for book in range(20):  # It takes many seconds.

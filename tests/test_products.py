@@ -41,7 +41,7 @@ def test_dense_has_the_plain_gradients(x_shape, kernel_shape, num_in, has_bias):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_many_small_parts_of_a_bfloat16_gradient_are_not_lost():
+def test_small_terms_of_a_bfloat16_gradient_are_not_lost():
   count = 1_000  # In bfloat16, 256 + 1 is 256.
   x = jnp.ones((count, 4), jnp.bfloat16)
   total = functools.partial(jnp.sum, dtype=jnp.float32)

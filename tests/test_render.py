@@ -44,7 +44,7 @@ MISSING = row(
 )
 
 
-def test_markdown_says_score_difference_n_seeds_and_the_paper():
+def test_markdown_shows_score_difference_seeds_and_the_paper():
   lines = render.markdown([row(), MISSING], paper=True).splitlines()
   cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
   assert cells[0][-1] == "paper, 1B"
@@ -56,7 +56,7 @@ def test_markdown_says_score_difference_n_seeds_and_the_paper():
 
 
 @pytest.mark.parametrize("make", [render.markdown, render.latex])
-def test_the_papers_column_is_there_if_asked_and_known(make):
+def test_the_papers_column_is_shown_if_requested_and_known(make):
   assert "paper" in make([row(), MISSING], paper=True)
   assert "paper" not in make([row()], paper=False)
   assert "paper" not in make([row(paper=None)], paper=True)
@@ -69,7 +69,7 @@ def test_one_seed_has_no_deviation():
   assert render.difference(row(interval=None)) == "+19.5 (no interval)"
 
 
-def test_csv_is_read_back_with_every_bit():
+def test_csv_keeps_every_bit():
   found, missing = csv.DictReader(
     io.StringIO(render.csv([row(mean=1 / 3, variant='a "b", c'), MISSING]))
   )
@@ -81,7 +81,7 @@ def test_csv_is_read_back_with_every_bit():
   assert (missing["mean"], missing["low"], missing["paper_mean"]) == ("",) * 3
 
 
-def test_json_has_null_for_what_is_no_number():
+def test_json_has_null_for_nonfinite_numbers():
   found, missing = render.as_json([row(), MISSING])
   json.dumps([found, missing], allow_nan=False)
   assert missing["mean"] is None and missing["std"] is None
@@ -100,7 +100,7 @@ def test_latex_is_a_tabular_with_a_rule_between_tasks():
   assert "55.9 $\\pm$ 1.1 (M=10)" in text
 
 
-def test_names_cannot_break_out_of_a_format():
+def test_names_are_escaped_in_every_format():
   name = "a_b|c\\d & <img>\n{e}% $ # ~ ^"
   line = render.markdown([row(variant=name)], paper=False).splitlines()[2]
   assert "a\\_b\\|c\\\\d & &lt;img>" in line
@@ -109,7 +109,7 @@ def test_names_cannot_break_out_of_a_format():
   assert "\\{e\\}\\% \\$ \\# \\textasciitilde{} \\textasciicircum{}" in text
 
 
-def test_terminal_columns_stand_below_each_other():
+def test_terminal_columns_are_aligned():
   text = render.terminal([row(), MISSING])
   notes = "\n".join(["", *render.notes([row(), MISSING])])
   head, *lines = text.removesuffix(notes).splitlines()
@@ -128,7 +128,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_says_what_an_interval_is(name):
+def test_every_format_explains_the_interval(name):
   # Up to the first character that a format may escape.
   sentence = ABOUT_INTERVAL.partition("is a 95")[2][1:]
   assert sentence in FORMATS[name]([row(), MISSING])
@@ -136,7 +136,7 @@ def test_every_format_says_what_an_interval_is(name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_says_why_there_is_none(name):
+def test_every_format_explains_a_missing_interval(name):
   remark = "no difference: it has seeds 0, Std 0 1"
   text = FORMATS[name]([row(difference=None, interval=None, remark=remark)])
   assert remark in text

@@ -171,7 +171,7 @@ def outline(workdir) -> Outline:
   return Outline((workdir / "report.html").read_text())
 
 
-def test_every_format_says_the_numbers_made_by_hand(written):
+def test_every_format_shows_numbers_computed_by_hand(written):
   # 25 and 50, 75 and 100: means 37.5 and 87.5, deviations 25 / sqrt(2).
   page = outline(written)
   for text in ("37.5 ± 17.7", "87.5 ± 17.7", "+50.0 ["):
@@ -214,7 +214,7 @@ def test_the_header_counts_and_warns(written):
   )
 
 
-def test_losses_are_averaged_without_what_is_not_finite(tmp_path):
+def test_mean_losses_leave_out_nonfinite_values(tmp_path):
   write_run(tmp_path / "run", num_steps=240)
   (curve,) = curves.read(runs.below(tmp_path))
   assert curve.num_lines_averaged == 4 and len(curve.loss) == 60
@@ -229,7 +229,7 @@ def test_losses_are_averaged_without_what_is_not_finite(tmp_path):
   assert curve.held_out[0].x["steps"] == 2
 
 
-def test_what_comes_from_data_is_never_markup(tmp_path):
+def test_text_from_data_is_escaped(tmp_path):
   names = ((NASTY, "std", "m0"), ("<b-i>", "pause", "m10"))
   write_study(tmp_path, title=NASTY, variants=names)
   program.main([str(tmp_path)])
@@ -240,7 +240,7 @@ def test_what_comes_from_data_is_never_markup(tmp_path):
   assert not any(k.startswith("on") for _, a in page.elements for k in a)
 
 
-def test_the_page_names_no_other_file(written):
+def test_the_page_refers_to_no_other_file(written):
   text = (written / "report.html").read_text()
   for tag, attributes in outline(written).elements:
     assert tag not in ("img", "iframe", "object", "embed", "base", "form")
@@ -250,7 +250,7 @@ def test_the_page_names_no_other_file(written):
   assert "default-src 'none'" in text
 
 
-def test_the_page_is_a_document_that_a_screen_reader_can_walk(written):
+def test_the_page_is_accessible_to_screen_readers(written):
   page = outline(written)
   assert page.elements[0] == ("html", {"lang": "en"})
   assert page.count("h1") == page.count("main") == 1
@@ -264,7 +264,7 @@ def test_the_page_is_a_document_that_a_screen_reader_can_walk(written):
   assert {*links} <= {*ids}
 
 
-def test_a_study_with_nothing_done_says_so_in_each_section(tmp_path):
+def test_a_study_without_results_states_so_in_each_section(tmp_path):
   plan(tmp_path)
   program.main([f"--workdir={tmp_path}"])
   page = outline(tmp_path)
@@ -307,7 +307,7 @@ def test_a_folder_without_results_or_runs(tmp_path):
   assert "Nothing was evaluated yet." in outline(tmp_path).text
 
 
-def test_prompts_are_shown_if_the_same_data_is_at_hand(tmp_path):
+def test_prompts_are_shown_if_the_data_is_available(tmp_path):
   folder = tmp_path / "data"
   folder.mkdir()
   lines = [
@@ -356,7 +356,7 @@ def test_ticks_are_round_and_inside(low, high, wanted):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_colours_stand_out_from_the_page(written, dark):
+def test_colors_contrast_with_the_page(written, dark):
   css = (written / "report.html").read_text()
   blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
   colours = dict(re.findall(r"--(\w+): #(\w+);", blocks[dark]))
@@ -423,7 +423,7 @@ def browse(page, *options: str) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 380])
-def test_a_browser_finds_nothing_wrong(written, tmp_path, width, dark):
+def test_a_browser_reports_no_errors(written, tmp_path, width, dark):
   text = (written / "report.html").read_text().replace("</body>", PROBE)
   size = f'width="{width}" height="1000"'
   copy = tmp_path / "copy.html"
@@ -446,7 +446,7 @@ def test_a_browser_finds_nothing_wrong(written, tmp_path, width, dark):
 
 @needs_chromium
 @pytest.mark.slow
-def test_the_policy_keeps_a_browser_from_asking_anyone(written, tmp_path):
+def test_the_policy_prevents_network_requests(written, tmp_path):
   asked = []
 
   class Handler(http.server.BaseHTTPRequestHandler):

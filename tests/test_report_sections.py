@@ -65,7 +65,7 @@ def test_runs_that_name_each_other_are_still_shown(tmp_path):
   assert [run.id for run in commands.ordered(runs)] == ["a", "b"]
 
 
-def test_plain_text_scores_are_shown_and_made_again(tmp_path):
+def test_plain_text_scores_are_shown_and_reproduced(tmp_path):
   folder = folder_of_runs(tmp_path) / "c" / "text_scores"
   folder.mkdir()
   (folder / "x.json").write_text(json.dumps(text_score(step=2)))
@@ -116,7 +116,7 @@ def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
     ([{"references": [str(i)]} for i in range(100)], {}),
   ],
 )
-def test_levels_need_no_model(rows, expected):
+def test_chance_levels_need_no_model(rows, expected):
   assert {x.label: x.percent for x in levels.find(rows)} == expected
 
 
@@ -130,7 +130,7 @@ def test_a_single_number_of_pauses_gets_no_axis_of_pauses(tmp_path):
   assert "a, M=10" in page and "most common answer" in page
 
 
-def test_nothing_right_of_a_few_is_not_certain(tmp_path):
+def test_zero_correct_of_a_few_examples_has_an_interval(tmp_path):
   test_report.write_run(tmp_path / "run", task="gsm8k")
   test_report.write_result(tmp_path / "run", 10, [0] * 64)
   (line,) = contents.collect(tmp_path).sweeps["gsm8k"]
@@ -146,7 +146,7 @@ FOUR = (
 )
 
 
-def test_the_square_of_four_variants(tmp_path):
+def test_the_two_by_two_chart_of_four_variants(tmp_path):
   plan = test_report.plan(tmp_path / "four", variants=FOUR)
   names = [[v.name for v in line] for line in grid.find(plan)]
   assert names == [

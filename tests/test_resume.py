@@ -62,7 +62,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("field", REFUSED)
-def test_what_decides_the_computation_is_refused_with_a_table(field):
+def test_changes_to_the_computation_are_refused_with_a_table(field):
   new = changed(field, REFUSED[field])
   (row,) = resume.differences(saved(), new)
   with pytest.raises(errors.UsageError) as e:
@@ -87,7 +87,7 @@ def test_what_decides_the_computation_is_refused_with_a_table(field):
     ("init_from", "elsewhere"),
   ],
 )
-def test_all_else_is_printed(field, value):
+def test_all_other_changes_are_printed(field, value):
   new, before = changed(field, value), saved()
   resume.require_resumable(WORKDIR, before, new)
   config = train_config(new)
@@ -119,7 +119,7 @@ def test_a_field_of_another_version_is_not_compared():
   assert resume.differences(old, default().to_dict()) == []
 
 
-def test_an_argument_of_the_optimizer_that_comes_or_goes_is_named():
+def test_an_added_or_removed_optimizer_argument_is_named():
   old = saved()
   old["optim"]["kwargs"] = {"b1": 0.9, "nesterov": True}
   found = resume.differences(old, default().to_dict())
@@ -170,7 +170,7 @@ def test_settings_are_never_overwritten(tmp_path):
   ]
 
 
-def test_a_damaged_history_is_added_to(tmp_path):
+def test_a_damaged_history_can_be_appended_to(tmp_path):
   path = tmp_path / run_folder.HISTORY
   path.write_bytes(b'{"step": 0, "con\xff')
   history = run_folder.History(tmp_path)

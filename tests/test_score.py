@@ -194,7 +194,7 @@ def test_json_lines_of_predictions_count_as_a_document_does(folder, capsys):
   assert "1 predictions of no example" in expected
 
 
-def test_what_is_left_out_is_shown_and_not_asked_for(folder, capsys):
+def test_excluded_examples_are_shown_and_need_no_prediction(folder, capsys):
   data = json.loads(json.dumps(SQUAD))
   data["data"][0]["paragraphs"][0]["qas"][0]["answers"] = []
   (folder / "dev-v1.1.json").write_text(json.dumps(data))
@@ -206,7 +206,7 @@ def test_what_is_left_out_is_shown_and_not_asked_for(folder, capsys):
   assert "100.000 em" in said and "without a prediction" in said
 
 
-def test_numbers_may_answer_an_example_that_is_left_out(folder, capsys):
+def test_numeric_predictions_for_excluded_examples_are_accepted(folder, capsys):
   records = [{**PIQA, "sol2": " "}, PIQA]
   text = "".join(json.dumps(record) + "\n" for record in records)
   (folder / "valid.jsonl").write_text(text)
@@ -236,7 +236,7 @@ def test_the_list_has_all_tasks(capsys):
   assert "pretraining" in rows["c4"]
 
 
-def test_the_list_counts_what_is_there(folder, capsys):
+def test_the_list_counts_the_available_examples(folder, capsys):
   train = [{"goal": "g", "sol1": "a", "sol2": "b"}]
   (folder / "train.jsonl").write_text(json.dumps(train[0]))
   (folder / "train-labels.lst").write_text("1")
@@ -257,7 +257,7 @@ def test_the_list_finds_a_folder_for_each_task(folder, capsys):
   assert "train not there, validation 4 " in capsys.readouterr().out
 
 
-def test_wrong_words_are_one_line(capsys, tmp_path):
+def test_wrong_arguments_are_one_line(capsys, tmp_path):
   assert cli.main(["tasks", "lsit"]) == 2
   assert "did you mean 'list'?" in capsys.readouterr().err
   assert cli.main(["tasks", "list", f"--local_dir={tmp_path}/nothing"]) == 2

@@ -75,7 +75,7 @@ def test_options_together_equal_options_one_by_one(changes, prefix_attention):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option_len", [1, 3])
-def test_what_greedy_decoding_says_is_greedy_and_nothing_else(option_len):
+def test_is_greedy_holds_exactly_for_the_greedy_answer(option_len):
   model = models.model()
   tokens_BT, is_real_BT = decode.left_pad(PREFIXES, width=9, pad_id=2)
   ids_BN = decode.generate(
@@ -100,7 +100,7 @@ def test_what_greedy_decoding_says_is_greedy_and_nothing_else(option_len):
 
 
 @pytest.mark.slow
-def test_neighbours_padding_and_other_options_change_nothing():
+def test_other_rows_padding_and_options_change_nothing():
   model = models.model(prefix_attention="bidirectional")
   together_BO, _ = _score(
     model, PREFIXES, OPTIONS, width=15, option_len=6, pad_id=50
@@ -150,7 +150,7 @@ def test_the_prefix_is_read_once_for_all_options():
   assert flops(8) < 2 * flops(1)
 
 
-def test_normalisations():
+def test_normalizations():
   log_prob_BO = np.array([[-6.0, -4.0, -np.inf]])
   num_tokens_BO = np.array([[3, 1, 0]])
   num_characters_BO = np.array([[12, 2, 0]])

@@ -106,7 +106,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_broken_off_anywhere_is_gone_on_with(
+def test_an_interrupted_build_resumes_from_any_point(
   data, whole, tmp_path, seed
 ):
   out, rng, done = tmp_path / "out", random.Random(seed), 0
@@ -148,9 +148,7 @@ def test_progress_counts_what_this_call_read(data, tmp_path):
   assert seen == [(7, 0, 0)]
 
 
-def test_only_units_of_changed_files_are_made_again(
-  data, corpus, whole, tmp_path
-):
+def test_only_units_of_changed_files_are_rebuilt(data, corpus, whole, tmp_path):
   with (corpus / "5.jsonl").open("a") as f:
     f.write('{"text": "one more"}\n')
   done = []
@@ -161,7 +159,9 @@ def test_only_units_of_changed_files_are_made_again(
   assert contents(whole) == contents(tmp_path / "fresh")
 
 
-def test_a_bad_document_stops_and_the_rest_is_kept(data, corpus, tmp_path):
+def test_a_bad_document_stops_the_build_and_finished_units_are_kept(
+  data, corpus, tmp_path
+):
   out, bad = tmp_path / "out", corpus / "4.jsonl"
   good = bad.read_text()
   bad.write_text(good + '{"text": \n')
@@ -228,7 +228,7 @@ def test_any_number_of_workers_makes_the_same_bytes(data, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_it_goes_on(data, whole, tmp_path):
+def test_a_build_killed_at_any_time_resumes(data, whole, tmp_path):
   out, rng = tmp_path / "killed", random.Random(1)
   for _ in range(3):
     run = command(data, out, tmp_path, "--num_workers=2")
@@ -241,7 +241,9 @@ def test_killed_at_any_time_it_goes_on(data, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_in_a_worker_is_the_users(data, corpus, tmp_path):
+def test_an_error_in_a_worker_is_reported_as_a_user_error(
+  data, corpus, tmp_path
+):
   (corpus / "4.jsonl").write_text("nonsense\n" * 9)
   run = command(data, tmp_path / "out", tmp_path, "--num_workers=2")
   output, _ = run.communicate(timeout=120)

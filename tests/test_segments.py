@@ -103,7 +103,7 @@ def join(parts):
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("mode", pause.MODES)
-def test_writing_loses_nothing(open_source, split, mode):
+def test_writing_loses_no_token(open_source, split, mode):
   store = open_source(split, pause_mode=mode).store
   rows, ids = read_all(store)
   assert ids == expected_ids(split)
@@ -113,7 +113,7 @@ def test_writing_loses_nothing(open_source, split, mode):
 
 
 @pytest.mark.parametrize("at_once", [1, 7])
-def test_how_many_documents_are_taken_at_once_does_not_matter(
+def test_the_number_of_documents_per_batch_does_not_matter(
   data, folder, tmp_path, monkeypatch, at_once
 ):
   monkeypatch.setattr(cutter, "_DOCUMENTS_AT_ONCE", at_once)
@@ -129,12 +129,12 @@ def contents(folder):
   }
 
 
-def test_made_again_gives_the_same_bytes(data, folder, tmp_path):
+def test_rebuilding_gives_the_same_bytes(data, folder, tmp_path):
   prepare.write(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
 
 
-def test_the_index_tells_what_is_there(folder):
+def test_the_index_describes_the_store(folder):
   index = json.loads((folder / "index.json").read_text())
   for split in ("train", "validation"):
     ids = expected_ids(split)
@@ -151,7 +151,7 @@ def test_the_index_tells_what_is_there(folder):
       assert shard["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_the_digest_tells_where_documents_end(tmp_path, data_config):
+def test_the_digest_depends_on_document_boundaries(tmp_path, data_config):
   digests = set()
   for i, texts in enumerate((["ab", "c", "x"], ["a", "bc", "x"])):
     path = tmp_path / f"{i}.jsonl"
@@ -215,7 +215,7 @@ def test_a_store_of_another_tokenizer_is_an_error(data, folder, tmp_path):
   )
 
 
-def test_pauses_do_not_decide_which_store_fits(data, folder):
+def test_a_store_fits_whatever_the_pauses(data, folder):
   # One store serves the standard and the pause run.
   plain = dataclasses.replace(data, pause_fraction=0.0)
   assert len(segments.load(folder, "train", plain, BYTES))
@@ -253,7 +253,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_is_named_and_made_again(
+def test_a_damaged_file_is_named_and_rebuilt(
   data, folder, tmp_path, damage, capsys
 ):
   out = tmp_path / "out"
@@ -322,7 +322,7 @@ def test_an_id_that_no_text_has_names_file_and_record(
     )
 
 
-def test_a_tokenizer_that_breaks_its_word_is_not_stored(data, tmp_path):
+def test_ids_outside_the_vocabulary_are_not_stored(data, tmp_path):
   class Wrong(tokenizers.ByteTokenizer):
     def encode(self, texts):
       return [[*ids, 259] for ids in super().encode(texts)]
@@ -331,7 +331,7 @@ def test_a_tokenizer_that_breaks_its_word_is_not_stored(data, tmp_path):
     prepare.write(data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out")
 
 
-def test_verifying_finds_a_changed_bit_and_reading_does_not_hide_it(
+def test_verification_and_reading_detect_a_changed_bit(
   data, folder, tmp_path, capsys
 ):
   assert cli.main(["segments", f"--verify={folder}"]) == 0
@@ -351,7 +351,7 @@ def test_verifying_finds_a_changed_bit_and_reading_does_not_hide_it(
   assert_one_line(raised, "record 3", "--verify=")
 
 
-def test_a_store_of_an_older_format_says_how_to_make_it_again(
+def test_the_error_for_an_older_store_explains_how_to_rebuild_it(
   data, folder, tmp_path
 ):
   out = tmp_path / "out"
@@ -395,7 +395,7 @@ def test_a_batch_that_hosts_cannot_share_is_an_error(open_source):
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
-def test_a_restored_iterator_goes_on_as_if_uninterrupted(open_source, taken):
+def test_a_restored_iterator_continues_as_if_uninterrupted(open_source, taken):
   whole = StepBatches(open_source())
   expected = [next(whole) for _ in range(taken + 6)][taken:]
   first = StepBatches(open_source())
@@ -417,7 +417,7 @@ def test_the_iterator_makes_the_batches_of_the_steps(open_source):
     assert_same(next(iterator), source.training_batch(step))
 
 
-def test_the_fingerprint_tells_apart_what_changes_batches(open_source):
+def test_the_fingerprint_depends_on_all_that_changes_batches(open_source):
   prints = [
     StepBatches(open_source(**changes)).fingerprint()
     for changes in (
@@ -438,7 +438,7 @@ def test_the_fingerprint_tells_apart_what_changes_batches(open_source):
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_every_epoch_shows_each_segment_once_in_another_order(
+def test_every_epoch_has_each_segment_once_in_another_order(
   open_source, batch_size
 ):
   source = open_source(batch_size=batch_size)
@@ -460,7 +460,7 @@ def test_any_seed_gives_batches(open_source, seed):
   next(source.evaluation_batches(1))
 
 
-def test_a_store_of_one_segment_is_shown_again_and_again(tmp_path, data_config):
+def test_a_store_of_one_segment_is_repeated(tmp_path, data_config):
   for i in range(2):
     (tmp_path / f"{i}.txt").write_text("short")
   data = data_config(files=str(tmp_path), pause_fraction=0.0, holdout_every=2)
@@ -486,7 +486,7 @@ def text_of(batch):
   ]
 
 
-def test_standard_and_pause_runs_show_the_same_text(open_source):
+def test_standard_and_pause_runs_read_the_same_text(open_source):
   plain, paused = open_source(pause_fraction=0.0), open_source()
   num_pauses = 0
   for step in range(20):
@@ -512,9 +512,7 @@ def test_exact_mode_loses_no_text(open_source):
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("batch_size", [1, 5, 7, 8, 1000])
 @pytest.mark.parametrize("mode", pause.MODES)
-def test_evaluation_shows_each_segment_once(
-  open_source, split, batch_size, mode
-):
+def test_evaluation_has_each_segment_once(open_source, split, batch_size, mode):
   fraction = 0.25 if mode == "exact" else 0.0
   source = open_source(
     split, batch_size=batch_size, pause_mode=mode, pause_fraction=fraction
@@ -530,7 +528,7 @@ def test_evaluation_shows_each_segment_once(
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 @pytest.mark.parametrize("mode", pause.MODES)
-def test_the_same_held_out_text_comes_without_pauses(
+def test_held_out_text_is_also_available_without_pauses(
   open_source, batch_size, mode
 ):
   source = open_source("validation", batch_size=batch_size, pause_mode=mode)
@@ -547,7 +545,7 @@ def test_the_same_held_out_text_comes_without_pauses(
       assert_same(a, b)
 
 
-def test_evaluation_takes_no_more_batches_than_asked(open_source):
+def test_evaluation_takes_at_most_the_requested_batches(open_source):
   source = open_source("validation", batch_size=2)
   everything = list(source.evaluation_batches(0))
   for count in (1, 2, len(everything), len(everything) + 5):
@@ -568,7 +566,7 @@ def test_evaluation_draws_other_pauses_than_training(open_source):
 
 @pytest.mark.parametrize("mode", pause.MODES)
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_behind_the_end_of_the_text_is_only_padding(open_source, split, mode):
+def test_only_padding_follows_the_end_of_the_text(open_source, split, mode):
   source = open_source(split, batch_size=1000, pause_mode=mode)
   batch = next(source.evaluation_batches(1))
   last = len(source.store) - 1

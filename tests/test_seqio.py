@@ -363,7 +363,9 @@ def test_both_pipelines_read_the_same_text_and_hold_out_the_same(
 
 
 @pytest.mark.slow
-def test_a_restored_stream_reads_on_at_the_same_document(tmp_path, monkeypatch):
+def test_a_restored_stream_continues_at_the_same_document(
+  tmp_path, monkeypatch
+):
   monkeypatch.setattr(sources, "_BLOCK", 7)
   monkeypatch.setattr(corpora, "_UNIT_BYTES", 500)
   messy_corpus(tmp_path, 1)
@@ -396,7 +398,7 @@ def test_documents_of_tfds_are_those_of_the_source(tfds_dir, split):
   assert sorted(read(tfds_source(tfds_dir), split)) == sorted(documents)
 
 
-def test_identity_follows_the_text_and_not_its_place(folder, tmp_path):
+def test_the_identity_of_a_document_depends_on_its_text_only(folder, tmp_path):
   moved = tmp_path / "moved"
   moved.mkdir()
   for path in pathlib.Path(folder).iterdir():
@@ -472,7 +474,7 @@ def test_registered_tasks_insert_the_pauses_of_numpy(folder, mode):
   assert (expected[-1] == -1).any() and (expected == twin.pause_id).any()
 
 
-def test_no_pause_stands_behind_a_text_that_ends():
+def test_no_pause_follows_the_last_token_of_a_text():
   text_BT = np.arange(1, 6 * 32 + 1, dtype=np.int32).reshape(6, 32)
   for row, length in enumerate((0, 1, 5, 20, 31, 32)):
     text_BT[row, length:] = -1
@@ -528,7 +530,7 @@ def test_batches_are_those_of_numpy(folder, mode):
       np.testing.assert_array_equal(got[name], expected[name])
 
 
-def test_standard_and_pause_runs_see_the_same_text(folder):
+def test_standard_and_pause_runs_read_the_same_text(folder):
   data = [data_config(files=folder, pause_fraction=f) for f in (0.0, 0.25)]
   streams = [open_stream(d) for d in data]
   for _ in range(60):
@@ -553,7 +555,7 @@ def test_every_epoch_has_each_segment_once_in_a_new_order(folder):
   assert len(masks[0] | masks[1]) > 1.9 * num_segments
 
 
-def test_a_piece_with_id_0_is_no_padding(tmp_path):
+def test_a_token_with_id_0_is_not_padding(tmp_path):
   import sentencepiece
 
   path = tmp_path / "unk0.model"
@@ -599,7 +601,7 @@ def test_validation_is_one_pass_and_the_same_on_any_number_of_hosts(folder):
 
 
 @pytest.mark.parametrize("mode", pause.MODES)
-def test_the_same_held_out_text_comes_without_pauses(folder, mode):
+def test_held_out_text_is_also_available_without_pauses(folder, mode):
   data = data_config(files=folder, pause_mode=mode)
   options = {"split": "validation", "batch_size": 10, "pauses": False}
   plain = list(open_stream(data, **options))
@@ -615,7 +617,7 @@ def test_the_same_held_out_text_comes_without_pauses(folder, mode):
       np.testing.assert_array_equal(joined, expected[name])
 
 
-def test_hosts_share_the_documents_and_no_pauses():
+def test_hosts_divide_the_documents_and_draw_different_pauses():
   texts = [f"document number {i:03d}" for i in range(41)]
   data = data_config(pause_mode="exact", holdout_every=41)
   seen, masks = [], []
@@ -787,7 +789,7 @@ def test_a_bad_line_is_named(tmp_path, suffix):
 
 
 @pytest.mark.slow
-def test_a_process_whose_stream_failed_ends(tmp_path):
+def test_a_process_ends_when_its_stream_fails(tmp_path):
   lines = [json.dumps({"text": "x" * 50})] * 400
   (tmp_path / "a.jsonl").write_text(
     "\n".join([*lines, lines[0], "no json", *lines])
@@ -814,7 +816,7 @@ def test_text_that_is_not_utf_8_is_named(tmp_path):
   assert f"{tmp_path}/b.txt:2:" in said and "not UTF-8" in said
 
 
-def test_a_cut_off_gz_is_refused_before_its_text_comes_again(tmp_path):
+def test_a_truncated_gz_is_refused_before_its_text_repeats(tmp_path):
   lines = [json.dumps({"text": os.urandom(50).hex()}) for _ in range(200)]
   whole = gzip.compress("\n".join(lines).encode())
   path = tmp_path / "cut.jsonl.gz"
@@ -829,7 +831,7 @@ def test_missing_files_are_one_line_errors(tmp_path):
   assert "nothing to read at" in message(open_stream, data)
 
 
-def test_a_split_without_documents_ends_at_once(tmp_path):
+def test_a_split_without_documents_ends_immediately(tmp_path):
   (tmp_path / "only.txt").write_text("held out")
   data = data_config(files=str(tmp_path))
   assert "no document in split 'train'" in message(open_stream, data)
@@ -846,7 +848,7 @@ def test_every_seed_of_the_settings_works(folder):
   assert len({digest(next(open_stream(data, seed=s))) for s in seeds}) == 5
 
 
-def test_fewer_documents_than_hosts_end_at_once(folder):
+def test_fewer_documents_than_hosts_end_immediately(folder):
   data = data_config(files=f"{folder}/a.txt,{folder}/b.txt", holdout_every=2)
   said = message(open_stream, data, shard=(3, 4))
   assert "host 3 of 4" in said
@@ -896,7 +898,7 @@ def test_the_missing_extra_is_a_one_line_error():
   assert "install 'pausejax[seqio]'" in done.stdout
 
 
-def test_tensorflow_sees_no_gpu():
+def test_gpus_are_hidden_from_tensorflow():
   assert tf.config.get_visible_devices("GPU") == []
 
 

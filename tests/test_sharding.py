@@ -110,7 +110,9 @@ def num_times(mesh, found, kind, axes, *shapes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("axes", MESHES)
-def test_every_mesh_trains_as_one_device_and_sends_what_it_should(axes, capfd):
+def test_every_mesh_trains_as_one_device_with_the_expected_collectives(
+  axes, capfd
+):
   data, fsdp, sequence, tensor = axes
   mesh = mesh_of_8(data, fsdp, tensor, sequence)
   num_parts = 2 if fsdp == 2 else 1
@@ -194,7 +196,7 @@ def test_the_gradient_of_a_frequent_row_is_summed_in_float32():
 
 
 @pytest.mark.slow
-def test_a_state_made_on_a_mesh_is_laid_out_there_and_the_same():
+def test_a_state_initialized_on_a_mesh_is_sharded_and_equal():
   made = optimizer.make(OptimConfig(**default().optim.to_dict()), 2000)[0]
   config, mesh = models.model_config(), mesh_of_8(2, 2, 2)
   here = jax.jit(lambda: states.init(config, made, 3))()

@@ -53,14 +53,14 @@ def run(
 @pytest.mark.parametrize(
   "numbers", [(15,), (15, 15), (15, 15, 15), (2, 15), (2, 2)]
 )
-def test_signals_at_the_same_time_are_one(numbers, listen):
+def test_simultaneous_signals_count_as_one(numbers, listen):
   found = run(*numbers, seconds=0.5, seconds_between=0.05, listen=listen)
   assert found == (128 + numbers[0], "saved\n")
 
 
 @pytest.mark.parametrize("listen", [PROGRAM, NOTEBOOK])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_later_signal_ends_the_process_at_once(second, listen):
+def test_a_later_signal_ends_the_process_immediately(second, listen):
   numbers = (signal.SIGTERM, second)
   found = run(*numbers, seconds=60, seconds_between=2.0, listen=listen)
   assert found == (128 + second, "")

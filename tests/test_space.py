@@ -91,7 +91,9 @@ def test_three_failures_in_a_row_and_a_failed_last_save_end_the_run(
   assert int(restored.state.step) == 1
 
 
-def test_space_is_asked_for_before_the_first_step(tmp_path, abstract, capsys):
+def test_free_space_is_checked_before_the_first_step(
+  tmp_path, abstract, capsys
+):
   with small_disk(tmp_path / "disk", 1 * MB) as disk:
     store = Store(disk / "checkpoints", KEEP)
     store.prepare(abstract)
@@ -103,7 +105,7 @@ def test_space_is_asked_for_before_the_first_step(tmp_path, abstract, capsys):
       Store(disk / "checkpoints", KEEP).prepare(abstract)
 
 
-def test_write_access_is_asked_for_before_the_first_step(tmp_path, abstract):
+def test_write_access_is_checked_before_the_first_step(tmp_path, abstract):
   (tmp_path / "run").write_text("a file")
   with pytest.raises(errors.UserError, match=r"cannot write .*/checkpoints"):
     Store(tmp_path / "run" / "checkpoints", KEEP).prepare(abstract)
@@ -123,7 +125,9 @@ def test_a_workdir_that_is_deleted_is_named(tmp_path, abstract, again):
   assert not folder.exists() or not list(folder.iterdir())
 
 
-def test_metrics_wait_for_space_and_end_with_their_folder(tmp_path, capsys):
+def test_metrics_wait_for_free_space_and_stop_if_the_folder_is_deleted(
+  tmp_path, capsys
+):
   with small_disk(tmp_path / "disk", 64 * 1024) as disk:
     writer = metric_writer.MetricWriter(disk, 0, False)
     writer.write(1, {"loss": 1.0})
@@ -143,7 +147,7 @@ def test_metrics_wait_for_space_and_end_with_their_folder(tmp_path, capsys):
       writer.write(401, {"loss": 1.0})
 
 
-def test_what_is_not_saved_whole_deletes_nothing(tmp_path, abstract):
+def test_an_incomplete_save_deletes_nothing(tmp_path, abstract):
   store = Store(tmp_path / "checkpoints", KEEP)
   save(store, abstract, 1)
   for step in (2, 3):

@@ -114,7 +114,7 @@ def test_microbatches_give_the_same_step_for_uneven_counts():
   ("length", "largest", "wanted"),
   [(1024, 128, 8), (80, 128, 1), (752, 128, 8), (296, 128, 4), (7, 3, 7)],
 )
-def test_positions_are_cut_in_few_equal_chunks(length, largest, wanted):
+def test_positions_are_divided_into_few_equal_chunks(length, largest, wanted):
   assert step._num_chunks(length, largest) == wanted
 
 

@@ -64,7 +64,7 @@ def assert_equal(a, b):
     np.testing.assert_array_equal(x, y)
 
 
-def test_a_state_comes_back_bit_for_bit_with_its_data_and_meta(
+def test_a_state_is_restored_bit_for_bit_with_data_and_meta(
   tmp_path, fresh, abstract
 ):
   save(tmp_path / "c", fresh, 3)
@@ -75,7 +75,7 @@ def test_a_state_comes_back_bit_for_bit_with_its_data_and_meta(
   assert "newest" in restored.reason
 
 
-def test_nothing_there_is_nothing_restored(tmp_path, abstract):
+def test_an_empty_folder_restores_nothing(tmp_path, abstract):
   assert restore(tmp_path / "c", abstract) is None
 
 
@@ -126,7 +126,7 @@ def test_another_dtype_is_refused(tmp_path, fresh, abstract):
 
 
 @pytest.mark.slow
-def test_junk_is_set_aside_and_foreign_files_are_left_alone(
+def test_invalid_steps_are_set_aside_and_other_files_are_kept(
   tmp_path, fresh, abstract
 ):
   save(tmp_path / "c", fresh, 1, 2)
@@ -151,7 +151,7 @@ def largest_file(folder):
   )
 
 
-def test_a_flipped_bit_is_found_and_the_older_step_taken(
+def test_a_flipped_bit_is_detected_and_the_older_step_restored(
   tmp_path, fresh, abstract
 ):
   save(tmp_path / "c", fresh, 1, 2)
@@ -164,9 +164,7 @@ def test_a_flipped_bit_is_found_and_the_older_step_taken(
   assert "2 was set aside" in restored.reason
 
 
-def test_damage_everywhere_stops_rather_than_starting_over(
-  tmp_path, fresh, abstract
-):
+def test_damage_of_all_steps_stops_the_run(tmp_path, fresh, abstract):
   save(tmp_path / "c", fresh, 1)
   largest_file(tmp_path / "c" / "1" / "opt_state").write_bytes(b"")
   with pytest.raises(errors.UserError, match="no checkpoint is whole"):
@@ -182,7 +180,7 @@ def test_meta_names_every_leaf_with_its_digest(tmp_path, fresh):
 
 
 @pytest.mark.slow
-def test_digests_do_not_depend_on_the_mesh_but_on_every_bit(fresh, made):
+def test_digests_depend_on_every_bit_and_not_on_the_mesh(fresh, made):
   named = leaves.flatten(fresh.model)
   there = leaves.digests(named)
   layout = states.abstract(models.model_config(), made, mesh_of_8(1, 4, 2))
@@ -201,7 +199,7 @@ def test_digests_do_not_depend_on_the_mesh_but_on_every_bit(fresh, made):
     assert (digest != there["embedding"]).any()
 
 
-def test_reading_alone_leaves_a_save_in_flight_in_peace(
+def test_a_reader_does_not_disturb_a_save_in_progress(
   tmp_path, fresh, abstract
 ):
   save(tmp_path / "c", fresh, 1)
@@ -257,7 +255,7 @@ def test_a_score_that_is_not_finite_is_never_the_best(
 
 
 @pytest.mark.parametrize("keep_best", [0, 1])
-def test_the_step_before_a_series_of_skipped_ones_stays(
+def test_the_checkpoint_before_a_series_of_skipped_steps_is_kept(
   tmp_path, fresh, keep_best
 ):
   folder = tmp_path / "c"
@@ -271,12 +269,14 @@ def test_the_step_before_a_series_of_skipped_ones_stays(
   assert [p.name for p in (tmp_path / "set_aside").iterdir()] == ["5-0"]
 
 
-def test_a_series_that_is_over_is_forgotten(tmp_path, fresh):
+def test_the_checkpoint_before_a_finished_series_may_be_deleted(
+  tmp_path, fresh
+):
   series = [(None, 0), (None, 1), (None, 2), (None, 0), (None, 0)]
   assert save_scored(tmp_path / "c", fresh, series, keep_best=0) == {5}
 
 
-def test_nothing_is_moved_where_nothing_older_stays(tmp_path, fresh):
+def test_no_checkpoint_is_set_aside_without_an_older_one(tmp_path, fresh):
   save(tmp_path / "c", fresh, 3, 4)
   store = Store(epath.Path(tmp_path / "c"), KEEP)
   assert store.set_aside_after(2) == (None, [])

@@ -84,7 +84,7 @@ def test_every_combination_that_a_variant_names_is_a_cell(tmp_path):
   assert len({c.id for c in cells}) == len(cells) == 6
 
 
-def test_arms_differ_in_what_their_words_say_only(tmp_path):
+def test_arms_differ_only_in_the_fields_they_name(tmp_path):
   by_id = {c.id.split("/")[1]: c for c in plan(tmp_path).finetuning_cells()}
   one = by_id["pause-stdlib_cloze-m2-s0"].commands[0]
   other = by_id["pause-stdlib_cloze-m2-s1"].commands[0]
@@ -96,7 +96,7 @@ def test_arms_differ_in_what_their_words_say_only(tmp_path):
   assert f"--init_from={tmp_path}/pretrain/pause" in one
 
 
-def test_a_pretraining_may_be_a_run_that_is_there(tmp_path):
+def test_a_pretraining_may_be_an_existing_run(tmp_path):
   elsewhere = plan(
     tmp_path, pretrainings={"std": ("/runs/std",), "pause": ("/runs/pause",)}
   )
@@ -120,7 +120,7 @@ def test_a_wrong_name_is_refused_with_the_nearest(tmp_path, change, message):
     plan(tmp_path, **change)
 
 
-def test_a_plan_comes_back_from_disk(tmp_path):
+def test_a_plan_is_read_back_as_it_was_saved(tmp_path):
   before = plan(tmp_path)
   before.save()
   assert plans.load(tmp_path) == before
@@ -129,7 +129,7 @@ def test_a_plan_comes_back_from_disk(tmp_path):
     plan(tmp_path, finetune_words="--config.num_steps=3").save()  # others not.
 
 
-def test_a_plan_that_names_shipped_configs_by_their_paths_goes_on(tmp_path):
+def test_a_plan_that_names_shipped_configs_by_path_resumes(tmp_path):
   names = {"std": ("smoke:pause=false",), "pause": ("smoke",)}
   paths = {
     "std": ("configs/smoke.py:pause=false",),
@@ -157,7 +157,7 @@ def test_the_paper_study_covers_the_paper(tmp_path, arg):
   assert len(ids) == len(set(ids))
 
 
-def test_cells_run_once_and_after_what_they_need(tmp_path):
+def test_cells_run_once_and_after_their_dependencies(tmp_path):
   built = plan(tmp_path)
   runner = Recorder(built)
   assert runner.run() == 0
@@ -168,7 +168,7 @@ def test_cells_run_once_and_after_what_they_need(tmp_path):
   assert again.run() == 0 and not again.commands
 
 
-def test_a_failed_cell_stops_those_that_need_it_only(tmp_path):
+def test_a_failed_cell_stops_only_the_cells_that_depend_on_it(tmp_path):
   built = plan(tmp_path)
   assert Recorder(built, fails={"pretrain/pause": 1}).run() == 1
   done = {cell.id: cell.is_done() for cell in built.cells()}
@@ -301,7 +301,7 @@ def read_all(built) -> dict[str, list[dict]]:
   }
 
 
-def test_the_table_says_what_the_results_say(tmp_path):
+def test_the_table_shows_the_values_of_the_results(tmp_path):
   built = plan(tmp_path)
   values = {  # By finetuning and seed; m4 is better than m2.
     ("m0", 0): [1, 0, 0, 0],
@@ -333,7 +333,7 @@ def test_the_table_says_what_the_results_say(tmp_path):
   assert -100 <= low < 50 < high <= 100
 
 
-def test_a_filler_variant_takes_its_own_results(tmp_path):
+def test_a_filler_variant_shows_its_own_results(tmp_path):
   built = plan(
     tmp_path,
     variants=(("Std", "std", "m0"), ("Dots", "std", "m0", "filler=.")),
@@ -346,7 +346,7 @@ def test_a_filler_variant_takes_its_own_results(tmp_path):
   assert (std.mean, dots.mean, dots.num_pauses) == (50.0, 100.0, 10)
 
 
-def test_what_is_missing_is_a_row_without_a_number(tmp_path):
+def test_a_missing_result_is_a_row_without_a_number(tmp_path):
   row, _ = table.build(plan(tmp_path), {})
   assert np.isnan(row.mean) and row.seeds == () and row.num_seeds_planned == 2
 
@@ -367,7 +367,7 @@ def smaller(config) -> dict:
 
 
 @pytest.mark.slow
-def test_a_killed_study_ends_with_every_cell_once(tmp_path, request):
+def test_a_killed_study_resumes_and_runs_every_cell_once(tmp_path, request):
   """Killed alone, with its child, and asked to stop: nothing runs twice."""
   config = tmp_path / "small.py"
   tree = smaller(load_config("study_smoke"))

@@ -32,7 +32,7 @@ def test_no_held_out_string_is_trained_on():
   assert not train & held_out
 
 
-def test_strings_are_the_same_every_time_and_evenly_odd():
+def test_strings_are_reproducible_and_parity_is_balanced():
   first = some(parity.bit_strings(20, "train"))
   assert first == some(parity.bit_strings(20, "train"))
   odd = sum(bits.count("1") % 2 for bits in first)
@@ -47,14 +47,14 @@ def has_triple(vectors) -> bool:
   )
 
 
-def test_3sum_says_whether_there_is_a_triple():
+def test_3sum_labels_are_right():
   found = some(match3.instances("validation"))
   for record in found:
     assert has_triple(record["vectors"]) == (record["answer"] == "T")
   assert sum(r["answer"] == "T" for r in found) == NUM / 2
 
 
-def test_the_work_of_3sum_is_right_and_as_long_as_the_pauses():
+def test_the_hints_of_3sum_are_right_and_as_long_as_the_pauses():
   task, shown = tasks.downstream("match3"), tasks.downstream("match3_cot")
   pairs = list(itertools.combinations(range(10), 2))
   for record in some(match3.instances("validation"))[:200]:

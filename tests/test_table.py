@@ -117,7 +117,7 @@ def test_one_seed_has_a_difference_and_no_interval(tmp_path):
   assert row.remark.startswith("no interval: one seed")
 
 
-def test_predictions_without_groups_are_read_and_said(built):
+def test_predictions_without_groups_are_read_and_reported(built):
   write_all(built, groups=False)
   row = last_row(built)
   assert row.interval is not None and "evaluate again" in row.remark

@@ -36,7 +36,7 @@ def everything(folder: pathlib.Path, name: str) -> list[tasks.Example]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_byte_order_mark_is_no_text(name, tmp_path):
+def test_a_byte_order_mark_is_not_text(name, tmp_path):
   paths = published(tmp_path, name)
   plain = everything(tmp_path, name)
   for path in paths:
@@ -45,7 +45,7 @@ def test_a_byte_order_mark_is_no_text(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_blank_lines_and_line_ends_change_nothing(name, tmp_path):
+def test_blank_lines_and_line_endings_change_nothing(name, tmp_path):
   paths = published(tmp_path, name)
   plain = everything(tmp_path, name)
   for path in paths:
@@ -74,9 +74,7 @@ def test_a_git_lfs_pointer_is_refused(name, gz, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_small_file_that_unpacks_to_much_is_refused(
-  name, tmp_path, monkeypatch
-):
+def test_a_decompression_bomb_is_refused(name, tmp_path, monkeypatch):
   monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 5_000)
   monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 9_000)
   *_, (split, files) = FILES[name].items()
@@ -132,7 +130,7 @@ def test_a_key_that_comes_twice_in_a_record_is_an_error(tmp_path):
   assert "test.jsonl:1: " in found and "'question' occurs 2 times" in found
 
 
-def test_a_label_that_is_wrong_is_named_by_its_line(tmp_path):
+def test_an_error_in_a_label_names_its_line(tmp_path):
   write(tmp_path, "piqa", [PIQA, PIQA])
   for labels, problem in (
     ("0\n\n2\n", "dev-labels.lst:3"),

@@ -88,7 +88,7 @@ NO_NUMBERS = [
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_gsm8k_number_is_right_against_itself(number, tmp_path):
+def test_a_gsm8k_number_matches_itself(number, tmp_path):
   write(tmp_path, "gsm8k", [{**GSM8K, "answer": f"So 3.\n#### {number}"}])
   (row,) = load("gsm8k", "test", tmp_path).rows
   require_gold_is_right(tasks.downstream("gsm8k"), [row])
@@ -105,7 +105,7 @@ def test_a_gsm8k_answer_that_never_matches_is_refused(number, tmp_path):
 @pytest.mark.parametrize(
   "answer", ["#### 3\nThen\n#### 6", "#### 6 ####", "####6", "####  6", "6"]
 )
-def test_gsm8k_wants_one_mark_before_one_number(answer, tmp_path):
+def test_gsm8k_requires_one_marker_before_one_number(answer, tmp_path):
   write(tmp_path, "gsm8k", [GSM8K, {**GSM8K, "answer": answer}])
   said = message("gsm8k", "test", tmp_path)
   assert "test.jsonl:2: field 'answer'" in said
@@ -113,7 +113,7 @@ def test_gsm8k_wants_one_mark_before_one_number(answer, tmp_path):
 
 @pytest.mark.skipif(not test_tasks.REAL, reason="PAUSEJAX_REAL_DATA is not set")
 @pytest.mark.parametrize("name", test_tasks.COUNTS)
-def test_gold_of_real_files_is_right(name):
+def test_references_of_real_files_score_as_correct(name):
   for split in test_tasks.COUNTS[name]:
     loaded = load(name, split, test_tasks.real_folder(name))
     require_gold_is_right(tasks.downstream(name), loaded.rows)
@@ -214,7 +214,7 @@ LEFT_OUT = [
 
 
 @pytest.mark.parametrize("name, record, reason", LEFT_OUT)
-def test_an_impossible_record_is_left_out_and_counted(
+def test_an_unusable_record_is_skipped_and_counted(
   name, record, reason, tmp_path
 ):
   split, _ = write(tmp_path, name, [record, GOOD[name]])
@@ -299,7 +299,7 @@ def test_coqa_pairs_by_turn_whatever_the_order(tmp_path):
   )
 
 
-def test_coqa_leaves_out_one_question_without_an_answer(tmp_path):
+def test_coqa_skips_a_question_without_an_answer(tmp_path):
   record = turns(answers=[said("", 1), said("Cotton", 2)])
   record["additional_answers"] = {}
   write(tmp_path, "coqa", [record])
@@ -335,7 +335,7 @@ def test_hellaswag_has_one_ind_for_two_sources(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["hellaswag", "natural_questions", "piqa"])
-def test_a_record_left_out_moves_no_name(name, tmp_path):
+def test_a_skipped_record_changes_no_id(name, tmp_path):
   record = next(r for n, r, _ in LEFT_OUT if n == name)
   split, _ = write(tmp_path, name, [GOOD[name], record, GOOD[name]])
   assert [row.id for row in load(name, split, tmp_path).rows] == ["0", "2"]

@@ -279,7 +279,9 @@ def test_a_malformed_record_is_named_by_file_and_line(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_missing_files_say_what_was_looked_for(name, tmp_path, data_config):
+def test_the_error_for_missing_files_names_the_expected_files(
+  name, tmp_path, data_config
+):
   (tmp_path / "readme.txt").write_text("")
   split = next(iter(FILES[name]))
   said = message(data_config, name, split, tmp_path)
@@ -327,7 +329,7 @@ def test_squad_counts_questions_without_answers(tmp_path, data_config):
   assert "1 left out: a question without an answer" in loaded.summary()
 
 
-def test_coqa_has_a_turn_an_example_with_the_right_answers_before(
+def test_coqa_has_one_example_per_turn_with_the_reference_answers_before_it(
   tmp_path, data_config
 ):
   write(tmp_path, FILES["coqa"]["train"])
@@ -363,7 +365,7 @@ def test_piqa_needs_a_label_for_every_record(tmp_path, data_config):
   )
 
 
-def test_lambada_cuts_at_the_last_white_space(tmp_path, data_config):
+def test_lambada_splits_at_the_last_white_space(tmp_path, data_config):
   passages = ["he saw anna", "he said :\xa0anna \n", "anna"]
   write(tmp_path, {"lambada_test.jsonl": [{"text": t} for t in passages]})
   loaded = load(data_config, "lambada", "test", tmp_path)
@@ -446,7 +448,7 @@ def test_predictions_of_coqa_come_as_the_official_list():
       coqa.read_predictions(wrong)
 
 
-def test_a_task_that_breaks_its_own_rules_is_told_so(data_config):
+def test_a_task_that_violates_its_contract_is_an_error(data_config):
   source = records.Generated(name="made", make={"test": lambda: iter([0])})
   for changes, said in (
     ({}, "needs references"),
@@ -514,7 +516,7 @@ def test_the_task_in_the_documentation_works(my_task, data_config, capsys):
   assert "my_task " in capsys.readouterr().out
 
 
-def test_an_entry_point_makes_a_task_known(my_task, monkeypatch):
+def test_an_entry_point_registers_a_task(my_task, monkeypatch):
   entry = importlib.metadata.EntryPoint("my", "my_tasks", "pausejax.tasks")
   monkeypatch.syspath_prepend(my_task)
   monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
@@ -534,7 +536,7 @@ def test_a_module_of_tasks_that_fails_is_one_line(my_task):
       tasks.import_module(name)
 
 
-def test_the_documentation_has_the_tasks_as_they_are():
+def test_the_documentation_lists_every_task():
   lines = (DOCS / "tasks.md").read_text().splitlines()
   for name in FILES:
     task = tasks.downstream(name)

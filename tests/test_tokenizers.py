@@ -74,13 +74,13 @@ def tokenizer(request, specs):
   return tokenizers.load(specs[request.param])
 
 
-def test_no_text_encodes_to_the_pause_or_to_the_end(tokenizer):
+def test_no_text_encodes_to_pause_or_eos(tokenizer):
   for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
     assert tokenizer.pause_id not in ids, text
     assert tokenizer.eos_id not in ids, text
 
 
-def test_only_ids_of_text_are_those_of_text(tokenizer):
+def test_only_text_ids_count_as_text(tokenizer):
   pause_id = tokenizer.pause_id
   assert not tokenizer.wrong_id(np.array([], np.float64))
   assert not tokenizer.wrong_id(np.array([[0, pause_id - 1]], np.uint16))
@@ -99,23 +99,23 @@ def test_every_id_is_below_the_vocabulary_size(tokenizer):
   assert tokenizer.pause_id == tokenizer.base.vocab_size
 
 
-def test_the_base_keeps_its_ids(tokenizer):
+def test_the_base_vocabulary_keeps_its_ids(tokenizer):
   assert tokenizer.encode(TEXTS) == tokenizer.base.encode(TEXTS)
   for name in ("bos_id", "eos_id", "pad_id"):
     assert getattr(tokenizer, name) == getattr(tokenizer.base, name)
 
 
-def test_text_comes_back(tokenizer):
+def test_decoding_inverts_encoding(tokenizer):
   for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
     assert tokenizer.decode(ids) == text
 
 
-def test_texts_do_not_depend_on_their_neighbours(tokenizer):
+def test_encoding_does_not_depend_on_the_batch(tokenizer):
   together = tokenizer.encode(TEXTS)
   assert together == [tokenizer.encode([text])[0] for text in TEXTS]
 
 
-def test_decoding_drops_pauses_and_the_end(tokenizer):
+def test_decoding_drops_pauses_and_eos(tokenizer):
   text = "Think before you speak"
   ids = tokenizer.encode([text])[0]
   paused = [tokenizer.pause_id]
@@ -127,7 +127,7 @@ def test_decoding_drops_pauses_and_the_end(tokenizer):
   assert tokenizer.decode([tokenizer.pause_id]) == ""
 
 
-def test_a_fingerprint_tells_kind_file_and_pause(specs):
+def test_a_fingerprint_depends_on_kind_file_and_pause(specs):
   prints = {kind: tokenizers.load(s).fingerprint() for kind, s in specs.items()}
   for kind, found in prints.items():
     assert found["tokenizer"] == kind
@@ -154,7 +154,7 @@ def test_the_byte_ids_are_those_of_seqio():
   assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.pause_id) == (0, 1, 259)
 
 
-def test_bytes_that_are_no_text_are_left_out():
+def test_invalid_utf8_is_left_out_in_decoding():
   tokenizer = tokenizers.load("bytes")
   half = tokenizer.encode(["\U0001f600"])[0][:2]
   assert tokenizer.decode([68, *half, 68]) == "AA"
@@ -166,7 +166,7 @@ def test_training_again_gives_the_same_bytes(specs):
     assert again == f.read()
 
 
-def test_a_file_that_cuts_and_pads_does_neither_here(tmp_path):
+def test_truncation_and_padding_of_a_tokenizer_file_are_disabled(tmp_path):
   model = byte_level_bpe()
   model.enable_truncation(4)
   model.enable_padding(length=64)
@@ -178,7 +178,7 @@ def test_a_file_that_cuts_and_pads_does_neither_here(tmp_path):
     assert tokenizer.pad_id not in ids
 
 
-def test_added_tokens_keep_the_pause_behind_them(tmp_path):
+def test_the_pause_id_follows_added_tokens(tmp_path):
   path = tmp_path / "added.json"
   byte_level_bpe(added=["<pause>", "<new>"]).save(str(path))
   tokenizer = tokenizers.load(str(path))
@@ -222,7 +222,7 @@ def test_a_file_of_the_wrong_content_is_an_error(tmp_path, content, suffix):
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "huggingface"])
-def test_half_a_file_is_an_error(tmp_path, specs, kind):
+def test_a_truncated_file_is_an_error(tmp_path, specs, kind):
   with open(specs[kind], "rb") as f:
     data = f.read()
   path = tmp_path / os.path.basename(specs[kind])
@@ -238,7 +238,7 @@ def test_a_swapped_suffix_is_an_error(tmp_path, specs):
     assert_refused(path, "is not a")
 
 
-def test_sentencepiece_without_an_end_is_an_error(tmp_path):
+def test_sentencepiece_without_an_eos_is_an_error(tmp_path):
   import io
 
   import sentencepiece
@@ -258,7 +258,7 @@ def test_sentencepiece_without_an_end_is_an_error(tmp_path):
   assert_refused(path, "no end-of-sequence piece")
 
 
-def test_a_tokenizer_json_without_an_end_is_an_error(tmp_path):
+def test_a_tokenizer_json_without_an_eos_is_an_error(tmp_path):
   path = tmp_path / "endless.json"
   byte_level_bpe(special=["<stop>"]).save(str(path))
   assert_refused(path, "no end-of-sequence token", "<|endoftext|>")
@@ -266,7 +266,7 @@ def test_a_tokenizer_json_without_an_end_is_an_error(tmp_path):
   assert_refused(path, "no end-of-sequence token")
 
 
-def test_an_end_that_texts_can_spell_is_an_error(tmp_path):
+def test_an_eos_that_text_can_encode_to_is_an_error(tmp_path):
   path = tmp_path / "spelt.json"
   byte_level_bpe(special=[], added=["</s>"]).save(str(path))
   assert_refused(path, "encodes texts to its end-of-sequence token '</s>'")
@@ -297,7 +297,7 @@ def test_every_line_is_trained_on(document):
   assert any("wonder" in piece for piece in pieces)
 
 
-def test_a_long_line_is_cut_into_the_same_words():
+def test_a_long_line_is_split_into_the_same_words():
   rng = np.random.default_rng(0)
   words = ["".join(rng.choice(list("aé東 "), n)) for n in range(1, 300)]
   for text in (" ".join(words), "".join(words).replace(" ", ""), "x" * 40_000):
@@ -323,7 +323,7 @@ def test_training_on_nothing_is_an_error(documents):
 
 
 @pytest.mark.skipif(not REAL, reason="PAUSEJAX_REAL_DATA is not set")
-def test_published_vocabularies_keep_text_apart_from_pauses():
+def test_no_text_encodes_to_a_pause_in_published_vocabularies():
   import pathlib
 
   found = 0

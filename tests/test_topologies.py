@@ -71,18 +71,18 @@ def test_names_of_gpus(name, hosts):
     ("tpu", "tpu7x-8"),
   ],
 )
-def test_a_wrong_name_is_told_the_nearest(name, nearest):
+def test_the_error_for_a_wrong_name_names_the_nearest(name, nearest):
   with pytest.raises(errors.UsageError, match=f"did you mean '{nearest}'"):
     topologies.parse(name)
 
 
 @pytest.mark.parametrize("name", ["", "x", "8", "-1", "2x", "mi300-8"])
-def test_a_name_near_nothing_is_told_what_there_is(name):
+def test_the_error_for_an_unknown_name_lists_the_known_ones(name):
   with pytest.raises(errors.UsageError, match="v5e"):
     topologies.parse(name)
 
 
-def test_a_chip_is_known_by_what_its_device_calls_itself():
+def test_a_chip_is_recognized_by_its_device_kind():
   for name, chip in chips.CHIPS.items():
     assert chips.of_kind(f"{chip.kind} 80GB") == chips.CHIPS[name]
   assert chips.of_kind("TPU v5 lite") == chips.CHIPS["v5e"]

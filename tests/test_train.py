@@ -21,7 +21,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.parametrize("pipeline", ["segments", "seqio"])
-def test_a_killed_run_goes_on_bit_for_bit(pipeline):
+def test_a_killed_run_resumes_bit_for_bit(pipeline):
   counted = soak.soak(pipeline, kills=2, num_steps=20, seed=1)
   assert counted["kills"] == 2 and counted["resumes"] == 1
   assert counted["losses_compared"] >= 20 + 5
@@ -59,7 +59,7 @@ def test_a_standard_run_and_a_pause_run_are_paired(corpus, tmp_path):
   assert 0.05 < found["true"][0]["pause_fraction"] < 0.13
 
 
-def test_what_a_resume_may_not_change_is_named(corpus, tmp_path):
+def test_settings_that_a_resume_may_not_change_are_named(corpus, tmp_path):
   workdir = tmp_path / "run"
   soak.finish(soak.command(corpus, workdir, "--config.num_steps=2"))
   before = contents(workdir)
@@ -84,7 +84,7 @@ def contents(folder):
   return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def test_a_complete_run_is_left_as_it_is(corpus, tmp_path):
+def test_a_complete_run_is_not_modified(corpus, tmp_path):
   workdir = tmp_path / "run"
   soak.finish(soak.command(corpus, workdir, "--config.num_steps=4"))
   before = contents(workdir)
@@ -99,7 +99,7 @@ def test_a_complete_run_is_left_as_it_is(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("pipeline", ["segments", "seqio"])
-def test_a_run_that_diverges_ends_each_time_and_goes_on_from_before(
+def test_a_diverging_run_stops_each_time_and_resumes_from_a_good_step(
   corpus, tmp_path, pipeline
 ):
   workdir = tmp_path / "run"
@@ -164,7 +164,7 @@ def test_the_core_trains_with_tensorflow_blocked(corpus, tmp_path):
   assert len(soak.rows(tmp_path / "run")) == 3
 
 
-def test_config_metrics_and_checkpoint_say_what_was_run(corpus, tmp_path):
+def test_config_metrics_and_checkpoint_record_the_run(corpus, tmp_path):
   workdir = tmp_path / "run"
   soak.finish(soak.command(corpus, workdir, "--config.num_steps=2"))
   config = json.loads((workdir / "config.json").read_text())

@@ -98,7 +98,7 @@ def test_shipped_experiments_run_by_name_from_any_folder(pausejax, tmp_path):
   ("spec", "words"),
   [("smok", "did you mean 'smoke'?"), ("nonsense", "known: finetune, ")],
 )
-def test_a_name_that_no_experiment_has_names_those_there_are(
+def test_the_error_for_an_unknown_experiment_lists_the_known_ones(
   pausejax, spec, words
 ):
   done = pausejax("train", f"--config={spec}", "--workdir=run")
