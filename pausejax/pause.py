@@ -11,7 +11,8 @@ model more positions to compute in before it has to answer.
 
 A `PauseSpec` is a way of pausing in text, `PromptPauses` one in prompts.
 Everything that depends on it stands here: data, training, evaluation, checks
-and reports ask it. A new way of pausing is one more case in them.
+and reports ask it. A new way of pausing is one more entry of `MODES` and its
+cases in `PauseSpec`, or one more entry of `POSITIONS`.
 
 Insertion is a pure function of (seed, position), where position numbers the
 segments of a whole run: position = step * batch_size + row. No generator is
@@ -26,15 +27,18 @@ one prompt.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pausejax import errors
 
-MODES = ("insert_trim", "exact")
-POSITIONS = ("append", "prepend")
+# Names of the ways of pausing in text, with words for each.
+MODES = {
+  "insert_trim": "lengthen, then trim (the paper)",
+  "exact": "no text displaced",
+}
 TOKEN = "<pause>"  # How texts and saved results name the token.
 
 # Fields that name the condition of an answer in saved files.
@@ -185,6 +189,28 @@ class PauseSpec:
     return f"{self.fraction:.0%} of positions"
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A place for the pauses of a prompt.
+
+  Attributes:
+    words: the place in words, for help texts, checks and reports.
+    mask: (index of each id [N], N, M) -> bool [N], True on the M pauses. The
+      first id is BOS, never a pause.
+  """
+
+  words: str
+  mask: Callable[[np.ndarray, int, int], np.ndarray]
+
+
+POSITIONS = {
+  "append": Place("after the prefix", lambda i_N, n, m: i_N >= n - m),
+  "prepend": Place(
+    "before the prefix", lambda i_N, n, m: (i_N > 0) & (i_N <= m)
+  ),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptPauses:
   """A way of pausing in prompts: the condition of finetuning or of an answer.
@@ -197,7 +223,7 @@ class PromptPauses:
 
   Attributes:
     num_pauses: M, at least 0.
-    position: "append" or "prepend".
+    position: "append" or "prepend", a name in `POSITIONS`.
     filler: "" for `<pause>`, or a text of one token, such as ".".
     in_prefix: whether a bidirectional prefix reaches over the pauses.
 
@@ -226,12 +252,6 @@ class PromptPauses:
     return {name: getattr(self, name) for name in _CONDITION}
 
   @property
-  def num_around(self) -> tuple[int, int]:
-    """How many pauses stand before the prefix, and how many behind it."""
-    m = self.num_pauses
-    return {"append": (0, m), "prepend": (m, 0)}[self.position]
-
-  @property
   def num_pause_tokens(self) -> int:
     """How many of the pauses are `<pause>` itself: none with a filler."""
     return 0 if self.filler else self.num_pauses
@@ -245,16 +265,15 @@ class PromptPauses:
     self, prefix_ids: Sequence[int], *, bos_id: int, pause_id: int
   ) -> np.ndarray:
     """Returns the prompt of a prefix, int32 [N]: BOS, prefix and pauses."""
-    before, behind = self.num_around
-    parts = [bos_id], [pause_id] * before, prefix_ids, [pause_id] * behind
-    return np.concatenate([np.asarray(part, np.int32) for part in parts])
+    num_prompt = 1 + len(prefix_ids) + self.num_pauses
+    ids_N = np.full(num_prompt, pause_id, np.int32)
+    ids_N[~self.mask(num_prompt)] = [bos_id, *prefix_ids]
+    return ids_N
 
   def mask(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True where a prompt of N ids has its pauses."""
-    before, behind = self.num_around
-    places_N = np.arange(num_prompt)
-    is_before_N = (places_N >= 1) & (places_N <= before)
-    return is_before_N | (places_N >= num_prompt - behind)
+    place = POSITIONS[self.position]
+    return place.mask(np.arange(num_prompt), num_prompt, self.num_pauses)
 
   def prefix_mask(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True where a bidirectional prefix reaches."""
@@ -262,16 +281,13 @@ class PromptPauses:
 
   def num_prompt(self, prefix_mask_T: np.ndarray) -> int:
     """Returns N, given a `prefix_mask` with more positions behind it."""
-    inside = np.flatnonzero(prefix_mask_T)
-    end = int(inside[-1]) + 1 if len(inside) else 0
-    _, behind = self.num_around
-    return end + behind * (not self.in_prefix)
+    num_outside = 0 if self.in_prefix else self.num_pauses
+    return int(np.count_nonzero(prefix_mask_T)) + num_outside
 
   @property
   def place(self) -> str:
-    """Where the pauses stand, for people."""
-    places = {"append": "before the answer", "prepend": "behind BOS"}
-    return places[self.position]
+    """Where the pauses stand, in words."""
+    return POSITIONS[self.position].words
 
   @property
   def slug(self) -> str:

@@ -162,7 +162,7 @@ FINETUNING = ANY | {
     lambda batch: (0, first_pause(batch)[1] - 1),
     True,
   ),
-  "M = 4 pauses in one run before the answer": ("tokens", first_pause, 77),
+  "M = 4 pauses after the prefix": ("tokens", first_pause, 77),
   "in_prefix is BOS and prefix, without the pauses": (
     "in_prefix",
     (0, 2),
@@ -290,7 +290,9 @@ def test_a_downstream_task_is_shown_checked_and_written(tmp_path, capsys):
   assert cli.main([*argv, f"--html={page}", f"--json={data}"]) == 0
   shown = capsys.readouterr().out
   assert "append 2 x <pause>" in shown and "\x1b" not in shown
-  assert "\nok   M = 2 pauses in one run" in shown and "\nBAD" not in shown
+  assert (
+    "\nok   M = 2 pauses after the prefix" in shown and "\nBAD" not in shown
+  )
   assert max(map(len, shown.partition("\npositions:")[0].splitlines())) <= 80
   report = json.loads(data.read_text())
   assert len(report["rows"]) == 1 and report["statistics"]["rows"] == 4

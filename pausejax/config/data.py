@@ -46,8 +46,8 @@ class DataConfig(ConfigGroup):
   )
   pause_mode: str = declare(
     "insert_trim",
-    "insert_trim: lengthen, then trim (the paper); exact: no text displaced.",
-    choices=pause.MODES,
+    "; ".join(f"{name}: {words}" for name, words in pause.MODES.items()) + ".",
+    choices=tuple(pause.MODES),
   )
   segments_dir: str = declare(
     "",
@@ -116,8 +116,8 @@ class FinetuneConfig(ConfigGroup):
   )
   pause_position: str = declare(
     "append",
-    "append: after the prefix; prepend: before it.",
-    choices=pause.POSITIONS,
+    "; ".join(f"{n}: {p.words}" for n, p in pause.POSITIONS.items()) + ".",
+    choices=tuple(pause.POSITIONS),
   )
   filler: str = declare(
     "", 'Text of one token in place of <pause>, such as "."; empty: <pause>.'

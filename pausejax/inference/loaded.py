@@ -119,7 +119,7 @@ class LoadedRun:
     Args:
       prompts: one text or several.
       num_pauses: M, copies of `<pause>` with each prompt (section 3.3).
-      position: "append" them to the prompt or "prepend" them.
+      position: where they stand, "append" or "prepend" (`pause.POSITIONS`).
       max_new_tokens: at most so many ids for each prompt.
       temperature: 0 takes the most likely id every time.
       top_k: sample among that many ids; 0 for all.
@@ -179,7 +179,7 @@ class LoadedRun:
       options: for each prefix, the texts to score, as they follow it: begin
         with a space what is another word.
       num_pauses: M, copies of `<pause>` with each prefix.
-      position: "append" them to the prefix or "prepend" them.
+      position: where they stand, "append" or "prepend" (`pause.POSITIONS`).
 
     Returns:
       For each prefix float32 [number of its options]: nats, the sum over the

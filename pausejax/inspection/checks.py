@@ -161,12 +161,12 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   def is_good(example: sequences.Example) -> bool:
     tokens_N = example.arrays["tokens"]
     places = np.flatnonzero(pauses.mask(example.num_prompt))
-    run = tokens_N[places[places < len(tokens_N)]]
-    is_run = len(run) == m and bool((run == id_).all())
+    there = tokens_N[places[places < len(tokens_N)]]
+    all_there = len(there) == m and bool((there == id_).all())
     num_pauses = np.count_nonzero(tokens_N == pause_id)
-    return is_run and num_pauses == pauses.num_pause_tokens
+    return all_there and num_pauses == pauses.num_pause_tokens
 
-  name = f"M = {m} pauses in one run {pauses.place}"
+  name = f"M = {m} pauses {pauses.place}"
   return _each(name, "examples", is_good, batch, rules)
 
 

@@ -33,7 +33,7 @@ from pausejax.checkpoints import saved_run
 from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
-from pausejax.pause import PromptPauses
+from pausejax.pause import POSITIONS, PromptPauses
 from pausejax.programs import evaluate_text
 from pausejax.runtime import accelerators, distributed
 from pausejax.tasks import records
@@ -92,7 +92,7 @@ def parser() -> commandline.Parser:
   add("--task", default="", help="TASK[,TASK...] or all (the run's task)")
   add("--split", default="", help="split (test, else validation)")
   add("--pauses", default="", help="M[,M...] at inference (as finetuned)")
-  add("--position", default="", help="append or prepend (as finetuned)")
+  add("--position", default="", help=f"{' or '.join(POSITIONS)} (as finetuned)")
   add("--filler", default=None, help="text in place of <pause> (as finetuned)")
   add("--local_dir", default="", help="published files (as in the run)")
   add("--tasks_module", default="", help="registers tasks of your own")

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
   add("--checkpoint", required=True, help="workdir of a run, or a step in it")
   add("--prompt", required=True, action="append", help="text, repeatable")
   add("--pauses", type=int, default=0, help="pauses with each prompt (0)")
-  add("--position", default="append", help="append or prepend (append)")
+  add("--position", default="append", help=f"{' or '.join(POSITIONS)} (append)")
   add("--max_new_tokens", type=int, default=64, help="at most so many (64)")
   add("--temperature", type=float, default=0.0, help="0 is greedy (0)")
   add("--top_k", type=int, default=0, help="sample among k ids; 0: all (0)")

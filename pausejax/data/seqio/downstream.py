@@ -21,6 +21,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -100,7 +101,10 @@ def encode(
   """Replaces the texts "inputs" and "targets" by ids, the pauses among them."""
   vocabulary = output_features["inputs"].vocabulary
   room = sequence_length or {}
-  before, behind = (tf.fill([n], pause_id) for n in pauses.num_around)
+
+  def prompt(inputs_T: np.ndarray) -> np.ndarray:
+    ids_N = pauses.prompt(inputs_T, bos_id=0, pause_id=pause_id)
+    return ids_N[1:]  # BOS is the feature converter's.
 
   def to_ids(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     inputs_T = vocabulary.encode_tf(example["inputs"])
@@ -112,7 +116,9 @@ def encode(
       targets_T = targets_T[: room["targets"] - 1]
     return {
       **example,
-      "inputs": tf.concat([before, inputs_T, behind], axis=0),
+      "inputs": tf.ensure_shape(
+        tf.numpy_function(prompt, [inputs_T], tf.int32), [None]
+      ),
       "targets": tf.concat([targets_T, [vocabulary.eos_id]], axis=0),
     }
 
