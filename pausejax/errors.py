@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+_MAX_NAMES = 40  # Known names that a message lists.
+
 
 class UserError(ValueError):
   """An error that only the user can fix: a file, a checkpoint, a machine.
@@ -57,7 +59,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
   known = sorted(known)
   close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   hint = f"; did you mean {close[0]!r}?" if close else ""
-  return f"{hint} (known: {', '.join(known) or 'none'})"
+  more = ", ..." if len(known) > _MAX_NAMES else ""
+  names = ", ".join(known[:_MAX_NAMES])
+  return f"{hint} (known: {names or 'none'}{more})"
 
 
 def first_line(error: BaseException) -> str:

@@ -121,32 +121,48 @@ def refuse(folder: pathlib.Path, step: int, why: str) -> NoReturn:
   )
 
 
-def locate(spec: str) -> tuple[pathlib.Path, int]:
+def locate(spec: str, name: str = "--checkpoint") -> tuple[pathlib.Path, int]:
   """Returns (workdir, step) of a run's workdir, or of one checkpoint in it.
 
   Args:
     spec: `WORKDIR`, for its newest checkpoint, or `WORKDIR/checkpoints/STEP`.
+    name: the option or argument that gave it, for messages.
 
   Raises:
-    UsageError: `spec` is a URL.
+    UsageError: `spec` is a URL, or no folder.
     UserError: there is no such checkpoint, or the folder cannot be read.
   """
-  errors.require_local("checkpoint", spec)
+  errors.require_local(name, spec)
+  errors.require(spec != "", f"{name}: got '', name the folder of a run")
   path = pathlib.Path(spec).resolve()
-  workdir = path
-  if path.name.isdigit() and path.parent.name == "checkpoints":
-    workdir = path.parent.parent
+  is_step = path.name.isdigit() and path.parent.name == "checkpoints"
+  workdir = path.parent.parent if is_step else path
+  _require_folder(name, spec, workdir)
   folder = workdir / "checkpoints"
   with readable(folder):
     steps = numbered(folder)
-  if workdir is path:
-    if not steps:
-      raise errors.UserError(f"no checkpoint in {folder}")
-    return workdir, steps[-1]
-  if path.name not in map(str, steps):
-    available = ", ".join(map(str, steps)) or "none"
-    raise errors.UserError(f"no checkpoint {path} (available: {available})")
-  return workdir, int(path.name)
+  step = int(path.name) if is_step else max(steps, default=-1)
+  if step not in steps:
+    known = f"; available: {', '.join(map(str, steps))}" if steps else ""
+    what = f"no step {step}" if is_step else "no checkpoint"
+    raise errors.UserError(
+      f"{name}: {what} in {folder}{known}; name the --workdir of a training "
+      "run, or WORKDIR/checkpoints/STEP"
+    )
+  return workdir, step
+
+
+def _require_folder(name: str, spec: str, workdir: pathlib.Path) -> None:
+  """Raises UsageError unless `workdir` is a folder."""
+  errors.require(
+    not os.path.isfile(workdir),
+    f"{name}: {spec!r} is a file, not the folder of a run",
+  )
+  runs = [p.parent.name for p in workdir.parent.glob("*/checkpoints")]
+  errors.require(
+    os.path.isdir(workdir),
+    f"{name}: no folder {spec!r}{errors.nearest(workdir.name, runs)}",
+  )
 
 
 def move_aside(folder: pathlib.Path, step: int) -> pathlib.Path:

@@ -77,16 +77,21 @@ class SavedRun:
       )
 
 
-def find(spec: str) -> SavedRun:
+def find(spec: str, name: str = "--checkpoint") -> SavedRun:
   """Returns the run at `WORKDIR` or `WORKDIR/checkpoints/STEP`, without JAX.
 
   For a workdir, this is its newest checkpoint, even if that is damaged.
 
+  Args:
+    spec: the run or the checkpoint.
+    name: the option or argument that gave it, for messages.
+
   Raises:
     CheckpointUnusable: the checkpoint is damaged.
+    UsageError: there is no such folder.
     UserError: there is no checkpoint, or its tokenizer is missing or differs.
   """
-  workdir, step = folders.locate(spec)
+  workdir, step = folders.locate(spec, name)
   meta = checked(folders.require(workdir / "checkpoints", step).meta)
   files = sorted(workdir.glob("tokenizer.*"))
   tokenizer_spec = str(files[0]) if files else "bytes"

@@ -53,12 +53,13 @@ def load(
 
   Raises:
     CheckpointUnusable: the checkpoint is damaged.
+    UsageError: there is no such folder.
     UserError: no checkpoint is there, or its tokenizer is missing.
   """
   spec = pathlib.Path(workdir)
   if step is not None:
     spec = spec / "checkpoints" / str(step)
-  return LoadedRun(saved_run.find(str(spec)))
+  return LoadedRun(saved_run.find(str(spec), "workdir"))
 
 
 def check_choices(prefix: str = "", **values: Any) -> None:

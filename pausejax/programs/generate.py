@@ -9,6 +9,7 @@ tokenizer come from there. Temperature 0 takes the most likely token every time.
 """
 
 from pausejax import commandline, errors
+from pausejax.checkpoints import saved_run
 from pausejax.inference import loaded
 from pausejax.pause import POSITIONS
 
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     for name in ("max_new_tokens", "seed", "temperature", "top_k", "top_p")
   }
   loaded.check_choices("--", **choices)
-  answers = loaded.load(options.checkpoint).generate(
+  answers = loaded.LoadedRun(saved_run.find(options.checkpoint)).generate(
     options.prompt,
     num_pauses=options.pauses,
     position=options.position,

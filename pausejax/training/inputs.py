@@ -133,16 +133,7 @@ def take_over(
 
 def _initial(spec: str) -> saved_run.SavedRun | None:
   """Returns the run whose parameters to use, None if `spec` is empty."""
-  if not spec:
-    return None
-  errors.require_local("init_from", spec)
-  path = pathlib.Path(spec)
-  siblings = [str(p) for p in path.parent.glob("*") if p.is_dir()]
-  errors.require(
-    path.is_dir(),
-    f"--init_from: no folder {spec!r}{errors.nearest(spec, siblings)}",
-  )
-  return saved_run.find(spec)
+  return saved_run.find(spec, "--init_from") if spec else None
 
 
 def _check_tokenizer(tokenizer, initial: saved_run.SavedRun) -> None:
