@@ -116,7 +116,7 @@ def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
     ([{"references": [str(i)]} for i in range(100)], {}),
   ],
 )
-def test_chance_levels_need_no_model(rows, expected):
+def test_baselines_need_no_model(rows, expected):
   assert {x.label: x.percent for x in levels.find(rows)} == expected
 
 

@@ -331,7 +331,7 @@ def test_ids_outside_the_vocabulary_are_not_stored(data, tmp_path):
     prepare.write(data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out")
 
 
-def test_verification_and_reading_detect_a_changed_bit(
+def test_verification_detects_a_changed_bit(
   data, folder, tmp_path, capsys
 ):
   assert cli.main(["segments", f"--verify={folder}"]) == 0
