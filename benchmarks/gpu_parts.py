@@ -194,11 +194,11 @@ def _ours(session, plan, shape: Shape, changes, pauses: float) -> Row:
   batch = batches(shape, 1, pause_fraction=pauses)[0]
   compile_s, needed = trainer.compile(batch)
   more = {"compile_s": compile_s, "memory_gib": needed / GIB}
-  _require_room(needed)
+  _require_memory(needed)
   return {**_train(session, plan, shape, "gpt", trainer, pauses), **more}
 
 
-def _require_room(needed: int) -> None:
+def _require_memory(needed: int) -> None:
   """Raises before a step that cannot fit."""
   import jax
 

@@ -52,9 +52,9 @@ def one_kind(
   config = ours.config(shape, kind, overrides)
   base = ours.Trainer(config, shape.vocab_size)
   makers = peers(kind, config, base)
-  wanted = tuple(options.arms.split(","))
+  prefixes = tuple(options.arms.split(","))
   trainers, missing = measure.build(
-    {n: make for n, make in makers.items() if n.startswith(wanted)}
+    {n: make for n, make in makers.items() if n.startswith(prefixes)}
   )
   trainers = {"pausejax": base, **trainers}
   data = batches(shape, 4)

@@ -60,7 +60,7 @@ def train(
       workdir do not fit together.
   """
   tree = _copy(config)
-  inputs.take_over(
+  inputs.inherit(
     tree, init_from=str(init_from), workdir=str(workdir), is_saved=False
   )
   with _stop_flag() as stop:
@@ -69,7 +69,7 @@ def train(
     from pausejax.programs import train_setup
     from pausejax.training import loop
 
-    with train_setup.opened(start, stop) as run:
+    with train_setup.open_run(start, stop) as run:
       if run is not None:
         loop.train(run)
   return read_metrics(start.workdir)
@@ -241,7 +241,7 @@ def _stop_flag() -> Iterator[signals.StopFlag]:
   """
   numbers = (signal.SIGINT, signal.SIGTERM)
   before = {number: signal.getsignal(number) for number in numbers}
-  stop = signals.StopFlag(at_once=True)
+  stop = signals.StopFlag(interrupt=True)
   try:
     yield stop
   except signals.Stopped:

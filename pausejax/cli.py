@@ -34,7 +34,7 @@ VERBS = {
   "tasks": "list the tasks, or check one from source to metrics",
 }
 # Verbs that several processes run together.
-TOGETHER = ("train", "evaluate")
+MULTI_PROCESS = ("train", "evaluate")
 
 _leaving = threading.Lock()
 
@@ -72,9 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     distributed.finish()
     return exit_code
   except BaseException as e:
-    distributed.blame_lost_process(e)
+    distributed.raise_if_peer_lost(e)
     exit_code = _explain(e)
-    if not distributed.is_alone():
+    if not distributed.is_single_process():
       if exit_code is None:
         traceback.print_exc()
       # A UserError stops the whole run, any other error only this process.
@@ -140,7 +140,7 @@ def _run(argv: list[str]) -> int:
   logging.getLogger("absl").setLevel(logging.ERROR)
   verb, *rest = argv
   errors.require_one_of("verb", verb, VERBS)
-  if verb in TOGETHER and not {"-h", "--help"} & set(rest):
+  if verb in MULTI_PROCESS and not {"-h", "--help"} & set(rest):
     distributed.start()
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, _stopped)

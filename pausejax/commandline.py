@@ -19,7 +19,7 @@ from pausejax.config import help_text, loader, tree
 from pausejax.config.training import TrainConfig
 
 # A ConfigDict is typed as Any: its fields are known when the program runs.
-TakeOver = Callable[[argparse.Namespace, Any], None]
+Inherit = Callable[[argparse.Namespace, Any], None]
 
 # Options whose values are text, or a store that may be in a bucket.
 _NO_LOCAL_PATHS = frozenset({"prompt", "filler", "verify"})
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
     raise errors.UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
   def parse(
-    self, argv: Sequence[str], take_over: TakeOver | None = None
+    self, argv: Sequence[str], inherit: Inherit | None = None
   ) -> tuple[argparse.Namespace, Any]:
     """Returns the options and, if the verb takes one, the config.
 
@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
 
     Args:
       argv: the arguments after the verb.
-      take_over: changes the config according to the options and the config;
+      inherit: changes the config according to the options and the config;
         changes on the command line have precedence.
 
     Raises:
@@ -90,8 +90,8 @@ class Parser(argparse.ArgumentParser):
     if not self._takes_config():
       return options, ConfigDict()
     config = _changed(options.config, overrides)
-    if take_over is not None:
-      take_over(options, config)
+    if inherit is not None:
+      inherit(options, config)
       for arg in overrides:
         loader.apply_override(config, arg)
     return options, config
@@ -141,10 +141,10 @@ class Parser(argparse.ArgumentParser):
 
   def _check_word(self, word: str) -> None:
     """Refuses an argument that is no option, unless it is positional."""
-    stands_alone = any(not a.option_strings for a in self._actions)
+    has_positionals = any(not a.option_strings for a in self._actions)
     name, equals, _ = word.partition("=")
     is_named = equals and f"--{name}" in self._option_string_actions
-    if word.startswith("-") or is_named or not stands_alone:
+    if word.startswith("-") or is_named or not has_positionals:
       raise errors.UsageError(
         f"unexpected argument {word!r}{self._hint(word, name)}"
       )

@@ -136,10 +136,10 @@ def _fields(
   if str in shape:
     return [(prefix + k, x, shape[str]) for k, x in value.items()], ""
   items = []
-  for key, wanted in shape.items():
+  for key, expected in shape.items():
     field = key.removesuffix("?")
     if field in value:
-      items.append((prefix + field, value[field], wanted))
+      items.append((prefix + field, value[field], expected))
     elif field == key:
       return [], field
   return items, ""

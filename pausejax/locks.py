@@ -10,7 +10,7 @@ from pausejax import errors
 
 
 @contextlib.contextmanager
-def alone(path: pathlib.Path, message: str) -> Iterator[None]:
+def hold(path: pathlib.Path, message: str) -> Iterator[None]:
   """Holds the lock `path`, which is released at the latest with the process.
 
   Raises:
@@ -40,7 +40,7 @@ def take(path: pathlib.Path) -> IO[str] | None:
 
 
 @contextlib.contextmanager
-def in_turn(path: pathlib.Path) -> Iterator[None]:
+def hold_when_free(path: pathlib.Path) -> Iterator[None]:
   """Waits until the lock `path` is free, and holds it."""
   with path.open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)

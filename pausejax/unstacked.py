@@ -99,20 +99,20 @@ def _mapped(optimizer: Optimizer) -> Optimizer:
   return optax.GradientTransformation(init, update)
 
 
-class _Elsewhere(NamedTuple):
+class _Placeholder(NamedTuple):
   """A placeholder for the blocks in a tree without them."""
 
 
 def _split(tree: Any) -> tuple[list[Block], Any]:
   """Returns the blocks of a tree and the tree without them."""
   blocks = [x for x in jax.tree.leaves(tree, is_leaf=_is_block) if _is_block(x)]
-  hide = lambda x: _Elsewhere() if _is_block(x) else x
+  hide = lambda x: _Placeholder() if _is_block(x) else x
   return blocks, jax.tree.map(hide, tree, is_leaf=_is_block)
 
 
 def _join(blocks: list[Block], rest: Any) -> Any:
   """The inverse of `_split`."""
-  is_gap = lambda x: isinstance(x, _Elsewhere)
+  is_gap = lambda x: isinstance(x, _Placeholder)
   remaining = iter(blocks)
   return jax.tree.map(
     lambda x: next(remaining) if is_gap(x) else x, rest, is_leaf=is_gap

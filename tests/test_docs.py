@@ -68,7 +68,7 @@ def parse_only(monkeypatch, tmp_path):
   """Lets every verb stop once its words are parsed, beside trained runs."""
   parse = commandline.Parser.parse
 
-  def parsed(self, argv, take_over=None):
+  def parsed(self, argv, inherit=None):
     parse(self, argv)
     raise Parsed
 

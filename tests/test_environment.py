@@ -69,8 +69,8 @@ def test_two_processes_with_one_number_are_named(put, tmp_path, monkeypatch):
   monkeypatch.setenv("TMPDIR", str(tmp_path))
   monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
   put(PLAIN)
-  monkeypatch.setattr(distributed, "_number_held", None)
-  distributed._hold_number(environment.find())
+  monkeypatch.setattr(distributed, "_id_lock", None)
+  distributed._lock_process_id(environment.find())
   code = (
     "import sys; from pausejax import cli; "
     "sys.exit(cli.main(['train', '--config=c', '--workdir=w']))"
@@ -88,8 +88,8 @@ def test_two_processes_with_one_number_are_named(put, tmp_path, monkeypatch):
     "127.0.0.1:8476; give each one its own, from 0 to 1\n"
   )
   # Another number, or another run, is no conflict.
-  held = distributed._number_held
-  distributed._hold_number({**environment.find(), "process_id": 0})
+  held = distributed._id_lock
+  distributed._lock_process_id({**environment.find(), "process_id": 0})
   (name,) = (p for p in tmp_path.iterdir() if p.name.endswith("-1.lock"))
   assert locks.take(name) is None
   held.close()

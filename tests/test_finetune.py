@@ -208,7 +208,7 @@ def test_an_example_is_truncated_only_if_it_exceeds_the_length():
   example = tasks.Example(id="e", prefix="", target="y" * 20)
   assert encoded([example], num_pauses=10).rows[0].num_positions == 32
   with pytest.raises(
-    errors.UsageError, match=r"example 'e' .* 1 positions more"
+    errors.UsageError, match=r"example 'e' .* 1 positions too long"
   ):
     encoded([example], num_pauses=11)
 

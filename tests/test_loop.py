@@ -49,7 +49,7 @@ class Run:
     self._optim = optim
 
   def go(
-    self, start: int, end: int, owed: bool = False, every: int = 100
+    self, start: int, end: int, evaluation_due: bool = False, every: int = 100
   ) -> int:
     """Trains between the steps, measuring at even ones; the exit code."""
     tree = default()
@@ -62,7 +62,7 @@ class Run:
       config=config,
       parts=types.SimpleNamespace(train_step=self._train_step, mesh=mesh),
       state=types.SimpleNamespace(step=start, model=self._norm),
-      owed=owed,
+      evaluation_due=evaluation_due,
       batches=Batches(),
       held_out=held_out.HeldOut(
         evaluate_batch=self._evaluate_batch,
@@ -147,16 +147,16 @@ def test_an_interrupted_evaluation_is_pending_and_not_recorded():
 
 def test_a_pending_evaluation_runs_first():
   run = Run()
-  assert run.go(4, 6, owed=True) == 0
+  assert run.go(4, 6, evaluation_due=True) == 0
   assert run.measured == [4, 6] and run.saved == [(6, False)]
   at_the_end = Run()
-  assert at_the_end.go(6, 6, owed=True) == 0
+  assert at_the_end.go(6, 6, evaluation_due=True) == 0
   assert at_the_end.measured == [6] and at_the_end.saved == []
 
 
 def test_a_pending_evaluation_interrupted_again_stays_pending():
   run = Run(stop_in_batch=1)
-  assert run.go(4, 6, owed=True) == 143
+  assert run.go(4, 6, evaluation_due=True) == 143
   assert run.measured == [] and run.saved == []
 
 

@@ -221,7 +221,7 @@ def test_a_pending_held_out_loss_is_written_once(tmp_path):
   write(tmp_path, [1, 2])
   write(tmp_path, [2], resumed_from=2, eval_loss=3.0)
   before = read_lines(tmp_path)
-  writer = metric_writer.MetricWriter(tmp_path, 2, False, owed=True)
+  writer = metric_writer.MetricWriter(tmp_path, 2, False, evaluation_due=True)
   writer.write(2, {"eval_loss": 3.0})
   writer.close()
   assert writer.num_dropped == 1 and read_lines(tmp_path) == before

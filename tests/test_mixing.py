@@ -27,7 +27,7 @@ RATES = [
 
 
 def deal_all(mixture, num_positions):
-  return mixture.deal(np.arange(num_positions))
+  return mixture.assign(np.arange(num_positions))
 
 
 @pytest.mark.parametrize("rates", RATES)
@@ -77,8 +77,8 @@ def test_any_position_is_computed_directly_and_in_any_order():
   rng = np.random.default_rng(0)
   for _ in range(20):
     some = rng.integers(0, whole.shape[1], 50)
-    np.testing.assert_array_equal(np.stack(make().deal(some)), whole[:, some])
-  corpora, draws = make().deal(np.array([10**14]))
+    np.testing.assert_array_equal(np.stack(make().assign(some)), whole[:, some])
+  corpora, draws = make().assign(np.array([10**14]))
   assert 0 <= draws[0] < 10**14 and corpora[0] in (0, 1)
 
 

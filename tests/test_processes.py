@@ -140,7 +140,7 @@ def run(body: str, tmp_path, **changes: str) -> tuple[list[int], list[str]]:
 def test_processes_exchange_values_and_only_the_first_prints(tmp_path):
   codes, (first, second) = run(
     """
-print("given", distributed.everyone(index), distributed.everyone([10 * index]))
+print("given", *map(distributed.all_gather, (index, [10 * index])))
 os.system("echo from a child")
 """,
     tmp_path,
@@ -167,7 +167,7 @@ os.system("echo from a child")
       "none is whole",
     ),
     (
-      "stop = signals.StopFlag(at_once=True)\n"
+      "stop = signals.StopFlag(interrupt=True)\n"
       "if index == 1: os.kill(os.getpid(), signal.SIGTERM)",
       143,
       "pausejax: asked to stop",

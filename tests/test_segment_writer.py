@@ -182,7 +182,7 @@ def test_two_jobs_in_one_folder_are_an_error(data, data_config, tmp_path):
   with pytest.raises(errors.UserError) as raised:
     prepare.write(other, BYTES, out)
   assert_one_line(raised, str(out), "segment_len is 32, this run needs 64")
-  with locks.alone(out / "units" / "lock-1-of-1", ""):
+  with locks.hold(out / "units" / "lock-1-of-1", ""):
     with pytest.raises(errors.UserError, match="another process is building"):
       prepare.write(data, BYTES, out)
     prepare.write(data, BYTES, out, shard=(2, 2))

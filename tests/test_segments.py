@@ -331,9 +331,7 @@ def test_ids_outside_the_vocabulary_are_not_stored(data, tmp_path):
     prepare.write(data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out")
 
 
-def test_verification_detects_a_changed_bit(
-  data, folder, tmp_path, capsys
-):
+def test_verification_detects_a_changed_bit(data, folder, tmp_path, capsys):
   assert cli.main(["segments", f"--verify={folder}"]) == 0
   assert "4 files, 0 of them" in capsys.readouterr().out
   out = tmp_path / "out"

@@ -23,7 +23,7 @@ from pausejax.checkpoints import folders, leaves
 
 # Orbax merges the files of all processes with a glob of the whole path;
 # TensorStore reads a backslash as a slash.
-_MISREAD = frozenset("*?[\\")
+_MISREAD_CHARACTERS = frozenset("*?[\\")
 # Statuses of TensorStore and XLA that are no evidence of damage on disk.
 _NOT_DAMAGE = (
   "ABORTED",
@@ -166,18 +166,20 @@ def _restore(
   Each process reads independently, so that none waits in a barrier for one
   that failed.
   """
-  wanted = {
+  expected = {
     n: ocp.args.StandardRestore(leaves.nest(x)) for n, x in items.items()
   }
   with (
     _plain_name(path.parent) as folder,
-    ocp.CheckpointManager(epath.Path(folder), options=_alone()) as manager,
+    ocp.CheckpointManager(
+      epath.Path(folder), options=_independent()
+    ) as manager,
   ):
-    saved = manager.restore(int(path.name), args=ocp.args.Composite(**wanted))
+    saved = manager.restore(int(path.name), args=ocp.args.Composite(**expected))
   return leaves.flatten({k: v for n in items for k, v in saved[n].items()})
 
 
-def _alone() -> ocp.CheckpointManagerOptions:
+def _independent() -> ocp.CheckpointManagerOptions:
   """Returns options with which this process reads without the others."""
   index = jax.process_index()
   return ocp.CheckpointManagerOptions(
@@ -193,7 +195,7 @@ def _alone() -> ocp.CheckpointManagerOptions:
 @contextlib.contextmanager
 def _plain_name(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a path to the folder without characters that Orbax misreads."""
-  if _MISREAD.isdisjoint(str(folder)):
+  if _MISREAD_CHARACTERS.isdisjoint(str(folder)):
     yield folder
     return
   with tempfile.TemporaryDirectory(prefix="pausejax-") as temporary:

@@ -33,7 +33,7 @@ def meta(
   """
   named = {**arrays_["params"], **arrays_["opt_state"]}
   sums = {name: folders.sha256(content) for name, content in data.items()}
-  everyones = [pair for d in distributed.everyone(sums) for pair in d.items()]
+  gathered = [pair for d in distributed.all_gather(sums) for pair in d.items()]
   content = json.dumps(
     {
       "format": upgrade.FORMAT,
@@ -41,7 +41,7 @@ def meta(
       **upgrade.to_json(run),
       "leaves": leaves.describe(named),
       "digests": arrays.host_digests(named),
-      "data_sha256": dict(everyones),
+      "data_sha256": dict(gathered),
     },
     indent=1,
   ).encode()

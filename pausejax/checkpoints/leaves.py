@@ -46,14 +46,16 @@ def describe(leaves: Mapping[str, Any]) -> dict[str, list]:
   return {n: [list(x.shape), str(x.dtype)] for n, x in leaves.items()}
 
 
-def require_same(saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
+def require_same(
+  saved: Mapping[str, list], expected: Mapping[str, list]
+) -> None:
   """Raises a UserError with a table of differing leaves unless both are equal.
 
   Orbax alone would silently cast to another dtype.
   """
   rows = []
-  for name in sorted(saved.keys() | wanted.keys()):
-    a, b = _text(saved.get(name)), _text(wanted.get(name))
+  for name in sorted(saved.keys() | expected.keys()):
+    a, b = _text(saved.get(name)), _text(expected.get(name))
     if a != b:
       rows.append(f"  {name}: checkpoint {a}, this run {b}")
   if rows:

@@ -49,12 +49,12 @@ def require(
       f"no space for a checkpoint in {folder}: {figures(folder, step_bytes)}; "
       "make space, or name a --workdir on another disk"
     )
-  wanted = config.keep + 1
-  missing = max(0, wanted - len(folders.numbered(folder)))
+  num_kept = config.keep + 1
+  missing = max(0, num_kept - len(folders.numbered(folder)))
   if free < missing * step_bytes:
     print(
       f"pausejax: warning: checkpoint.keep={config.keep} needs space for "
-      f"{wanted} checkpoints in {folder}, {missing} more than exist: "
+      f"{num_kept} checkpoints in {folder}, {missing} more than exist: "
       f"{figures(folder, step_bytes)}",
       file=sys.stderr,
       flush=True,

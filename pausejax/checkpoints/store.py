@@ -80,7 +80,7 @@ class Store:
     if jax.process_index() == 0:
       retention.empty_trash(self._folder)
       space.require(self._folder, self._size, self._config)
-    distributed.everyone("prepared")
+    distributed.all_gather("prepared")
     self._identity = _identity(self._folder)
 
   def save(
@@ -178,7 +178,7 @@ class Store:
     """
     # Process 0 decides: the others may see its changes late or in part.
     listing = self._list() if jax.process_index() == 0 else None
-    steps, aside = distributed.everyone(listing)[0]
+    steps, aside = distributed.all_gather(listing)[0]
     damaged = {}
     for step in reversed(steps):
       restored, damaged[step] = self._restore_step(step, abstract)
@@ -227,7 +227,7 @@ class Store:
     """
     self.wait()
     listed = self._list()[0] if jax.process_index() == 0 else None
-    steps: list[int] = distributed.everyone(listed)[0]
+    steps: list[int] = distributed.all_gather(listed)[0]
     newest = max((s for s in steps if s <= step), default=None)
     later = [s for s in steps if s > step and newest is not None]
     for s in later:
@@ -262,7 +262,7 @@ class Store:
       restored = Restored(state, own, small.meta, "")
     except folders.Damaged as e:
       broken = str(e)
-    broken = next(filter(None, distributed.everyone(broken)), "")
+    broken = next(filter(None, distributed.all_gather(broken)), "")
     return (None, broken) if broken else (restored, "")
 
   def _set_aside(self, step: int, why: str) -> str:

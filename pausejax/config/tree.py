@@ -121,28 +121,28 @@ def _check_group(kind: type, values: Any, may_lack: bool) -> None:
       hint = f"; it is now {prefix + new!r}" if new else ""
       hint = hint or errors.nearest(name, types)
       raise errors.UsageError(f"config: unknown field {prefix + name!r}{hint}")
-  for name, wanted in types.items():
+  for name, expected in types.items():
     if may_lack and name not in values:
       continue
     errors.require(
       name in values, f"config: the field {prefix + name!r} is missing"
     )
     is_group = name in groups
-    _check_type(prefix + name, values[name], Mapping if is_group else wanted)
+    _check_type(prefix + name, values[name], Mapping if is_group else expected)
 
 
-def _check_type(name: str, value: Any, wanted: Any) -> None:
-  if typing.get_origin(wanted) is tuple:
+def _check_type(name: str, value: Any, expected: Any) -> None:
+  if typing.get_origin(expected) is tuple:
     kind, accepted = "tuple", (tuple, list)
-  elif wanted in _ACCEPTED:
-    kind, accepted = wanted.__name__, _ACCEPTED[wanted]
+  elif expected in _ACCEPTED:
+    kind, accepted = expected.__name__, _ACCEPTED[expected]
   else:
     kind, accepted = "a group of fields", Mapping
   if isinstance(value, str):
     _require_text(name, value)
   is_bool = isinstance(value, bool)
   errors.require(
-    isinstance(value, accepted) and is_bool == (wanted is bool),
+    isinstance(value, accepted) and is_bool == (expected is bool),
     f"{name}: expected {kind}, got {value!r}",
   )
 

@@ -101,11 +101,11 @@ def stores(data: DataConfig, names: Sequence[str]) -> dict[str, str]:
     return {names[0]: data.segments_dir}
   parts = [part.partition("=") for part in data.segments_dir.split(",")]
   folders = {name.strip(): folder.strip() for name, _, folder in parts}
-  wanted = ",".join(f"{name}=FOLDER" for name in names)
+  expected = ",".join(f"{name}=FOLDER" for name in names)
   errors.require(
     set(folders) == set(names) and all(folders.values()),
-    f"data.segments_dir: a mixture needs a store for each task, {wanted}, got "
-    f"{data.segments_dir!r}",
+    "data.segments_dir: a mixture needs a store for each task, "
+    f"{expected}, got {data.segments_dir!r}",
   )
   return {name: folders[name] for name in names}
 

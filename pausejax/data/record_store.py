@@ -209,7 +209,7 @@ def _problem(folder: epath.Path, row: dict) -> str:
   """Returns the problem with a file, "" if none; does not read all of it."""
   from array_record.python import array_record_module  # pyright: ignore
 
-  path, wanted = folder / row["file"], row["num_records"]
+  path, expected = folder / row["file"], row["num_records"]
   if not path.is_file():
     return f"{path} is missing; repeat `pausejax segments` to build it again"
   num_bytes = path.stat().length
@@ -224,9 +224,9 @@ def _problem(folder: epath.Path, row: dict) -> str:
     reader.close()
   except RuntimeError as e:
     return f"{path} is damaged: {e}; {_FIX}"
-  if num_records != wanted:
+  if num_records != expected:
     return (
-      f"{path} has {num_records:,} records, the index says {wanted:,}; {_FIX}"
+      f"{path} has {num_records:,} records, the index says {expected:,}; {_FIX}"
     )
   return ""
 

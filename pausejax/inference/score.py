@@ -106,7 +106,7 @@ def _branch_vectors(decoder, prefix, options_BOC):
     inputs_BOC.reshape(batch_size, len(option_J)),
     # Only padding exceeds the model's positions.
     positions_BT=jnp.minimum(prefix.length_B1() + index_J, last),
-    mask_BTS=_prefix_and(
+    mask_BTS=_prefix_and_options(
       prefix.is_real_BT, is_own_JJ & (index_J <= index_J[:, None])
     ),
     cache=prefix.cache,
@@ -120,7 +120,7 @@ def _branch_vectors(decoder, prefix, options_BOC):
   return jnp.concatenate([first_BO1D, later_BOCD], axis=2)
 
 
-def _prefix_and(is_real_BT, sees_JJ):
+def _prefix_and_options(is_real_BT, sees_JJ):
   """Returns bool [B, J, S]: the prefix without padding, then `sees_JJ`."""
   rows = (is_real_BT.shape[0], *sees_JJ.shape)
   is_real_BJT = jnp.broadcast_to(

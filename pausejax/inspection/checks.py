@@ -83,10 +83,10 @@ def _each(
 
 
 def _check_shapes(batch: Batch, rules: sequences.Rules) -> Check:
-  wanted = (len(batch["tokens"]), rules.seq_len)
+  expected = (len(batch["tokens"]), rules.seq_len)
   shapes = {n: x.shape for n, x in batch.items() if n != "counted"}
-  wrong = [f"{n} {shape}" for n, shape in shapes.items() if shape != wanted]
-  numbers = f"{len(shapes)} arrays of {wanted}"
+  wrong = [f"{n} {shape}" for n, shape in shapes.items() if shape != expected]
+  numbers = f"{len(shapes)} arrays of {expected}"
   if wrong:
     numbers += f", but {', '.join(wrong)}"
   return Check("rows are seq_len long", not wrong, numbers)
@@ -173,11 +173,11 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
 def _check_prefix(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   def is_good(example: sequences.Example) -> bool:
     inside_N = example.arrays["in_prefix"]
-    wanted_N = np.zeros(max(len(inside_N), example.num_prompt), bool)
-    wanted_N[: example.num_prompt] = rules.pauses.prefix_mask(
+    expected_N = np.zeros(max(len(inside_N), example.num_prompt), bool)
+    expected_N[: example.num_prompt] = rules.pauses.prefix_mask(
       example.num_prompt
     )
-    return np.array_equal(inside_N, wanted_N)
+    return np.array_equal(inside_N, expected_N)
 
   pauses = "with" if rules.pauses.in_prefix else "without"
   name = f"in_prefix is BOS and prefix, {pauses} the pauses"

@@ -13,7 +13,7 @@ from pausejax import errors, tasks
 from pausejax.data.finetuning import prompts
 
 _NONSENSE = "qzxv jkwy"
-_MISJUDGED = 0.01  # Of all examples, at most.
+_MAX_ERRORS = 0.01  # Of all examples, at most.
 
 
 def require(condition: bool, message: str) -> None:
@@ -46,7 +46,7 @@ def judge(task: tasks.Task, rows: Sequence[tasks.Example]) -> str:
   faults = [fault for row in rows if (fault := _fault(task, row))]
   summary = f"{len(faults):,} of {len(rows):,} examples are misjudged"
   summary += f", the first: {faults[0]}" if faults else ""
-  require(len(faults) <= _MISJUDGED * len(rows), summary)
+  require(len(faults) <= _MAX_ERRORS * len(rows), summary)
   named = sum(row.target in row.references for row in rows)
   means = ", ".join(
     f"{name} {_mean_of_targets(name, m, rows):.2%}"

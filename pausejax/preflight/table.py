@@ -77,10 +77,10 @@ class Preflight:
 
 def verdict_line(verdict: "ahead.Verdict", change: str = "") -> str:
   """Returns the compiler's result for one batch size or one change."""
-  said = "refused" if verdict.is_refused else "compiled"
+  state = "refused" if verdict.is_refused else "compiled"
   what = f"with {change}" if change else f"batch {verdict.batch_size:,}"
   return (
-    f"  {what}: {said}, needs "
+    f"  {what}: {state}, needs "
     f"{_gib(verdict.needed_bytes)} per device ({verdict.seconds:.0f} s)"
   )
 

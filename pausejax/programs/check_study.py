@@ -61,10 +61,10 @@ def _check_options(
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   pipeline.check(config.data)
-  if not _is_made_later(config.data.tokenizer, plan) and verb != "tokenizer":
+  if not _is_made_by_study(config.data.tokenizer, plan) and verb != "tokenizer":
     tokenizers.load(config.data.tokenizer)
   source = options.init_from if verb == "train" else ""
-  if source and not _is_made_later(source, plan):
+  if source and not _is_made_by_study(source, plan):
     errors.require(
       pathlib.Path(source).is_dir(),
       f"--init_from: no folder {source!r}, nor a config of this name"
@@ -72,6 +72,6 @@ def _check_options(
     )
 
 
-def _is_made_later(name: str, plan: Study) -> bool:
+def _is_made_by_study(name: str, plan: Study) -> bool:
   """Returns whether the study itself makes a file or folder."""
   return pathlib.Path(name).resolve().is_relative_to(plan.workdir)

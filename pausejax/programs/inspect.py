@@ -90,11 +90,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   add("--seed", type=int, default=None, help="seed of the order (0)")
   add("--html", default="", help="page to write")
   add("--json", default="", help="file to write the same to, as data")
-  asks_help = commandline.HELP & {*argv}
-  first, _ = parser.parse_known_args([a for a in argv if a not in asks_help])
-  if first.config is None and (first.task or not asks_help):
+  help_options = commandline.HELP & {*argv}
+  first, _ = parser.parse_known_args([a for a in argv if a not in help_options])
+  if first.config is None and (first.task or not help_options):
     parser.set_defaults(config=_config_for(first))
-  options, tree = parser.parse(argv, _take_over)
+  options, tree = parser.parse(argv, _inherit)
   errors.require_in_range("-n", options.n, 0)
   return options, tree
 
@@ -106,7 +106,7 @@ def _config_for(options: argparse.Namespace) -> str:
   return "finetune" if pipeline.is_finetuning(options.task) else "smoke"
 
 
-def _take_over(options: argparse.Namespace, config: ConfigDict) -> None:
+def _inherit(options: argparse.Namespace, config: ConfigDict) -> None:
   """Sets the fields that have their own option."""
   for name, value in (
     ("data.task", options.task),

@@ -63,7 +63,7 @@ def read_predictions(
     UserError: the file is malformed, or answers none of the examples.
   """
   rows = {row.id: row for row in loaded.rows}
-  read = _of_lines if ".jsonl" in path.suffixes else _of_a_document
+  read = _of_lines if ".jsonl" in path.suffixes else _of_document
   answers = {
     key: _answer(where, key, answer, task, rows.get(key))
     for key, (where, answer) in read(task, rows, path).items()
@@ -76,7 +76,7 @@ def read_predictions(
   return answers
 
 
-def _of_a_document(task, rows, path: pathlib.Path) -> dict[str, LocatedRecord]:
+def _of_document(task, rows, path: pathlib.Path) -> dict[str, LocatedRecord]:
   """Returns id -> (where, answer) of a JSON document that the task reads."""
   del rows
   document = records.json_value(path)

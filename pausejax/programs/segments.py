@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
       f"{part['num_tokens']:,} tokens, {part['num_segments']:,} segments, "
       f"unigram entropy {part['unigram_entropy']:.3f} nats"
     )
-  for line in _what_was_not_read(index):
+  for line in _skipped(index):
     print(line)
   print(f"segments are in {out}")
   return 0
@@ -109,7 +109,7 @@ def parser() -> commandline.Parser:
   return made
 
 
-def _what_was_not_read(index: dict) -> list[str]:
+def _skipped(index: dict) -> list[str]:
   """Returns lines on the input that a store left out or converted."""
   lines = list(index["left_out"])
   if index["blank_lines"]:

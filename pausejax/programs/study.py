@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
   code = 0
   if not options.table:
     lock = workdir / f"lock-{index}-of-{count}"
-    with locks.alone(
+    with locks.hold(
       lock, f"--workdir: this shard of the study is running already ({lock})"
     ):
       code = Runner(plan, index, count).run()
@@ -139,7 +139,7 @@ class Runner:
   def _wait_for(self, cell: plans.Cell, cells: Sequence[plans.Cell]) -> bool:
     """Waits for the cells that a cell needs; returns False if one failed."""
     needed = [c for c in cells if _needs(cell, c)]
-    is_said = False
+    is_reported = False
     while waiting := [c for c in needed if not c.is_done()]:
       if self._stop.exit_code:
         return False
@@ -148,9 +148,9 @@ class Runner:
         if ours or _failed_since(other, self._began):
           self._blocked[cell.id] = other.id
           return False
-      if not is_said:
+      if not is_reported:
         print(f"{cell.id} waits for {waiting[0].id}, of another shard")
-      is_said = True
+      is_reported = True
       time.sleep(_SECONDS_BETWEEN_LOOKS)
     return True
 
@@ -182,19 +182,19 @@ class Runner:
     """
     path = self._plan.workdir / "locks" / cell.id.replace("/", "-")
     path.parent.mkdir(exist_ok=True)
-    is_said = False
+    is_reported = False
     while (lock := locks.take(path)) is None:
       if self._stop.exit_code:
         print("stopped", flush=True)
         return None
-      if not is_said:
+      if not is_reported:
         holder = path.read_text().strip() or "another study"
         print(
           f"is still run by process {holder}; waiting until that ends ...",
           end=" ",
           flush=True,
         )
-      is_said = True
+      is_reported = True
       time.sleep(_SECONDS_BETWEEN_LOOKS / 4)
     return lock
 

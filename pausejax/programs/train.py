@@ -27,15 +27,15 @@ from pausejax.training import inputs, resume
 
 def main(argv: list[str]) -> int:
   """Checks the command line, then the devices; then trains."""
-  stop = signals.StopFlag(at_once=True)
-  options, tree = parser().parse(argv, _take_over)
+  stop = signals.StopFlag(interrupt=True)
+  options, tree = parser().parse(argv, _inherit)
   start = inputs.check(tree, options.workdir)
   accelerators.require_used()
   # JAX is imported once the command line is checked.
   from pausejax.programs import train_setup
   from pausejax.training import loop
 
-  with train_setup.opened(start, stop) as run:
+  with train_setup.open_run(start, stop) as run:
     if run is None:  # No step is left.
       return 0
     final = loop.train(run)
@@ -53,9 +53,9 @@ def parser() -> commandline.Parser:
   return made
 
 
-def _take_over(options: argparse.Namespace, config: Any) -> None:
+def _inherit(options: argparse.Namespace, config: Any) -> None:
   """Sets what a config takes over from the run it starts from."""
-  inputs.take_over(
+  inputs.inherit(
     config,
     init_from=options.init_from,
     workdir=options.workdir,

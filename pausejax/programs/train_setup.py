@@ -26,7 +26,7 @@ from pausejax.training.saver import Saver
 
 
 @contextlib.contextmanager
-def opened(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
+def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
   """Yields the run, its newest checkpoint restored; None if no step is left.
 
   Until the context ends, the workdir is locked and the mesh is in scope.
@@ -39,7 +39,7 @@ def opened(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
     UserError: devices, data or checkpoint do not match the config.
   """
   made = parts.make(inputs.config, inputs.tokenizer.vocab_size)
-  with run_folder.opened(inputs.workdir):
+  with run_folder.hold(inputs.workdir):
     if distributed.process_index() == 0 and inputs.own is not None:
       inputs.require_resumable(inputs.own)
     store = _open_store(inputs, made)
@@ -65,7 +65,7 @@ def opened(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
             config=inputs.config,
             parts=made,
             state=state,
-            owed=_owes_evaluation(restored),
+            evaluation_due=_is_evaluation_due(restored),
             batches=data.batches,
             held_out=_held_out(inputs, data, made),
             saver=_saver(inputs, store, data, made, restored),
@@ -82,7 +82,7 @@ def _open_store(inputs: Inputs, made: Parts) -> Store:
   """Returns the run's checkpoints; prepares the folder of a new run."""
   store = Store(inputs.checkpoints, inputs.config.checkpoint)
   is_new = not inputs.checkpoints.exists()
-  if distributed.everyone(is_new)[0]:
+  if distributed.all_gather(is_new)[0]:
     store.prepare(made.abstract)
   return store
 
@@ -91,7 +91,7 @@ def _open_data(inputs: Inputs, made: Parts) -> RunData:
   """Returns the run's data, prepared by process 0."""
   if distributed.process_index() == 0:
     pipeline.prepare(inputs.config, inputs.values, inputs.workdir)
-  distributed.everyone("prepared")
+  distributed.all_gather("prepared")
   data = pipeline.open_run_data(
     inputs.config, inputs.tokenizer, inputs.workdir, made.host
   )
@@ -132,13 +132,13 @@ def _is_over(inputs: Inputs, restored: Restored) -> bool:
   """Returns whether the run is over; prints a line if so."""
   start = int(restored.state.step)
   is_over = resume.is_over(inputs.config, start)
-  if not is_over or _owes_evaluation(restored):
+  if not is_over or _is_evaluation_due(restored):
     return False
   print(resume.nothing_to_do(inputs.config, start, inputs.checkpoints))
   return True
 
 
-def _owes_evaluation(restored: Restored | None) -> bool:
+def _is_evaluation_due(restored: Restored | None) -> bool:
   return restored is not None and restored.meta.get("owed", False)
 
 
@@ -180,7 +180,7 @@ def _meter(
     inputs.workdir,
     start,
     config.log.tensorboard,
-    owed=_owes_evaluation(restored),
+    evaluation_due=_is_evaluation_due(restored),
     every=run_folder.History(inputs.workdir).largest_interval(),
   )
   for line in writer.notes():

@@ -35,7 +35,7 @@ _POLL_SECONDS = 1.0  # Python handles signals between two polls.
 
 _rounds = itertools.count()
 _is_joining = False
-_number_held: IO[str] | None = None
+_id_lock: IO[str] | None = None
 _watch: peers.Watch | None = None
 
 
@@ -55,7 +55,7 @@ def start() -> None:
   if arguments is None:
     return
   timeout = environment.peer_timeout()
-  _hold_number(arguments)
+  _lock_process_id(arguments)
   _is_joining = True
   _join(arguments, timeout)
   _is_joining = False
@@ -66,32 +66,32 @@ def start() -> None:
     _state().coordinator_address,
     timeout,
   )
-  _watch.hosts = everyone(socket.gethostname())
+  _watch.hosts = all_gather(socket.gethostname())
   if process_index() > 0:
     # Redirects the file descriptor because Gloo writes from C++.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _hold_number(arguments: dict[str, Any]) -> None:
+def _lock_process_id(arguments: dict[str, Any]) -> None:
   """Locks this process's index against other processes on the machine.
 
   If two processes have the same index, JAX aborts all processes, or waits
   forever if that index is 0. Across machines, this is not detected.
   """
-  global _number_held
+  global _id_lock
   if "process_id" not in arguments:
     return
   index, address = arguments["process_id"], arguments["coordinator_address"]
   name = f"pausejax-{os.getuid()}-{address.replace('/', '-')}-{index}.lock"
-  _number_held = locks.take(pathlib.Path(tempfile.gettempdir()) / name)
+  _id_lock = locks.take(pathlib.Path(tempfile.gettempdir()) / name)
   errors.require(
-    _number_held is not None,
+    _id_lock is not None,
     f"JAX_PROCESS_ID is {index} in two processes of the run at {address}; give "
     f"each one its own, from 0 to {arguments['num_processes'] - 1}",
   )
 
 
-def is_alone() -> bool:
+def is_single_process() -> bool:
   """Returns whether the run has this process only."""
   return _client() is None and not _is_joining
 
@@ -111,7 +111,7 @@ def num_processes() -> int:
   return _state().num_processes if _client() else 1
 
 
-def everyone(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
   """Gathers a value from every process, in the order of their indices.
 
   Blocks until all processes have called it. Every process must call it equally
@@ -138,11 +138,11 @@ def require_agreement(facts: dict[str, Any]) -> None:
   Args:
     facts: name -> any JSON value; dicts are compared field by field.
   """
-  mine = _flat(json.loads(json.dumps(facts)))
-  first = everyone(mine if process_index() == 0 else None)[0]
-  names = [n for n in sorted(first | mine) if first.get(n) != mine.get(n)]
-  difference = [(n, mine.get(n), first.get(n)) for n in names[:1]]
-  for index, differences in enumerate(everyone(difference)):
+  own = _flat(json.loads(json.dumps(facts)))
+  first = all_gather(own if process_index() == 0 else None)[0]
+  names = [n for n in sorted(first | own) if first.get(n) != own.get(n)]
+  difference = [(n, own.get(n), first.get(n)) for n in names[:1]]
+  for index, differences in enumerate(all_gather(difference)):
     for name, theirs, firsts in differences:
       raise errors.UsageError(
         f"the processes of this run differ: {name} is {theirs!r} in process "
@@ -158,7 +158,7 @@ def finish() -> None:
     return
   import jax
 
-  everyone(None)
+  all_gather(None)
   if process_index() == 0:
     client.key_value_set(peers.LEFT, peers.DONE)
   _get(peers.LEFT)
@@ -182,14 +182,14 @@ def leave(exit_code: int, *, failed: bool = False) -> None:
     if not peers.leave_note(client, note):
       exit_code = _first_to_leave(client) or exit_code
     if index == 0:
-      peers.let_others_hear()
+      peers.wait_for_peers()
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(BrokenPipeError):  # Its reader has left.
       stream.flush()
   os._exit(exit_code)
 
 
-def blame_lost_process(error: BaseException) -> None:
+def raise_if_peer_lost(error: BaseException) -> None:
   """Returns if no lost process caused the error.
 
   If a lost process may be the cause, waits for some seconds. If one is lost,
@@ -242,7 +242,7 @@ def _join(arguments: dict[str, Any], peer_timeout: float) -> None:
       met.set_exception(e)
 
   threading.Thread(target=initialize, daemon=True).start()
-  StopFlag(at_once=True)
+  StopFlag(interrupt=True)
   try:
     _meet(met)
   except Stopped:

@@ -33,12 +33,19 @@ class Silent:
 
 
 def open_writer(
-  workdir: pathlib.Path, step: int, tensorboard: bool, *, owed: bool, every: int
+  workdir: pathlib.Path,
+  step: int,
+  tensorboard: bool,
+  *,
+  evaluation_due: bool,
+  every: int,
 ) -> "MetricWriter | Silent":
   """Returns a `MetricWriter` in process 0 and a `Silent` in the others."""
   if distributed.process_index() > 0:
     return Silent()
-  return MetricWriter(workdir, step, tensorboard, owed=owed, every=every)
+  return MetricWriter(
+    workdir, step, tensorboard, evaluation_due=evaluation_due, every=every
+  )
 
 
 class MetricWriter:
@@ -57,7 +64,7 @@ class MetricWriter:
     step: int,
     tensorboard: bool,
     *,
-    owed: bool = False,
+    evaluation_due: bool = False,
     every: int = 1,
   ):
     """Opens the files.
@@ -67,8 +74,8 @@ class MetricWriter:
       step: the step resumed from, 0 if none; rows of later steps are dropped,
         since those steps run again.
       tensorboard: also write events to `<workdir>/tensorboard`.
-      owed: the held-out loss of `step` is measured again, so its row is
-        dropped, too.
+      evaluation_due: the held-out loss of `step` is measured again, so its row
+        is dropped, too.
       every: the largest number of steps between two rows so far.
 
     Raises:
@@ -80,8 +87,12 @@ class MetricWriter:
     rows = [metric_rows.parse(line) for line in lines]
     pairs = list(zip(lines, rows, strict=True))
     unreadable = [line for line, row in pairs if row is None]
-    kept = [(n, r) for n, r in pairs if r and not _is_again(r, step, owed)]
-    dropped = [line for line, r in pairs if r and _is_again(r, step, owed)]
+    kept = [
+      (n, r) for n, r in pairs if r and not _is_again(r, step, evaluation_due)
+    ]
+    dropped = [
+      line for line, r in pairs if r and _is_again(r, step, evaluation_due)
+    ]
     self.num_unreadable = len(unreadable)
     self.num_dropped = len(dropped)
     self._starts_over = step == 0
@@ -182,10 +193,10 @@ class MetricWriter:
       return False
 
 
-def _is_again(row: metric_rows.Row, step: int, owed: bool) -> bool:
+def _is_again(row: metric_rows.Row, step: int, evaluation_due: bool) -> bool:
   """Returns whether the run will write the row again."""
-  is_owed = owed and row["step"] == step and "eval_loss" in row
-  return row["step"] > step or is_owed
+  is_repeated = evaluation_due and row["step"] == step and "eval_loss" in row
+  return row["step"] > step or is_repeated
 
 
 def _append(path: pathlib.Path, lines: Sequence[bytes]) -> None:

@@ -187,7 +187,7 @@ class Watch:
       return
     print(f"pausejax: {line}", file=sys.stderr, flush=True)
     if self._index == 0:
-      let_others_hear(in_a_hurry=self._is_aborting)
+      wait_for_peers(is_aborting=self._is_aborting)
     os._exit(exit_code)
 
 
@@ -200,13 +200,13 @@ def leave_note(client: Any, note: dict[str, Any]) -> bool:
   return True
 
 
-def let_others_hear(*, in_a_hurry: bool = False) -> None:
+def wait_for_peers(*, is_aborting: bool = False) -> None:
   """Keeps the coordinator, in process 0, alive until the others read the note.
 
   Args:
-    in_a_hurry: an abort is pending; do not wait for the others to end.
+    is_aborting: an abort is pending; do not wait for the others to end.
   """
-  time.sleep(2 * _BEAT_SECONDS + (0 if in_a_hurry else 2 * _GRACE_SECONDS))
+  time.sleep(2 * _BEAT_SECONDS + (0 if is_aborting else 2 * _GRACE_SECONDS))
 
 
 def _since(before: float) -> tuple[float, float]:

@@ -22,7 +22,7 @@ HISTORY = "config_history.jsonl"
 
 
 @contextlib.contextmanager
-def opened(workdir: pathlib.Path) -> Iterator[None]:
+def hold(workdir: pathlib.Path) -> Iterator[None]:
   """Creates the folder and locks it against a second run."""
   if distributed.process_index() > 0:
     yield  # Process 0 locks it for all.

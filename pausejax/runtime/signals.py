@@ -49,17 +49,17 @@ class Stopped(BaseException):
 class StopFlag:
   """The exit code that belongs to the signal received, or 0."""
 
-  def __init__(self, *, at_once: bool = False):
+  def __init__(self, *, interrupt: bool = False):
     """Installs a handler for both signals, in the main thread.
 
     Args:
-      at_once: raise `Stopped` on a signal, until `defer` is called.
+      interrupt: raise `Stopped` on a signal, until `defer` is called.
     """
     global _is_deferred
     self.exit_code = 0
     self._received = 0.0
-    self._raises = at_once
-    _is_deferred = not at_once
+    self._raises = interrupt
+    _is_deferred = not interrupt
     if can_handle():
       for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, self._receive)

@@ -111,10 +111,10 @@ def has_paper(rows: Sequence[Row]) -> bool:
 
 def score(row: Row) -> str:
   """Returns "24.9 ± 1.1 [23.1, 26.8] (M=10)"; one seed has no deviation."""
-  return f"{score_alone(row)} (M={row.num_pauses})" if row.seeds else "missing"
+  return f"{plain_score(row)} (M={row.num_pauses})" if row.seeds else "missing"
 
 
-def score_alone(row: Row) -> str:
+def plain_score(row: Row) -> str:
   """Returns "24.9 ± 1.1 [23.1, 26.8]"."""
   text = mean_and_std(row.mean, row.std, len(row.seeds))
   return f"{text} {interval(row.score_interval)}".rstrip()

@@ -55,8 +55,10 @@ class FileList:
     """Returns the list without the files of another one."""
     held_out = {_identity(f) for f in others}
     kept = tuple(f for f in self.files if _identity(f) not in held_out)
-    gone = [f for f in self.files if f not in kept]
-    left_out = {**self.left_out, HELD_OUT: gone} if gone else self.left_out
+    held_out = [f for f in self.files if f not in kept]
+    left_out = (
+      {**self.left_out, HELD_OUT: held_out} if held_out else self.left_out
+    )
     return FileList(kept, left_out)
 
 

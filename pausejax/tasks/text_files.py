@@ -142,7 +142,7 @@ def read_lines(path: str) -> Iterator[bytes]:
   """
   mark = codecs.BOM_UTF8
   try:
-    with _opened(path) as f:
+    with _open_text(path) as f:
       lines = iter(functools.partial(f.readline, MAX_LINE_BYTES + 1), b"")
       for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LINE_BYTES:
@@ -155,7 +155,7 @@ def read_lines(path: str) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def _open_text(path: str) -> Iterator[Any]:
   """Opens a file for reading bytes, decompressed if its name ends in .gz."""
   if "\0" in path:
     raise errors.UserError(f"{path!r}: a file name cannot contain a NUL")

@@ -111,8 +111,8 @@ def compile_step(
       memory = compiled.memory_analysis()
       assert memory is not None
       text = compiled.as_text() or ""
-      at_once = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-      needed = memory.peak_memory_in_bytes if frees_memory else at_once
+      total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+      needed = memory.peak_memory_in_bytes if frees_memory else total
   return Verdict(
     batch_size=config.batch_size,
     needed_bytes=needed,

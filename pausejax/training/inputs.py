@@ -98,7 +98,7 @@ def check(tree: Any, workdir: str) -> Inputs:
   )
 
 
-def take_over(
+def inherit(
   config: Any, *, init_from: str, workdir: str, is_saved: bool
 ) -> None:
   """Sets the fields that a config inherits from the run it starts from.

@@ -26,7 +26,7 @@ class Run:
     config: when to log, evaluate, save and stop.
     parts: the jitted train step and the mesh.
     state: the state to start from.
-    owed: whether that state is still to be evaluated.
+    evaluation_due: whether that state is still to be evaluated.
     batches: the training batches of this process.
     held_out: evaluates a model.
     saver: writes checkpoints.
@@ -37,7 +37,7 @@ class Run:
   config: TrainConfig
   parts: Parts
   state: TrainState
-  owed: bool
+  evaluation_due: bool
   batches: Any
   held_out: HeldOut
   saver: Saver
@@ -54,7 +54,7 @@ def train(run: Run) -> TrainState:
   c, state, pending = run.config, run.state, None
   start, end = int(state.step), min(c.num_steps, c.stop_at_step or c.num_steps)
   run.saver.require_finite_steps(start, run.meter.counters)
-  if run.owed and _evaluate(run, state) is None:
+  if run.evaluation_due and _evaluate(run, state) is None:
     end = start
   for step in range(start + 1, end + 1):
     began = time.perf_counter()

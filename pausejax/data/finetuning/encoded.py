@@ -66,7 +66,7 @@ def write(
   source = task.source.describe(data)
   record_store.begin(out, {**head, "source": source})
   index = {**head, "source": source}
-  with locks.alone(
+  with locks.hold(
     out / record_store.UNITS / "lock",
     f"--out: another process is building {out}",
   ):

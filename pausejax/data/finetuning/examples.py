@@ -173,12 +173,12 @@ def _digest(rows: Iterable[tasks.Example]) -> str:
   """Returns the sha256 of the contents of the examples."""
   digest = hashlib.sha256()
   for row in rows:
-    said = dataclasses.asdict(row)
-    del said["group"]  # It follows from the rest.
+    fields = dataclasses.asdict(row)
+    del fields["group"]  # It follows from the rest.
     # Without the field, digests are those of earlier versions.
     if not row.num_characters:
-      del said["num_characters"]
-    digest.update(json.dumps([*said.values()]).encode())
+      del fields["num_characters"]
+    digest.update(json.dumps([*fields.values()]).encode())
   return digest.hexdigest()
 
 

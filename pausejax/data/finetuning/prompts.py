@@ -67,16 +67,16 @@ class Format:
     rows, num_cut, num_cut_tokens = [], 0, 0
     texts = prefixes or self._tokenizer.encode([e.prefix for e in examples])
     for example, text, length in zip(examples, texts, lengths, strict=True):
-      room = length - num_fixed
+      available = length - num_fixed
       errors.require(
-        room >= 0,
+        available >= 0,
         f"example {example.id!r} of task {self.task.name!r}: BOS, "
-        f"{self.pauses.num_pauses} pauses and the answer are {-room} positions "
-        "more than there are; ask for fewer pauses, or train with a larger "
+        f"{self.pauses.num_pauses} pauses and the answer are {-available} "
+        "positions too long; use fewer pauses, or train with a larger "
         "data.seq_len (up to model.max_seq_len, which a model with "
         "model.position=rope may raise)",
       )
-      excess = max(len(text) - room, 0)
+      excess = max(len(text) - available, 0)
       num_cut += excess > 0
       num_cut_tokens += excess
       prompt_T = self.pauses.prompt(

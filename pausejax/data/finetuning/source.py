@@ -32,7 +32,7 @@ _OPEN_ROWS = 64  # Rows that may still be filled while packing.
 # K is a multiple of the one, and the other times what a full row counts on
 # average: of eight tasks none needed more rows for it than without a bound.
 _COUNTED_MULTIPLE = 32
-_COUNTED_ROOM = 1.25
+_COUNTED_MARGIN = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +231,7 @@ class FinetuneSource:
       means = np.array([size_N2.mean(axis=0) for size_N2 in sizes])
       counted, positions = self._rates @ means
       average = self.data.seq_len * counted / positions
-      most = max(most, math.ceil(_COUNTED_ROOM * average))
+      most = max(most, math.ceil(_COUNTED_MARGIN * average))
     rounded = -(-most // _COUNTED_MULTIPLE) * _COUNTED_MULTIPLE
     return min(rounded, self.data.seq_len)
 
@@ -288,17 +288,17 @@ class FinetuneSource:
     empty = np.array([[self.data.seq_len, self._max_counted]])
     rows: list[list[tuple[int, int]]] = []
     # Positions and counted targets left in the last rows, which are open.
-    room_N2 = np.zeros((0, 2), np.int64)
+    free_N2 = np.zeros((0, 2), np.int64)
     for t, i in order:
       row = self._tasks[t].rows[i]
       needs = row.num_positions, row.num_counted
-      fits = np.flatnonzero((room_N2 >= needs).all(axis=1))
+      fits = np.flatnonzero((free_N2 >= needs).all(axis=1))
       if not len(fits):
         rows.append([])
-        room_N2 = np.concatenate([room_N2, empty])[-_OPEN_ROWS:]
-        fits = [len(room_N2) - 1]
-      rows[len(rows) - len(room_N2) + fits[0]].append((t, i))
-      room_N2[fits[0]] -= needs
+        free_N2 = np.concatenate([free_N2, empty])[-_OPEN_ROWS:]
+        fits = [len(free_N2) - 1]
+      rows[len(rows) - len(free_N2) + fits[0]].append((t, i))
+      free_N2[fits[0]] -= needs
     return rows
 
   def _batch(self, rows: list[list[tuple[int, int]]]) -> batch.Batch:

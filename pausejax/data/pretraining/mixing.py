@@ -79,7 +79,7 @@ class Mixture:
       self._stages.append(_Stage(start, _sums(names, rates), before))
     self._starts = [stage.start for stage in self._stages]
 
-  def deal(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def assign(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns int64 [B] each: the corpus of a position, and its draw number.
 
     Args:
@@ -87,25 +87,25 @@ class Mixture:
     """
     stages_B = np.searchsorted(self._starts, positions_B, side="right") - 1
     inside_B = positions_B - np.array(self._starts)[stages_B]
-    dealt_B = np.empty((2, len(positions_B)), np.int64)
+    assigned_B = np.empty((2, len(positions_B)), np.int64)
     blocks_B = inside_B // BLOCK
     for stage, block in sorted(set(zip(stages_B, blocks_B, strict=True))):
-      here_B = (stages_B == stage) & (blocks_B == block)
-      dealt_K = _dealt(self._stages[stage], int(block), self._seed)
-      dealt_B[:, here_B] = dealt_K[:, inside_B[here_B] % BLOCK]
-    return dealt_B[0], dealt_B[1]
+      in_block_B = (stages_B == stage) & (blocks_B == block)
+      block_K = _block(self._stages[stage], int(block), self._seed)
+      assigned_B[:, in_block_B] = block_K[:, inside_B[in_block_B] % BLOCK]
+    return assigned_B[0], assigned_B[1]
 
   def _drawn_before(self, position: int) -> tuple[int, ...]:
     """Returns the draws of each corpus before a position of the last stage."""
     stage = self._stages[-1]
     block, place = divmod(position - stage.start, BLOCK)
-    corpora = _dealt(stage, block, self._seed)[0, :place]
+    corpora = _block(stage, block, self._seed)[0, :place]
     counts = np.bincount(corpora, minlength=len(stage.sums))
     return tuple((stage.drawn(block) + counts).tolist())
 
 
 @functools.lru_cache(maxsize=8)
-def _dealt(stage: _Stage, block: int, seed: int) -> np.ndarray:
+def _block(stage: _Stage, block: int, seed: int) -> np.ndarray:
   """Returns int64 [2, K]: corpus and draw of each position of a block."""
   first, end = stage.drawn(block), stage.drawn(block + 1)
   sequence = np.random.SeedSequence([seed % 2**64, stage.start, block])

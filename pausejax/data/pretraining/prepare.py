@@ -108,22 +108,22 @@ def write(
   store = _Store(data, tokenizer, out)
   store.begin()
   index, count = shard
-  with locks.alone(
+  with locks.hold(
     out / record_store.UNITS / f"lock-{index}-of-{count}",
     f"--out: another process is building shard {index}/{count} of {out}",
   ):
     setup = functools.partial(_open, data, out, tasks_module)
-    mine = range(store.num_units)[index - 1 :: count]
+    own = range(store.num_units)[index - 1 :: count]
     if num_workers > 1:
-      _count(store, mine, num_workers, setup)
+      _count(store, own, num_workers, setup)
     todo = [i for i in range(store.num_units) if store.note(i) is None]
     progress = Progress(store.num_units, store.num_units - len(todo))
     report(progress)
-    todo = sorted({*mine} & {*todo})
+    todo = sorted({*own} & {*todo})
     advance = functools.partial(_advance, progress, report)
     _make(store, todo, advance, num_workers, setup)
   # Shards may finish at the same time: only one may join and clean up.
-  with locks.in_turn(out / "units" / "lock-index"):
+  with locks.hold_when_free(out / "units" / "lock-index"):
     return store.finish()
 
 
@@ -137,14 +137,14 @@ def _advance(
   report(progress)
 
 
-def _count(store, mine: Sequence[int], num_workers: int, setup) -> None:
+def _count(store, own: Sequence[int], num_workers: int, setup) -> None:
   """Counts the units in several processes, those of this shard first.
 
   Machines that start together share the work: a unit is counted only once.
   """
   # The count of the last unit is not needed.
   jobs = [i for i in range(store.num_units - 1) if store.is_uncounted(i)]
-  jobs.sort(key=lambda i: i not in mine)
+  jobs.sort(key=lambda i: i not in own)
   num_workers = min(num_workers, len(jobs))
   if num_workers:
     counter = functools.partial(_counter, setup)
@@ -290,7 +290,7 @@ class _Store:
     for name in ("blank_lines", "crlf_files"):
       index[name] = sum(note[name] for note in notes)
     index["left_out"] = file_lists.describe(self._source.left_out())
-    self._tidy(index)
+    self._remove_unit_files(index)
     record_store.write_json(self.out / record_store.INDEX, index)
     return index
 
@@ -315,7 +315,7 @@ class _Store:
       "shards": shards,
     }
 
-  def _tidy(self, index: dict) -> None:
+  def _remove_unit_files(self, index: dict) -> None:
     """Removes files of killed processes and of units that no longer exist."""
     kept = {row["file"] for s in corpora.SPLITS for row in index[s]["shards"]}
     kept |= {record_store.HEAD, record_store.INDEX}

@@ -220,7 +220,7 @@ class MixedSource:
   def training_batch(self, step: int) -> Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
     positions_B = self._first.positions(step)
-    stores_B, draws_B = self._mixture.deal(positions_B)
+    stores_B, draws_B = self._mixture.assign(positions_B)
     shape = len(positions_B), self._first.store.segment_len
     text_BT = np.empty(shape, np.int32)
     for number, source in enumerate(self.sources.values()):

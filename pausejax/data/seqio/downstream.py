@@ -100,7 +100,7 @@ def encode(
 ) -> tf.data.Dataset:
   """Replaces the texts "inputs" and "targets" by ids, the pauses among them."""
   vocabulary = output_features["inputs"].vocabulary
-  room = sequence_length or {}
+  lengths = sequence_length or {}
 
   def prompt(inputs_T: np.ndarray) -> np.ndarray:
     ids_N = pauses.prompt(inputs_T, bos_id=0, pause_id=pause_id)
@@ -109,11 +109,11 @@ def encode(
   def to_ids(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     inputs_T = vocabulary.encode_tf(example["inputs"])
     targets_T = vocabulary.encode_tf(example["targets"])
-    if room.get("inputs"):
-      kept = tf.maximum(room["inputs"] - pauses.num_pauses, 0)
+    if lengths.get("inputs"):
+      kept = tf.maximum(lengths["inputs"] - pauses.num_pauses, 0)
       inputs_T = inputs_T[tf.maximum(tf.size(inputs_T) - kept, 0) :]
-    if room.get("targets"):
-      targets_T = targets_T[: room["targets"] - 1]
+    if lengths.get("targets"):
+      targets_T = targets_T[: lengths["targets"] - 1]
     return {
       **example,
       "inputs": tf.ensure_shape(

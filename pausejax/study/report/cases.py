@@ -41,8 +41,8 @@ def _task(task: str, disagreement: Disagreement) -> Html:
   )
   cases = [_case(case, disagreement) for case in disagreement.cases]
   if any(case.prompt is None for case in disagreement.cases):
-    gone = "The prompts are not available: no such data on this machine."
-    cases.insert(0, tag("p", gone, class_="missing"))
+    note = "The prompts are not available: no such data on this machine."
+    cases.insert(0, tag("p", note, class_="missing"))
   none = tag("p", "All are right and wrong on the same examples.")
   count = len(disagreement.cases)
   summary = tag("summary", f"{count} example{'s' * (count != 1)}")
@@ -67,11 +67,11 @@ def _case(case: Case, disagreement: Disagreement) -> Html:
 def _answer(contender: Contender, row: dict[str, Any], value: float) -> Html:
   verdict = "right" if value >= disagreements.RIGHT else "wrong"
   shown = verdict if value in (0.0, 1.0) else f"{verdict}, {value:.2f}"
-  said = row["prediction"]
-  if len(said) > _LONGEST_ANSWER:
-    said = said[:_LONGEST_ANSWER] + " ..."
+  text = row["prediction"]
+  if len(text) > _LONGEST_ANSWER:
+    text = text[:_LONGEST_ANSWER] + " ..."
   label = tag("dt", contender.label, " ", tag("span", shown, class_=verdict))
-  return tag("div", label, tag("dd", *_chips(contender.result), tag("q", said)))
+  return tag("div", label, tag("dd", *_chips(contender.result), tag("q", text)))
 
 
 def _chips(result: dict) -> list[Html]:

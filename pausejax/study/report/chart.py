@@ -81,8 +81,8 @@ class Chart:
     """Returns the drawing."""
     x, y = self._axes()
     drawn = [
-      _series(s, x, y, aside)
-      for s, aside in zip(self.series, self._asides(), strict=True)
+      _series(s, x, y, offset)
+      for s, offset in zip(self.series, self._offsets(), strict=True)
     ]
     return tag(
       "svg",
@@ -96,7 +96,7 @@ class Chart:
       aria_label=self.title,
     )
 
-  def _asides(self) -> list[float]:
+  def _offsets(self) -> list[float]:
     """Returns the offset of each line that puts whiskers side by side."""
     count = len(self.series)
     if not any(m.whisker for s in self.series for m in s.marks):
@@ -233,8 +233,8 @@ def _level(y: Axis, value: float, label: str) -> Html:
   )
 
 
-def _series(series: Series, x: Axis, y: Axis, aside: float) -> Html:
-  """Returns a line and its markers, shifted by `aside` pixels."""
+def _series(series: Series, x: Axis, y: Axis, offset: float) -> Html:
+  """Returns a line and its markers, shifted by `offset` pixels."""
   points = " ".join(
     f"{pixels(x.at(a))},{pixels(y.at(b))}" for a, b in series.line
   )
@@ -251,7 +251,7 @@ def _series(series: Series, x: Axis, y: Axis, aside: float) -> Html:
     *([line] if points else []),
     *marks,
     class_=look(series.style),
-    transform=f"translate({pixels(aside)} 0)" if aside else None,
+    transform=f"translate({pixels(offset)} 0)" if offset else None,
   )
 
 

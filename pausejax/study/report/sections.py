@@ -112,7 +112,7 @@ def _heading(text: str) -> Html:
 def _cells(row: Row) -> dict[str, Html]:
   """Returns heading -> cell; columns are sorted by data-value."""
   if row.seeds:
-    score = render.score_alone(row)
+    score = render.plain_score(row)
     task, mean, m = f"{row.task}, {row.metric}", row.mean, row.num_pauses
   else:
     score, task, mean, m = tag("i", "missing"), row.task, None, None
