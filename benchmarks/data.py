@@ -52,7 +52,7 @@ def open_batches(pipeline: str, data, store: pathlib.Path, host=(0, 1)):
   if pipeline == "seqio":
     from pausejax.data.seqio.stream import SeqioBatches
 
-    task = tasks.pretraining(data.task)
+    task = tasks.pretraining(data.only_task)
     stream = SeqioBatches(data, task, batch_size=ROWS, seed=0, shard=host)
   else:
     tokenizer = tokenizers.load(data.tokenizer)

@@ -137,7 +137,7 @@ def test_metrics_and_postprocessing_come_from_the_task(folder, data_config):
 
 def test_tasks_mix_by_rate(folder, data_config):
   data = data_config(local_dir=str(folder))
-  rates = tasks.mixture("gsm8k=1,piqa=3")
+  rates = {"gsm8k": 1.0, "piqa": 3.0}
   for name in rates:
     register(name, data)
   name = downstream.register_mixture("downstream_test", rates)

@@ -1,12 +1,12 @@
 """Mixtures by rate: exact counts, no state, any number of hosts."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from pausejax import errors, tasks
+from pausejax import errors
+from pausejax.config.mixtures import Stage
 from pausejax.data import pipeline
 from pausejax.data.pretraining import mixing, prepare, segments
 from pausejax.data.pretraining.source import (
@@ -33,7 +33,7 @@ def deal_all(mixture, num_positions):
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("seed", [0, -5])
 def test_rates_are_followed_exactly_at_the_end_of_every_block(rates, seed):
-  mixture = mixing.Mixture("abc", [(0, rates)], batch_size=8, seed=seed)
+  mixture = mixing.Mixture("abc", [Stage(0, rates)], batch_size=8, seed=seed)
   corpora, draws = deal_all(mixture, 40 * K)
   for number, name in enumerate("abc"):
     # Each corpus is drawn from its first draw on, none skipped or repeated.
@@ -48,18 +48,18 @@ def test_rates_are_followed_exactly_at_the_end_of_every_block(rates, seed):
 @pytest.mark.parametrize("num_later", [1, 2])
 def test_rates_change_at_their_step_and_draws_continue(num_later):
   batch_size = 24
-  stages = [(0, RATES[1]), (97, {"b": 1, "c": 1}), (200, {"a": 1, "c": 5})]
-  stages = stages[: num_later + 1]
+  rates = (RATES[1], {"b": 1, "c": 1}, {"a": 1, "c": 5})
+  stages = [*map(Stage, (0, 97, 200), rates)][: num_later + 1]
   mixture = mixing.Mixture("abc", stages, batch_size=batch_size, seed=3)
   corpora, draws = deal_all(mixture, 400 * batch_size)
   for number in range(3):
     mine = draws[corpora == number]
     assert sorted(mine) == list(range(len(mine)))
-  ends = [*(step for step, _ in stages[1:]), 400]
-  for (start, rates), end in zip(stages, ends, strict=True):
-    part = corpora[start * batch_size : end * batch_size]
+  ends = [*(stage.first_step for stage in stages[1:]), 400]
+  for stage, end in zip(stages, ends, strict=True):
+    part = corpora[stage.first_step * batch_size : end * batch_size]
     for number, name in enumerate("abc"):
-      share = rates.get(name, 0) / sum(rates.values())
+      share = stage.rates.get(name, 0) / sum(stage.rates.values())
       # A block that is cut off by the next stage is a random part of it.
       assert abs((part == number).mean() - share) < 0.06
       assert share or not (part == number).any()
@@ -71,7 +71,7 @@ def test_rates_change_at_their_step_and_draws_continue(num_later):
 
 
 def test_any_position_is_computed_directly_and_in_any_order():
-  stages = [(0, RATES[2]), (1000, RATES[1])]
+  stages = [Stage(0, RATES[2]), Stage(1000, RATES[1])]
   make = lambda: mixing.Mixture("abc", stages, batch_size=64, seed=9)
   whole = np.stack(deal_all(make(), 2000 * 64))
   rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_any_position_is_computed_directly_and_in_any_order():
 
 def test_seeds_mix_in_other_orders():
   make = lambda seed: mixing.Mixture(
-    "ab", [(0, {"a": 1, "b": 1})], batch_size=1, seed=seed
+    "ab", [Stage(0, {"a": 1, "b": 1})], batch_size=1, seed=seed
   )
   a, b = (deal_all(make(seed), 4 * K)[0] for seed in (0, 1))
   assert abs((a == b).mean() - 0.5) < 0.1
@@ -93,7 +93,7 @@ def test_seeds_mix_in_other_orders():
 
 def test_a_rate_too_small_for_a_block_is_an_error():
   with pytest.raises(errors.UsageError, match="at least one in 1,024"):
-    mixing.Mixture("ab", [(0, {"a": 1, "b": 1024})], batch_size=1, seed=0)
+    mixing.Mixture("ab", [Stage(0, {"a": 1, "b": 1024})], batch_size=1, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -115,21 +115,18 @@ def open_source(stores, data_config):
   def make(host=(0, 1), batch_size=16, **changes):
     fields = {"task": "text=1,c4=3", "later_rates": "40:c4=1;70:text=1,c4=1"}
     data = data_config(segments_dir=stores, **{**fields, **changes})
-    stages = tasks.rate_stages(data)
     sources = {
       name: SegmentSource(
         data=data,
-        store=segments.load(
-          folder, "train", dataclasses.replace(data, task=name), BYTES
-        ),
+        store=segments.load(folder, "train", data.of_task(name), BYTES),
         tokenizer=BYTES,
         batch_size=batch_size,
         seed=7,
         host=host,
       )
-      for name, folder in pipeline.stores(data, ["text", "c4"]).items()
+      for name, folder in data.stores.items()
     }
-    return MixedSource(sources=sources, stages=stages)
+    return MixedSource(sources=sources, stages=data.stages)
 
   return make
 

@@ -1,9 +1,12 @@
 """The fields of the data: pretraining text, and downstream examples."""
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import ClassVar
 
-from pausejax import pause
+from pausejax import errors, pause
+from pausejax.config import mixtures
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
 
@@ -91,8 +94,46 @@ class DataConfig(ConfigGroup):
 
   def __post_init__(self):
     super().__post_init__()
-    # Raises if no text is left beside the pauses.
-    self.pauses.num_text_tokens(self.seq_len)
+    # Each raises an error: no text beside the pauses, or text of another form.
+    _ = self.num_text_tokens, self.stages, self.stores
+
+  @functools.cached_property
+  def stages(self) -> tuple[mixtures.Stage, ...]:
+    """The rates of tasks over the run: `task` and `later_rates`, parsed."""
+    return mixtures.stages(self.task, self.later_rates)
+
+  @property
+  def rates(self) -> Mapping[str, float]:
+    """The tasks of `task` and their rates."""
+    return self.stages[0].rates
+
+  @property
+  def task_names(self) -> tuple[str, ...]:
+    """The tasks of all stages, each once."""
+    names = (name for stage in self.stages for name in stage.rates)
+    return tuple(dict.fromkeys(names))
+
+  @property
+  def only_task(self) -> str:
+    """The task of what works on one; UsageError for a mixture."""
+    errors.require(
+      len(self.task_names) == 1,
+      f"data.task: one task at a time, such as {self.task_names[0]!r}, got a "
+      f"mixture of {', '.join(self.task_names)}",
+    )
+    return self.task_names[0]
+
+  @functools.cached_property
+  def stores(self) -> Mapping[str, str]:
+    """Task -> the folder that `segments_dir` names for it, if it does."""
+    return mixtures.stores(self.segments_dir, self.task_names)
+
+  def of_task(self, name: str) -> "DataConfig":
+    """Returns the settings of one of the tasks, and of its own store."""
+    store = self.stores.get(name, "")
+    return dataclasses.replace(
+      self, task=name, later_rates="", segments_dir=store
+    )
 
   @property
   def pauses(self) -> pause.PauseSpec:

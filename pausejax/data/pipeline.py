@@ -15,10 +15,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from pausejax import errors, tasks
-from pausejax.config import DataConfig, TrainConfig, saved
+from pausejax.config import DataConfig, TrainConfig, mixtures, saved
 from pausejax.data import batch, record_store
 from pausejax.data.finetuning import encoded, examples, prompts
 from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
@@ -55,67 +55,49 @@ class RunData:
   summary: Sequence[str] = ()
 
 
-def is_finetuning(spec: str) -> bool:
-  """Returns whether `data.task` names downstream tasks.
+def is_finetuning(names: Collection[str]) -> bool:
+  """Returns whether tasks are downstream tasks.
+
+  Args:
+    names: the tasks of a run, such as the keys of `data.rates`.
 
   Raises:
     UsageError: an unknown task, or pretraining and downstream mixed.
   """
-  found = [tasks.get(name) for name in tasks.mixture(spec)]
-  kinds = {isinstance(task, tasks.Task) for task in found}
+  kinds = {isinstance(tasks.get(name), tasks.Task) for name in names}
   errors.require(
     len(kinds) == 1,
-    f"data.task: {spec!r} mixes pretraining and downstream tasks; mix tasks of "
-    "one kind",
+    f"data.task: {','.join(names)!r} mixes pretraining and downstream tasks; "
+    "mix tasks of one kind",
   )
   return kinds == {True}
 
 
 def check(data: DataConfig) -> None:
   """Raises UsageError if the settings cannot name the data of a run."""
-  stages = tasks.rate_stages(data)
-  if is_finetuning(data.task):
-    errors.require(len(stages) == 1, "data.later_rates: pretraining tasks only")
+  if is_finetuning(data.rates):
+    only_one = len(data.stages) == 1
+    errors.require(only_one, "data.later_rates: pretraining tasks only")
     if data.segments_dir:
-      stores(data, list(stages[0][1]))
+      _require_stores(data)
     return
-  names = _names(stages)
-  if len(names) > 1:
+  for name in data.task_names:
+    tasks.pretraining(name)
+  if len(data.task_names) > 1:
     errors.require(
       data.pipeline == "segments",
       f"data.pipeline: {data.pipeline!r} reads one task, got {data.task!r}; "
       "mix through data.pipeline=segments",
     )
-    stores(data, names)
+    _require_stores(data)
   elif data.pipeline == "seqio" or not data.segments_dir:
-    tasks.pretraining(names[0]).source(data)
+    tasks.pretraining(data.only_task).source(data)
 
 
-def stores(data: DataConfig, names: Sequence[str]) -> dict[str, str]:
-  """Returns task -> the folder that `data.segments_dir` names for it.
-
-  Raises:
-    UsageError: a mixture, and not a folder for each of its tasks.
-  """
-  if len(names) == 1:
-    return {names[0]: data.segments_dir}
-  parts = [part.partition("=") for part in data.segments_dir.split(",")]
-  folders = {name.strip(): folder.strip() for name, _, folder in parts}
-  expected = ",".join(f"{name}=FOLDER" for name in names)
-  errors.require(
-    set(folders) == set(names) and all(folders.values()),
-    "data.segments_dir: a mixture needs a store for each task, "
-    f"{expected}, got {data.segments_dir!r}",
-  )
-  return {name: folders[name] for name in names}
-
-
-def _names(stages: Sequence[tuple[int, Mapping[str, float]]]) -> list[str]:
-  """Returns the pretraining tasks of all stages, each once."""
-  names = list(dict.fromkeys(name for _, rates in stages for name in rates))
-  for name in names:
-    tasks.pretraining(name)
-  return names
+def _require_stores(data: DataConfig) -> None:
+  """Raises UsageError unless every task has a store, and no other has."""
+  if {*data.stores} != {*data.task_names}:
+    raise mixtures.wrong_stores(data.segments_dir, data.task_names)
 
 
 def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
@@ -130,7 +112,7 @@ def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
   data = config.data
   needed = data.pipeline == "segments" and not data.segments_dir
   made = (out / record_store.INDEX).exists()
-  if not needed or made or is_finetuning(data.task):
+  if not needed or made or is_finetuning(data.rates):
     return
   print(f"preparing segments in {out}", flush=True)
   with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +142,7 @@ def open_run_data(
   Raises:
     UserError: the data is missing, malformed, or of another tokenizer.
   """
-  if is_finetuning(config.data.task):
+  if is_finetuning(config.data.rates):
     return _open_finetuning(config, tokenizer, host)
   if config.data.pipeline == "seqio":
     return _open_seqio(config, host)
@@ -188,12 +170,11 @@ def _load_examples(
   """Reads a split from the task's store if there is one, else its files."""
   if not data.segments_dir:
     return examples.load(task, split, data)
-  folder = stores(data, list(tasks.mixture(data.task)))[task.name]
-  return encoded.load(folder, task, split, data, tokenizer)
+  return encoded.load(data.stores[task.name], task, split, data, tokenizer)
 
 
 def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
-  rates = tasks.mixture(config.data.task)
+  rates = config.data.rates
   train, held_out = (
     [encode_split(config, tokenizer, name, split) for name in rates]
     for split in ("train", "validation")
@@ -223,16 +204,14 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
 
 def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
   data = config.data
-  stages = tasks.rate_stages(data)
-  folders = stores(data, _names(stages))
   train, held_out = (
     {
       name: SegmentSource(
         data=data,
         store=segments.load(
-          folder or workdir / "segments",
+          data.stores.get(name) or workdir / "segments",
           split,
-          dataclasses.replace(data, task=name),
+          data.of_task(name),
           tokenizer,
         ),
         tokenizer=tokenizer,
@@ -240,14 +219,14 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
         seed=config.seed,
         host=host,
       )
-      for name, folder in folders.items()
+      for name in data.task_names
     }
     for split in ("train", "validation")
   )
   first, *others = held_out.values()
   if others:
-    training_source = MixedSource(sources=train, stages=stages)
-    held_out_source = MixedSource(sources=held_out, stages=stages)
+    training_source = MixedSource(sources=train, stages=data.stages)
+    held_out_source = MixedSource(sources=held_out, stages=data.stages)
     entropy = None
   else:
     (training_source,) = train.values()
@@ -270,7 +249,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
 def _open_seqio(config: TrainConfig, host) -> RunData:
   from pausejax.data.seqio.stream import SeqioBatches
 
-  task = tasks.pretraining(config.data.task)
+  task = tasks.pretraining(config.data.only_task)
   stream = functools.partial(
     SeqioBatches,
     config.data,

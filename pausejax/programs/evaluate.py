@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     return evaluate_text.main(options, run)
   config = run.meta["config"]
   tasks.import_module(options.tasks_module or config["tasks_module"])
-  names = _task_names(options.task, config["data"]["task"])
+  names = _task_names(options.task, DataConfig(**config["data"]))
   plans = [
     (tasks.downstream(name), list(_conditions(options, run, name)))
     for name in names
@@ -128,7 +128,7 @@ def _check_combination(options: argparse.Namespace) -> None:
     )
 
 
-def _task_names(spec: str, own: str) -> list[str]:
+def _task_names(spec: str, own: DataConfig) -> list[str]:
   """Returns the tasks that --task names; "" is what the run was trained on.
 
   "all" are those with published data; what makes its own examples is not.
@@ -136,11 +136,11 @@ def _task_names(spec: str, own: str) -> list[str]:
   if spec == "all":
     names = tasks.downstream_names()
     return [n for n in names if _is_published(tasks.downstream(n))]
-  names = spec.split(",") if spec else list(tasks.mixture(own))
+  names = spec.split(",") if spec else list(own.rates)
   errors.require(
     bool(spec) or isinstance(tasks.get(names[0]), tasks.Task),
-    f"--task: the run was trained on {own!r}, which has no answers; name a "
-    "downstream task, or score plain text with --text",
+    f"--task: the run was trained on {own.task!r}, which has no answers; name "
+    "a downstream task, or score plain text with --text",
   )
   for name in names:
     tasks.downstream(name)  # Names the nearest, and --tasks_module.
@@ -256,7 +256,7 @@ def _condition(
 ) -> dict:
   """Returns everything that a result was measured under."""
   config = run.meta["config"]
-  trained_on = tasks.mixture(config["data"]["task"])
+  trained_on = DataConfig(**config["data"]).rates
   finetune = FinetuneConfig(**config["finetune"])
   own = finetune.pauses(task.num_pauses) if task.name in trained_on else None
   return {

@@ -23,7 +23,7 @@ import tempfile
 from ml_collections import ConfigDict
 
 from pausejax import commandline, errors, tasks
-from pausejax.config import TrainConfig, loader, train_config
+from pausejax.config import TrainConfig, loader, mixtures, train_config
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.batch import PADDING, Batch
 from pausejax.data.finetuning import examples
@@ -47,12 +47,12 @@ def main(argv: list[str]) -> int:
   values = tree.to_dict()
   config = train_config(values)
   tasks.import_module(config.tasks_module)
-  names = list(tasks.mixture(config.data.task))
+  names = config.data.task_names
   errors.require(
     len(names) == 1, f"--task: one task at a time, as in --task={names[0]}"
   )
   tokenizer = tokenizers.load(config.data.tokenizer)
-  if pipeline.is_finetuning(config.data.task):
+  if pipeline.is_finetuning(names):
     batch, rules, about = _finetuning(config, tokenizer, options.split)
   else:
     errors.require(
@@ -103,7 +103,8 @@ def _config_for(options: argparse.Namespace) -> str:
   """Returns the default config for the kind of the task."""
   errors.require(bool(options.task), "--task: name a task, or give --config")
   tasks.import_module(options.tasks_module or "")
-  return "finetune" if pipeline.is_finetuning(options.task) else "smoke"
+  names = mixtures.rates(options.task, "--task")
+  return "finetune" if pipeline.is_finetuning(names) else "smoke"
 
 
 def _inherit(options: argparse.Namespace, config: ConfigDict) -> None:
@@ -124,7 +125,7 @@ def _finetuning(
   config: TrainConfig, tokenizer: tokenizers.PauseTokenizer, split: str
 ) -> tuple[Batch, sequences.Rules, dict]:
   """Returns the first batch of a downstream task, its rules, and a summary."""
-  (name,) = tasks.mixture(config.data.task)
+  name = config.data.only_task
   task = tasks.downstream(name)
   errors.require_one_of("--split", split, examples.splits(task))
   made = pipeline.encode_split(config, tokenizer, name, split)
@@ -192,7 +193,7 @@ def _segments(
 ) -> segments.Segments:
   """Opens the prepared segments, or prepares them in a folder."""
   data = config.data
-  source = tasks.pretraining(data.task).source(data)
+  source = tasks.pretraining(data.only_task).source(data)
   errors.require(
     bool(data.segments_dir) or not isinstance(source, corpora.TfdsSource),
     f"task {data.task!r} is too large to prepare for a look; name prepared "

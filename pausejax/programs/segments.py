@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
   tokenizer = tokenizers.load(config.data.tokenizer)
-  if pipeline.is_finetuning(config.data.task):
+  if pipeline.is_finetuning(config.data.rates):
     errors.require(
       (options.num_workers, shard) == (1, (1, 1)),
       "--num_workers, --shard: the examples of a downstream task are made by "

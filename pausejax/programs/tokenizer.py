@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--vocab_size", options.vocab_size, 260)
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
-  source = tasks.pretraining(config.data.task).source(config.data)
+  source = tasks.pretraining(config.data.only_task).source(config.data)
   documents = list(opening.documents(source, "train"))
   model = tokenizer_training.train(documents, vocab_size=options.vocab_size)
   out = pathlib.Path(options.out)

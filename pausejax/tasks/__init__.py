@@ -10,7 +10,6 @@ Your own task is such a file outside the package (docs/tasks.md): import it with
 "pausejax.tasks".
 """
 
-from pausejax.tasks.mixtures import mixture, rate_stages
 from pausejax.tasks.registry import (
   downstream,
   downstream_names,
@@ -44,11 +43,9 @@ __all__ = [
   "downstream_names",
   "get",
   "import_module",
-  "mixture",
   "names",
   "option",
   "predictions_by_id",
   "pretraining",
-  "rate_stages",
   "register",
 ]

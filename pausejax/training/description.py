@@ -60,8 +60,8 @@ def size(model: Decoder, mesh: Mesh, restored: Restored | None) -> str:
 
 def _reads_pauses(config: TrainConfig) -> bool:
   """Returns whether the sequences of this run contain `<pause>`."""
-  if not pipeline.is_finetuning(config.data.task):
+  if not pipeline.is_finetuning(config.data.rates):
     return config.data.pauses.uses_pause_token
-  mixed = [tasks.downstream(n) for n in tasks.mixture(config.data.task)]
+  mixed = [tasks.downstream(n) for n in config.data.rates]
   pauses = [config.finetune.pauses(task.num_pauses) for task in mixed]
   return any(p.num_pause_tokens for p in pauses)

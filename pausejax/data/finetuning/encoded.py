@@ -61,7 +61,7 @@ def write(
     UserError: `out` has other files or cannot be written, or the published
       files are missing or malformed.
   """
-  task = tasks.downstream(data.task)
+  task = tasks.downstream(data.only_task)
   head = identity(task, data, tokenizer)
   source = task.source.describe(data)
   record_store.begin(out, {**head, "source": source})

@@ -18,12 +18,13 @@ B rows of a batch, K positions of a block.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from pausejax import errors
+from pausejax.config import mixtures
 
 BLOCK = 1024
 
@@ -54,7 +55,7 @@ class Mixture:
   def __init__(
     self,
     names: Sequence[str],
-    stages: Sequence[tuple[int, Mapping[str, float]]],
+    stages: Sequence[mixtures.Stage],
     *,
     batch_size: int,
     seed: int,
@@ -63,8 +64,8 @@ class Mixture:
 
     Args:
       names: names of the corpora.
-      stages: (first step, rate of each corpus), by step, the first at 0; a
-        corpus without a rate is not drawn.
+      stages: rates of the corpora, by step, the first at 0; a corpus without
+        a rate is not drawn.
       batch_size: positions per step.
       seed: determines the order inside blocks.
 
@@ -73,10 +74,10 @@ class Mixture:
     """
     self._seed = seed
     self._stages: list[_Stage] = []
-    for step, rates in stages:
-      start = step * batch_size
-      before = self._drawn_before(start) if step else (0,) * len(names)
-      self._stages.append(_Stage(start, _sums(names, rates), before))
+    for stage in stages:
+      start = stage.first_step * batch_size
+      before = self._drawn_before(start) if start else (0,) * len(names)
+      self._stages.append(_Stage(start, _sums(names, stage), before))
     self._starts = [stage.start for stage in self._stages]
 
   def assign(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,18 +119,17 @@ def _block(stage: _Stage, block: int, seed: int) -> np.ndarray:
   return np.stack([corpora_K, draws_K])
 
 
-def _sums(
-  names: Sequence[str], rates: Mapping[str, float]
-) -> tuple[Fraction, ...]:
+def _sums(names: Sequence[str], stage: mixtures.Stage) -> tuple[Fraction, ...]:
   """Returns R_t as exact fractions: 0.1 is 1/10."""
+  rates = stage.rates
   total = sum(Fraction(str(rate)) for rate in rates.values())
   sums, reached = [], Fraction(0)
   for name in names:
     share = Fraction(str(rates.get(name, 0))) / total
     errors.require(
       not share or share * BLOCK >= 1,
-      f"data.task: {name} has {float(share):.2g} of the rates, at least one in "
-      f"{BLOCK:,} is needed",
+      f"data.task: {name} has {float(share):.2g} of the rates {str(stage)!r}, "
+      f"at least one in {BLOCK:,} is needed",
     )
     reached += share
     sums.append(reached)

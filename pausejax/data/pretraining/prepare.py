@@ -189,7 +189,7 @@ class _Store:
     self.data = data
     self.out = out
     self._tokenizer = tokenizer
-    self._source = tasks.pretraining(data.task).source(data)
+    self._source = tasks.pretraining(data.only_task).source(data)
     self._units = opening.units(self._source)
     self._starts = [0]  # Documents before each unit, as far as known.
     self._dtype = np.dtype(

@@ -34,12 +34,14 @@ def identity(data: DataConfig, tokenizer: tokenizers.PauseTokenizer) -> dict:
   """
   expected = {
     "format": FORMAT,
-    "task": data.task,
+    "task": data.only_task,
     "segment_len": data.num_text_tokens,
     **tokenizer.fingerprint(),
   }
   if not data.segments_dir:
-    expected["source"] = tasks.pretraining(data.task).source(data).describe()
+    expected["source"] = (
+      tasks.pretraining(data.only_task).source(data).describe()
+    )
   return expected
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from pausejax import errors
-from pausejax.config import DataConfig
+from pausejax.config import DataConfig, mixtures
 from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, Batch, language_model_batch
 from pausejax.data.pretraining import mixing, segments
@@ -192,11 +192,11 @@ class MixedSource:
 
   Attributes:
     sources: task -> its source; they differ in their stores alone.
-    stages: (first step, task -> rate), as `tasks.rate_stages` returns them.
+    stages: the rates of the tasks over the run.
   """
 
   sources: Mapping[str, SegmentSource]
-  stages: Sequence[tuple[int, Mapping[str, float]]]
+  stages: Sequence[mixtures.Stage]
 
   @property
   def data(self) -> DataConfig:
@@ -243,7 +243,7 @@ class MixedSource:
     parts = {name: s.fingerprint() for name, s in self.sources.items()}
     return {
       **self._first.fingerprint(),
-      "task": [[step, dict(rates)] for step, rates in self.stages],
+      "task": [[s.first_step, dict(s.rates)] for s in self.stages],
       "documents_sha256": {
         name: part["documents_sha256"] for name, part in parts.items()
       },

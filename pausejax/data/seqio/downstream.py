@@ -83,7 +83,7 @@ def register_mixture(name: str, rates: Mapping[str, float]) -> str:
 
   Args:
     name: of the mixture.
-    rates: task -> relative number of examples, as `tasks.mixture` reads them.
+    rates: task -> relative number of examples, as in `DataConfig.rates`.
   """
   seqio.MixtureRegistry.remove(name)
   seqio.MixtureRegistry.add(name, list(rates.items()))
