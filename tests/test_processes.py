@@ -203,7 +203,7 @@ def test_the_other_processes_report_a_crashed_one(tmp_path, failed):
 # What a process does while another one is lost: it waits in Python, for a value
 # of the others, or in a collective.
 IDLE = "time.sleep(100)"
-IN_EXCHANGE = f"if index == {{lost}}: {IDLE}\ndistributed.everyone(0)"
+IN_EXCHANGE = f"if index == {{lost}}: {IDLE}\ndistributed.all_gather(0)"
 IN_COLLECTIVE = """
 import jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P

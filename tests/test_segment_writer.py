@@ -83,13 +83,13 @@ def test_shards_of_many_machines_make_one_store(data, whole, tmp_path):
 
 def test_one_process_reads_the_corpus_once(data, tmp_path, monkeypatch):
   opened = collections.Counter()
-  opener = text_files._opened
+  opener = text_files._open_text
 
   def counting(path):
     opened[path] += 1
     return opener(path)
 
-  monkeypatch.setattr(text_files, "_opened", counting)
+  monkeypatch.setattr(text_files, "_open_text", counting)
   prepare.write(data, BYTES, tmp_path / "once")
   assert set(opened.values()) == {1} and len(opened) == 7
   # Another machine counts the files before its own, each once.
