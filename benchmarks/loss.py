@@ -57,13 +57,11 @@ def one_fraction(
   functions = {"full logits": naive}
   for chunks in map(int, options.chunks.split(",")):
     functions[f"{chunks} chunks"] = functools.partial(
-      chunked, vocab_size=options.vocab_size, num_chunks=chunks
+      chunked, num_chunks=chunks
     )
   if fraction < 0.5:
     positions_BK = counted_positions(np.asarray(args[-1]))
-    functions["chosen"] = functools.partial(
-      chosen, vocab_size=options.vocab_size, positions_BK=positions_BK
-    )
+    functions["chosen"] = functools.partial(chosen, positions_BK=positions_BK)
   compiled = {
     name: jax.jit(jax.value_and_grad(f, argnums=(0, 1))).lower(*args).compile()
     for name, f in functions.items()
@@ -108,27 +106,27 @@ def naive(x_BTD, head_DV, targets_BT, mask_BT):
   return jnp.sum(jnp.where(mask_BT, nll_BT, 0.0))
 
 
-def chunked(x_BTD, head_DV, targets_BT, mask_BT, *, vocab_size, num_chunks):
+def chunked(x_BTD, head_DV, targets_BT, mask_BT, *, num_chunks):
   """Returns the summed loss of `pausejax.losses`."""
   objective, _ = losses.cross_entropy(
     x_BTD,
     head_DV,
     targets_BT,
     mask_BT,
-    vocab_size=vocab_size,
+    finish=lambda products: products,  # Every row is an id.
     num_chunks=num_chunks,
     z_loss=0.0,
   )
   return objective
 
 
-def chosen(x_BTD, head_DV, targets_BT, mask_BT, *, vocab_size, positions_BK):
+def chosen(x_BTD, head_DV, targets_BT, mask_BT, *, positions_BK):
   """Returns the same with the head on the chosen positions only."""
   rows_B1 = np.arange(len(positions_BK))[:, None]
   picked = (x[rows_B1, positions_BK] for x in (x_BTD, targets_BT, mask_BT))
   x_BKD, targets_BK, mask_BK = picked
   args = x_BKD, head_DV, targets_BK, mask_BK
-  return chunked(*args, vocab_size=vocab_size, num_chunks=1)
+  return chunked(*args, num_chunks=1)
 
 
 def counted_positions(mask_BT: np.ndarray) -> np.ndarray:

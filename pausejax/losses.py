@@ -12,6 +12,7 @@ B batch, T tokens, C tokens of a chunk, D d_model, V vocabulary rows.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ def cross_entropy(
   targets_BT: jax.Array,
   loss_mask_BT: jax.Array,
   *,
-  vocab_size: int,
+  finish: Callable[[jax.Array], jax.Array],
   num_chunks: int,
   z_loss: float,
 ) -> tuple[jax.Array, jax.Array]:
@@ -38,12 +39,13 @@ def cross_entropy(
 
   Args:
     x_BTD: the decoder's final vectors, in the compute dtype.
-    head_DV: float32 head; columns from `vocab_size` on are padding and get
-      probability 0.
-    targets_BT: int32 ids in [0, vocab_size).
+    head_DV: float32 head.
+    targets_BT: int32 ids in [0, V).
     loss_mask_BT: bool, True where the target counts. Other positions
       contribute exactly 0 to the value and to every gradient.
-    vocab_size: number of ids.
+    finish: logits from the products of vectors and head, float32 [..., V] to
+      the same, element by element: `decoder.finish_logits`. Ids that it sets to
+      -inf get probability 0.
     num_chunks: number of chunks, which divides the T of a device; more chunks
       need less memory.
     z_loss: weight of the z-loss, 0 for none.
@@ -58,7 +60,7 @@ def cross_entropy(
     head_DV,
     targets_BT,
     loss_mask_BT,
-    _Options(vocab_size=vocab_size, num_chunks=num_chunks, z_loss=z_loss),
+    _Options(finish=finish, num_chunks=num_chunks, z_loss=z_loss),
   )
 
 
@@ -98,7 +100,7 @@ def masked_loss(
 class _Options(NamedTuple):
   """Static arguments of the loss."""
 
-  vocab_size: int
+  finish: Callable[[jax.Array], jax.Array]
   num_chunks: int
   z_loss: float
 
@@ -149,16 +151,16 @@ def _over_shards(x_BTD, head_DV, targets_BT, mask_BT, options, with_grads):
 
 
 def _scan_chunks(x_BTD, w_DV, targets_BT, mask_BT, *, options, with_grads):
-  vocab_size, num_chunks, z_loss = options
+  finish, num_chunks, z_loss = options
   ids_V = jnp.arange(w_DV.shape[1])
 
   def one_chunk(carry, chunk):
     objective, dhead_DV = carry
     x_BCD, targets_BC, mask_BC = chunk
-    logits_BCV = jnp.einsum(
+    products_BCV = jnp.einsum(
       "bcd,dv->bcv", x_BCD, w_DV, preferred_element_type=jnp.float32
     )
-    logits_BCV = jnp.where(ids_V < vocab_size, logits_BCV, -jnp.inf)
+    logits_BCV, pull_back = jax.vjp(finish, products_BCV)
     # A comparison, not a gather, stays local when V is sharded.
     is_target_BCV = ids_V == targets_BC[..., None]
     log_z_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
@@ -172,10 +174,10 @@ def _scan_chunks(x_BTD, w_DV, targets_BT, mask_BT, *, options, with_grads):
     p_BCV = jnp.exp(logits_BCV - log_z_BC[..., None])
     dlogits_BCV = p_BCV * (1 + 2 * z_loss * log_z_BC)[..., None] - is_target_BCV
     dlogits_BCV = jnp.where(mask_BC[..., None], dlogits_BCV, 0.0)
-    dlogits_BCV = dlogits_BCV.astype(x_BCD.dtype)
-    dx_BCD = jnp.einsum("bcv,dv->bcd", dlogits_BCV, w_DV)
+    dproducts_BCV = pull_back(dlogits_BCV)[0].astype(x_BCD.dtype)
+    dx_BCD = jnp.einsum("bcv,dv->bcd", dproducts_BCV, w_DV)
     dhead_DV += jnp.einsum(
-      "bcd,bcv->dv", x_BCD, dlogits_BCV, preferred_element_type=jnp.float32
+      "bcd,bcv->dv", x_BCD, dproducts_BCV, preferred_element_type=jnp.float32
     )
     return (objective, dhead_DV), (nll_BC, dx_BCD)
 

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import json
 import pathlib
 import signal
@@ -15,6 +16,7 @@ import pytest
 import pausejax
 from pausejax import errors, losses
 from pausejax.inference import loaded
+from pausejax.model import decoder
 from tests import models
 
 SENTENCE = "The assert statement is a convenient way to debug a program.\n"
@@ -237,7 +239,7 @@ def test_the_masked_loss_equals_the_trainers():
     x_BTD,
     model.head_DV(),
     *arguments,
-    vocab_size=models.VOCAB_SIZE,
+    finish=functools.partial(decoder.finish_logits, config=model.config),
     num_chunks=1,
     z_loss=0.0,
   )

@@ -286,11 +286,21 @@ class Decoder(nnx.Module):
   def logits(self, x_BTD: jax.Array) -> jax.Array:
     """Returns float32 logits [B, T, V]; padded vocabulary rows are -inf."""
     w_DV = self.head_DV().astype(x_BTD.dtype)
-    logits_BTV = jnp.einsum(
+    products_BTV = jnp.einsum(
       "btd,dv->btv", x_BTD, w_DV, preferred_element_type=jnp.float32
     )
-    is_id_V = jnp.arange(w_DV.shape[1]) < self.config.vocab_size
-    return jnp.where(is_id_V, logits_BTV, -jnp.inf)
+    return finish_logits(products_BTV, self.config)
+
+
+def finish_logits(products: jax.Array, config: ModelConfig) -> jax.Array:
+  """Returns the logits, given the products of vectors and head.
+
+  Element by element, float32 [..., V]: decoding and the loss, which
+  differentiates it a chunk at a time, both call this. Padded vocabulary rows
+  are -inf.
+  """
+  is_id_V = jnp.arange(products.shape[-1]) < config.vocab_size
+  return jnp.where(is_id_V, products, -jnp.inf)
 
 
 def init(config: ModelConfig, seed: int) -> Decoder:

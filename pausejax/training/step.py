@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pausejax import losses, sharding
 from pausejax.config import LossConfig, TrainConfig
+from pausejax.model import decoder
 from pausejax.model.decoder import Decoder
 from pausejax.train_state import TrainState
 
@@ -154,7 +155,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     model.head_DV(),
     targets_BK,
     mask_BK,
-    vocab_size=model.config.vocab_size,
+    finish=functools.partial(decoder.finish_logits, config=model.config),
     num_chunks=_num_chunks(num_here, x_BTD.shape[1] // loss.num_chunks),
     z_loss=loss.z_loss,
   )
