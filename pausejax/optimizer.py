@@ -94,12 +94,17 @@ def names(config: OptimConfig) -> list[str]:
   return [name for name in sorted(_factories()) if is_accepted(name)]
 
 
-def treatments(config: OptimConfig, params: Any) -> list[str]:
-  """Returns the lines of a table of the optimizer's settings per group.
+def treatments(
+  config: OptimConfig, params: Any
+) -> list[tuple[str, str, str, str, str]]:
+  """Returns the rows of a table of the optimizer's settings per group.
 
   Args:
     config: the config of an optimizer that `make` accepts.
     params: the decoder, or its shapes.
+
+  Returns:
+    The headings, then a row for each group of parameters.
   """
   rows = [("parameters", "number", "optimizer", "weight decay", "rate")]
   for group, size in parameter_groups.sizes(params, config.decay_axes).items():
@@ -115,9 +120,7 @@ def treatments(config: OptimConfig, params: Any) -> list[str]:
         f"x {_multipliers(config).get(kind, 1.0):g}",
       )
     )
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  padded = [map(str.ljust, row, widths) for row in rows]
-  return ["  ".join(cells).rstrip() for cells in padded]
+  return rows
 
 
 def _build(

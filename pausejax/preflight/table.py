@@ -1,4 +1,8 @@
-"""The report of a preflight, as text."""
+"""The report of a preflight, as text.
+
+Columns of numbers end on the right and fit any terminal, with prose between
+them: format strings say so directly, without `runtime/tables.py`.
+"""
 
 import dataclasses
 from collections.abc import Sequence

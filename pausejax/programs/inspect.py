@@ -255,7 +255,10 @@ def _show(report: dict) -> None:
 
 
 def _lines(example: dict, width: int, colour: bool) -> list[str]:
-  """Returns the tokens of an example and their marks, two lines at a time."""
+  """Returns the tokens of an example and their marks, two lines at a time.
+
+  Not a table of rich, which would wrap each of the two lines for itself.
+  """
   lines, tokens, marks, used = [], "", "", width
   for position, text, mark in sequences.cells(example):
     size = max(len(text), len(mark))

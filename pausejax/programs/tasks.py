@@ -15,6 +15,7 @@ import sys
 from pausejax import commandline, errors, tasks
 from pausejax.data.finetuning import examples
 from pausejax.programs import check_task, score
+from pausejax.runtime import tables
 from pausejax.tasks import records
 
 _HEADER = ("name", "kind", "source", "splits", "metrics", "pauses")
@@ -42,12 +43,7 @@ def _list(argv: list[str]) -> int:
   )
   notes: list[str] = []
   rows = [_row(tasks.get(n), folder, notes) for n in tasks.names()]
-  columns = zip(_HEADER, *rows, strict=True)
-  widths = [max(map(len, column)) for column in columns]
-  for row in (_HEADER, *rows):
-    cells = (c.ljust(w) for c, w in zip(row, widths, strict=True))
-    print("  ".join(cells).rstrip())
-  for line in notes:
+  for line in (*tables.lines([_HEADER, *rows]), *notes):
     print(line)
   return 0
 

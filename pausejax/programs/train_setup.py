@@ -11,7 +11,13 @@ from pausejax.checkpoints.store import Restored, Store
 from pausejax.data import pipeline
 from pausejax.data.pipeline import RunData
 from pausejax.evaluation import held_out_answers
-from pausejax.runtime import distributed, flops, metric_writer, run_folder
+from pausejax.runtime import (
+  distributed,
+  flops,
+  metric_writer,
+  run_folder,
+  tables,
+)
 from pausejax.runtime.agreement import Agreement
 from pausejax.runtime.progress import ProgressBar
 from pausejax.runtime.signals import StopFlag
@@ -166,7 +172,8 @@ def _describe(
   for line in data.summary:
     print(line)
   print(description.size(state.model, made.mesh, restored), flush=True)
-  print(*optimizer.treatments(inputs.config.optim, state.model), sep="\n")
+  rows = optimizer.treatments(inputs.config.optim, state.model)
+  print(*tables.lines(rows), sep="\n")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from pausejax.runtime import tables
 from pausejax.study.table import ABOUT_INTERVAL, ABOUT_SCORE, Row
 
 _HEADINGS = ("task", "metric", "variant", "score", "difference", "n", "seeds")
@@ -32,10 +33,8 @@ _TEX = {c: "\\" + c for c in "&%$#_{}"} | {
 
 def terminal(rows: Sequence[Row]) -> str:
   """Returns aligned text to print."""
-  lines = [_HEADINGS, *(_cells(row, paper=False) for row in rows)]
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-  return "\n".join([*text, *notes(rows)])
+  cells = [_HEADINGS, *(_cells(row, paper=False) for row in rows)]
+  return "\n".join([*tables.lines(cells), *notes(rows)])
 
 
 def markdown(rows: Sequence[Row], *, paper: bool) -> str:
