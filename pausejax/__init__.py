@@ -4,8 +4,8 @@
   >>> pausejax.insert_pauses([5, 6, 7, 8], pause_id=99, pause_fraction=0.5)
   array([99,  5, 99,  6])
 
-Names are imported when they are first used: `import pausejax` alone imports
-neither NumPy nor JAX. The same from a shell: `pausejax --help`.
+Names are imported on first use: `import pausejax` imports neither NumPy nor
+JAX. The same is available from a shell, see `pausejax --help`.
 """
 
 import importlib
@@ -13,8 +13,8 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# Name -> the module that defines it. `__init__.pyi` says the same to type
-# checkers, and a test that they agree.
+# Name -> the module that defines it. `__init__.pyi` lists the same names for
+# type checkers; a test compares the two.
 _MODULES = {
   "LoadedRun": "inference.loaded",
   "PauseSpec": "pause",

@@ -111,7 +111,7 @@ def insert_pauses(
 ) -> np.ndarray:
   """Returns segments with pauses at random places (section 3.1).
 
-  The pauses depend on the seed and on each segment's number alone.
+  The pauses depend only on the seed and on each segment's number.
 
   >>> pausejax.insert_pauses(np.arange(8), pause_id=99, pause_fraction=0.25)
   array([99,  0, 99,  1,  2,  3,  4,  5])
@@ -119,7 +119,7 @@ def insert_pauses(
   Args:
     tokens: int [T] or [B, T], ids without pauses.
     pause_id: id written at the pauses.
-    pause_fraction: in [0, 1), pauses for each position of the result.
+    pause_fraction: pauses as a fraction of T, in [0, 1).
     mode: "insert_trim" cuts the result to T positions, so that pauses displace
       text at the end; "exact" lengthens it, so that all text stays.
     seed: any int.
@@ -127,7 +127,7 @@ def insert_pauses(
       others follow it.
 
   Returns:
-    Array of the same dtype, as long as `mode` says.
+    Array of the same dtype; its length depends on `mode`.
 
   Raises:
     UsageError: another shape or dtype, tokens that hold `pause_id`, or a value
@@ -163,7 +163,7 @@ def make_batch(
   pause_id: int,
   seq_len: int = 0,
 ) -> batch.Batch:
-  """Returns the batch of a language model: what `LoadedRun.model` reads.
+  """Returns a batch of a language model, as `LoadedRun.model` reads it.
 
   >>> batch = pausejax.make_batch(
   ...   [[5, 99, 6], [7]], bos_id=1, pad_id=0, pause_id=99
@@ -175,13 +175,13 @@ def make_batch(
 
   Args:
     rows: B rows of ids without BOS, pauses in place; their lengths may differ.
-    bos_id: id that the first position reads.
-    pad_id: id behind the shorter rows; it never counts.
+    bos_id: id of the first input.
+    pad_id: id that pads shorter rows; it never counts.
     pause_id: id whose targets do not count.
     seq_len: T; 0 for the longest row.
 
   Returns:
-    Arrays [B, T]: int32 `tokens` (the targets shifted by one behind BOS),
+    Arrays [B, T]: int32 `tokens` (BOS, then the targets shifted by one),
     `targets`, `positions` and `segment_ids` (1, or 0 on padding), and bool
     `loss_mask`, True where the target counts.
 
@@ -202,7 +202,7 @@ def make_batch(
     target_T[: len(row)] = row
   return batch.language_model_batch(
     targets_BT,
-    pauses=PauseSpec(fraction=0.0),  # As every spec, it counts text alone.
+    pauses=PauseSpec(fraction=0.0),  # Every spec counts only text as targets.
     bos_id=bos_id,
     pad_id=pad_id,
     pause_id=pause_id,

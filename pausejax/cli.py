@@ -120,7 +120,7 @@ def _stopped(number: int, *_) -> None:
 
 def _stopped_in_compiler(number: int) -> None:
   """Exits in place of a main thread that cannot handle the signal."""
-  # While it connects to the others, the main thread handles the signal.
+  # While it connects to other processes, the main thread handles the signal.
   if not distributed.is_joining():
     _stopped(number)
 

@@ -11,7 +11,7 @@ from pausejax import errors
 
 @contextlib.contextmanager
 def hold(path: pathlib.Path, message: str) -> Iterator[None]:
-  """Holds the lock `path`, which is released at the latest with the process.
+  """Holds the lock `path`, at most until the process ends.
 
   Raises:
     UserError: `message`, if another process holds the lock.

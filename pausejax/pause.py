@@ -9,14 +9,14 @@ model more positions to compute in before it has to answer.
   Inference (Algorithm 3)    `PromptPauses.prompt`, then read after its last id
   Loss                       `PauseSpec.counted_targets`, `answer_targets`
 
-A `PauseSpec` is a way of pausing in text, `PromptPauses` one in prompts.
-Everything that depends on it stands here: data, training, evaluation, checks
-and reports ask it. A new way of pausing is one more entry of `MODES` and its
-cases in `PauseSpec`, or one more entry of `POSITIONS`.
+A `PauseSpec` defines the pauses in text, `PromptPauses` those in a prompt.
+Everything that depends on the kind of pause is defined here; data, training,
+evaluation, checks and reports call it. A new kind is one more entry of `MODES`
+with its cases in `PauseSpec`, or one more entry of `POSITIONS`.
 
 Insertion is a pure function of (seed, position), where position numbers the
-segments of a whole run: position = step * batch_size + row. No generator is
-carried along, so hosts, workers and restarts cannot change a single pause.
+segments of a whole run: position = step * batch_size + row. There is no
+generator state, so the pauses do not depend on hosts, workers or restarts.
 Each slot gets a 64-bit key from SplitMix64 (Steele et al., OOPSLA 2014) and
 the slots with the smallest keys are the pauses; `data/seqio/pauses.py` is the
 same arithmetic in TensorFlow, equal bit for bit.
@@ -34,7 +34,7 @@ import numpy as np
 
 from pausejax import errors
 
-# Names of the ways of pausing in text, with words for each.
+# Mode of pauses in text -> its description.
 MODES = {
   "insert_trim": "lengthen, then trim (the paper)",
   "exact": "no text displaced",
@@ -51,16 +51,16 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PauseSpec:
-  """A way of pausing in text: pauses at uniformly random places (section 3.1).
+  """The pauses in text, at uniformly random places (section 3.1).
 
   With k = `num_inserted(T)` there are two readings of "10%":
 
-  * "insert_trim", the paper's words: k pauses go to a uniformly random k-subset
+  * "insert_trim", as in the paper: k pauses go to a uniformly random k-subset
     of the T + k slots and the result is trimmed to T. Of 205 in 2048, 186.3
     survive on average (hypergeometric mean k T / (T + k)), and every survivor
     displaces one text token at the end of the segment.
   * "exact": a uniformly random k-subset of the T output positions are pauses.
-    The segment arrives T - k tokens long and all of it stays.
+    The segment has T - k text tokens, and all of them are kept.
 
   Attributes:
     fraction: pauses as a fraction of the T positions, in [0, 0.999]; 0 is
@@ -85,7 +85,7 @@ class PauseSpec:
 
   @property
   def displaces_text(self) -> bool:
-    """Whether pauses push text out of a full segment."""
+    """Whether pauses displace text at the end of a full segment."""
     return self.mode == "insert_trim"
 
   def num_inserted(self, seq_len: int) -> int:
@@ -93,11 +93,11 @@ class PauseSpec:
     return math.floor(self.fraction * seq_len + 0.5)
 
   def num_slots(self, seq_len: int) -> int:
-    """Returns J, the slots of which k are pauses; the first `seq_len` stay."""
+    """Returns J, the slots, k of them pauses; the first `seq_len` are kept."""
     return seq_len + self.num_inserted(seq_len) * self.displaces_text
 
   def num_text_tokens(self, seq_len: int) -> int:
-    """Returns how many text tokens a segment of `seq_len` positions is cut to.
+    """Returns the number of text tokens in a segment of `seq_len` positions.
 
     Raises:
       UsageError: the pauses leave no position for text.
@@ -105,7 +105,7 @@ class PauseSpec:
     num_text = self.num_slots(seq_len) - self.num_inserted(seq_len)
     errors.require(
       num_text >= 1,
-      f"pause_fraction {self.fraction} leaves no room for text in seq_len "
+      f"pause_fraction {self.fraction} leaves no position for text in seq_len "
       f"{seq_len}; lower it, or choose pause_mode 'insert_trim'",
     )
     return num_text
@@ -146,7 +146,7 @@ class PauseSpec:
     """
     self.check_segments(tokens_BT.shape[1], seq_len)
     is_pause_BT = self.mask(seed, positions_B, seq_len)
-    # A slot shows the text token whose index is the number of those before.
+    # The index of a slot's text token is the number of text slots before it.
     source_BT = np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1
     shown_BT = np.take_along_axis(tokens_BT, np.maximum(source_BT, 0), axis=1)
     return np.where(is_pause_BT, tokens_BT.dtype.type(pause_id), shown_BT)
@@ -171,7 +171,7 @@ class PauseSpec:
     return targets != pause_id
 
   def positions(self, seq_len: int) -> np.ndarray:
-    """Returns int32 [T], the position of each token; a pause takes its own."""
+    """Returns int32 [T], the positions of the tokens, including pauses."""
     return np.arange(seq_len, dtype=np.int32)
 
   def expected_pauses(self, seq_len: int) -> tuple[float, float]:
@@ -213,19 +213,19 @@ POSITIONS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptPauses:
-  """A way of pausing in prompts: the condition of finetuning or of an answer.
+  """The pauses in a prompt: the condition of finetuning or of an answer.
 
     append    BOS  prefix  <pause> x M | target  EOS     (sections 3.2 and 3.3)
     prepend   BOS  <pause> x M  prefix | target  EOS     (section 4.4)
 
-  What stands before the bar is the prompt. Its last id predicts the first
-  target token: the last pause when they are appended.
+  The prompt is everything before the bar. Its last id, which is the last pause
+  if pauses are appended, predicts the first target token.
 
   Attributes:
     num_pauses: M, at least 0.
     position: "append" or "prepend", a name in `POSITIONS`.
     filler: "" for `<pause>`, or a text of one token, such as ".".
-    in_prefix: whether a bidirectional prefix reaches over the pauses.
+    in_prefix: whether a bidirectional prefix includes the pauses.
 
   Raises:
     UsageError: an impossible number, or an unknown position.
@@ -253,7 +253,7 @@ class PromptPauses:
 
   @property
   def num_pause_tokens(self) -> int:
-    """How many of the pauses are `<pause>` itself: none with a filler."""
+    """The number of `<pause>` tokens: 0 with a filler."""
     return 0 if self.filler else self.num_pauses
 
   @property
@@ -276,22 +276,22 @@ class PromptPauses:
     return place.mask(np.arange(num_prompt), num_prompt, self.num_pauses)
 
   def prefix_mask(self, num_prompt: int) -> np.ndarray:
-    """Returns bool [N], True where a bidirectional prefix reaches."""
+    """Returns bool [N], True inside a bidirectional prefix."""
     return self.in_prefix | ~self.mask(num_prompt)
 
   def num_prompt(self, prefix_mask_T: np.ndarray) -> int:
-    """Returns N, given a `prefix_mask` with more positions behind it."""
+    """Returns N, given a `prefix_mask` that is padded on the right."""
     num_outside = 0 if self.in_prefix else self.num_pauses
     return int(np.count_nonzero(prefix_mask_T)) + num_outside
 
   @property
   def place(self) -> str:
-    """Where the pauses stand, in words."""
+    """The place of the pauses, as text for the user."""
     return POSITIONS[self.position].words
 
   @property
   def slug(self) -> str:
-    """The condition as part of a file's name.
+    """The condition as part of a file name.
 
     A filler is written as its code points, so that any text makes a name.
     """
@@ -300,17 +300,17 @@ class PromptPauses:
 
   @property
   def options(self) -> list[str]:
-    """The options that ask `pausejax evaluate` for this condition."""
+    """The options of `pausejax evaluate` for this condition."""
     words = [f"--pauses={self.num_pauses}", f"--position={self.position}"]
     return words + ([f"--filler={self.filler}"] if self.filler else [])
 
   def is_like(self, other: "PromptPauses") -> bool:
-    """Whether the prompts are the same; without pauses, only M matters."""
+    """Whether the prompts are equal; without pauses, only M matters."""
     same = self.condition() == other.condition()
     return same or self.num_pauses == other.num_pauses == 0
 
   def changes_from(self, other: "PromptPauses") -> tuple[str, ...]:
-    """Returns words for what differs beside M; none where M is 0."""
+    """Returns what differs besides M, as texts; nothing if M is 0."""
     if not self.num_pauses:
       return ()
     position = (self.position,) * (self.position != other.position)
@@ -326,7 +326,7 @@ def answer_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the targets of a prompt with its answer, and which of them count.
 
-  The loss is on the answer alone (section 3.2). Hints are further targets, of
+  The loss is on the answer only (section 3.2). Hints are additional targets of
   the positions just before the one that predicts the answer.
 
   Args:

@@ -303,7 +303,7 @@ def test_pauses_that_leave_no_text_are_one_line(tmp_path, capsys):
     ),
     capsys,
   )
-  assert "no room for text" in message
+  assert "no position for text" in message
 
 
 def test_a_message_names_the_field_that_is_wrong_among_equal_values(

@@ -374,4 +374,4 @@ def test_pauses_the_model_was_not_trained_with_are_reported_once(
   found.warn_of_pauses(10)
   said = capsys.readouterr().err.splitlines()
   assert len(said) == (not seen)
-  assert seen or ("never read a <pause>" in said[0] and "10" in said[0])
+  assert seen or ("not trained on <pause>" in said[0] and "10" in said[0])

@@ -277,7 +277,7 @@ def test_an_impossible_fraction_is_an_error(fraction):
 def test_pauses_that_leave_no_text_are_an_error():
   for seq_len, fraction in ((1, 0.5), (4, 0.9)):
     assert spec(fraction).num_text_tokens(seq_len) == seq_len
-    with pytest.raises(errors.UsageError, match="no room for text"):
+    with pytest.raises(errors.UsageError, match="no position for text"):
       spec(fraction, "exact").num_text_tokens(seq_len)
 
 

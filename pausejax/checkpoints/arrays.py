@@ -21,7 +21,7 @@ from etils import epath
 from pausejax import errors
 from pausejax.checkpoints import folders, leaves
 
-# Orbax merges the files of all processes with a glob of the whole path;
+# Orbax merges the files of all processes with a glob of the full path;
 # TensorStore reads a backslash as a slash.
 _MISREAD_CHARACTERS = frozenset("*?[\\")
 # Statuses of TensorStore and XLA that are no evidence of damage on disk.
@@ -180,7 +180,7 @@ def _restore(
 
 
 def _independent() -> ocp.CheckpointManagerOptions:
-  """Returns options with which this process reads without the others."""
+  """Returns options for reading in this process, independently of others."""
   index = jax.process_index()
   return ocp.CheckpointManagerOptions(
     read_only=True,

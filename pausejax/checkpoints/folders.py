@@ -81,7 +81,7 @@ def read(folder: pathlib.Path, step: int) -> Small:
   """
   path = folder / str(step)
   if not path.is_dir():
-    raise Damaged("it is not a folder" if path.exists() else "it is gone")
+    raise Damaged("not a folder" if path.exists() else "it does not exist")
   meta = _meta(path)
   if meta["step"] != step:
     raise Damaged(f"meta/{META} is of step {meta['step']}")
@@ -175,7 +175,7 @@ def move_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 @contextlib.contextmanager
 def readable(path: pathlib.Path) -> Iterator[None]:
-  """Turns an OSError inside into a UserError that says what to do."""
+  """Turns an OSError inside into a UserError that explains what to do."""
   try:
     yield
   except OSError as e:

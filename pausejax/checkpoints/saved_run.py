@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
   from pausejax.model.decoder import Decoder
 
-# The fields of meta.json that are read here; `folders.py` and `store.py` read
-# those that they add.
+# The fields of meta.json that are read here; `folders.py` and `store.py` check
+# the fields that they add.
 _META = {
   "config": dict,
   "model": dict,
@@ -70,9 +70,9 @@ class SavedRun:
     """
     if num_pauses and not self.meta["pauses_seen"]:
       print(
-        f"pausejax: warning: step {self.step} of {self.workdir} never read a "
-        f"<pause> in training, so what it answers after {num_pauses:g} {what} "
-        "says nothing about pauses",
+        f"pausejax: warning: step {self.step} of {self.workdir} was not "
+        f"trained on <pause>; its answers after {num_pauses:g} {what} do not "
+        "show the effect of pauses",
         file=sys.stderr,
       )
 
@@ -119,6 +119,6 @@ def checked(meta: dict[str, Any]) -> dict[str, Any]:
   except (ValueError, TypeError, OverflowError) as e:
     raise errors.UserError(
       f"the checkpoint's meta.json: {errors.first_line(e)}; it is damaged, or "
-      "of a newer pausejax"
+      "was saved by a newer pausejax"
     ) from e
   return {**meta, "config": config, "model": model}

@@ -28,7 +28,7 @@ def upgrade(saved: dict[str, Any], format: int, where: str) -> dict[str, Any]:
     where: the checkpoint, as the start of a message.
 
   Raises:
-    UsageError: the config in it is of a newer version.
+    UsageError: a newer version saved the config in it.
   """
   fields = dict(saved)
   config, data = fields.get("config"), fields.get("data")

@@ -1,4 +1,4 @@
-"""The words behind the colon of --config=NAME:key=value,key=value."""
+"""Parses the arguments after the colon of --config=NAME:key=value,key=value."""
 
 import types
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ ASK = "?"
 
 
 class UnknownArgument(errors.UsageError):
-  """A config takes no argument of this name.
+  """A config has no argument of this name.
 
   Attributes:
-    choices: those that it takes, as given to `parse_arg`.
+    choices: the arguments that it has, as given to `parse_arg`.
   """
 
   def __init__(self, key: str, choices: Mapping[str, tuple | str | int]):
@@ -25,16 +25,16 @@ class UnknownArgument(errors.UsageError):
 
 
 def parse_arg(arg: str, **choices: tuple | str | int) -> types.SimpleNamespace:
-  """Parses the text behind the colon of --config=NAME:key=value,key=value.
+  """Parses the text after the colon of --config=NAME:key=value,key=value.
 
   Args:
-    arg: the text; a key that is left out takes its first choice.
-    **choices: key -> its allowed values, all strings or (True, False); or a
-      default, where any text or whole number will do. `--help` lists them.
+    arg: the text; a missing key takes its first choice.
+      **choices: key -> its allowed values, all strings or (True, False); or a
+      default, if any text or whole number is allowed. `--help` lists them.
 
   Raises:
-    UsageError: an unknown key or value, or a key that comes twice; the message
-      names the nearest.
+    UsageError: an unknown key or value, or a repeated key; the message suggests
+      the nearest one.
   """
   values = {k: c[0] if isinstance(c, tuple) else c for k, c in choices.items()}
   given = [part.partition("=") for part in arg.split(",") if part]

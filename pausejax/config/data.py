@@ -15,21 +15,21 @@ PAUSE_INITS = ("mean", "normal", "keep")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(ConfigGroup):
-  """Which text, cut how long, through which pipeline, with which pauses."""
+  """The text, its segments, the pipeline and the pauses."""
 
   GROUP: ClassVar[str] = "data"
 
   task: str = declare(
-    "c4", "Task; `pausejax tasks list` shows all. By rate: gsm8k=1,squad=3."
+    "c4", "Task (see `pausejax tasks list`), or a mixture: gsm8k=1,squad=3."
   )
   later_rates: str = declare(
     "",
-    "Rates from later steps on, pretraining: 50000:c4=1,text=3;80000:text=1.",
+    "Pretraining: rates from later steps: 50000:c4=1,text=3;80000:text=1.",
   )
   pipeline: str = declare(
     "segments",
     "segments: prepared once, a batch is a function of the step; seqio: "
-    "streamed.",
+    "a stream of tf.data.",
     choices=("segments", "seqio"),
     formerly="door",
   )
@@ -39,7 +39,7 @@ class DataConfig(ConfigGroup):
     local_path=True,
   )
   seq_len: int = declare(
-    2048, "Positions of a training sequence, pauses among them.", minimum=2
+    2048, "Positions of a training sequence, including pauses.", minimum=2
   )
   pause_fraction: float = declare(
     0.1,
@@ -54,17 +54,17 @@ class DataConfig(ConfigGroup):
   )
   segments_dir: str = declare(
     "",
-    "Prepared segments (of several tasks: c4=FOLDER,text=FOLDER); empty: made "
-    "under the workdir when first needed.",
+    "Folder of prepared segments (several tasks: c4=FOLDER,text=FOLDER); "
+    "empty: prepared in the workdir on first use.",
   )
   files: str = declare(
     "",
-    "Folder, glob or files (comma-separated) of .txt, .jsonl, .json, + .gz.",
+    "Files, folders or globs (comma-separated): .txt, .jsonl, .json, .gz.",
     local_path=True,
   )
   validation_files: str = declare(
     "",
-    "The same for held-out text, left out of files; empty: see holdout_every.",
+    "Held-out text, excluded from `files`; empty: see holdout_every.",
     local_path=True,
   )
   field: str = declare(
@@ -72,29 +72,29 @@ class DataConfig(ConfigGroup):
   )
   holdout_every: int = declare(
     20,
-    "One document in so many is held out where no validation files are given.",
+    "Without validation_files, one in this many documents is held out.",
     minimum=2,
   )
   tfds_name: str = declare(
     "c4/en:3.1.0",
-    "TensorFlow Datasets name with its version, for the task c4.",
+    "Name and version in TensorFlow Datasets, for the task c4.",
   )
   tfds_data_dir: str = declare(
-    "", "Folder of prepared TFDS data; empty: TFDS's own default."
+    "", "Folder of prepared TFDS data; empty: the default of TFDS."
   )
   local_dir: str = declare(
     "",
-    "Downstream tasks: folder of the published files; empty: TFDS by name.",
+    "Downstream tasks: folder of the published files; empty: read from TFDS.",
     local_path=True,
   )
   shuffle_buffer: int = declare(
     1000, "Segments in the shuffle buffer of the seqio pipeline.", minimum=1
   )
-  prefetch: int = declare(4, "Batches made ahead of the step.", minimum=1)
+  prefetch: int = declare(4, "Batches prepared in advance.", minimum=1)
 
   def __post_init__(self):
     super().__post_init__()
-    # Each raises an error: no text beside the pauses, or text of another form.
+    # Each raises if it is invalid.
     _ = self.num_text_tokens, self.stages, self.stores
 
   @functools.cached_property
@@ -142,7 +142,7 @@ class DataConfig(ConfigGroup):
 
   @property
   def num_text_tokens(self) -> int:
-    """Text tokens in a segment before the pauses go in."""
+    """Text tokens in a segment before pauses are inserted."""
     return self.pauses.num_text_tokens(self.seq_len)
 
 
@@ -153,7 +153,7 @@ class FinetuneConfig(ConfigGroup):
   GROUP: ClassVar[str] = "finetune"
 
   num_pauses: int = declare(
-    -1, "Pauses of every example, M; -1: the task's own number.", minimum=-1
+    -1, "Pauses per example, M; -1: the task's default.", minimum=-1
   )
   pause_position: str = declare(
     "append",
@@ -168,24 +168,24 @@ class FinetuneConfig(ConfigGroup):
   )
   pause_init: str = declare(
     "mean",
-    "<pause> row of a checkpoint that saw none: mean of all rows, normal, "
-    "keep.",
+    "New <pause> row if the checkpoint was not trained on it: mean of all "
+    "rows, normal, or keep.",
     choices=PAUSE_INITS,
   )
   hints: bool = declare(
     True,
-    "Train also on the hints of tasks that have some: targets on the pauses.",
+    "Also train on the hints of a task, which are targets of the pauses.",
   )
   packing: bool = declare(
     True,
-    "Several examples a row, attention never crossing; False: one a row.",
+    "Several examples per row, without attention between them; False: one.",
   )
 
   def pauses(self, num_pauses: int) -> pause.PromptPauses:
     """Returns the pauses of the prompts of a task.
 
     Args:
-      num_pauses: the task's own number, taken where the config gives none.
+      num_pauses: the task's default, used if the config gives no number.
     """
     return pause.PromptPauses(
       num_pauses=num_pauses if self.num_pauses < 0 else self.num_pauses,

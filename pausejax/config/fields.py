@@ -1,11 +1,11 @@
-"""The declaration of a config field: everything known of it, in one place.
+"""Declares config fields: everything about a field in one place.
 
   num_layers: int = field(12, "Blocks.", minimum=1, architecture=True)
 
-stands in a frozen dataclass that derives from `ConfigGroup`. What follows from
-it: the default config (`tree.py`), the checks, `--help`, the reference page,
-what a saved file of an older version gets, and what a finetuning run takes over
-from the run it starts from.
+is an attribute of a frozen dataclass derived from `ConfigGroup`. The
+declaration determines the default config (`tree.py`), the checks, `--help`, the
+reference page, the value for files saved by older versions, and whether a
+finetuning run inherits the field from the run it starts from.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _INT64 = 2**63
 
 @dataclasses.dataclass(frozen=True)
 class Follows:
-  """A default that is another field's value, times and divided by a number.
+  """A default computed from another field: value * times // divided_by.
 
   Attributes:
     name: dotted name of the other field, which is declared above this one.
@@ -41,7 +41,7 @@ class Follows:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declared:
-  """What is known of a field; see `field`."""
+  """The declaration of a field; see `field`."""
 
   default: Any
   help: str
@@ -54,7 +54,7 @@ class Declared:
   formerly: str
 
   def allowed(self) -> str:
-    """Returns the values that the field takes, "" where any of its type do."""
+    """Returns the allowed values as text, "" if all of the type are."""
     if self.choices:
       return " or ".join(
         filter(None, (", ".join(self.choices[:-1]), self.choices[-1]))
@@ -68,7 +68,7 @@ class Declared:
     return f"{self.minimum} to {self.maximum}"
 
   def check(self, name: str, value: Any) -> None:
-    """Raises UsageError unless `value` is one that the field takes."""
+    """Raises UsageError unless `value` is allowed."""
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
       errors.require_in_range(name, value, -_INT64, _INT64 - 1)
     if self.minimum is not None or self.maximum is not None:
@@ -98,18 +98,18 @@ def field(
   """Declares a field of a config.
 
   Args:
-    default: its value where nothing else is said; or `Follows`, and then the
-      class itself has no default.
-    help: what `--help` and the reference page say of it.
+    default: the default value; or `Follows`, in which case the class itself has
+      no default.
+    help: the description in `--help` and on the reference page.
     minimum: the smallest number that is allowed.
     maximum: the largest number that is allowed.
-    choices: the only texts that are allowed; of a tuple, of each element.
-    local_path: whether it names files of this machine, comma-separated.
-    architecture: whether it decides the parameters or what they compute, so
-      that a finetuning run takes it over from the run it starts from.
-    before: the value in a file that was saved before the field existed, which
-      repeats what that version did; None: the default.
-    formerly: its name in older versions, "" if it had no other.
+    choices: the allowed texts; for a tuple, those of each element.
+    local_path: whether it is a comma-separated list of local files.
+    architecture: whether it decides the parameters or what they compute; a
+      finetuning run inherits it from the run it starts from.
+    before: the value for files saved before the field existed, which reproduces
+      what that version did; None: the default.
+    formerly: the name in older versions, "" if it was not renamed.
   """
   declared = Declared(
     default=default,
@@ -133,9 +133,9 @@ def field(
 
 
 def group(kind: "type[ConfigGroup]") -> Any:
-  """Declares a group of fields whose values stay a mapping.
+  """Declares a group of fields whose values remain a mapping.
 
-  A group whose class is made with it needs its annotation only.
+  For a group that becomes an instance of its class, the annotation suffices.
   """
   return dataclasses.field(metadata={_GROUP: kind})
 
@@ -144,7 +144,7 @@ class ConfigGroup:
   """Base of the dataclasses whose attributes are fields of a config.
 
   Attributes:
-    GROUP: the name that the group has in the config, "" at the top.
+    GROUP: name of the group in the config, "" at the top level.
   """
 
   GROUP: ClassVar[str] = ""
@@ -154,10 +154,10 @@ class ConfigGroup:
 
 
 def check_values(kind: type, values: Mapping[str, Any]) -> None:
-  """Raises UsageError unless every field has a value that it takes.
+  """Raises UsageError unless every field has an allowed value.
 
   Args:
-    kind: a subclass of `ConfigGroup`; its own fields, not those of groups.
+    kind: a subclass of `ConfigGroup`; the fields of its groups are not checked.
     values: name -> value.
   """
   prefix = f"{kind.GROUP}." if kind.GROUP else ""
@@ -166,13 +166,13 @@ def check_values(kind: type, values: Mapping[str, Any]) -> None:
 
 
 def own_fields(kind: type) -> dict[str, Declared]:
-  """Returns the fields of a class that stand in the config itself."""
+  """Returns name -> declaration of a class's fields, without its groups."""
   found = {f.name: f.metadata for f in dataclasses.fields(kind)}
   return {n: m[_DECLARED] for n, m in found.items() if _DECLARED in m}
 
 
 def groups(kind: type) -> dict[str, type]:
-  """Returns name -> class of the groups of fields that a class has."""
+  """Returns name -> class of a class's groups of fields."""
   found = {
     f.name: f.metadata.get(_GROUP, f.type) for f in dataclasses.fields(kind)
   }
@@ -203,5 +203,5 @@ def renamed(kind: type) -> dict[str, str]:
 
 
 def architecture_fields(kind: type) -> tuple[str, ...]:
-  """Returns the fields that a finetuning run takes over, by their names."""
+  """Returns the names of the fields that a finetuning run inherits."""
   return tuple(n for n, f in own_fields(kind).items() if f.architecture)

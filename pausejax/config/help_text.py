@@ -1,4 +1,4 @@
-"""What `--help` says of a config: its arguments, fields and their values."""
+"""The text of `--help` about a config: its arguments, fields and values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ def text(
 
   Args:
     spec: the config file that --config names, None for none.
-    config: what it makes; None: the defaults are shown.
+    config: the config that it makes; None: the defaults are shown.
     kind: the class that declares the fields.
     uses: fields and groups to show; empty: all.
   """
@@ -53,11 +53,11 @@ def _arguments(spec: str) -> list[str]:
   file, _ = loader.split(spec)
   choices = loader.arguments(spec)
   if not choices:
-    return [f"{file} takes no arguments behind a colon"]
+    return [f"{file} takes no arguments after a colon"]
   kinds = {key: _kind(choice) for key, choice in choices.items()}
   example = ",".join(f"{k}={default}" for k, (default, _) in kinds.items())
   return [
-    "arguments of the config, behind a colon, with their defaults:",
+    "arguments of the config, after a colon, with their defaults:",
     f"  --config={file}:{example}",
     *(
       f"  {k} = {default}\n      {what}" for k, (default, what) in kinds.items()
@@ -66,7 +66,7 @@ def _arguments(spec: str) -> list[str]:
 
 
 def _kind(choice: Any) -> tuple[str, str]:
-  """Returns the default of an argument and what else it may be."""
+  """Returns the default of an argument and a text on its allowed values."""
   if isinstance(choice, tuple):
     words = [str(c).lower() for c in choice]
     return words[0], "one of " + ", ".join(words)

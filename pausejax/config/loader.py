@@ -1,11 +1,11 @@
-"""Config files, and changes to single fields of them.
+"""Loads config files and changes single fields of configs.
 
   mine/long.py:pause=false   a Python file's get_config("pause=false")
-  smoke:pause=false          the same of an experiment file of this package
+  smoke:pause=false          the same for a config shipped with this package
   run/config.json            the config that a run saved
 
-Config files are Python and are run: treat them as code. What a run saves is
-JSON, and reading that runs nothing.
+Config files are Python code and are executed. Saved configs are JSON, and
+reading one executes nothing.
 """
 
 import ast
@@ -31,7 +31,7 @@ _SPEC = re.compile(r"(.*?\.(?:py|json)|[^:]*)(?::(.*))?", re.DOTALL)
 
 
 def shipped() -> dict[str, pathlib.Path]:
-  """Returns name -> file of the experiments that come with this package.
+  """Returns name -> file of the configs shipped with this package.
 
   An installed package holds them as `pausejax/_configs`; in a checkout they are
   the files of `configs/`.
@@ -43,7 +43,7 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def split(spec: str) -> tuple[pathlib.Path, str]:
-  """Returns (file, text behind the colon); raises UsageError if none there."""
+  """Returns (file, text after the colon); raises UsageError without a file."""
   found = _SPEC.fullmatch(spec)
   assert found
   name, arg = found[1], found[2] or ""
@@ -52,7 +52,7 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
     return names[name], arg
   path = pathlib.Path(name)
   if not path.is_file():
-    # By name without folder and suffix: only that may be wrong.
+    # Names are compared without folder and suffix.
     near = {p.stem: str(p) for p in path.parent.glob("[!_]*.py")}
     close = difflib.get_close_matches(path.stem, [*names, *near], n=1)
     hint = (
@@ -71,7 +71,7 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
 
 
 def _why(error: Exception) -> str:
-  """Returns a line on what a config file raised."""
+  """Returns one line about an error in a config file."""
   unknown = re.search(r'Key "(\w+)" does not exist', str(error))
   if unknown:
     new = fields.renamed(TrainConfig).items()
@@ -86,14 +86,14 @@ def _why(error: Exception) -> str:
 
 
 def is_config(spec: str) -> bool:
-  """Returns whether `spec` has the form of a config, there or not."""
+  """Returns whether `spec` looks like a config, whether it exists or not."""
   found = _SPEC.fullmatch(spec)
   assert found
   return found[1].endswith((".py", ".json")) or found[1] in shipped()
 
 
 def load_config(spec: str) -> ConfigDict:
-  """Returns the locked config that `file.py[:arg]` or `file.json` makes.
+  """Returns the locked config of `file.py[:arg]` or `file.json`.
 
   Raises:
     UsageError: no such file, or it does not make a config.
@@ -119,9 +119,9 @@ def load_config(spec: str) -> ConfigDict:
 
 
 def arguments(spec: str) -> Mapping[str, Any]:
-  """Returns key -> choices of what may stand behind the colon of a config.
+  """Returns key -> choices of the arguments after the colon of a config.
 
-  Empty if the file takes none, or does not read them by `parse_arg`.
+  Empty if the file takes none, or does not use `parse_arg`.
   """
   path, _ = split(spec)
   if path.suffix == ".json":
@@ -130,7 +130,7 @@ def arguments(spec: str) -> Mapping[str, Any]:
     _module(path).get_config(config_arguments.ASK)
   except config_arguments.UnknownArgument as e:
     return e.choices
-  except Exception:  # It reads its argument in a way of its own.
+  except Exception:  # It does not parse its argument with `parse_arg`.
     pass
   return {}
 
@@ -176,11 +176,11 @@ def apply_override(config: ConfigDict, arg: str) -> None:
 
 
 def nearest_fields(path: str, config: ConfigDict) -> list[str]:
-  """Returns the fields that a wrong name may mean, the likeliest first.
+  """Returns the fields that a wrong name may mean, the most likely first.
 
-  Those of the same last name in any group, such as optim.learning_rate for
-  learning_rate; else one of the same group that is spelled alike; else any with
-  these initials (lr), spelled alike, or with this word in them (steps).
+  Fields with the same last name in any group, such as optim.learning_rate for
+  learning_rate; else one in the same group with a similar name; else any with
+  these initials (lr), a similar name, or a name that contains it (steps).
   """
   group, _, leaf = path.rpartition(".")
   by_leaf: dict[str, list[str]] = {}
@@ -262,7 +262,7 @@ def _convert(path: str, text: str, default: Any) -> Any:
       element = type(default[0]) if default else str
       errors.require(
         element in (str, int, float),
-        f"config.{path}: a list of lists is changed in a config file only",
+        f"config.{path}: a list of lists can only be changed in a config file",
       )
       return tuple(element(part) for part in parts if part)
     return kind(text)
@@ -276,7 +276,7 @@ def _convert(path: str, text: str, default: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-  """Returns the JSON or Python value that `text` spells, else the text."""
+  """Returns `text` parsed as a JSON or Python value, else unchanged."""
   for parse in (json.loads, float, ast.literal_eval):
     try:
       return parse(text)
@@ -310,5 +310,5 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
 def _not_saved(path: pathlib.Path, error: Exception) -> errors.UsageError:
   return errors.UsageError(
     f"--config: {path} is not a saved config: {errors.first_line(error)}; it "
-    "is damaged, or of a newer pausejax"
+    "is damaged, or was saved by a newer pausejax"
   )

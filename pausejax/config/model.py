@@ -18,10 +18,10 @@ SIZES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(ConfigGroup):
-  """A decoder: its shape, and a few orthogonal choices (`model/decoder.py`).
+  """A decoder: its shape and architecture choices (`model/decoder.py`).
 
   Attributes:
-    vocab_size: ids that exist, `<pause>` among them; the tokenizer decides it,
+    vocab_size: ids that exist, including `<pause>`; the tokenizer decides it,
       so it is not a field of the config.
   """
 
@@ -93,8 +93,8 @@ class ModelConfig(ConfigGroup):
   )
   prefix_attention: str = field(
     "causal",
-    "Attention inside the prefix; bidirectional: each position of the prefix "
-    "sees the whole prefix.",
+    "Attention inside the prefix; bidirectional: each position attends to "
+    "the whole prefix.",
     choices=("causal", "bidirectional"),
   )
   attention: str = field(
@@ -111,8 +111,8 @@ class ModelConfig(ConfigGroup):
   )
   remat: str = field(
     "names",
-    "What the backward pass recomputes: nothing, the named parts (norms, GELU, "
-    "softmax), everything.",
+    "Recomputed in the backward pass: nothing, the named parts (norms, GELU, "
+    "softmax), or everything.",
     choices=("none", "names", "full"),
   )
   scan_unroll: int = field(

@@ -1,4 +1,4 @@
-"""Configs as runs save them: JSON, with the number of a format.
+"""Saved configs: JSON with a format number.
 
 Format 1 had no number, and `data.pipeline` was called `data.door`.
 """
@@ -17,18 +17,18 @@ _NUMBER = "format"
 
 
 def to_json(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what is saved of a config of plain values."""
+  """Returns the JSON object to save for a config of plain values."""
   return {_NUMBER: FORMAT, **values}
 
 
 def current(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
-  """Returns the fields of a saved config under the names of this version.
+  """Returns the fields of a saved config under their current names.
 
   Fields that did not exist when it was saved are not added; see `read`.
 
   Args:
-    saved: what `to_json` of this or an older version made.
-    where: the file, to begin a message.
+    saved: the result of `to_json` of this or an older version.
+    where: the file, as the start of a message.
 
   Raises:
     UsageError: a newer version of pausejax saved it.
@@ -39,7 +39,7 @@ def current(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def upgrade(saved: dict[str, Any], format: int) -> dict[str, Any]:
-  """Returns the fields of an older format under the names of this one."""
+  """Returns the fields of an older format under their current names."""
   if format >= FORMAT:
     return saved
   names = fields.renamed(TrainConfig).items()
@@ -49,7 +49,7 @@ def upgrade(saved: dict[str, Any], format: int) -> dict[str, Any]:
 def _renamed(
   values: Mapping[str, Any], names: Mapping[str, str], prefix: str = ""
 ) -> dict[str, Any]:
-  """Returns the tree with each field of a dotted name under its new name."""
+  """Returns the tree with every field in `names` renamed."""
   return {
     names.get(prefix + name, name): (
       _renamed(value, names, f"{prefix}{name}.")
@@ -61,10 +61,10 @@ def _renamed(
 
 
 def read(values: Any) -> ConfigDict:
-  """Returns the config of fields that a run saved, under today's names.
+  """Returns the config from the fields that a run saved.
 
-  Fields that did not exist when it was saved take what their declarations say
-  of such files, else the default.
+  A field that did not exist when it was saved gets the value that its
+  declaration gives for older files, else the default.
 
   Raises:
     UsageError: the values are no config.

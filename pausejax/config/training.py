@@ -9,7 +9,7 @@ from pausejax.config.data import DataConfig, FinetuneConfig
 from pausejax.config.fields import ConfigGroup, Follows, field, group
 from pausejax.config.model import ModelConfig
 
-# Logical axes of parameters, as `sharding.py` lays them out.
+# Logical axes of parameters, see `sharding.py`.
 PARAMETER_AXES = (
   "embed",
   "vocab",
@@ -34,7 +34,7 @@ class OptimConfig(ConfigGroup):
     "Its keyword arguments; add or change one, or give a JSON object.",
   )
   learning_rate: float = field(
-    3e-4, "Peak, per step, after the warm-up.", minimum=0.0
+    3e-4, "Peak learning rate, after the warm-up.", minimum=0.0
   )
   schedule: str = field(
     "cosine",
@@ -107,19 +107,19 @@ class LossConfig(ConfigGroup):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(ConfigGroup):
-  """Devices along each mesh axis; one axis may be -1, "what is left"."""
+  """Devices along each mesh axis; one axis may be -1: all that remain."""
 
   GROUP: ClassVar[str] = "mesh"
 
   data: int = field(
-    -1, "Devices that hold copies of the parameters; -1: all that are left."
+    -1, "Devices that hold copies of the parameters; -1: all that remain."
   )
   fsdp: int = field(
-    1, "Devices over which parameters and batch are split; -1: as data."
+    1, "Devices over which parameters and batch are split; -1: all that remain."
   )
   sequence: int = field(
     1,
-    "Devices over which parameters and positions are split: long sequences.",
+    "Devices over which parameters and positions are split (long sequences).",
   )
   tensor: int = field(
     1,
@@ -132,7 +132,7 @@ class MeshConfig(ConfigGroup):
     for name, size in sizes.items():
       errors.require(
         size == -1 or size >= 1,
-        f"mesh.{name}: must be at least 1, or -1 for what is left, got {size}",
+        f"mesh.{name}: must be at least 1, or -1 (all that remain), got {size}",
       )
     errors.require(
       list(sizes.values()).count(-1) <= 1,
@@ -150,7 +150,7 @@ class CheckpointConfig(ConfigGroup):
   every: int = field(1000, "Steps between checkpoints.", minimum=1)
   keep: int = field(3, "Newest checkpoints to keep.", minimum=1)
   keep_period: int = field(
-    0, "Also keep every step that this divides; 0: none.", minimum=0
+    0, "Also keep steps that are multiples of this; 0: none.", minimum=0
   )
   keep_best: int = field(
     0,
@@ -161,24 +161,24 @@ class CheckpointConfig(ConfigGroup):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig(ConfigGroup):
-  """When to measure held-out loss and answers, and on how much."""
+  """When to evaluate held-out loss and answers, and on how many examples."""
 
   GROUP: ClassVar[str] = "eval"
 
   every: int = field(
     1000,
-    "Steps between measurements of the held-out loss; 0: only at the end.",
+    "Steps between evaluations of the held-out loss; 0: only at the end.",
     minimum=0,
   )
   num_batches: int = field(
-    50, "Batches of held-out text to measure on; 0: all.", minimum=0
+    50, "Batches of held-out text per evaluation; 0: all.", minimum=0
   )
   num_examples: int = field(
     0,
-    "Finetuning: held-out examples to answer each time; 0: none.",
+    "Finetuning: held-out examples to answer per evaluation; 0: none.",
     minimum=0,
   )
-  batch_size: int = field(32, "Examples answered at a time.", minimum=1)
+  batch_size: int = field(32, "Examples per batch of answers.", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,13 +198,13 @@ class TrainConfig(ConfigGroup):
   """Everything `pausejax train` needs.
 
   Attributes:
-    model: the fields of `ModelConfig` but vocab_size, which the tokenizer
+    model: the fields of `ModelConfig` except vocab_size, which the tokenizer
       decides; see `model_config`.
   """
 
   seed: int = field(
     0,
-    "Seeds parameters, order of the data and places of the pauses.",
+    "Seed of the parameters, the order of the data and the pauses.",
     minimum=-(2**63),
     maximum=2**63 - 1,
   )
@@ -216,7 +216,7 @@ class TrainConfig(ConfigGroup):
   )
   stop_at_step: int = field(
     0,
-    "Save and leave after this step, as a time limit would; 0: run to the end.",
+    "Save and exit after this step; 0: run to the end.",
     minimum=0,
   )
   batch_size: int = field(
@@ -226,7 +226,7 @@ class TrainConfig(ConfigGroup):
   )
   init_from: str = field(
     "",
-    "Workdir of a run (or one of its checkpoints/STEP) to take parameters "
+    "Workdir of a run (or one of its checkpoints/STEP) to load parameters "
     "from.",
     local_path=True,
   )

@@ -1,7 +1,7 @@
-"""Trees of config values: the default, its checks, and the classes made of it.
+"""Config trees: the default, the checks, and the conversion to classes.
 
-A tree is what files and command lines hold: a ConfigDict, or nested mappings of
-plain values as in JSON. The classes (`training.py`) are what the rest reads.
+A tree is a ConfigDict, or nested mappings of plain values as in JSON; files and
+command lines change it. All other code reads the classes (`training.py`).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def _add_defaults(root: ConfigDict, node: ConfigDict, kind: type) -> None:
 
 
 def _reference(root: ConfigDict, follows: fields.Follows) -> Any:
-  """Returns a value that changes with the field that it follows."""
+  """Returns a value that changes with the field that it refers to."""
   node, last = _place(root, follows.name)
   return node.get_oneway_ref(last) * follows.times // follows.divided_by
 
@@ -64,7 +64,7 @@ def put(config: ConfigDict, name: str, value: Any) -> None:
 
 
 def _place(config: ConfigDict, name: str) -> tuple[Any, str]:
-  """Returns (the group that holds a field, its name in there)."""
+  """Returns (the group of a field, its name in the group)."""
   *parents, last = name.split(".")
   node: Any = config
   for parent in parents:
@@ -73,10 +73,10 @@ def _place(config: ConfigDict, name: str) -> tuple[Any, str]:
 
 
 def train_config(tree: Mapping[str, Any]) -> TrainConfig:
-  """Builds the checked settings from a config tree of plain values.
+  """Returns the checked config of a tree of plain values.
 
   Raises:
-    UsageError: a field is unknown, missing, of another type, or impossible.
+    UsageError: a field is unknown, missing, or has a wrong type or value.
   """
   check_fields(tree)
   # First, since fields of groups may follow them.
@@ -90,7 +90,7 @@ def train_config(tree: Mapping[str, Any]) -> TrainConfig:
 
 
 def check_fields(tree: Any, *, may_lack: bool = False) -> None:
-  """Raises unless the tree has every field, each of its type, and no other.
+  """Raises unless the tree has exactly the known fields, each of its type.
 
   Args:
     tree: nested mappings.
@@ -98,7 +98,7 @@ def check_fields(tree: Any, *, may_lack: bool = False) -> None:
       version saved; the data and the model may not.
 
   Raises:
-    UsageError: names the first field that is wrong.
+    UsageError: a field is wrong; the message names the first one.
   """
   _check_group(TrainConfig, tree, may_lack and {"data", "model"} <= {*tree})
   for name, kind in fields.groups(TrainConfig).items():
@@ -148,9 +148,8 @@ def _check_type(name: str, value: Any, expected: Any) -> None:
 
 
 def _require_text(name: str, value: str) -> None:
-  """Raises unless a text may be part of a file's name, and be printed."""
+  """Raises unless a text can be printed and be part of a file name."""
   errors.require(
     "\0" not in value and not re.search("[\ud800-\udfff]", value),
-    f"{name}: {value!r} holds a NUL or half a surrogate pair, which no name or "
-    "text may have",
+    f"{name}: {value!r} contains a NUL or half a surrogate pair; remove it",
   )

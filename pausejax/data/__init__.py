@@ -4,7 +4,7 @@ _MOVED = ("corpora", "file_lists", "records", "text_files")
 
 
 def __getattr__(name: str):
-  """Says where a module that a task of 0.1.0 imports is now."""
+  """Names the new place of a module that a task of 0.1.0 imports."""
   if name in _MOVED:
     raise ImportError(f"pausejax.data.{name} is now pausejax.tasks.{name}")
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,10 @@
-"""Where the batches of a run come from: three pipelines behind one iterator.
+"""Opens the data of a run: three pipelines with one interface.
 
   segments   pretraining text, prepared once (`pretraining/segments.py`)
   seqio      pretraining text, streamed (`seqio/stream.py`)
   finetuning examples of downstream tasks, packed (`finetuning/source.py`)
 
-Which one, the name of the task and `data.pipeline` say.
+The task and `data.pipeline` select one.
 """
 
 import dataclasses
@@ -35,16 +35,16 @@ from pausejax.tasks import file_lists
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunData:
-  """What a run reads.
+  """The data of a run.
 
   Attributes:
-    batches: the endless training batches.
-    evaluation: makes the held-out batches anew.
-    plain_evaluation: makes the batches of the same held-out text without
-      pauses: `evaluation` itself where there are none, None in finetuning.
-    unigram_entropy: of the held-out text in nats a token, if it is known.
+    batches: the training batches, without end.
+    evaluation: returns a new iterator of the held-out batches.
+    plain_evaluation: the same for the same held-out text without pauses;
+    `evaluation` itself if there are none, None in finetuning.
+    unigram_entropy: entropy of the held-out text in nats per token, if known.
     held_out: the held-out examples by task; empty in pretraining.
-    summary: lines to show, every count and everything left out among them.
+    summary: lines to print, with all counts, including what is left out.
   """
 
   batches: Batches
@@ -74,7 +74,7 @@ def is_finetuning(names: Collection[str]) -> bool:
 
 
 def check(data: DataConfig) -> None:
-  """Raises UsageError if the settings cannot name the data of a run."""
+  """Raises UsageError unless the settings select the data of a run."""
   if is_finetuning(data.rates):
     only_one = len(data.stages) == 1
     errors.require(only_one, "data.later_rates: pretraining tasks only")
@@ -101,12 +101,12 @@ def _require_stores(data: DataConfig) -> None:
 
 
 def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
-  """Makes `<workdir>/segments` where a run needs them, in another process.
+  """Prepares `<workdir>/segments` if a run needs them, in another process.
 
-  Reading TFDS takes TensorFlow, which must not enter the training process.
+  Reading TFDS requires TensorFlow, which the training process must not import.
 
   Raises:
-    UserError: they could not be made.
+    UserError: preparing them failed.
   """
   out = workdir / "segments"
   data = config.data
@@ -131,16 +131,16 @@ def open_run_data(
   workdir: pathlib.Path,
   host: tuple[int, int],
 ) -> RunData:
-  """Opens the pipeline that the config names.
+  """Opens the pipeline that the config selects.
 
   Args:
-    config: the run.
-    tokenizer: its tokenizer.
-    workdir: where `prepare` put segments.
+    config: config of the run.
+    tokenizer: tokenizer of the run.
+    workdir: where `prepare` stored the segments.
     host: (index, count) of this process.
 
   Raises:
-    UserError: the data is missing, malformed, or of another tokenizer.
+    UserError: the data is missing, malformed, or for another tokenizer.
   """
   if is_finetuning(config.data.rates):
     return _open_finetuning(config, tokenizer, host)

@@ -88,7 +88,7 @@ def _result(path: pathlib.Path) -> dict:
       PromptPauses.from_saved(saved)
   except errors.UsageError as e:
     raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
-  # Results of before 0.2 do not name it: it was the first.
+  # Results of versions before 0.2 do not name it; it was the first.
   primary = result.setdefault(
     "primary_metric", next(iter(result["metrics"]), "")
   )

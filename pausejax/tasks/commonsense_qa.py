@@ -11,11 +11,11 @@ Published files: train_rand_split.jsonl (9,741) and dev_rand_split.jsonl
 builder of that name; cos_e:0.0.1 holds the same questions. The test file
 (1,140) has no answerKey, so there is no split "test".
 
-As in the paper the answer is written, and judged by exact match. The paper does
-not say whether the model sees the choices, or writes a letter or the text. Here
-the prompt is lm-evaluation-harness's, which lists them, and the target is the
-text of the right one. In 146 of the 10,962 records two choices have the same
-text; they stay, since the answer is judged by its text.
+As in the paper, the answer is generated and scored by exact match. The paper
+does not say whether the prompt lists the choices, or whether the answer is a
+letter or the text. Here the prompt is lm-evaluation-harness's, which lists
+them, and the target is the text of the right one. In 146 of the 10,962 records
+two choices have the same text; they are kept, since only the text is scored.
 """
 
 from collections.abc import Iterator

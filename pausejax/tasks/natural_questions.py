@@ -5,7 +5,7 @@
 
 Published files: NQ-open.train.jsonl (87,925) and NQ-open.dev.jsonl (3,610),
 from https://github.com/google-research-datasets/natural-questions (nq_open),
-licence CC BY-SA 3.0; TFDS natural_questions_open:1.0.0.
+license CC BY-SA 3.0; TFDS natural_questions_open:1.0.0.
 
 Closed book: the paper does not say so, but calls the task fact recall. The
 prompt is lm-evaluation-harness's, with its line of instruction. The target is

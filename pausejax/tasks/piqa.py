@@ -11,7 +11,7 @@ and dev-labels.lst; from https://yonatanbisk.com/piqa, license AFL-3.0; TFDS
 piqa:1.0.0. The labels of tests.jsonl are not public.
 
 The paper calls it a scoring task. The prompt is lm-evaluation-harness's; the
-likelier solution is the answer. White space around a solution (230 of the
+more likely solution is the answer. White space around a solution (230 of the
 3,676 in valid.jsonl have some) is not scored, but `accuracy_per_character`
 counts it, as acc_norm of lm-evaluation-harness does.
 """

@@ -57,7 +57,7 @@ def json_lines(path: pathlib.Path) -> Iterator[LocatedRecord]:
 
   Raises:
     UserError: not UTF-8, not JSON, not an object, or an object has a key
-      twice; names file and line.
+      twice; the message names file and line.
   """
   for where, line in lines(path):
     record = _parse(line, where)

@@ -9,7 +9,7 @@ from the start of a paragraph up to a word that occurs earlier in it, so that
 reading the passage helps more than knowing English; at most three per
 paragraph. Passages of the documents that the corpus `stdlib_docs` holds out
 are the validation split. For demonstrations and tests: too small and too
-narrow to compare models by.
+narrow for comparing models.
 """
 
 import re
@@ -47,7 +47,7 @@ def examples(words: list[str]) -> Iterator[tasks.Example]:
 
 
 def _recurs(words: list[str]) -> bool:
-  """Returns whether the last word is a real one and occurs before."""
+  """Returns whether the last word is alphabetic and occurs before."""
   last = words[-1].rstrip(".,:;")
   earlier = re.findall(r"\w+", " ".join(words[:-1]))
   return last.isalpha() and len(last) >= _MIN_LETTERS and last in earlier

@@ -14,9 +14,10 @@ Closed book: the paper does not say so, but calls the task fact recall. The
 prompt is lm-evaluation-harness's. The target is the first answer, and every
 answer counts as right.
 
-Quotes inside an answer are not escaped in the published files; where they are,
-the backslash goes. An answer ends here where the next begins; TFDS ends it at
-the first parenthesis or quote, which differs in 10 of the 5,810 records.
+Quotes inside an answer are not escaped in most of the published files; the
+backslash of an escaped one is removed. An answer ends where the next begins;
+TFDS ends it at the first parenthesis or quote, which differs in 10 of the
+5,810 records.
 """
 
 import re

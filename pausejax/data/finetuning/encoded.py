@@ -133,7 +133,7 @@ def upgrade(index: dict, format: int) -> dict:
   """Returns an index of an older format as one of this format.
 
   Records of format 1 have no `num_characters` and no `group`, which then take
-  their defaults, and other ids of examples where none is published.
+  their defaults, and other ids for examples without a published id.
   """
   return {**index, "examples_format": FORMAT} if format < FORMAT else index
 

@@ -1,7 +1,7 @@
-"""Text to prompts and targets, with the pauses of finetuning and inference.
+"""Converts text to prompts and targets, with pauses.
 
-`pause.PromptPauses` says where they stand. A prompt that is too long loses text
-on the left of the prefix; pauses and target are never cut.
+`pause.PromptPauses` defines their place. A prompt that is too long is truncated
+on the left of its prefix; pauses and target are never truncated.
 
 T ids of one example.
 """
@@ -19,12 +19,12 @@ from pausejax.tasks import Example, Task
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-  """Prompts as ids, and how many were cut.
+  """Prompts as ids, and how many were truncated.
 
   Attributes:
     rows: int32 [T] each.
-    num_cut: prompts that lost text.
-    num_cut_tokens: tokens that were lost in all.
+    num_cut: number of truncated prompts.
+    num_cut_tokens: number of tokens removed in all.
   """
 
   rows: list[np.ndarray]
@@ -33,7 +33,7 @@ class Prompts:
 
 
 class Format:
-  """Turns the examples of a task into ids, with pauses in the prompts."""
+  """Converts the examples of a task to ids, with pauses in the prompts."""
 
   def __init__(
     self,
@@ -56,12 +56,12 @@ class Format:
     """Returns the prompts, each at most `lengths[i]` ids long.
 
     Args:
-      examples: whose prefixes to take.
-      lengths: most ids of each.
-      prefixes: the ids of the prefixes, where they are known.
+      examples: the examples.
+      lengths: maximum number of ids of each prompt.
+      prefixes: the ids of the prefixes, if they are already known.
 
     Raises:
-      UsageError: the pauses alone do not fit.
+      UsageError: BOS and the pauses do not fit.
     """
     num_fixed = 1 + self.pauses.num_pauses
     rows, num_cut, num_cut_tokens = [], 0, 0
@@ -86,11 +86,11 @@ class Format:
     return Prompts(rows, num_cut, num_cut_tokens)
 
   def targets(self, examples: Sequence[Example]) -> list[list[int]]:
-    """Returns the ids of each target, EOS at the end."""
+    """Returns the ids of each target, followed by EOS."""
     return targets(self.task, self._tokenizer, examples)
 
   def continuations(self, texts) -> list[list[int]]:
-    """Returns the ids of texts as they follow a prefix."""
+    """Returns the ids of texts in the place after a prefix."""
     return _continuations(self.task, self._tokenizer, texts)
 
   def hints(self, example: Example) -> list[int]:
@@ -118,7 +118,7 @@ class Format:
 def targets(
   task: Task, tokenizer: tokenizers.PauseTokenizer, examples: Sequence[Example]
 ) -> list[list[int]]:
-  """Returns the ids of each target as it follows a prefix, EOS at the end."""
+  """Returns the ids of each target in the place after a prefix, with EOS."""
   found = _continuations(task, tokenizer, [e.target for e in examples])
   return [[*ids, tokenizer.eos_id] for ids in found]
 
@@ -131,7 +131,7 @@ def _continuations(task: Task, tokenizer, texts) -> list[list[int]]:
 
 
 def pause_id(tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses) -> int:
-  """Returns the id of `<pause>`, or of the filler in its place.
+  """Returns the id of `<pause>`, or of the filler that replaces it.
 
   Raises:
     UsageError: the filler is not one token.
@@ -139,7 +139,7 @@ def pause_id(tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses) -> int:
   filler = pauses.filler
   if not filler:
     return tokenizer.pause_id
-  # Behind another word, where no piece for "start of word" comes in between.
+  # After another word, so that no "start of word" piece is inserted.
   ids = tokenizer.encode([filler])[0]
   ids = ids[1:] if len(ids) == 2 and not tokenizer.decode(ids[:1]) else ids
   errors.require(

@@ -1,17 +1,17 @@
 """Finetuning batches: examples of one task or of a mixture, packed into rows.
 
-The examples come in blocks. A block of a single task is one epoch; a block of
-a mixture is as many draws as it has examples, by rate, each task going through
-its own epochs. A block's order is a function of (seed, block), its examples
-are packed into rows in that order, and the rows of all blocks follow each
-other: batch s is rows s * batch_size onwards, a function of the step alone.
+The examples come in blocks. A block of a single task is one epoch. A block of a
+mixture has as many draws, by rate, as the mixture has examples, and each task
+has its own epochs. The order of a block is a function of (seed, block), and its
+examples are packed into rows in that order. Batch s starts at row
+s * batch_size of all blocks, so it is a function of the step.
 
-One row holds several examples, told apart by segment_ids and each with its own
-positions; attention never crosses (`model.segment_attention`). A row is full
-when its positions are taken or when it has K counted targets, so that the head
-need see only K positions of every row (`data.batch.packed_batch`).
+A row holds several examples, each with its own segment id and positions, and
+without attention between them (`model.segment_attention`). A row is full when
+its positions are used or when it has K counted targets, so that the head is
+computed at only K positions of every row (`data.batch.packed_batch`).
 
-B rows, T positions of a row, K most counted targets of a row.
+B rows, T positions of a row, K maximum number of counted targets of a row.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from pausejax.data.tokenizers import PauseTokenizer
 
 _OPEN_ROWS = 64  # Rows that may still be filled while packing.
 
-# K is a multiple of the one, and the other times what a full row counts on
-# average: of eight tasks none needed more rows for it than without a bound.
+# K is a multiple of the first, and the second times the mean number of counted
+# targets of a full row: none of eight tasks needed more rows than without K.
 _COUNTED_MULTIPLE = 32
 _COUNTED_MARGIN = 1.25
 
@@ -40,8 +40,8 @@ class Sequence_:
   """One example as ids.
 
   Attributes:
-    ids_T: int32, BOS to EOS, one more than the positions it takes.
-    num_prompt: ids up to the one that predicts the first target token.
+    ids_T: int32, from BOS to EOS, one more than its positions in a row.
+    num_prompt: number of ids up to the one that predicts the first target.
     hint_ids: targets of the positions just before that one.
   """
 
@@ -51,12 +51,12 @@ class Sequence_:
 
   @property
   def num_positions(self) -> int:
-    """Positions that the example takes in a row."""
+    """The number of positions of the example in a row."""
     return len(self.ids_T) - 1
 
   @property
   def num_counted(self) -> int:
-    """Targets that count, hints among them."""
+    """The number of counted targets, including hints."""
     return len(self.ids_T) - self.num_prompt + len(self.hint_ids)
 
 
@@ -73,10 +73,10 @@ class TaskSequences:
     """Encodes the examples.
 
     Args:
-      examples: of one split.
-      format_: how they become ids.
-      config: says whether hints are targets.
-      seq_len: most positions of one example.
+      examples: the examples of one split.
+      format_: converts them to ids.
+      config: determines whether hints are targets.
+      seq_len: maximum number of positions of an example.
 
     Raises:
       UsageError: pauses and target of an example do not fit into `seq_len`.
@@ -86,7 +86,7 @@ class TaskSequences:
     self.format = format_
     self.hints = config.hints
     targets = examples.target_ids or format_.targets(examples.rows)
-    # The last id, EOS, is predicted but never read.
+    # The last id, EOS, is a target but never an input.
     lengths = [seq_len + 1 - len(target) for target in targets]
     self.prompts = format_.prompts(examples.rows, lengths, examples.prefix_ids)
     self.rows = [
@@ -107,7 +107,7 @@ class TaskSequences:
         )
 
   def summary(self) -> str:
-    """Returns one line: counts, and what was cut."""
+    """Returns one line with the counts, including truncated prefixes."""
     line = f"{self.name} {self.examples.summary()}"
     cut = self.prompts
     if cut.num_cut:
@@ -119,7 +119,7 @@ class TaskSequences:
 
 
 class FinetuneSource:
-  """Makes the batch of any step from the sequences of some tasks."""
+  """Builds the batch of any step from the sequences of some tasks."""
 
   def __init__(
     self,
@@ -133,17 +133,17 @@ class FinetuneSource:
     seed: int,
     host: tuple[int, int] = (0, 1),
   ):
-    """Keeps the tasks; nothing is packed before the first batch.
+    """Stores the tasks; packing starts with the first batch.
 
     Args:
       tasks: the sequences of each task.
       rates: relative numbers of examples drawn from each.
       data: `seq_len`, the positions of a row, and `prefetch`.
-      packing: several examples a row, or one.
-      tokenizer: gives the padding id.
+      packing: whether a row holds several examples, or one.
+      tokenizer: defines the padding id.
       batch_size: rows of the global batch.
-      seed: decides the order.
-      host: (index, count) of this process; it makes its rows only.
+      seed: determines the order.
+      host: (index, count) of this process, which builds only its own rows.
     """
     errors.require(
       batch_size % host[1] == 0,
@@ -159,7 +159,7 @@ class FinetuneSource:
     self._host = host
     self._num_examples = sum(len(t.rows) for t in tasks)
     self._max_counted = self._most_counted()
-    # Rows up to the end of each block, examples drawn of each task by then.
+    # Rows, and examples drawn from each task, up to the end of each block.
     self._ends = [0]
     self._drawn = [np.zeros(len(tasks), np.int64)]
     self._latest: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
@@ -172,7 +172,7 @@ class FinetuneSource:
     """Yields every example once, in order; the last rows may be padding.
 
     Args:
-      num_batches: at most so many; 0 for all of them.
+      num_batches: maximum number of batches; 0 for all.
     """
     order = [
       (t, i)
@@ -186,7 +186,7 @@ class FinetuneSource:
       yield self._batch([rows[p] if p < len(rows) else [] for p in places])
 
   def fingerprint(self) -> dict:
-    """Returns what decides the batches; compared when a run resumes."""
+    """Returns what determines the batches; compared when a run resumes."""
     return {
       "pipeline": "finetune",
       "tasks": {
@@ -209,7 +209,7 @@ class FinetuneSource:
     }
 
   def summary(self) -> str:
-    """Returns one line: how many rows a block takes and how full they are."""
+    """Returns one line with the rows of a block and how full they are."""
     rows = self._block(0)
     used = sum(
       self._tasks[t].rows[i].num_positions for row in rows for t, i in row
@@ -221,7 +221,7 @@ class FinetuneSource:
     )
 
   def _most_counted(self) -> int:
-    """Returns K: room for any example, and for a row of average ones."""
+    """Returns K, enough for any one example and for a row of average ones."""
     sizes = [
       np.array([(row.num_counted, row.num_positions) for row in task.rows])
       for task in self._tasks
@@ -241,14 +241,14 @@ class FinetuneSource:
     return step * self._batch_size + np.arange(index * rows, (index + 1) * rows)
 
   def _row(self, position: int) -> list[tuple[int, int]]:
-    """Returns the (task, example) pairs of a row of the endless run."""
+    """Returns the (task, example) pairs of a row, numbered over all blocks."""
     while self._ends[-1] <= position:
       self._block(len(self._ends) - 1)
     block = int(np.searchsorted(self._ends, position, side="right")) - 1
     return self._block(block)[position - self._ends[block]]
 
   def _block(self, block: int) -> list[list[tuple[int, int]]]:
-    """Returns the packed rows of a block whose predecessors are known."""
+    """Returns the packed rows of a block; all earlier blocks must be packed."""
     if self._latest[0] == block:
       return self._latest[1]
     rng = np.random.default_rng([self._seed % 2**64, block])
@@ -271,7 +271,7 @@ class FinetuneSource:
     return rows
 
   def _examples_of(self, t: int, start: int, count: int) -> np.ndarray:
-    """Returns the examples that draws start .. start + count of a task show."""
+    """Returns the examples of the draws start .. start + count of a task."""
     size = len(self._tasks[t].rows)
     draws = np.arange(start, start + count)
     shown = np.empty(count, np.int64)
@@ -282,12 +282,12 @@ class FinetuneSource:
     return shown
 
   def _pack(self, order: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Puts each example into the first open row that has room for it."""
+    """Puts each example into the first open row in which it fits."""
     if not self._packing:
       return [[pair] for pair in order]
     empty = np.array([[self.data.seq_len, self._max_counted]])
     rows: list[list[tuple[int, int]]] = []
-    # Positions and counted targets left in the last rows, which are open.
+    # Free positions and counted targets of the last rows, which are open.
     free_N2 = np.zeros((0, 2), np.int64)
     for t, i in order:
       row = self._tasks[t].rows[i]

@@ -97,7 +97,7 @@ class Segments:
       id_row[: len(data) // self._dtype.itemsize] = np.frombuffer(
         data, self._dtype
       )
-    # All at once, as wrong ids are rare.
+    # One check for all of them, as wrong ids are rare.
     if self._tokenizer.wrong_id(ids):
       self._refuse(ids, numbers)
     for row, id_row, data in zip(rows, ids, raw, strict=True):

@@ -1,12 +1,12 @@
 """Batches as a pure function of the step: the `segments` pipeline.
 
 Row r of step s has the position p = s * batch_size + r in the whole run. In a
-mixture, `mixing.py` deals p to a store and tells which draw d of it this is;
-of one store, d = p. Epoch and place are divmod(d, number of segments); the
-place goes through a seeded permutation of the epoch to a record, and the pauses
-are a function of (seed, p). No iterator state exists: any step can be made at
-once, on any number of hosts and workers, and a resumed run needs only its step
-number.
+mixture, `mixing.py` assigns p to draw d of one store; with a single store,
+d = p. Epoch and index are divmod(d, number of segments); a seeded permutation
+of the epoch maps the index to a record, and the pauses are a function of
+(seed, p). There is no iterator state: the batch of any step can be computed
+directly, on any number of hosts and workers, and a resumed run needs only its
+step number.
 """
 
 import dataclasses
@@ -28,29 +28,29 @@ EVALUATION_SEED = 0x5EED
 
 
 class Batches(Protocol):
-  """An iterator of batches whose place can be saved: either pipeline."""
+  """An iterator of batches whose position can be saved; both pipelines."""
 
   def __next__(self) -> Batch: ...
 
   def fingerprint(self) -> dict:
-    """Returns what decides the batches; compared when a run resumes."""
+    """Returns what determines the batches; compared when a run resumes."""
     ...
 
   def state(self) -> dict[str, bytes]:
-    """Returns files that tell the place after the batches taken so far."""
+    """Returns the position after the batches taken so far, as files."""
     ...
 
   def restore(self, state: dict[str, bytes]) -> None:
-    """Goes to the place that `state` tells."""
+    """Continues at the position in `state`."""
     ...
 
 
 class StepSource(Protocol):
-  """What makes the batch of any step: segments, or finetuning examples."""
+  """Builds the batch of any step from segments or finetuning examples."""
 
   @property
   def data(self) -> DataConfig:
-    """The settings; `prefetch` is read here."""
+    """The config of the data; `prefetch` is used here."""
     ...
 
   def training_batch(self, step: int) -> Batch:
@@ -58,21 +58,21 @@ class StepSource(Protocol):
     ...
 
   def fingerprint(self) -> dict:
-    """Returns what decides the batches."""
+    """Returns what determines the batches."""
     ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentSource:
-  """Makes the batch of any step from a store of segments.
+  """Builds the batch of any step from a store of segments.
 
   Attributes:
     data: length and pauses.
     store: the segments of one split.
-    tokenizer: gives the ids of BOS, padding and `<pause>`.
+    tokenizer: defines the ids of BOS, padding and `<pause>`.
     batch_size: rows of the global batch.
-    seed: decides order and pauses.
-    host: (index, count) of this process; it makes its contiguous rows only.
+    seed: determines order and pauses.
+    host: (index, count) of this process, which builds its contiguous rows.
   """
 
   data: DataConfig
@@ -99,12 +99,12 @@ class SegmentSource:
     return step * self.batch_size + self._rows()
 
   def text(self, draws_B: np.ndarray) -> np.ndarray:
-    """Returns int32 [B, segment_len], the segments of some draws."""
+    """Returns int32 [B, segment_len], the segments of these draws."""
     records = [self.record(int(d)) for d in draws_B]
     return self.store.read(records, PADDING)
 
   def record(self, draw: int) -> int:
-    """Returns the segment that a draw of the store shows."""
+    """Returns the index of the segment of a draw."""
     import grain
 
     num_segments = len(self.store)

@@ -1,12 +1,12 @@
 """The SeqIO package: text, vocabulary and pauses as tf.data pipelines.
 
-TensorFlow lives here and nowhere else. Nothing outside imports these modules
-at the top of a file: the segments pipeline never loads them.
+TensorFlow is used only here. Other modules import these inside functions, so
+the segments pipeline never loads them.
 
   pauses.py         `pausejax.pause` in TensorFlow, equal bit for bit
   vocabulary.py     `pausejax.data.tokenizers` as a SeqIO vocabulary
   sources.py        `pausejax.tasks.corpora` as SeqIO data sources
-  preprocessors.py  documents to tokens to segments, and pauses into them
+  preprocessors.py  tokenize, cut into segments, insert pauses
   tasks.py          the SeqIO tasks "<task>" and "<task>_pause"
   stream.py         `SeqioBatches`: the pipeline "seqio" of training
 

@@ -11,10 +11,10 @@ Elements, for SeqIO's feature converters and evaluators:
   id          string []   of the example
   references  string [R]  the answers that the metrics accept
 
-Prefixes that are too long lose ids on the left, so that the pauses stay; SeqIO
-itself would cut on the right. Options are trained on here and ranked by
-`pausejax evaluate`; hints and the mask of a bidirectional prefix
-(`PromptPauses.in_prefix`) have no place in SeqIO's features.
+Prefixes that are too long are truncated on the left, which keeps the pauses;
+SeqIO itself would truncate on the right. The right option is the target, and
+`pausejax evaluate` ranks options. SeqIO's features cannot represent hints and
+the mask of a bidirectional prefix (`PromptPauses.in_prefix`).
 """
 
 import functools
@@ -40,13 +40,13 @@ def register(
   vocabulary: PauseVocabulary,
   pauses: PromptPauses,
 ) -> str:
-  """Puts a task into SeqIO's registry, in place of any of the same name.
+  """Registers a task with SeqIO, replacing any of the same name.
 
   Args:
-    task: its name is the name of the SeqIO task.
-    data: where the records are, and the tokenizer.
-    vocabulary: the ids, those of `data.tokenizer`.
-    pauses: those of the inputs.
+    task: the task; the SeqIO task has the same name.
+    data: the location of the records, and the tokenizer.
+    vocabulary: the vocabulary of `data.tokenizer`.
+    pauses: the pauses of the inputs.
 
   Returns:
     The name.
@@ -79,10 +79,10 @@ def register(
 
 
 def register_mixture(name: str, rates: Mapping[str, float]) -> str:
-  """Puts a mixture of registered tasks into SeqIO's registry; returns its name.
+  """Registers a mixture of registered tasks with SeqIO; returns its name.
 
   Args:
-    name: of the mixture.
+    name: name of the mixture.
     rates: task -> relative number of examples, as in `DataConfig.rates`.
   """
   seqio.MixtureRegistry.remove(name)
@@ -98,7 +98,7 @@ def encode(
   pauses: PromptPauses,
   pause_id: int,
 ) -> tf.data.Dataset:
-  """Replaces the texts "inputs" and "targets" by ids, the pauses among them."""
+  """Replaces the texts "inputs" and "targets" by ids, including the pauses."""
   vocabulary = output_features["inputs"].vocabulary
   lengths = sequence_length or {}
 
@@ -128,14 +128,14 @@ def encode(
 def postprocess(
   stop: str, text: str, *, example: Mapping[str, Any], is_target: bool = False
 ) -> str | list[str]:
-  """Returns the references for a target, the answer for a model's output."""
+  """Returns the references of a target, or the answer in a model's output."""
   if is_target:
     return [reference.decode() for reference in example["references"]]
   return (text.partition(stop)[0] if stop else text).strip()
 
 
 def _mean(name: str, metric: tasks.Metric) -> Callable:
-  """Returns the metric as SeqIO calls it: over all examples, in percent."""
+  """Returns a metric for SeqIO: the mean over all examples, in percent."""
 
   def mean(
     targets: Sequence[Sequence[str]], predictions: Sequence[str]

@@ -1,6 +1,6 @@
 """`pausejax.pause` in TensorFlow: the same pauses, bit for bit.
 
-The arithmetic is explained there; this is it again in TensorFlow ops, for
+That module explains the arithmetic; this one repeats it in TensorFlow ops, for
 pipelines that must stay inside tf.data. uint64 wraps around in both.
 
 Shapes: B segments, T positions, J slots of the lengthened sequence.
@@ -30,21 +30,21 @@ def insert_pauses(
   Args:
     tokens_BT: int [B, pauses.num_text_tokens(T)], no pauses; its length is
       known when the graph is built.
-    pauses: which pauses.
+    pauses: the kind and number of pauses.
     seq_len: T, the length of the result.
     pause_id: id written at the pauses.
     seed: any int; the same seed gives the same pauses.
     positions_B: int [B], number of each segment within the whole run.
 
   Returns:
-    [B, T] of the same dtype, what `pauses.insert` returns.
+    [B, T] of the same dtype, equal to the result of `pauses.insert`.
 
   Raises:
     UsageError: the segments are not `num_text_tokens` long.
   """
   pauses.check_segments(tokens_BT.shape[1], seq_len)
   is_pause_BT = mask(pauses, seed, positions_B, seq_len)
-  # Slot t shows the text token whose index is the number of text slots before.
+  # The index of a slot's text token is the number of text slots before it.
   source_BT = tf.cumsum(tf.cast(~is_pause_BT, tf.int32), axis=1) - 1
   shown_BT = tf.gather(
     tokens_BT, tf.maximum(source_BT, 0), axis=1, batch_dims=1

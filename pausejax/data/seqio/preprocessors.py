@@ -1,13 +1,13 @@
-"""SeqIO preprocessors: documents to tokens to segments, and the pauses.
+"""SeqIO preprocessors: tokenize, cut into segments, insert pauses.
 
-Elements, one dict each, T the segment length in tokens:
+Each element is a dict; T is the segment length in tokens:
 
   text     string []   a document (`sources.data_source`)
   targets  int32 [T]   its ids and EOS; later a segment
   is_text  bool [T]    of a segment: neither padding nor a pause
 
-`is_text` says what the ids cannot: in a vocabulary whose id 0 is a piece, that
-piece looks like padding.
+`is_text` is needed because id 0 is a text token in some vocabularies, so that
+padding cannot be recognized by its id.
 """
 
 from collections.abc import Mapping
@@ -53,9 +53,9 @@ def concat_and_split(
 
   Args:
     dataset: `targets` of documents.
-    output_features: what SeqIO passes.
-    sequence_length: what SeqIO passes; "targets" is the length with pauses.
-    pauses: that `insert_pauses` will add; they may need shorter segments.
+    output_features: passed by SeqIO.
+    sequence_length: passed by SeqIO; "targets" is the length with pauses.
+    pauses: to be added by `insert_pauses`; they may need shorter segments.
 
   Returns:
     `targets` and `is_text` of segments. The last one is filled up with the pad
@@ -66,7 +66,7 @@ def concat_and_split(
   tokens = dataset.map(lambda example: example["targets"])
   tokens = tokens.ragged_batch(_DOCUMENTS_AT_ONCE)
   tokens = tokens.map(lambda documents: documents.flat_values)
-  # So much padding completes a segment that is not full, and never adds one.
+  # This padding completes a partial segment and never adds another one.
   padding = tf.fill([num_tokens - 1], PADDING)
   tokens = tokens.concatenate(tf.data.Dataset.from_tensors(padding))
   segments = tokens.scan(
@@ -89,10 +89,10 @@ def insert_pauses(
 
   Args:
     dataset: `targets` and `is_text` of segments.
-    output_features: what SeqIO passes; the vocabulary is a `PauseVocabulary`.
-    sequence_length: what SeqIO passes; "targets" is the length with pauses.
-    pauses: which pauses.
-    seed: of their places.
+    output_features: passed by SeqIO; the vocabulary is a `PauseVocabulary`.
+    sequence_length: passed by SeqIO; "targets" is the length with pauses.
+    pauses: the kind and number of pauses.
+    seed: seed of their places.
     shard: (h, H), host h of H. Its element i is number i * H + h of the run, so
       that no two hosts draw the same pauses.
 
@@ -122,10 +122,10 @@ def insert_pauses(
 def pauses_into_text(
   text_BT: tf.Tensor, *, pause_id: int, **how: Any
 ) -> tf.Tensor:
-  """Returns what `pauses_tf.insert_pauses` does, no pause behind the text.
+  """Returns `pauses_tf.insert_pauses` without pauses after the text.
 
   Args:
-    text_BT: int32 segments, `PADDING` behind the end of the text.
+    text_BT: int32 segments, `PADDING` after the end of the text.
     pause_id: id written at the pauses.
     **how: the other arguments of `pauses_tf.insert_pauses`.
 
@@ -144,7 +144,7 @@ def pauses_into_text(
 
 
 def with_padding(example: Mapping[str, tf.Tensor]) -> tf.Tensor:
-  """Returns the targets with `PADDING`, which is no id, where no text is."""
+  """Returns the targets, with `PADDING` instead of the id of padding."""
   return tf.where(example["is_text"], example["targets"], PADDING)
 
 
@@ -155,7 +155,7 @@ def without_padding(tokens: tf.Tensor, pad_id: int) -> dict[str, tf.Tensor]:
 
 
 def _cut(tokens: tf.Tensor, num_tokens: int) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns what is left over, and as many full segments as there are."""
+  """Returns the remainder, and all full segments."""
   num_segments = tf.size(tokens) // num_tokens
   used = num_segments * num_tokens
   return tokens[used:], tf.reshape(tokens[:used], [-1, num_tokens])

@@ -1,11 +1,12 @@
-"""The pipeline "seqio": batches straight from text, made by tf.data.
+"""The pipeline "seqio": batches from text, streamed by tf.data.
 
   documents -> ids, EOS -> segments -> shuffle -> repeat -> batch -> pauses
 
-Pauses go in last, numbered by the batch, so they differ from epoch to epoch,
-and a run without them reads the same text in the same order as a run with
-"insert_trim". Each of H hosts reads its own part of the source: unlike in the
-segments pipeline, the batches depend on H, and a run resumes on as many hosts.
+Pauses are inserted last and depend on the batch number, so they differ between
+epochs, and a run without pauses reads the same text in the same order as a run
+with "insert_trim". Each of H hosts reads its own part of the source: unlike in
+the segments pipeline, the batches depend on H, and a run must resume on the
+same number of hosts.
 
 Shapes: B rows of this host, T positions.
 """
@@ -36,9 +37,9 @@ _STATE = "tfdata"  # Prefix of the files of a checkpoint.
 class SeqioBatches:
   """An iterator of batches; endless for "train", one pass for "validation".
 
-  A batch is what `data.batch.language_model_batch` describes, with the rows of
+  A batch has the arrays of `data.batch.language_model_batch` and the rows of
   this host. In validation every host reads the whole split and takes its rows
-  of each batch, so all of them end at the same step; the last batch is filled
+  of each batch, so all hosts end at the same step; the last batch is filled
   up with rows of padding.
   """
 
@@ -57,12 +58,12 @@ class SeqioBatches:
 
     Args:
       data: the text, the segments and the pauses.
-      task: where `data` finds the text.
+      task: selects the source of the text.
       batch_size: rows of all hosts together, a multiple of their number.
-      seed: of the shuffle and of the pauses.
+      seed: seed of the shuffle and of the pauses.
       split: "train" or "validation".
-      pauses: False leaves the pauses out of a "validation" split, whose
-        segments stay the same.
+      pauses: False omits the pauses of a "validation" split, whose segments
+        stay the same.
       shard: (h, H), host h of H.
 
     Raises:
@@ -85,7 +86,7 @@ class SeqioBatches:
     segments = self._segments()
     self._require_segment(segments)
     self._iterators = [iter(self._pipeline(segments))]
-    # Its threads call Python and would keep the interpreter from ending.
+    # Its threads call Python and would prevent the interpreter from exiting.
     weakref.finalize(self, self._iterators.clear)
 
   def __iter__(self) -> Self:
@@ -96,9 +97,9 @@ class SeqioBatches:
       tokens_BT = next(self._iterators[0]).numpy()
     if tokens_BT.min(initial=PADDING) < PADDING:
       raise errors.UserError(
-        f"data.tokenizer: {self._data.tokenizer!r} gave an id that is not one "
-        f"of the {self._tokenizer.pause_id:,} text ids (split "
-        f"{self._split!r}); is it another tokenizer than the one named?"
+        f"data.tokenizer: {self._data.tokenizer!r} produced an id that is not "
+        f"one of the {self._tokenizer.pause_id:,} text ids (split "
+        f"{self._split!r}); check that it is the right tokenizer"
       )
     return batch.language_model_batch(
       tokens_BT,
@@ -109,10 +110,10 @@ class SeqioBatches:
     )
 
   def fingerprint(self) -> dict[str, str | int | float]:
-    """Returns all that decides the batches.
+    """Returns what determines the batches.
 
-    A state restores into another pipeline without complaint, or crashes the
-    process: compare this before `restore`.
+    Compare it before `restore`: restoring a state into another pipeline raises
+    no error, or crashes the process.
     """
     data = self._data
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
@@ -132,7 +133,7 @@ class SeqioBatches:
     }
 
   def state(self) -> dict[str, bytes]:
-    """Returns the state after the batches taken so far: file name to bytes.
+    """Returns the state after the batches taken so far: file name -> bytes.
 
     It holds the shuffle buffer, 4 * shuffle_buffer * num_text_tokens bytes, and
     the text that is read ahead of it.
@@ -148,7 +149,7 @@ class SeqioBatches:
     Raises:
       UserError: not the state of such an iterator.
     """
-    # Afresh, since the place of the shuffle outlives an iterator.
+    # A new dataset, since the state of the shuffle outlives an iterator.
     iterator = iter(self._pipeline(self._segments()))
     checkpoint = tf.train.Checkpoint(iterator=iterator)
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +165,7 @@ class SeqioBatches:
     self._iterators[:] = [iterator]
 
   def _segments(self) -> tf.data.Dataset:
-    """Returns this host's segments, one pass, `PADDING` behind the last."""
+    """Returns this host's segments, one pass, `PADDING` after the last."""
     host, num_hosts = self._shard
     shares = self._split == "train" and num_hosts > 1
     segments = self._task.get_dataset(
@@ -235,7 +236,7 @@ class SeqioBatches:
 
 
 def _filled(tokens_BT: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
-  """Returns an array of `shape`, `PADDING` behind the tokens."""
+  """Returns an array of `shape`, `PADDING` after the tokens."""
   rows, columns = tf.unstack(tf.constant(shape) - tf.shape(tokens_BT))
   padding = [[0, rows], [0, columns]]
   return tf.pad(tokens_BT, padding, constant_values=PADDING)
