@@ -14,6 +14,9 @@ within one slice.
 Each parameter names its logical axes where it is created (`model/decoder.py`),
 its optimizer moments inherit them, and `shardings` converts them to
 NamedShardings, which the program passes to jit. No sharding is inferred.
+
+A program makes the mesh and puts it in scope with `jax.set_mesh`; no function
+takes it as an argument, and all read it here, in and outside of jit.
 """
 
 import dataclasses
@@ -83,6 +86,35 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
   return make_mesh(config, devices)
 
 
+def current_mesh() -> Mesh:
+  """Returns the mesh in scope, with its devices; only outside of jit.
+
+  Raises:
+    RuntimeError: no mesh is in scope.
+  """
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    raise RuntimeError("no mesh is in scope: call under jax.set_mesh(mesh)")
+  return mesh
+
+
+def device_kind() -> str | None:
+  """Returns the kind of the mesh's devices; None without a mesh in scope."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device and device.device_kind
+
+
+def has_mesh() -> bool:
+  """Returns whether a mesh is in scope."""
+  return not jax.sharding.get_abstract_mesh().empty
+
+
+def num_shards(*axes: str) -> int:
+  """Returns the number of devices along these axes; 1 without a mesh."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(shape.get(axis, 1) for axis in axes)
+
+
 def _axis_sizes(config: MeshConfig, num_devices: int) -> list[int]:
   given = dataclasses.asdict(config)
   rest = -math.prod(given.values())
@@ -116,7 +148,7 @@ def _slices_per_axis(sizes: Sequence[int], num_slices: int) -> list[int]:
   return [over_data, over_fsdp, *(1 for _ in inner)]
 
 
-def check_run(mesh: Mesh, config: TrainConfig, model: ModelConfig) -> None:
+def check_run(config: TrainConfig, model: ModelConfig) -> None:
   """Raises unless a run's batch and model divide over the mesh."""
   microbatch = config.batch_size // config.optim.num_microbatches
   sizes = {
@@ -132,18 +164,17 @@ def check_run(mesh: Mesh, config: TrainConfig, model: ModelConfig) -> None:
     sizes["model.max_seq_len"] = (model.max_seq_len, "position")
   if config.eval.num_examples:
     sizes["eval.batch_size"] = (config.eval.batch_size, "batch")
-  check_divisible(mesh, sizes)
+  check_divisible(sizes)
 
 
-def check_divisible(mesh: Mesh, sizes: dict[str, tuple[int, str]]) -> None:
+def check_divisible(sizes: dict[str, tuple[int, str]]) -> None:
   """Raises unless each named size divides over its logical axis.
 
   Args:
-    mesh: the mesh.
     sizes: name for the user -> (size, logical axis).
   """
   for name, (size, logical) in sizes.items():
-    axes, parts = _mesh_axes(logical), _num_parts(mesh, logical)
+    axes, parts = _mesh_axes(logical), _num_parts(logical)
     errors.require(
       size % parts == 0,
       f"{name} {size} is not divisible by the mesh's {' x '.join(axes)} "
@@ -156,8 +187,8 @@ def _mesh_axes(logical: str) -> tuple[str, ...]:
   return (rule,) if isinstance(rule, str) else rule
 
 
-def _num_parts(mesh: Mesh, logical: str) -> int:
-  return math.prod(mesh.shape[axis] for axis in _mesh_axes(logical))
+def _num_parts(logical: str) -> int:
+  return num_shards(*_mesh_axes(logical))
 
 
 def spec(*logical_axes: str | None) -> PartitionSpec:
@@ -165,7 +196,7 @@ def spec(*logical_axes: str | None) -> PartitionSpec:
   return PartitionSpec(*(a and LOGICAL_RULES[a] for a in logical_axes))
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any) -> Any:
   """Returns the tree with a NamedSharding in place of every array.
 
   A `nnx.Param` is sharded by its `axes`, preceded by "layers" if it is stacked;
@@ -174,10 +205,11 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
   of another shape that do not divide over the mesh. `check_run` rejects
   parameters that do not divide.
   """
+  mesh = current_mesh()
 
   def of_array(x: nnx.Variable, shape: tuple[int, ...]) -> NamedSharding:
     axes = logical_axes(x, len(shape))
-    divides = lambda a, n: a is not None and n % _num_parts(mesh, a) == 0
+    divides = lambda a, n: a is not None and n % _num_parts(a) == 0
     whole = [
       a if divides(a, n) else None for a, n in zip(axes, shape, strict=True)
     ]
@@ -193,12 +225,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
   )
 
 
-def placed(shapes: Any, mesh: Mesh) -> Any:
+def placed(shapes: Any) -> Any:
   """Returns the tree of ShapeDtypeStructs with a sharding in each."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
-    shardings(shapes, mesh),
+    shardings(shapes),
   )
 
 
@@ -210,12 +242,17 @@ def logical_axes(param: nnx.Variable, ndim: int) -> tuple[str | None, ...]:
   return axes if ndim == len(axes) else (None,) * ndim
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding() -> NamedSharding:
   """Returns the sharding of a batch: only its rows are split."""
-  return NamedSharding(mesh, spec("batch"))
+  return NamedSharding(current_mesh(), spec("batch"))
 
 
-def host_part(mesh: Mesh, process_index: int) -> tuple[int, int]:
+def replicated() -> NamedSharding:
+  """Returns the sharding of an array that every device holds whole."""
+  return NamedSharding(current_mesh(), PartitionSpec())
+
+
+def host_part(process_index: int) -> tuple[int, int]:
   """Returns (index, count): the part of every batch that a process reads.
 
   Processes whose devices hold the same rows, because tensor or sequence spans
@@ -224,7 +261,7 @@ def host_part(mesh: Mesh, process_index: int) -> tuple[int, int]:
   Raises:
     UsageError: two processes have only some of their rows in common.
   """
-  num_parts = _num_parts(mesh, "batch")
+  mesh, num_parts = current_mesh(), _num_parts("batch")
   held: dict[int, set[int]] = {}
   for part, devices in enumerate(mesh.devices.reshape(num_parts, -1)):
     for device in devices:
@@ -240,23 +277,17 @@ def host_part(mesh: Mesh, process_index: int) -> tuple[int, int]:
   return distinct.index(tuple(sorted(held[process_index]))), len(distinct)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
   """Returns a global batch from the rows of each process."""
-  sharding = batch_sharding(mesh)
+  sharding = batch_sharding()
   return {
     name: jax.make_array_from_process_local_data(sharding, rows)
     for name, rows in batch.items()
   }
 
 
-def num_shards(*axes: str) -> int:
-  """Returns the number of devices along these axes; 1 without a mesh."""
-  shape = jax.sharding.get_abstract_mesh().shape
-  return math.prod(shape.get(axis, 1) for axis in axes)
-
-
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   """Constrains an activation's sharding; no effect without a mesh in scope."""
-  if jax.sharding.get_abstract_mesh().empty:
+  if not has_mesh():
     return x
   return jax.lax.with_sharding_constraint(x, spec(*axes))

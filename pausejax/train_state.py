@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from pausejax import sharding
 from pausejax.config import ModelConfig
@@ -45,21 +44,18 @@ def init(
 
 
 def abstract(
-  config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+  config: ModelConfig, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """Returns the state's shapes and shardings on the mesh, without arrays."""
   shapes = jax.eval_shape(lambda: init(config, optimizer, 0))
-  return sharding.placed(shapes, mesh)
+  return sharding.placed(shapes)
 
 
 def init_on_mesh(
-  config: ModelConfig,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  mesh: Mesh,
+  config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
   """Returns a fresh state, initialized with its sharding on the mesh."""
-  layout = jax.tree.map(lambda x: x.sharding, abstract(config, optimizer, mesh))
+  layout = jax.tree.map(lambda x: x.sharding, abstract(config, optimizer))
   make = jax.jit(lambda: init(config, optimizer, seed), out_shardings=layout)
   return make()
 

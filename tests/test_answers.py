@@ -66,7 +66,6 @@ def small_model(prefix_attention="causal"):
 
 
 def answer(kind, *, batch_size=4, mesh=None, num_pauses=3, **model):
-  mesh = mesh or one_device_mesh()
   format_ = prompts.Format(
     task(kind), TOKENIZER, PromptPauses(num_pauses=num_pauses)
   )
@@ -74,11 +73,10 @@ def answer(kind, *, batch_size=4, mesh=None, num_pauses=3, **model):
     format=format_,
     tokenizer=TOKENIZER,
     batch_size=batch_size,
-    mesh=mesh,
   )
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh or one_device_mesh()):
     placed = jax.device_put(
-      small_model(**model), sharding.shardings(small_model(**model), mesh)
+      small_model(**model), sharding.shardings(small_model(**model))
     )
     return answerer.answer(placed, examples(kind), lambda *_: None)
 

@@ -19,12 +19,12 @@ import jax
 import numpy as np
 import pytest
 
-from pausejax import errors, optimizer, train_state
+from pausejax import errors, optimizer
 from pausejax.checkpoints import folders
 from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig, OptimConfig, default
 from tests import models
-from tests.test_sharding import one_device_mesh
+from tests.test_sharding import abstract_on, one_device_mesh
 
 KEEP = CheckpointConfig(every=1, keep=9, keep_period=0, keep_best=0)
 
@@ -34,7 +34,7 @@ def make_abstract():
   fields = {**default().optim.to_dict(), "name": "sgd", "kwargs": {}}
   made = optimizer.make(OptimConfig(**fields), 2000)[0]
   config = models.model_config(num_layers=1)
-  return train_state.abstract(config, made, one_device_mesh())
+  return abstract_on(one_device_mesh(), config, made)
 
 
 @pytest.fixture(scope="module")

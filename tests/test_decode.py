@@ -69,8 +69,8 @@ def test_eight_devices_equal_one():
   model = models.model(prefix_attention="bidirectional", num_kv_heads=2)
   rows = [PROMPTS[i % 3] for i in range(8)]
   mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
-  placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):
+    placed = jax.device_put(model, sharding.shardings(model))
     ids_BN = _generate(placed, rows, width=16)
   np.testing.assert_array_equal(ids_BN, _generate(model, rows, width=16))
 

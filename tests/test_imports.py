@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -115,6 +116,19 @@ def test_nnx_is_used_for_modules_only(path):
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "nnx":
       assert node.attr in allowed, f"{path}: nnx.{node.attr}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_mesh_comes_from_the_scope_and_never_as_an_argument(path):
+  mesh_type = re.compile(r"\bMesh\b")
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.arg | ast.AnnAssign):
+      kind = ast.unparse(node.annotation) if node.annotation else ""
+      assert not mesh_type.search(kind), ast.unparse(node)
+    if isinstance(node, ast.arg):
+      assert "mesh" not in node.arg, f"argument {node.arg}"
+    elif isinstance(node, ast.Attribute) and path.stem != "sharding":
+      assert node.attr not in ("get_mesh", "get_abstract_mesh")
 
 
 @pytest.mark.slow

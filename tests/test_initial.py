@@ -42,14 +42,12 @@ def start(
   meta = {**store.meta(0), "pauses_seen": seen}
   if vocab_size:
     meta["model"] = {"vocab_size": vocab_size}
-  mesh = mesh or one_device_mesh()
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh or one_device_mesh()):
     return initial.from_checkpoint(
       store,
       meta,
       models.model_config(**model),
       made,
-      mesh,
       pause_init=row,
       seed=0,
     )

@@ -3,6 +3,7 @@
 import inspect
 import types
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -55,18 +56,18 @@ class Run:
     tree = default()
     tree.num_steps, tree.eval.every, tree.checkpoint.every = end, 2, every
     tree.optim.update(self._optim)
-    agreement = Agreement(self._flag, one_device_mesh())
     config = train_config(tree.to_dict())
     mesh = one_device_mesh()
+    with jax.set_mesh(mesh):
+      agreement = Agreement(self._flag)
     run = loop.Run(
       config=config,
-      parts=types.SimpleNamespace(train_step=self._train_step, mesh=mesh),
+      parts=types.SimpleNamespace(train_step=self._train_step),
       state=types.SimpleNamespace(step=start, model=self._norm),
       evaluation_due=evaluation_due,
       batches=Batches(),
       held_out=held_out.HeldOut(
         evaluate_batch=self._evaluate_batch,
-        mesh=mesh,
         batches=lambda: iter([{}] * 3),
         plain_batches=None,
         answer=lambda model, show: {},
@@ -89,7 +90,8 @@ class Run:
       ),
       stop=agreement,
     )
-    loop.train(run)
+    with jax.set_mesh(mesh):
+      loop.train(run)
     return agreement.exit_code
 
   def _save(self, state, data, meta, num_skipped):

@@ -65,14 +65,17 @@ def test_slices_that_do_not_divide_are_one_line():
 
 
 def test_processes_that_hold_the_same_rows_read_the_same_part():
-  parts = lambda mesh: [sharding.host_part(mesh, i) for i in range(4)]
+  def parts(mesh):
+    with jax.set_mesh(mesh):
+      return [sharding.host_part(i) for i in range(4)]
+
   assert parts(stub_mesh(1, data=16)) == [(i, 4) for i in range(4)]
   halves = [(0, 2), (0, 2), (1, 2), (1, 2)]
   assert parts(stub_mesh(1, fsdp=2, tensor=8)) == halves
   assert parts(stub_mesh(1, data=2, sequence=8)) == halves
   assert parts(stub_mesh(1, tensor=16)) == [(0, 1)] * 4
   with pytest.raises(errors.UsageError, match="evenly"):
-    sharding.host_part(stub_mesh(1, per_process=3, fsdp=8, tensor=2), 0)
+    parts(stub_mesh(1, per_process=3, fsdp=8, tensor=2))
 
 
 @pytest.mark.parametrize(
@@ -106,5 +109,8 @@ def test_what_does_not_divide_names_the_axis(changes, axes, message):
   config.update_from_flattened_dict(changes)
   config = train_config(config.to_dict())
   mesh = make(**{"data": 1, **axes})
-  with pytest.raises(errors.UsageError, match=message):
-    sharding.check_run(mesh, config, config.model_config(vocab_size=100))
+  with (
+    jax.set_mesh(mesh),
+    pytest.raises(errors.UsageError, match=message),
+  ):
+    sharding.check_run(config, config.model_config(vocab_size=100))

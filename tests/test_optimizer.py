@@ -142,7 +142,9 @@ def test_states_are_laid_out_over_a_mesh_and_saved(name):
   made, _ = optimizer.make(config(name=name, kwargs={}), 10)
   mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, sequence=1, tensor=2))
   shapes = jax.eval_shape(made.init, models.model(d_model=128, num_layers=3))
-  for x in jax.tree.leaves(sharding.placed(shapes, mesh)):
+  with jax.set_mesh(mesh):
+    placed = sharding.placed(shapes)
+  for x in jax.tree.leaves(placed):
     x.sharding.shard_shape(x.shape)  # Raises where it does not divide.
   jax.eval_shape(leaves.digests, leaves.flatten(shapes))
 

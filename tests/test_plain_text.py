@@ -25,15 +25,13 @@ def model():
 
 
 def score(model, texts=TEXTS, mesh=None, **changes):
-  mesh = mesh or one_device_mesh()
   options = dict(seq_len=64, pause_fraction=0.0, batch_size=8) | changes
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh or one_device_mesh()):
     return plain_text.score(
       model,
       plain_text.encode(texts, TOKENIZER),
       tokenizer=TOKENIZER,
       loss=LOSS,
-      mesh=mesh,
       show=lambda done, total: None,
       **options,
     )

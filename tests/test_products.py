@@ -55,11 +55,10 @@ def test_fsdp_gathers_bfloat16_and_reduces_float32(tmp_path):
     d_model=128, d_ff=256, dtype="bfloat16", remat="names"
   )
   mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=8, sequence=1, tensor=1))
-  model = sharding.placed(
-    jax.eval_shape(functools.partial(decoder.init, config, 0)), mesh
-  )
-  batch = sharding.put_batch(models.batch(), mesh)
+  model = jax.eval_shape(functools.partial(decoder.init, config, 0))
   with jax.set_mesh(mesh):
+    model = sharding.placed(model)
+    batch = sharding.put_batch(models.batch())
 
     def gradient(model, batch):
       loss = lambda model: jnp.sum(models.apply(model, batch) ** 2)

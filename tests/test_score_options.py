@@ -117,8 +117,8 @@ def test_eight_devices_equal_one():
   prefixes, options = [PREFIXES[i % 3] for i in rows], [[[3], [4, 5, 6]]] * 8
   alone_BO, _ = _score(model, prefixes, options, width=9, option_len=3)
   mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, sequence=1, tensor=2))
-  placed = jax.device_put(model, sharding.shardings(model, mesh))
   with jax.set_mesh(mesh):
+    placed = jax.device_put(model, sharding.shardings(model))
     log_prob_BO, _ = _score(placed, prefixes, options, width=9, option_len=3)
   # Float32 sums of up to four logarithms, in another order.
   np.testing.assert_allclose(log_prob_BO, alone_BO, rtol=1e-5)

@@ -52,14 +52,20 @@ def mesh_of_8(data, fsdp, tensor, sequence=1):
   )
 
 
-def compiled_step(mesh, num_microbatches=1):
-  """Returns (step compiled for the mesh, a fresh state on it)."""
+def abstract_on(mesh, config, made):
+  """Returns the state's shapes and shardings on a mesh."""
+  with jax.set_mesh(mesh):
+    return states.abstract(config, made)
+
+
+def compiled_step(num_microbatches=1):
+  """Returns (step compiled for the mesh in scope, a fresh state on it)."""
   tree = default()
   tree.optim.update(warmup_steps=2, num_microbatches=num_microbatches)
   tree.loss.update(num_chunks=LOSS.num_chunks, z_loss=LOSS.z_loss)
   config = train_config(tree.to_dict())
   made, schedule = optimizer.make(config.optim, 10)
-  abstract = states.abstract(models.model_config(**SHAPE), made, mesh)
+  abstract = states.abstract(models.model_config(**SHAPE), made)
   layout = jax.tree.map(lambda x: x.sharding, abstract)
   train = step.jit_train_step(
     config,
@@ -67,19 +73,18 @@ def compiled_step(mesh, num_microbatches=1):
     schedule,
     pause_id=models.PAUSE_ID,
     layout=layout,
-    mesh=mesh,
   )
   lowered = train.lower(
-    abstract, sharding.put_batch(models.batch(batch_size=ROWS), mesh)
+    abstract, sharding.put_batch(models.batch(batch_size=ROWS))
   )
   fresh = jax.device_put(models.train_state(made, **SHAPE), layout)
   return lowered.compile(QUICK), fresh
 
 
-def losses(mesh, train, train_state):
+def losses(train, train_state):
   found = []
   for i in range(3):
-    batch = sharding.put_batch(models.batch(i, batch_size=ROWS), mesh)
+    batch = sharding.put_batch(models.batch(i, batch_size=ROWS))
     train_state, metrics = train(train_state, batch)
     found.append(float(metrics["loss"]))
   return found
@@ -87,9 +92,8 @@ def losses(mesh, train, train_state):
 
 @functools.cache
 def losses_of_one_device():
-  mesh = one_device_mesh()
-  with jax.set_mesh(mesh):
-    return losses(mesh, *compiled_step(mesh))
+  with jax.set_mesh(one_device_mesh()):
+    return losses(*compiled_step())
 
 
 def axes_between(mesh, groups):
@@ -117,10 +121,10 @@ def test_every_mesh_trains_as_one_device_with_the_expected_collectives(
   mesh = mesh_of_8(data, fsdp, tensor, sequence)
   num_parts = 2 if fsdp == 2 else 1
   with jax.set_mesh(mesh):
-    train, fresh = compiled_step(mesh, num_microbatches=num_parts)
+    train, fresh = compiled_step(num_microbatches=num_parts)
     # float32 sums in another order; up to 3e-6 was seen.
     np.testing.assert_allclose(
-      losses(mesh, train, fresh), losses_of_one_device(), atol=5e-6, rtol=0
+      losses(train, fresh), losses_of_one_device(), atol=5e-6, rtol=0
     )
   assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
@@ -173,8 +177,8 @@ def test_packed_rows_and_prefixes_over_a_split_sequence():
       grad = jax.jit(jax.value_and_grad(summed, has_aux=True))
       found.append(
         grad(
-          jax.device_put(model, sharding.shardings(model, mesh)),
-          sharding.put_batch(batch, mesh),
+          jax.device_put(model, sharding.shardings(model)),
+          sharding.put_batch(batch),
         )
       )
   for a, b in zip(*map(jax.tree.leaves, found), strict=True):
@@ -198,10 +202,11 @@ def test_the_gradient_of_a_frequent_row_is_summed_in_float32():
 @pytest.mark.slow
 def test_a_state_initialized_on_a_mesh_is_sharded_and_equal():
   made = optimizer.make(OptimConfig(**default().optim.to_dict()), 2000)[0]
-  config, mesh = models.model_config(), mesh_of_8(2, 2, 2)
+  config = models.model_config()
   here = jax.jit(lambda: states.init(config, made, 3))()
-  there = states.init_on_mesh(config, made, 3, mesh)
-  layout = states.abstract(config, made, mesh)
+  with jax.set_mesh(mesh_of_8(2, 2, 2)):
+    there = states.init_on_mesh(config, made, 3)
+    layout = states.abstract(config, made)
   for a, b, c in zip(*map(jax.tree.leaves, (here, there, layout)), strict=True):
     # The same random bits; the normal's arithmetic may be fused otherwise.
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -215,7 +220,7 @@ def run_of_1b(mesh, **changes):
   config = train_config(c.to_dict())
   made = optimizer.make(config.optim, config.num_steps)
   model = config.model_config(vocab_size=32_129)
-  return config, states.abstract(model, made[0], mesh), made
+  return config, abstract_on(mesh, model, made[0]), made
 
 
 @pytest.mark.parametrize(
@@ -248,17 +253,15 @@ def test_the_1b_step_holds_its_part_of_activations_and_tables(axes, capfd):
     mesh, **changes, **{"model.max_seq_len": 2048}
   )
   batch = models.batch(batch_size=rows, seq_len=seq_len)
-  batch = {
-    name: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.batch_sharding(mesh)
-    )
-    for name, x in batch.items()
-  }
   layout = jax.tree.map(lambda x: x.sharding, abstract)
-  train = step.jit_train_step(
-    config, *made, pause_id=9, layout=layout, mesh=mesh
-  )
   with jax.set_mesh(mesh):
+    batch = {
+      name: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding.batch_sharding()
+      )
+      for name, x in batch.items()
+    }
+    train = step.jit_train_step(config, *made, pause_id=9, layout=layout)
     compiled = train.lower(abstract, batch).compile(QUICK)
   assert "Involuntary full rematerialization" not in capfd.readouterr().err
 

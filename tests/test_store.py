@@ -9,12 +9,11 @@ import pytest
 from etils import epath
 
 from pausejax import errors, optimizer
-from pausejax import train_state as states
 from pausejax.checkpoints import folders, leaves
 from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig, OptimConfig, default
 from tests import models
-from tests.test_sharding import mesh_of_8, one_device_mesh
+from tests.test_sharding import abstract_on, mesh_of_8, one_device_mesh
 
 KEEP = CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
 
@@ -27,14 +26,14 @@ def made():
 
 @pytest.fixture(scope="module")
 def fresh(made):
-  layout = states.abstract(models.model_config(), made, one_device_mesh())
+  layout = abstract_on(one_device_mesh(), models.model_config(), made)
   sharding = jax.tree.map(lambda x: x.sharding, layout)
   return jax.device_put(models.train_state(made), sharding)
 
 
 @pytest.fixture(scope="module")
 def abstract(made):
-  return states.abstract(models.model_config(), made, one_device_mesh())
+  return abstract_on(one_device_mesh(), models.model_config(), made)
 
 
 def at_step(train_state, step):
@@ -87,7 +86,7 @@ def test_the_newest_and_every_tenth_are_kept(tmp_path, fresh):
 
 def test_another_mesh_reads_the_same_bits(tmp_path, fresh, made):
   save(tmp_path / "c", fresh, 1)
-  wide = states.abstract(models.model_config(), made, mesh_of_8(2, 2, 2))
+  wide = abstract_on(mesh_of_8(2, 2, 2), models.model_config(), made)
   restored = restore(tmp_path / "c", wide).state
   assert_equal(restored, at_step(fresh, 1))
   for x, y in zip(*map(jax.tree.leaves, (restored, wide)), strict=True):
@@ -106,9 +105,7 @@ def test_other_leaves_are_refused_with_a_table(
   tmp_path, fresh, made, changes, fragment
 ):
   save(tmp_path / "c", fresh, 1)
-  other = states.abstract(
-    models.model_config(**changes), made, one_device_mesh()
-  )
+  other = abstract_on(one_device_mesh(), models.model_config(**changes), made)
   with pytest.raises(errors.UserError) as caught:
     restore(tmp_path / "c", other)
   assert fragment in str(caught.value)
@@ -183,7 +180,7 @@ def test_meta_names_every_leaf_with_its_digest(tmp_path, fresh):
 def test_digests_depend_on_every_bit_and_not_on_the_mesh(fresh, made):
   named = leaves.flatten(fresh.model)
   there = leaves.digests(named)
-  layout = states.abstract(models.model_config(), made, mesh_of_8(1, 4, 2))
+  layout = abstract_on(mesh_of_8(1, 4, 2), models.model_config(), made)
   moved = jax.device_put(
     named, jax.tree.map(lambda x: x.sharding, leaves.flatten(layout.model))
   )

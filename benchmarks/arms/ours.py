@@ -78,18 +78,17 @@ class Trainer:
     chain, schedule = optimizer.make(config.optim, config.num_steps)
     self._mesh = sharding.make_mesh(config.mesh, devices)
     with jax.set_mesh(self._mesh):
-      abstract = train_state.abstract(self.model_config, chain, self._mesh)
+      abstract = train_state.abstract(self.model_config, chain)
       self.state = train_state.init_on_mesh(
-        self.model_config, chain, config.seed, self._mesh
+        self.model_config, chain, config.seed
       )
-    self._step = step.jit_train_step(
-      config,
-      chain,
-      schedule,
-      pause_id=vocab_size - 1,
-      layout=jax.tree.map(lambda x: x.sharding, abstract),
-      mesh=self._mesh,
-    )
+      self._step = step.jit_train_step(
+        config,
+        chain,
+        schedule,
+        pause_id=vocab_size - 1,
+        layout=jax.tree.map(lambda x: x.sharding, abstract),
+      )
 
   def compile(self, batch: Batch) -> tuple[float, int]:
     """Compiles the step for such batches.
@@ -100,7 +99,7 @@ class Trainer:
     """
     start = time.perf_counter()
     with jax.set_mesh(self._mesh):
-      placed = sharding.put_batch(batch, self._mesh)
+      placed = sharding.put_batch(batch)
       self._step = self._step.lower(self.state, placed).compile()
     m = self._step.memory_analysis()
     needed = m.argument_size_in_bytes + m.temp_size_in_bytes
@@ -110,7 +109,7 @@ class Trainer:
   def dispatch(self, batch: Batch) -> jax.Array:
     """Starts a step and returns its loss, which may be awaited."""
     with jax.set_mesh(self._mesh):
-      placed = sharding.put_batch(batch, self._mesh)
+      placed = sharding.put_batch(batch)
       self.state, metrics = self._step(self.state, placed)
     return metrics["loss"]
 

@@ -11,8 +11,6 @@ from pausejax.config import ModelConfig, saved
 from pausejax.data import tokenizers
 
 if TYPE_CHECKING:
-  from jax.sharding import Mesh
-
   from pausejax.model.decoder import Decoder
 
 # The fields of meta.json that are read here; `folders.py` and `store.py` check
@@ -45,8 +43,8 @@ class SavedRun:
   tokenizer_spec: str
   model: ModelConfig
 
-  def load(self, mesh: "Mesh") -> "Decoder":
-    """Returns the decoder with its parameters on the mesh; imports JAX.
+  def load(self) -> "Decoder":
+    """Returns the decoder, its parameters on the mesh in scope; imports JAX.
 
     Raises:
       CheckpointUnusable: a parameter differs from what was saved.
@@ -59,7 +57,7 @@ class SavedRun:
 
     store = Store(self.workdir / "checkpoints", None)
     shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
-    return store.restore_params(sharding.placed(shapes, mesh), self.step)
+    return store.restore_params(sharding.placed(shapes), self.step)
 
   def warn_of_pauses(self, num_pauses: float, what: str = "pauses") -> None:
     """Warns on standard error if the model was never trained on pauses.

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from pausejax import sharding
 from pausejax.data.finetuning import prompts
@@ -55,13 +54,11 @@ class Predictor:
     format: task, tokenizer and pauses.
     tokenizer: the ids of padding, EOS and `<pause>`.
     batch_size: examples per batch, over all hosts.
-    mesh: mesh of the model.
   """
 
   format: prompts.Format
   tokenizer: PauseTokenizer
   batch_size: int
-  mesh: Mesh
 
   def answer(
     self, model: Decoder, examples: Sequence[Example], show: Show
@@ -218,7 +215,7 @@ class Predictor:
 
   def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Puts a batch on the mesh; every host has all of its rows."""
-    layout = sharding.batch_sharding(self.mesh)
+    layout = sharding.batch_sharding()
     return {
       name: jax.make_array_from_callback(x.shape, layout, x.__getitem__)
       for name, x in arrays.items()

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.sharding import Mesh
-
 from pausejax.config import TrainConfig
 from pausejax.data.finetuning.source import TaskSequences
 from pausejax.data.tokenizers import PauseTokenizer
@@ -15,7 +13,6 @@ def scorer(
   config: TrainConfig,
   held_out: Sequence[TaskSequences],
   tokenizer: PauseTokenizer,
-  mesh: Mesh,
 ) -> Callable[[Any, Callable[..., None]], dict[str, float]]:
   """Returns (model, show) -> metrics of its answers to held-out examples.
 
@@ -27,7 +24,6 @@ def scorer(
     config: config of the run.
     held_out: the held-out examples of each task.
     tokenizer: tokenizer of the run.
-    mesh: mesh of the model.
   """
   if not (held_out and config.eval.num_examples):
     return lambda model, show: {}
@@ -39,7 +35,6 @@ def scorer(
         format=task.format,
         tokenizer=tokenizer,
         batch_size=config.eval.batch_size,
-        mesh=mesh,
       )
       rows = task.examples.rows[: config.eval.num_examples]
       answers = predictor.answer(model, rows, show)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from pausejax import sharding
 from pausejax.config import LossConfig
@@ -87,7 +86,6 @@ def score(
   pause_fraction: float,
   batch_size: int,
   loss: LossConfig,
-  mesh: Mesh,
   show: Callable[[int, int], None],
 ) -> dict[str, float]:
   """Scores all documents.
@@ -101,7 +99,6 @@ def score(
       pretraining with `pause_mode` "exact", at fixed positions.
     batch_size: windows per batch, over all processes.
     loss: config of the cross entropy.
-    mesh: mesh of the model.
     show: called with (number of windows scored, number in all).
 
   Returns:
@@ -120,7 +117,7 @@ def score(
   pauses = PauseSpec(fraction=pause_fraction, mode="exact")
   num_text = pauses.num_text_tokens(seq_len)
   windows = list(_windows(documents.ids, num_text))
-  index, count = sharding.host_part(mesh, jax.process_index())
+  index, count = sharding.host_part(jax.process_index())
   rows = slice(*(batch_size // count * i for i in (index, index + 1)))
   total: dict[str, float] = collections.defaultdict(float)
   done = 0
@@ -128,7 +125,7 @@ def score(
     batch = _batch(windows, places, tokenizer, seq_len, pauses)
     batch = _narrowed(batch, loss.num_chunks)
     here = {name: x_BT[rows] for name, x_BT in batch.items()}
-    sums = evaluate(model, sharding.put_batch(here, mesh))
+    sums = evaluate(model, sharding.put_batch(here))
     for name, value in jax.device_get(sums).items():
       total[name] += float(value)
     done += np.count_nonzero(places >= 0)

@@ -98,10 +98,13 @@ class LoadedRun:
   @functools.cached_property
   def model(self) -> "Decoder":
     """The decoder, on all devices: model(tokens_BT, ...) -> [B, T, D]."""
+    import jax
+
     from pausejax import sharding
 
     accelerators.require_used()
-    return self._found.load(sharding.data_mesh())
+    with jax.set_mesh(sharding.data_mesh()):
+      return self._found.load()
 
   def generate(
     self,

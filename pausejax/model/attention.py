@@ -108,7 +108,7 @@ def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
   """Returns for each kernel why it does not support a call, or ""."""
   num_tokens, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
   split = "it does not split a sequence (mesh.sequence)"
-  is_split = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
+  is_split = sharding.num_shards("sequence") > 1
   splash = cudnn = split if is_split else ""
   if in_prefix_BT is not None:
     splash = "it has no bidirectional prefix"
@@ -131,8 +131,7 @@ def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
 
 def _platform() -> str:
   """Returns the platform that runs this: "tpu" if the mesh in scope is one."""
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  if device is not None and device.device_kind.startswith("TPU"):
+  if (sharding.device_kind() or "").startswith("TPU"):
     return "tpu"
   # cuDNN's kernel cannot be compiled without a GPU.
   return jax.default_backend()
@@ -159,7 +158,7 @@ def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
 
 def _num_blocks(num_tokens: int, in_prefix_BT: jax.Array | None) -> int:
   """Returns the largest useful number of query blocks."""
-  is_split = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
+  is_split = sharding.num_shards("sequence") > 1
   if in_prefix_BT is not None or is_split:
     return 1
   most = min(_MAX_BLOCKS, max(1, num_tokens // _MIN_BLOCK))
@@ -195,7 +194,7 @@ def _splash(
     segment_ids_BT = jnp.zeros(q_BTNH.shape[:2], jnp.int32)
   one_shard = functools.partial(_splash_shard, interpret=interpret)
   args = (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
-  if jax.sharding.get_abstract_mesh().empty:
+  if not sharding.has_mesh():
     return one_shard(*args)
   q_spec = sharding.spec("batch", None, "heads", None)
   kv_spec = sharding.spec("batch", None, "kv_heads", None)

@@ -11,6 +11,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from pausejax import sharding
+
 
 def compute_dtype(dtype: str) -> str:
   """Returns the dtype of activations and products for `model.dtype`.
@@ -20,8 +22,7 @@ def compute_dtype(dtype: str) -> str:
   """
   if dtype != "auto":
     return dtype
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  kind = jax.default_backend() if device is None else device.device_kind
+  kind = sharding.device_kind() or jax.default_backend()
   return "float32" if kind == "cpu" else "bfloat16"
 
 

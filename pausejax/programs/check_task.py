@@ -196,9 +196,8 @@ class Checkup:
     fields = default().optim.to_dict() | {"warmup_steps": 0}
     config = OptimConfig(**fields)
     optimizer, schedule = optimizers.make(config, 1)
-    mesh = _mesh()
-    with jax.set_mesh(mesh):
-      before = _tiny_model(self.tokenizer.vocab_size, self.seq_len, mesh)
+    with jax.set_mesh(_mesh()):
+      before = _tiny_model(self.tokenizer.vocab_size, self.seq_len)
       start = train_state.TrainState(
         step=jax.numpy.zeros((), "int32"),
         num_skipped=jax.numpy.zeros((), "int32"),
@@ -213,9 +212,7 @@ class Checkup:
         num_microbatches=1,
         pause_id=self.tokenizer.pause_id,
       )
-      after, metrics = jax.jit(train)(
-        start, sharding.put_batch(self.batch, mesh)
-      )
+      after, metrics = jax.jit(train)(start, sharding.put_batch(self.batch))
     self.model = after.model
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     soundness.require(math.isfinite(loss), f"the loss is {loss}")
@@ -236,7 +233,6 @@ class Checkup:
 
     from pausejax.evaluation.answers import Predictor
 
-    mesh = _mesh()
     split = next(s for s in (*_HELD_OUT, "train") if s in self.splits)
     rows = self.splits[split].rows[:_NUM_ANSWERED]
     format_ = self._format()
@@ -244,9 +240,8 @@ class Checkup:
       format=format_,
       tokenizer=self.tokenizer,
       batch_size=_NUM_ROWS,
-      mesh=mesh,
     )
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(_mesh()):
       self.answers = answerer.answer(self.model, rows, lambda *_: None)
     first = self.answers.rows[0]
     how = "decoded" if self.task.kind == "decode" else "options scored"
@@ -301,7 +296,7 @@ def _mesh():
   return sharding.data_mesh(jax.devices()[:1])
 
 
-def _tiny_model(vocab_size: int, seq_len: int, mesh):
+def _tiny_model(vocab_size: int, seq_len: int):
   """Returns a decoder of random parameters: one layer, d_model 32.
 
   Drawn by numpy: compiling `decoder.init` takes seconds.
@@ -324,4 +319,4 @@ def _tiny_model(vocab_size: int, seq_len: int, mesh):
     return jax.device_put(values, x.sharding)
 
   shapes = jax.eval_shape(lambda: decoder.init(config, 0))
-  return jax.tree_util.tree_map_with_path(draw, sharding.placed(shapes, mesh))
+  return jax.tree_util.tree_map_with_path(draw, sharding.placed(shapes))

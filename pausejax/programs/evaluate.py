@@ -21,6 +21,7 @@ WORKDIR/text_scores/.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import tempfile
@@ -71,16 +72,16 @@ def main(argv: list[str]) -> int:
   run.warn_of_pauses(max(p.num_pause_tokens for _, ps in plans for p in ps))
   _require_writable(_folder(options, run))
   accelerators.require_used()
-  mesh = _mesh(options)
-  splits = {
-    task.name: examples.load(
-      task,
-      options.split or examples.scoring_split(task),
-      _data(options, config, task.name, len(names)),
-    )
-    for task, _ in plans
-  }
-  _evaluate(options, run, plans, splits, mesh)
+  with _mesh(options):
+    splits = {
+      task.name: examples.load(
+        task,
+        options.split or examples.scoring_split(task),
+        _data(options, config, task.name, len(names)),
+      )
+      for task, _ in plans
+    }
+    _evaluate(options, run, plans, splits)
   return 0
 
 
@@ -195,18 +196,19 @@ def _require_writable(folder: pathlib.Path) -> None:
     raise errors.UserError(f"--out: cannot write {folder}: {e}") from e
 
 
-def _mesh(options):
-  """Returns the mesh of all devices; a batch must divide over it."""
+@contextlib.contextmanager
+def _mesh(options) -> Iterator[None]:
+  """Puts all devices in scope as a mesh, over which a batch must divide."""
+  import jax
+
   from pausejax import sharding
 
-  mesh = sharding.data_mesh()
-  sharding.check_divisible(
-    mesh, {"--batch_size": (options.batch_size, "batch")}
-  )
-  return mesh
+  with jax.set_mesh(sharding.data_mesh()):
+    sharding.check_divisible({"--batch_size": (options.batch_size, "batch")})
+    yield
 
 
-def _evaluate(options, run: saved_run.SavedRun, plans, splits, mesh) -> None:
+def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
   """Loads the model and writes one result a condition."""
   import jax
 
@@ -214,40 +216,36 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits, mesh) -> None:
   from pausejax.runtime.progress import CountBar
 
   folder = _folder(options, run)
-  with jax.set_mesh(mesh):
-    model = run.load(mesh)
-    for task, conditions in plans:
-      found = splits[task.name]
-      rows = found.rows[: options.limit or None]
-      print(
-        f"{task.name} {found.summary()}; {len(rows):,} to answer", flush=True
+  model = run.load()
+  for task, conditions in plans:
+    found = splits[task.name]
+    rows = found.rows[: options.limit or None]
+    print(f"{task.name} {found.summary()}; {len(rows):,} to answer", flush=True)
+    data = _data(options, run.meta["config"], task.name, len(plans))
+    for pauses in conditions:
+      began = time.perf_counter()
+      predictor = Predictor(
+        format=prompts.Format(task, run.tokenizer, pauses),
+        tokenizer=run.tokenizer,
+        batch_size=options.batch_size,
       )
-      data = _data(options, run.meta["config"], task.name, len(plans))
-      for pauses in conditions:
-        began = time.perf_counter()
-        predictor = Predictor(
-          format=prompts.Format(task, run.tokenizer, pauses),
-          tokenizer=run.tokenizer,
-          batch_size=options.batch_size,
-          mesh=mesh,
-        )
-        with CountBar("examples", len(rows)) as bar:
-          answers = predictor.answer(model, rows, bar.update)
-        seconds = time.perf_counter() - began
-        stem = results.name(task.name, found.split, pauses, run.step)
-        result = {
-          **_condition(run, task, found, pauses, data.local_dir),
-          "n": len(rows),
-          "primary_metric": task.primary_metric,
-          "metrics": answers.metrics,
-          "intervals": results.score_intervals(answers.rows),
-          "num_cut": answers.num_cut,
-          "num_cut_tokens": answers.num_cut_tokens,
-          "seconds": seconds,
-        }
-        if jax.process_index() == 0:
-          results.write(folder, stem, result, answers.rows)
-        print(_line(pauses, result), flush=True)
+      with CountBar("examples", len(rows)) as bar:
+        answers = predictor.answer(model, rows, bar.update)
+      seconds = time.perf_counter() - began
+      stem = results.name(task.name, found.split, pauses, run.step)
+      result = {
+        **_condition(run, task, found, pauses, data.local_dir),
+        "n": len(rows),
+        "primary_metric": task.primary_metric,
+        "metrics": answers.metrics,
+        "intervals": results.score_intervals(answers.rows),
+        "num_cut": answers.num_cut,
+        "num_cut_tokens": answers.num_cut_tokens,
+        "seconds": seconds,
+      }
+      if jax.process_index() == 0:
+        results.write(folder, stem, result, answers.rows)
+      print(_line(pauses, result), flush=True)
   print(f"results are in {folder}")
 
 

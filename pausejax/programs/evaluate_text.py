@@ -90,14 +90,11 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
   from pausejax.evaluation import plain_text
   from pausejax.runtime.progress import CountBar
 
-  mesh = sharding.data_mesh()
-  sharding.check_divisible(
-    mesh, {"--batch_size": (options.batch_size, "batch")}
-  )
   folder = pathlib.Path(options.out or run.workdir / results.TEXT_SCORES)
-  folder.mkdir(parents=True, exist_ok=True)
-  with jax.set_mesh(mesh):
-    model = run.load(mesh)
+  with jax.set_mesh(sharding.data_mesh()):
+    sharding.check_divisible({"--batch_size": (options.batch_size, "batch")})
+    folder.mkdir(parents=True, exist_ok=True)
+    model = run.load()
     for fraction in fractions:
       began = time.perf_counter()
       with CountBar("windows", 0) as bar:
@@ -109,7 +106,6 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
           pause_fraction=fraction,
           batch_size=options.batch_size,
           loss=LossConfig(**run.meta["config"]["loss"]),
-          mesh=mesh,
           show=bar.update,
         )
       result = {

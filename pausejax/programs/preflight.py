@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from pausejax import commandline, errors
@@ -137,17 +138,18 @@ def _measure(
     if config.model["attention"] != "xla":
       print(_PLAIN_ATTENTION)
   mesh = sharding.make_mesh(config.mesh, devices)
-  sharding.check_run(mesh, config, model_config)
-  state = ahead.state_shapes(config, model_config, mesh)
+  with jax.set_mesh(mesh):
+    sharding.check_run(config, model_config)
+    state = ahead.state_shapes(config, model_config)
   held, available = ahead.bytes_per_device(state), _available_bytes(topology)
 
   def ask(batch_size: int) -> ahead.Verdict:
-    verdict = ahead.compile_step(
-      dataclasses.replace(config, batch_size=batch_size),
-      model_config,
-      mesh,
-      frees_memory=bool(compiler),
-    )
+    with jax.set_mesh(mesh):
+      verdict = ahead.compile_step(
+        dataclasses.replace(config, batch_size=batch_size),
+        model_config,
+        frees_memory=bool(compiler),
+      )
     print(table.verdict_line(verdict), flush=True)
     return verdict
 
@@ -155,11 +157,11 @@ def _measure(
     changed_model = dataclasses.replace(
       model_config, remat=changed.model["remat"]
     )
-    changed_mesh = sharding.make_mesh(changed.mesh, devices)
-    sharding.check_run(changed_mesh, changed, changed_model)
-    verdict = ahead.compile_step(
-      changed, changed_model, changed_mesh, frees_memory=bool(compiler)
-    )
+    with jax.set_mesh(sharding.make_mesh(changed.mesh, devices)):
+      sharding.check_run(changed, changed_model)
+      verdict = ahead.compile_step(
+        changed, changed_model, frees_memory=bool(compiler)
+      )
     print(table.verdict_line(verdict, words), flush=True)
     return verdict.needed_bytes
 
@@ -203,7 +205,7 @@ def _measure(
     batch_size=config.batch_size,
     largest_batch=largest,
     verdicts=[table.as_data(verdict) for verdict in verdicts],
-    collectives=_traffic(traffic, mesh),
+    collectives=_traffic(traffic, mesh.devices.flat),
     num_uncounted=sum(one.is_lower_bound for one in traffic),
     remedies=remedies,
     tokens_per_step=config.batch_size * config.data.seq_len,
@@ -229,11 +231,13 @@ def _available_bytes(topology: Topology) -> int:
   return int(part * topology.chip.memory_bytes)
 
 
-def _traffic(operations: list[Any], mesh: Any) -> dict[str, dict[str, int]]:
+def _traffic(
+  operations: list[Any], devices: Iterable[Any]
+) -> dict[str, dict[str, int]]:
   """Returns kind -> how often, bytes, and those that leave a slice or host."""
   places = [
     (getattr(d, "slice_index", 0), d.platform == "gpu" and d.process_index)
-    for d in mesh.devices.flat
+    for d in devices
   ]
   sums: dict[str, dict[str, int]] = {}
   for one in operations:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import jax
 
-from pausejax import errors, optimizer
+from pausejax import errors, optimizer, sharding
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.data import pipeline
 from pausejax.data.pipeline import RunData
@@ -44,14 +44,14 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
   Raises:
     UserError: devices, data or checkpoint do not match the config.
   """
-  made = parts.make(inputs.config, inputs.tokenizer.vocab_size)
-  with run_folder.hold(inputs.workdir):
-    if distributed.process_index() == 0 and inputs.own is not None:
-      inputs.require_resumable(inputs.own)
-    store = _open_store(inputs, made)
-    data = _open_data(inputs, made)
-    agreement = Agreement(stop, made.mesh)
-    with jax.set_mesh(made.mesh):
+  with jax.set_mesh(sharding.make_mesh(inputs.config.mesh)):
+    made = parts.make(inputs.config, inputs.tokenizer.vocab_size)
+    with run_folder.hold(inputs.workdir):
+      if distributed.process_index() == 0 and inputs.own is not None:
+        inputs.require_resumable(inputs.own)
+      store = _open_store(inputs, made)
+      data = _open_data(inputs, made)
+      agreement = Agreement(stop)
       restored = store.restore(made.abstract)
       _resume(inputs, data, restored)
       if restored and _is_over(inputs, restored):
@@ -64,7 +64,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
       )
       store.prepare(made.abstract)
       _keep_inputs(inputs, restored)
-      _describe(inputs, data, made, state, restored)
+      _describe(inputs, data, state, restored)
       with _meter(inputs, data, made, restored) as meter:
         try:
           yield Run(
@@ -73,8 +73,8 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
             state=state,
             evaluation_due=_is_evaluation_due(restored),
             batches=data.batches,
-            held_out=_held_out(inputs, data, made),
-            saver=_saver(inputs, store, data, made, restored),
+            held_out=_held_out(inputs, data),
+            saver=_saver(inputs, store, data, restored),
             meter=meter,
             stop=agreement,
           )
@@ -164,14 +164,13 @@ def _keep_inputs(inputs: Inputs, restored: Restored | None) -> None:
 def _describe(
   inputs: Inputs,
   data: RunData,
-  made: Parts,
   state: TrainState,
   restored: Restored | None,
 ) -> None:
   """Prints summaries of the data, the model and the optimizer."""
   for line in data.summary:
     print(line)
-  print(description.size(state.model, made.mesh, restored), flush=True)
+  print(description.size(state.model, restored), flush=True)
   rows = optimizer.treatments(inputs.config.optim, state.model)
   print(*tables.lines(rows), sep="\n")
 
@@ -206,7 +205,7 @@ def _meter(
   writer.close()
 
 
-def _held_out(inputs: Inputs, data: RunData, made: Parts) -> HeldOut:
+def _held_out(inputs: Inputs, data: RunData) -> HeldOut:
   """Returns the evaluator of the run."""
   config, tokenizer = inputs.config, inputs.tokenizer
   return HeldOut(
@@ -215,10 +214,9 @@ def _held_out(inputs: Inputs, data: RunData, made: Parts) -> HeldOut:
         step.evaluate_batch, loss=config.loss, pause_id=tokenizer.pause_id
       )
     ),
-    mesh=made.mesh,
     batches=data.evaluation,
     plain_batches=data.plain_evaluation,
-    answer=held_out_answers.scorer(config, data.held_out, tokenizer, made.mesh),
+    answer=held_out_answers.scorer(config, data.held_out, tokenizer),
   )
 
 
@@ -226,15 +224,12 @@ def _saver(
   inputs: Inputs,
   store: Store,
   data: RunData,
-  made: Parts,
   restored: Restored | None,
 ) -> Saver:
   """Returns the saver of the run."""
   return Saver(
     store=store,
     batches=data.batches,
-    meta=description.meta(
-      inputs, data.batches.fingerprint(), made.mesh, restored
-    ),
+    meta=description.meta(inputs, data.batches.fingerprint(), restored),
     optim=inputs.config.optim,
   )

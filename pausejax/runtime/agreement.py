@@ -13,26 +13,28 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from pausejax import sharding
 from pausejax.runtime.signals import StopFlag
 
 
 class Agreement:
   """The exit code that all processes agreed on; 0 while there is none."""
 
-  def __init__(self, flag: StopFlag, mesh: Mesh):
+  def __init__(self, flag: StopFlag):
     """Prepares the reduction; runs nothing yet.
+
+    The mesh in scope has all devices of all processes.
 
     Args:
       flag: the flag that the signals of this process set.
-      mesh: a mesh of all devices of all processes.
     """
     self.exit_code = 0
     self.flag = flag
+    mesh = sharding.current_mesh()
     self._layout = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    self._largest = jax.jit(jnp.max, out_shardings=everywhere)
+    self._largest = jax.jit(jnp.max, out_shardings=sharding.replicated())
     self._codes = functools.cache(self._code_on_each_device)
     self._asked: jax.Array | None = None
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from pausejax import errors, sharding, train_state
 from pausejax import optimizer as optimizers
@@ -56,11 +55,11 @@ class Verdict:
 
 
 def state_shapes(
-  config: TrainConfig, model_config: ModelConfig, mesh: Mesh
+  config: TrainConfig, model_config: ModelConfig
 ) -> train_state.TrainState:
   """Returns the shapes and shardings of the run's state."""
   optimizer, _ = optimizers.make(config.optim, config.num_steps)
-  return train_state.abstract(model_config, optimizer, mesh)
+  return train_state.abstract(model_config, optimizer)
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -74,16 +73,14 @@ def bytes_per_device(tree: Any) -> int:
 def compile_step(
   config: TrainConfig,
   model_config: ModelConfig,
-  mesh: Mesh,
   *,
   frees_memory: bool = True,
 ) -> Verdict:
-  """Compiles the train step of a run.
+  """Compiles the train step of a run for the mesh in scope.
 
   Args:
     config: the config of the run.
     model_config: its model, whose last id is `<pause>`.
-    mesh: a mesh of real or of described devices.
     frees_memory: whether to use the compiler's peak memory (TPU, GPU); if
       False, the sizes of all temporaries are added up (CPU).
 
@@ -91,28 +88,26 @@ def compile_step(
     UserError: the compiler fails for a reason other than lack of memory.
   """
   optimizer, schedule = optimizers.make(config.optim, config.num_steps)
-  shapes = train_state.abstract(model_config, optimizer, mesh)
+  shapes = train_state.abstract(model_config, optimizer)
   train_step = step.jit_train_step(
     config,
     optimizer,
     schedule,
     pause_id=model_config.vocab_size - 1,
     layout=jax.tree.map(lambda x: x.sharding, shapes),
-    mesh=mesh,
   )
   began = time.monotonic()
-  with jax.set_mesh(mesh):
-    lowered = train_step.lower(shapes, batch_shapes(config, mesh))
-    try:
-      compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as e:
-      needed, text = _refused_bytes(e), ""
-    else:
-      memory = compiled.memory_analysis()
-      assert memory is not None
-      text = compiled.as_text() or ""
-      total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-      needed = memory.peak_memory_in_bytes if frees_memory else total
+  lowered = train_step.lower(shapes, batch_shapes(config))
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as e:
+    needed, text = _refused_bytes(e), ""
+  else:
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    text = compiled.as_text() or ""
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    needed = memory.peak_memory_in_bytes if frees_memory else total
   return Verdict(
     batch_size=config.batch_size,
     needed_bytes=needed,
@@ -121,7 +116,7 @@ def compile_step(
   )
 
 
-def batch_shapes(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
+def batch_shapes(config: TrainConfig) -> dict[str, Any]:
   """Returns the shapes and dtypes of the batches of `data/batch.py`."""
   dtypes = {
     "tokens": jnp.int32,
@@ -134,7 +129,7 @@ def batch_shapes(config: TrainConfig, mesh: Mesh) -> dict[str, Any]:
     dtypes["in_prefix"] = jnp.bool_
   shape, layout = (
     (config.batch_size, config.data.seq_len),
-    sharding.batch_sharding(mesh),
+    sharding.batch_sharding(),
   )
   return {
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)

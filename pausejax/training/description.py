@@ -3,9 +3,8 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from pausejax import tasks
+from pausejax import sharding, tasks
 from pausejax.checkpoints.store import Restored
 from pausejax.config import TrainConfig
 from pausejax.data import pipeline
@@ -16,14 +15,13 @@ from pausejax.training.inputs import Inputs
 
 
 def meta(
-  inputs: Inputs, data: dict[str, Any], mesh: Mesh, restored: Restored | None
+  inputs: Inputs, data: dict[str, Any], restored: Restored | None
 ) -> dict[str, Any]:
   """Returns the fields of meta.json that describe the run.
 
   Args:
     inputs: the inputs of the run.
     data: the fingerprint of its batches.
-    mesh: the mesh of its devices.
     restored: the checkpoint that it resumes from, if any.
   """
   config, initial = inputs.config, inputs.initial
@@ -38,7 +36,7 @@ def meta(
     "initial": restored.meta.get("initial") if restored else first,
     "pauses_seen": seen or _reads_pauses(config),
     "data": data,
-    "mesh": dict(mesh.shape),
+    "mesh": dict(sharding.current_mesh().shape),
     "compute_dtype": products.compute_dtype(config.model["dtype"]),
     "versions": provenance.versions(),
     "commit": provenance.commit(),
@@ -46,14 +44,15 @@ def meta(
   }
 
 
-def size(model: Decoder, mesh: Mesh, restored: Restored | None) -> str:
+def size(model: Decoder, restored: Restored | None) -> str:
   """Returns the number of parameters, the devices and the compute dtype."""
   count = sum(x.size for x in jax.tree.leaves(model))
   device, dtype = jax.devices()[0], products.compute_dtype(model.config.dtype)
+  mesh = dict(sharding.current_mesh().shape)
   before = restored and restored.meta.get("compute_dtype", dtype)
   return (
     f"{count:,} parameters on {jax.device_count()} {device.device_kind} "
-    f"device(s), mesh {dict(mesh.shape)}, computing in {dtype}"
+    f"device(s), mesh {mesh}, computing in {dtype}"
     + (f" (the checkpoint: in {before})" if before not in (None, dtype) else "")
   )
 

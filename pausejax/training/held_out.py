@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from pausejax import sharding
 from pausejax.data.batch import Batch
@@ -37,7 +36,6 @@ class HeldOut:
 
   Attributes:
     evaluate_batch: jitted (model, device batch) -> sums.
-    mesh: the mesh of models and batches.
     batches: returns an iterator over the held-out batches.
     plain_batches: the same without pauses: `batches` itself if there are no
       pauses, None in finetuning.
@@ -47,7 +45,6 @@ class HeldOut:
   """
 
   evaluate_batch: Callable[..., dict[str, jax.Array]]
-  mesh: Mesh
   batches: Callable[[], Iterator[Batch]]
   plain_batches: Callable[[], Iterator[Batch]] | None
   answer: Callable[[Any, Callable[..., None]], dict[str, float]]
@@ -72,7 +69,7 @@ class HeldOut:
   def _sums(self, model, batches, check) -> Sums:
     total: Sums = collections.defaultdict(float)
     for batch in batches():
-      sums = self.evaluate_batch(model, sharding.put_batch(batch, self.mesh))
+      sums = self.evaluate_batch(model, sharding.put_batch(batch))
       for name, value in jax.device_get(sums).items():
         total[name] += float(value)
       check()

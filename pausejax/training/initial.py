@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from pausejax import errors, sharding, train_state
 from pausejax.checkpoints import leaves, saved_run
@@ -30,16 +29,13 @@ def first_state(
   """Returns fresh parameters, or those of the run to start from."""
   if initial is None:
     print("fresh parameters: no --init_from")
-    return train_state.init_on_mesh(
-      parts.model, parts.optimizer, config.seed, parts.mesh
-    )
+    return train_state.init_on_mesh(parts.model, parts.optimizer, config.seed)
   print(f"parameters from step {initial.step} of {initial.workdir}")
   return from_checkpoint(
     Store(initial.workdir / "checkpoints", None),
     initial.meta,
     parts.model,
     parts.optimizer,
-    parts.mesh,
     pause_init=config.finetune.pause_init,
     seed=config.seed,
   )
@@ -50,7 +46,6 @@ def from_checkpoint(
   meta: dict[str, Any],
   config: ModelConfig,
   optimizer: optax.GradientTransformation,
-  mesh: Mesh,
   *,
   pause_init: str,
   seed: int,
@@ -62,7 +57,6 @@ def from_checkpoint(
     meta: meta.json of the checkpoint to use.
     config: the model of this run; `<pause>` is its last id.
     optimizer: initializes the moments.
-    mesh: the mesh on which the state is placed.
     pause_init: how to set the row of a `<pause>` that the checkpoint lacks or
       was never trained on: "mean" of all other rows, "normal" as for fresh
       parameters, or "keep".
@@ -81,7 +75,7 @@ def from_checkpoint(
   )
   saved = dataclasses.replace(config, vocab_size=num_saved)
   shapes = jax.eval_shape(lambda: decoder.init(saved, 0))
-  model = store.restore_params(sharding.placed(shapes, mesh), meta["step"])
+  model = store.restore_params(sharding.placed(shapes), meta["step"])
   fresh = is_new or not meta["pauses_seen"]
 
   def make(model) -> TrainState:
@@ -100,7 +94,7 @@ def from_checkpoint(
       step=zero, num_skipped=zero, model=grown, opt_state=optimizer.init(grown)
     )
 
-  layout = sharding.shardings(jax.eval_shape(make, model), mesh)
+  layout = sharding.shardings(jax.eval_shape(make, model))
   return jax.jit(make, out_shardings=layout)(model)
 
 

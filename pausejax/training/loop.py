@@ -24,7 +24,7 @@ class Run:
 
   Attributes:
     config: when to log, evaluate, save and stop.
-    parts: the jitted train step and the mesh.
+    parts: the jitted train step.
     state: the state to start from.
     evaluation_due: whether that state is still to be evaluated.
     batches: the training batches of this process.
@@ -60,7 +60,7 @@ def train(run: Run) -> TrainState:
     began = time.perf_counter()
     batch = next(run.batches)
     data_wait = time.perf_counter() - began
-    batch = sharding.put_batch(batch, run.parts.mesh)
+    batch = sharding.put_batch(batch)
     state, metrics = run.parts.train_step(state, batch)
     if step == start + 1:  # The step is compiled: from now on a signal saves.
       run.stop.flag.defer()

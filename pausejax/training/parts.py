@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh
 
 from pausejax import optimizer as optimizers
 from pausejax import sharding, train_state
@@ -22,7 +21,6 @@ class Parts:
     model: the config of the decoder.
     optimizer: the optimizer, with its schedule.
     schedule: the learning rate at each step.
-    mesh: a mesh of all devices.
     host: (index, count): the part of each batch that this process reads.
     abstract: shapes and shardings of the state.
     train_step: jitted (state, batch) -> (state, metrics), already traced.
@@ -31,7 +29,6 @@ class Parts:
   model: ModelConfig
   optimizer: optax.GradientTransformation
   schedule: optax.Schedule
-  mesh: Mesh
   host: tuple[int, int]
   abstract: train_state.TrainState
   train_step: Callable[..., Any]
@@ -45,32 +42,28 @@ def make(config: TrainConfig, vocab_size: int) -> Parts:
     vocab_size: number of ids of its tokenizer; the last one is `<pause>`.
 
   Raises:
-    UsageError: the mesh does not match the number of devices, the batch or the
-      model does not divide over the mesh, optax has no such optimizer, or the
-      attention implementation does not support the model's options.
+    UsageError: the batch or the model does not divide over the mesh, optax has
+      no such optimizer, or the attention implementation does not support the
+      model's options.
   """
   model = config.model_config(vocab_size)
   optimizer, schedule = optimizers.make(config.optim, config.num_steps)
-  mesh = sharding.make_mesh(config.mesh)
-  sharding.check_run(mesh, config, model)
-  with jax.set_mesh(mesh):
-    abstract = train_state.abstract(model, optimizer, mesh)
-    train_step = step.jit_train_step(
-      config,
-      optimizer,
-      schedule,
-      pause_id=vocab_size - 1,
-      layout=jax.tree.map(lambda x: x.sharding, abstract),
-      mesh=mesh,
-    )
-    # Tracing raises the errors of unsupported options.
-    train_step.trace(abstract, ahead.batch_shapes(config, mesh))
+  sharding.check_run(config, model)
+  abstract = train_state.abstract(model, optimizer)
+  train_step = step.jit_train_step(
+    config,
+    optimizer,
+    schedule,
+    pause_id=vocab_size - 1,
+    layout=jax.tree.map(lambda x: x.sharding, abstract),
+  )
+  # Tracing raises the errors of unsupported options.
+  train_step.trace(abstract, ahead.batch_shapes(config))
   return Parts(
     model=model,
     optimizer=optimizer,
     schedule=schedule,
-    mesh=mesh,
-    host=sharding.host_part(mesh, jax.process_index()),
+    host=sharding.host_part(jax.process_index()),
     abstract=abstract,
     train_step=train_step,
   )

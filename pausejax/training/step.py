@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pausejax import losses, sharding
 from pausejax.config import LossConfig, TrainConfig
@@ -106,7 +105,6 @@ def jit_train_step(
   *,
   pause_id: int,
   layout: TrainState,
-  mesh: Mesh,
 ) -> Callable[..., Any]:
   """Returns the jitted train step of a run: (state, batch) -> (state, metrics).
 
@@ -117,8 +115,7 @@ def jit_train_step(
     optimizer: from `optimizer.make`, with its `schedule`.
     schedule: the learning rate.
     pause_id: id of `<pause>`.
-    layout: shardings of the state.
-    mesh: the mesh; `sharding.put_batch` places batches on it.
+    layout: shardings of the state; `sharding.put_batch` places batches.
   """
   step = functools.partial(
     train_step,
@@ -128,11 +125,10 @@ def jit_train_step(
     num_microbatches=config.optim.num_microbatches,
     pause_id=pause_id,
   )
-  replicated = NamedSharding(mesh, PartitionSpec())
   return jax.jit(
     step,
-    in_shardings=(layout, sharding.batch_sharding(mesh)),
-    out_shardings=(layout, replicated),
+    in_shardings=(layout, sharding.batch_sharding()),
+    out_shardings=(layout, sharding.replicated()),
     donate_argnums=0,
   )
 
