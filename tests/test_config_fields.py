@@ -36,6 +36,7 @@ NEW_FIELD = """
     architecture=True,
     before=0.5,
   )
+  tile: int = field(8, "Rows of a tile.", minimum=1, may_change=True)
 """
 
 
@@ -94,6 +95,8 @@ def test_one_declaration_reaches_every_place_without_a_checkpoint(copy):
   ) in shown
   page = run(copy, "-m", "pausejax.config.reference").stdout
   assert "| `model.logit_cap` | `30.0` | at least 0.0 | Soft cap" in page
+  row = "| `model.tile` | `8` | at least 1 | Rows of a tile. A resumed run may"
+  assert row in page
   for change, message in (
     ("logit_cap=much", "expected float, got 'much'"),
     ("logit_cap=-1", "model.logit_cap: must be a finite number at least 0.0"),
@@ -103,6 +106,15 @@ def test_one_declaration_reaches_every_place_without_a_checkpoint(copy):
     done = run(copy, "-m", "pausejax", *words, f"--config.model.{change}")
     assert done.returncode == 2 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_resumed_run_may_change_what_is_declared_so_and_nothing_else(copy):
+  code = (
+    "from pausejax.training import resume\n"
+    "print(*map(resume.may_change, ('model.tile', 'model.logit_cap')))"
+  )
+  assert run(copy, "-c", code).stdout == "True False\n"
 
 
 @pytest.mark.slow
@@ -154,6 +166,24 @@ def test_finetuning_inherits_the_same_architecture_fields_as_before():
     "bias",
     "tied_embeddings",
   }
+
+
+def test_a_resumed_run_may_change_what_it_always_could():
+  names = {*fields.changeable(TrainConfig)}
+  assert names >= {
+    *("num_steps", "stop_at_step", "init_from", "tasks_module"),
+    *("loss.z_loss", "loss.num_chunks", "optim.num_microbatches"),
+    *("optim.learning_rate", "optim.schedule", "optim.warmup_steps"),
+    *("optim.decay_steps", "optim.final_fraction", "optim.clip_norm"),
+    *("optim.decay_axes", "optim.max_skipped_in_a_row"),
+    *("optim.kwargs.weight_decay", "model.attention", "model.dtype"),
+    *("model.remat", "model.scan_unroll", "data.prefetch", "data.tokenizer"),
+    *("data.files", "data.validation_files", "data.segments_dir"),
+    *("data.local_dir", "data.tfds_data_dir"),
+  }
+  for group in ("checkpoint", "eval", "log", "mesh"):
+    for name, _ in fields.all_fields(fields.groups(TrainConfig)[group]):
+      assert f"{group}.{name}" in names
 
 
 @pytest.mark.parametrize("kind", [TrainConfig, StudyConfig])

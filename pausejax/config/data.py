@@ -37,6 +37,7 @@ class DataConfig(ConfigGroup):
     "bytes",
     '"bytes", a SentencePiece .model, or a Hugging Face tokenizer.json.',
     local_path=True,
+    may_change=True,
   )
   seq_len: int = declare(
     2048, "Positions of a training sequence, including pauses.", minimum=2
@@ -56,16 +57,19 @@ class DataConfig(ConfigGroup):
     "",
     "Folder of prepared segments (several tasks: c4=FOLDER,text=FOLDER); "
     "empty: prepared in the workdir on first use.",
+    may_change=True,
   )
   files: str = declare(
     "",
     "Files, folders or globs (comma-separated): .txt, .jsonl, .json, .gz.",
     local_path=True,
+    may_change=True,
   )
   validation_files: str = declare(
     "",
     "Held-out text, excluded from `files`; empty: see holdout_every.",
     local_path=True,
+    may_change=True,
   )
   field: str = declare(
     "text", "Field of a JSON line or TFDS example that holds the text."
@@ -80,17 +84,22 @@ class DataConfig(ConfigGroup):
     "Name and version in TensorFlow Datasets, for the task c4.",
   )
   tfds_data_dir: str = declare(
-    "", "Folder of prepared TFDS data; empty: the default of TFDS."
+    "",
+    "Folder of prepared TFDS data; empty: the default of TFDS.",
+    may_change=True,
   )
   local_dir: str = declare(
     "",
     "Downstream tasks: folder of the published files; empty: read from TFDS.",
     local_path=True,
+    may_change=True,
   )
   shuffle_buffer: int = declare(
     1000, "Segments in the shuffle buffer of the seqio pipeline.", minimum=1
   )
-  prefetch: int = declare(4, "Batches prepared in advance.", minimum=1)
+  prefetch: int = declare(
+    4, "Batches prepared in advance.", minimum=1, may_change=True
+  )
 
   def __post_init__(self):
     super().__post_init__()

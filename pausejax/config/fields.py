@@ -4,8 +4,9 @@
 
 is an attribute of a frozen dataclass derived from `ConfigGroup`. The
 declaration determines the default config (`tree.py`), the checks, `--help`, the
-reference page, the value for files saved by older versions, and whether a
-finetuning run inherits the field from the run it starts from.
+reference page, the value for files saved by older versions, whether a resumed
+run may change the field, and whether a finetuning run inherits it from the run
+it starts from.
 """
 
 import dataclasses
@@ -50,6 +51,7 @@ class Declared:
   choices: tuple[str, ...]
   local_path: bool
   architecture: bool
+  may_change: bool | tuple[str, ...]
   before: Any
   formerly: str
 
@@ -92,6 +94,7 @@ def field(
   choices: tuple[str, ...] = (),
   local_path: bool = False,
   architecture: bool = False,
+  may_change: bool | tuple[str, ...] = False,
   before: Any = None,
   formerly: str = "",
 ) -> Any:
@@ -107,6 +110,8 @@ def field(
     local_path: whether it is a comma-separated list of local files.
     architecture: whether it decides the parameters or what they compute; a
       finetuning run inherits it from the run it starts from.
+    may_change: whether a resumed run may have another value than its
+      checkpoint; for a mapping, the keys that may change.
     before: the value for files saved before the field existed, which reproduces
       what that version did; None: the default.
     formerly: the name in older versions, "" if it was not renamed.
@@ -119,6 +124,7 @@ def field(
     choices=choices,
     local_path=local_path,
     architecture=architecture,
+    may_change=may_change,
     before=before,
     formerly=formerly,
   )
@@ -200,6 +206,15 @@ def renamed(kind: type) -> dict[str, str]:
     for name, declared in all_fields(kind)
     if declared.formerly
   }
+
+
+def changeable(kind: type) -> Iterator[str]:
+  """Yields the dotted names of all that a resumed run may change."""
+  for name, declared in all_fields(kind):
+    if isinstance(declared.may_change, tuple):
+      yield from (f"{name}.{key}" for key in declared.may_change)
+    elif declared.may_change:
+      yield name
 
 
 def architecture_fields(kind: type) -> tuple[str, ...]:

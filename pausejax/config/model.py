@@ -102,21 +102,27 @@ class ModelConfig(ConfigGroup):
     "Attention kernel: auto by backend, splash on TPUs, cudnn on GPUs in "
     "bfloat16.",
     choices=("auto", "xla", "splash", "cudnn"),
+    may_change=True,
   )
   dtype: str = field(
     "auto",
     "Compute dtype; auto: float32 on CPUs, else bfloat16. Parameters are "
     "always float32.",
     choices=("auto", "float32", "bfloat16"),
+    may_change=True,
   )
   remat: str = field(
     "names",
     "Recomputed in the backward pass: nothing, the named parts (norms, GELU, "
     "softmax), or everything.",
     choices=("none", "names", "full"),
+    may_change=True,
   )
   scan_unroll: int = field(
-    1, "Layers unrolled per iteration of the scan over layers.", minimum=1
+    1,
+    "Layers unrolled per iteration of the scan over layers.",
+    minimum=1,
+    may_change=True,
   )
 
   def __post_init__(self):

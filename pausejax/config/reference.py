@@ -44,6 +44,10 @@ def _sentences(declared: fields.Declared) -> Iterator[str]:
   yield declared.help.replace("<pause>", "`<pause>`")
   if declared.architecture:
     yield "Taken from the run named by `--init_from`, if there is one."
+  if isinstance(declared.may_change, tuple):
+    yield f"A resumed run may change {', '.join(declared.may_change)}."
+  elif declared.may_change:
+    yield "A resumed run may change it."
   if declared.before is not None:
     yield f"In files saved before this field existed: `{declared.before!r}`."
 

@@ -32,34 +32,44 @@ class OptimConfig(ConfigGroup):
   kwargs: Mapping[str, Any] = field(
     dict(b1=0.9, b2=0.95, weight_decay=0.1),
     "Its keyword arguments; add or change one, or give a JSON object.",
+    may_change=("weight_decay",),
   )
   learning_rate: float = field(
-    3e-4, "Peak learning rate, after the warm-up.", minimum=0.0
+    3e-4, "Peak learning rate, after the warm-up.", minimum=0.0, may_change=True
   )
   schedule: str = field(
     "cosine",
     "Schedule of the learning rate.",
     choices=("cosine", "linear", "rsqrt", "wsd", "constant"),
+    may_change=True,
   )
   warmup_steps: int = field(
-    Follows("num_steps", divided_by=50), "Steps of linear warm-up.", minimum=0
+    Follows("num_steps", divided_by=50),
+    "Steps of linear warm-up.",
+    minimum=0,
+    may_change=True,
   )
   decay_steps: int = field(
-    0, "Steps of linear decay at the end of wsd.", minimum=0
+    0, "Steps of linear decay at the end of wsd.", minimum=0, may_change=True
   )
   final_fraction: float = field(
     0.1,
     "Last learning rate as a fraction of the peak (cosine, linear, wsd).",
     minimum=0.0,
     maximum=1.0,
+    may_change=True,
   )
   clip_norm: float = field(
-    1.0, "Largest global norm of the gradient; 0: no clipping.", minimum=0.0
+    1.0,
+    "Largest global norm of the gradient; 0: no clipping.",
+    minimum=0.0,
+    may_change=True,
   )
   decay_axes: tuple[str, ...] = field(
     ("heads", "kv_heads", "mlp", "vocab"),
     "Matrices with one of these logical axes get weight decay.",
     choices=PARAMETER_AXES,
+    may_change=True,
   )
   embedding_lr_multiplier: float = field(
     1.0,
@@ -75,6 +85,7 @@ class OptimConfig(ConfigGroup):
     1,
     "Parts of a batch whose gradients are summed before the update.",
     minimum=1,
+    may_change=True,
   )
   max_skipped_in_a_row: int = field(
     20,
@@ -82,6 +93,7 @@ class OptimConfig(ConfigGroup):
     "skipped) after which the run stops with exit code 4; 0: never.",
     minimum=0,
     before=0,
+    may_change=True,
   )
 
   def __post_init__(self):
@@ -101,8 +113,11 @@ class LossConfig(ConfigGroup):
     8,
     "Chunks of positions whose logits exist at one time; divides seq_len.",
     minimum=1,
+    may_change=True,
   )
-  z_loss: float = field(0.0, "Weight of log(Z)^2; 0: none.", minimum=0.0)
+  z_loss: float = field(
+    0.0, "Weight of log(Z)^2; 0: none.", minimum=0.0, may_change=True
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,18 +127,24 @@ class MeshConfig(ConfigGroup):
   GROUP: ClassVar[str] = "mesh"
 
   data: int = field(
-    -1, "Devices that hold copies of the parameters; -1: all that remain."
+    -1,
+    "Devices that hold copies of the parameters; -1: all that remain.",
+    may_change=True,
   )
   fsdp: int = field(
-    1, "Devices over which parameters and batch are split; -1: all that remain."
+    1,
+    "Devices over which parameters and batch are split; -1: all that remain.",
+    may_change=True,
   )
   sequence: int = field(
     1,
     "Devices over which parameters and positions are split (long sequences).",
+    may_change=True,
   )
   tensor: int = field(
     1,
     "Devices over which heads, feed-forward layers and vocabulary are split.",
+    may_change=True,
   )
 
   def __post_init__(self):
@@ -147,15 +168,23 @@ class CheckpointConfig(ConfigGroup):
 
   GROUP: ClassVar[str] = "checkpoint"
 
-  every: int = field(1000, "Steps between checkpoints.", minimum=1)
-  keep: int = field(3, "Newest checkpoints to keep.", minimum=1)
+  every: int = field(
+    1000, "Steps between checkpoints.", minimum=1, may_change=True
+  )
+  keep: int = field(
+    3, "Newest checkpoints to keep.", minimum=1, may_change=True
+  )
   keep_period: int = field(
-    0, "Also keep steps that are multiples of this; 0: none.", minimum=0
+    0,
+    "Also keep steps that are multiples of this; 0: none.",
+    minimum=0,
+    may_change=True,
   )
   keep_best: int = field(
     0,
     "Finetuning: best checkpoints to keep, by the task's primary metric.",
     minimum=0,
+    may_change=True,
   )
 
 
@@ -169,16 +198,23 @@ class EvalConfig(ConfigGroup):
     1000,
     "Steps between evaluations of the held-out loss; 0: only at the end.",
     minimum=0,
+    may_change=True,
   )
   num_batches: int = field(
-    50, "Batches of held-out text per evaluation; 0: all.", minimum=0
+    50,
+    "Batches of held-out text per evaluation; 0: all.",
+    minimum=0,
+    may_change=True,
   )
   num_examples: int = field(
     0,
     "Finetuning: held-out examples to answer per evaluation; 0: none.",
     minimum=0,
+    may_change=True,
   )
-  batch_size: int = field(32, "Examples per batch of answers.", minimum=1)
+  batch_size: int = field(
+    32, "Examples per batch of answers.", minimum=1, may_change=True
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,9 +223,13 @@ class LogConfig(ConfigGroup):
 
   GROUP: ClassVar[str] = "log"
 
-  every: int = field(1, "Steps between lines of metrics.jsonl.", minimum=1)
+  every: int = field(
+    1, "Steps between lines of metrics.jsonl.", minimum=1, may_change=True
+  )
   tensorboard: bool = field(
-    False, "Also write TensorBoard events (extra: tensorboard)."
+    False,
+    "Also write TensorBoard events (extra: tensorboard).",
+    may_change=True,
   )
 
 
@@ -213,11 +253,13 @@ class TrainConfig(ConfigGroup):
     "Optimizer steps of the whole run.",
     minimum=1,
     maximum=2**31 - 1,
+    may_change=True,
   )
   stop_at_step: int = field(
     0,
     "Save and exit after this step; 0: run to the end.",
     minimum=0,
+    may_change=True,
   )
   batch_size: int = field(
     256,
@@ -229,9 +271,12 @@ class TrainConfig(ConfigGroup):
     "Workdir of a run (or one of its checkpoints/STEP) to load parameters "
     "from.",
     local_path=True,
+    may_change=True,
   )
   tasks_module: str = field(
-    "", "Python module that registers tasks of your own (docs/own_task.md)."
+    "",
+    "Python module that registers tasks of your own (docs/own_task.md).",
+    may_change=True,
   )
   data: DataConfig
   finetune: FinetuneConfig

@@ -1,8 +1,10 @@
 """Compares the settings of a resumed run with those of its checkpoint.
 
-Fields that decide what the model computes, or what the data is, must not
-change; every other difference is printed. `config_history.jsonl` in the workdir
-has one line per change: {"step": last step before it, "config": all fields}.
+A field whose declaration does not say `may_change` must have the saved value:
+it decides what the model computes, or what the data is (a position in the data
+is step * batch_size + row). Every other difference is printed.
+`config_history.jsonl` in the workdir has one line per change: {"step": last
+step before it, "config": all fields}.
 """
 
 import pathlib
@@ -11,50 +13,8 @@ from typing import Any
 
 from pausejax import errors
 from pausejax.checkpoints import folders, saved_run
-from pausejax.config import TrainConfig
+from pausejax.config import TrainConfig, fields
 from pausejax.data import tokenizers
-
-# Reason -> the fields, or groups of fields, that a resumed run may change. All
-# others must not change: the model's shape and attention pattern, the seed, the
-# batch size (a position in the data is step * batch_size + row), the data with
-# its pauses, the format of examples, and the optimizer with its moments.
-MAY_CHANGE = {
-  "how long and how fast it trains from now on": (
-    "num_steps",
-    "stop_at_step",
-    "optim.learning_rate",
-    "optim.schedule",
-    "optim.warmup_steps",
-    "optim.decay_steps",
-    "optim.final_fraction",
-    "optim.clip_norm",
-    "optim.decay_axes",
-    "optim.kwargs.weight_decay",
-    "optim.max_skipped_in_a_row",
-    "loss.z_loss",
-  ),
-  "when it saves, evaluates and logs": ("checkpoint", "eval", "log"),
-  "how devices compute the same, up to rounding": (
-    "mesh",
-    "model.attention",
-    "model.dtype",
-    "model.remat",
-    "model.scan_unroll",
-    "loss.num_chunks",
-    "optim.num_microbatches",
-    "data.prefetch",
-  ),
-  "where the same data is stored; its content is compared": (
-    "data.tokenizer",
-    "data.files",
-    "data.validation_files",
-    "data.segments_dir",
-    "data.local_dir",
-    "data.tfds_data_dir",
-    "tasks_module",
-  ),
-  "not read by a run that has a checkpoint": ("init_from",),
-}
 
 Difference = tuple[str, Any, Any]  # Field, saved value, new value.
 
@@ -97,11 +57,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple]:
 
 def may_change(field: str) -> bool:
   """Returns whether a resumed run may change a field."""
-  return any(
-    field == name or field.startswith(f"{name}.")
-    for names in MAY_CHANGE.values()
-    for name in names
-  )
+  return field in fields.changeable(TrainConfig)
 
 
 def require_resumable(
