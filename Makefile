@@ -1,22 +1,26 @@
-# The commands of the README. `make env` takes the newest of Python 3.12 and
-# 3.11 that runs here; `make env PYTHON=python3.11 VENV=.venv311` chooses.
+# The commands of the README. `make env PYTHON=python3.11 VENV=.venv311` chooses
+# another Python than the first of these that runs here: on 3.13, SeqIO needs a
+# C++ compiler (editdistance has no wheel); on 3.14, TensorFlow has no wheels,
+# and SeqIO is left out.
 # `make env EXTRA=cuda` (or cuda13, tpu) adds an extra of setup.cfg, not locked.
-PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3,$(if \
-  $(shell $(p) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' \
+PYTHONS := 3.12 3.13 3.11 3.14
+PYTHON ?= $(firstword $(foreach p,$(PYTHONS:%=python%) python3,$(if \
+  $(shell $(p) -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 14) or "")' \
   2>/dev/null),$(p))))
 VENV ?= .venv
 BIN := $(VENV)/bin
+TAG = $$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])')
 
 .PHONY: env demo package test test-fast lint docs lock clean
 
 env: $(VENV)/installed $(if $(EXTRA),$(VENV)/installed-$(EXTRA))
 
 # pip checks every file against the hashes of the lock before installing it.
-$(VENV)/installed: requirements/lock-py311.txt requirements/lock-py312.txt setup.cfg setup.py
-	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 or 3.12"; exit 2; }
+$(VENV)/installed: $(wildcard requirements/lock-*.txt) setup.cfg setup.py
+	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 to 3.14"; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes \
-	  -r requirements/lock-py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt
+	  -r requirements/lock-$(TAG).txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -29,10 +33,10 @@ $(VENV)/installed-%: $(VENV)/installed
 demo: $(if $(wildcard $(VENV)/installed),env,$(VENV)/core)
 	BIN=$(BIN) sh launch/demo.sh
 
-$(VENV)/core: requirements/core-py311.txt requirements/core-py312.txt setup.cfg setup.py
-	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 or 3.12"; exit 2; }
+$(VENV)/core: $(wildcard requirements/core-*.txt) setup.cfg setup.py
+	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 to 3.14"; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
-	@lock=requirements/core-py$$($(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])').txt; \
+	@lock=requirements/core-$(TAG).txt; \
 	  count=$$(grep -c '^[a-z].*==' $$lock); \
 	  echo "installing JAX and what it needs into $(VENV): $$count packages"; \
 	  { $(BIN)/python -m pip install --require-hashes -r $$lock || echo failed; } 2>&1 | \
@@ -59,8 +63,8 @@ lint: env
 
 # The site, in docs/_build, with its notebooks run and warnings as errors.
 docs: env
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/docs-py$$($(BIN)/python -c \
-	  'import sys; print("%d%d" % sys.version_info[:2])').txt
+	$(BIN)/python -m pip install --quiet --require-hashes \
+	  -r requirements/docs-$(TAG).txt
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
 
 # The locks anew, for the newest releases that setup.cfg admits. The TPU's
@@ -69,18 +73,15 @@ docs: env
 LOCK := uv pip compile --custom-compile-command "make lock" --upgrade --generate-hashes
 EXTRAS := --extra=seqio --extra=tensorboard --extra=dev
 lock:
-	$(LOCK) setup.cfg requirements/build.in $(EXTRAS) --python-version 3.11 \
-	  -o requirements/lock-py311.txt
-	$(LOCK) setup.cfg requirements/build.in $(EXTRAS) --python-version 3.12 \
-	  -o requirements/lock-py312.txt
-	$(LOCK) setup.cfg requirements/build.in -c requirements/lock-py311.txt \
-	  --python-version 3.11 -o requirements/core-py311.txt
-	$(LOCK) setup.cfg requirements/build.in -c requirements/lock-py312.txt \
-	  --python-version 3.12 -o requirements/core-py312.txt
-	$(LOCK) setup.cfg --extra=docs -c requirements/lock-py311.txt --python-version 3.11 \
-	  -o requirements/docs-py311.txt
-	$(LOCK) setup.cfg --extra=docs -c requirements/lock-py312.txt --python-version 3.12 \
-	  -o requirements/docs-py312.txt
+	set -e; for version in $(PYTHONS); do \
+	  tag=py$$(echo $$version | tr -d .); \
+	  $(LOCK) setup.cfg requirements/build.in $(EXTRAS) \
+	    --python-version $$version -o requirements/lock-$$tag.txt; \
+	  $(LOCK) setup.cfg requirements/build.in -c requirements/lock-$$tag.txt \
+	    --python-version $$version -o requirements/core-$$tag.txt; \
+	  $(LOCK) setup.cfg --extra=docs -c requirements/lock-$$tag.txt \
+	    --python-version $$version -o requirements/docs-$$tag.txt; \
+	done
 	$(LOCK) requirements/tpu.in -c requirements/lock-py311.txt --python-version 3.11 \
 	  -o requirements/tpu-py311.txt
 
