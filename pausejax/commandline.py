@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pausejax import errors
-from pausejax.config import help_text, loader, tree
+from pausejax.config import arguments, help_text, loader, tree
 from pausejax.config.training import TrainConfig
 
 # A ConfigDict is typed as Any: its fields are known when the program runs.
@@ -110,7 +110,9 @@ class Parser(argparse.ArgumentParser):
   def _help(self, argv: Sequence[str]) -> None:
     """Prints the help and exits."""
     if self._takes_config():
-      spec = _last_value(argv, "--config") or self.get_default("config")
+      spec = arguments.last_value(argv, "--config") or self.get_default(
+        "config"
+      )
       changes = [a for a in argv if a.startswith("--config.")]
       self.epilog = help_text.text(
         spec,
@@ -190,17 +192,6 @@ def _changed(spec: str, overrides: Sequence[str]) -> ConfigDict:
   for arg in overrides:
     loader.apply_override(config, arg)
   return config
-
-
-def _last_value(argv: Sequence[str], option: str) -> str:
-  """Returns the last value of an option, "" if it is not given."""
-  value = ""
-  for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
-    if word.startswith(option + "="):
-      value = word.partition("=")[2]
-    elif word == option and following not in HELP:
-      value = following
-  return value
 
 
 def _is_number(word: str) -> bool:

@@ -1,7 +1,8 @@
 """Parses the arguments after the colon of --config=NAME:key=value,key=value."""
 
+import itertools
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pausejax import errors
@@ -37,16 +38,33 @@ def parse_arg(arg: str, **choices: tuple | str | int) -> types.SimpleNamespace:
       the nearest one.
   """
   values = {k: c[0] if isinstance(c, tuple) else c for k, c in choices.items()}
-  given = [part.partition("=") for part in arg.split(",") if part]
-  for place, (key, _, text) in enumerate(given):
+  given = pairs(arg)
+  for place, (key, text) in enumerate(given):
     if key not in choices:
       raise UnknownArgument(key, choices)
     errors.require(
-      key not in [k for k, _, _ in given[:place]],
+      key not in [k for k, _ in given[:place]],
       f"config argument {key}: given twice in {arg!r}",
     )
     values[key] = _argument(key, text, choices[key])
   return types.SimpleNamespace(**values)
+
+
+def pairs(arg: str) -> list[tuple[str, str]]:
+  """Returns (key, value) of each part of key=value,key=value, in order."""
+  parts = [part.partition("=") for part in arg.split(",") if part]
+  return [(key, value) for key, _, value in parts]
+
+
+def last_value(words: Sequence[str], option: str) -> str:
+  """Returns the last value of an option in words, "" if it is not given."""
+  value = ""
+  for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+    if word.startswith(option + "="):
+      value = word.removeprefix(option + "=")
+    elif word == option and not following.startswith("-"):
+      value = following
+  return value
 
 
 def _argument(key: str, text: str, choice: tuple | str | int) -> Any:

@@ -70,6 +70,13 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
   return path, arg
 
 
+def argument(spec: str) -> str:
+  """Returns the text behind the colon of a config, "" if there is none."""
+  parsed = _SPEC.fullmatch(spec)
+  assert parsed
+  return parsed[2] or ""
+
+
 def _why(error: Exception) -> str:
   """Returns one line about an error in a config file."""
   unknown = re.search(r'Key "(\w+)" does not exist', str(error))

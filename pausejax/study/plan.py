@@ -17,43 +17,20 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pausejax import errors, files, json_files, tasks
-from pausejax.config import loader
+from pausejax.config import arguments
 from pausejax.data.finetuning import examples
+from pausejax.study import arms
+from pausejax.study.arms import Arm, Variant, Words
 from pausejax.study.config import shapes
 
-# Placeholders in words: the task, and the folder of the study.
-_TASK, _WORKDIR = "{task}", "{workdir}"
-_FILLER = "filler="
 FORMAT = 2
 _SAVED = {"cells": {str: [str]}}
 _SHIPPED_PATH = re.compile(r"--config=configs/(\w+)\.py")
 _FIX = "choose another --workdir, or remove it and start the study again"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Variant:
-  """A row of the table.
-
-  Attributes:
-    name: name in the table.
-    pretraining: one of the study's pretrainings.
-    finetunings: the candidates; the one with the best mean is shown.
-    filler: text that replaced `<pause>` at inference; "" for none.
-  """
-
-  name: str
-  pretraining: str
-  finetunings: tuple[str, ...]
-  filler: str = ""
-
-  def words(self) -> tuple[str, ...]:
-    """Returns the variant as written in a config."""
-    filler = (_FILLER + self.filler,) if self.filler else ()
-    return (self.name, self.pretraining, *self.finetunings, *filler)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,20 +68,20 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-  """The plan of a study; fields as in `StudyConfig`."""
+  """The plan of a study; fields as in `StudyConfig`, their texts parsed."""
 
   workdir: pathlib.Path
   title: str
   local_dir: str
-  prepare: tuple[tuple[str, str], ...]
-  pretrain_words: str
-  finetune_words: str
-  evaluate_words: str
-  pretrainings: Mapping[str, tuple[str, ...]]
+  prepare: Mapping[str, Words]
+  pretrain_words: Words
+  finetune_words: Words
+  evaluate_words: Words
+  pretrainings: Mapping[str, Arm]
   tasks: tuple[str, ...]
-  task_words: Mapping[str, tuple[str, ...]]
-  finetunings: Mapping[str, tuple[str, ...]]
-  evaluations: Mapping[str, tuple[str, ...]]
+  task_words: Mapping[str, tuple[Words, ...]]
+  finetunings: Mapping[str, Arm]
+  evaluations: Mapping[str, tuple[Words, ...]]
   seeds: tuple[int, ...]
   variants: tuple[Variant, ...]
   tasks_module: str
@@ -124,7 +101,7 @@ class Study:
       errors.require_one_of(where, variant.pretraining, self.pretrainings)
       for name in variant.finetunings:
         errors.require_one_of(where, name, self.finetunings)
-    for name in [*dict(self.prepare), *self.pretrainings, *self.finetunings]:
+    for name in [*self.prepare, *self.pretrainings, *self.finetunings]:
       errors.require(
         name.isidentifier(), f"{name!r} is not a valid folder name"
       )
@@ -147,17 +124,17 @@ class Study:
         finetuning="",
         seed=0,
         workdir=self.workdir / "prepare" / name,
-        commands=(self._words(words),),
+        commands=(self._filled(words),),
       )
-      for name, words in self.prepare
+      for name, words in self.prepare.items()
     ]
 
   def pretraining_cells(self) -> list[Cell]:
     """Returns one cell for each pretraining that this study runs."""
     return [
       self._pretraining_cell(name)
-      for name, words in self.pretrainings.items()
-      if not _is_elsewhere(words)
+      for name, arm in self.pretrainings.items()
+      if not arm.is_run
     ]
 
   def finetuning_cells(self) -> list[Cell]:
@@ -180,14 +157,14 @@ class Study:
 
   def split_of(self, task: str) -> str:
     """Returns the split that the table reports a task on."""
-    named = re.search(r"--split=(\w+)", self.evaluate_words)
-    return named[1] if named else examples.scoring_split(tasks.downstream(task))
+    named = arguments.last_value(self.evaluate_words.words, "--split")
+    return named or examples.scoring_split(tasks.downstream(task))
 
   def pretrained(self, name: str) -> pathlib.Path:
     """Returns the workdir of a pretraining, of this study or of another run."""
-    words = self.pretrainings[name]
-    if _is_elsewhere(words):
-      return pathlib.Path(words[0])
+    arm = self.pretrainings[name]
+    if arm.is_run:
+      return pathlib.Path(arm.config)
     return self.workdir / "pretrain" / name
 
   def save(self) -> None:
@@ -196,17 +173,19 @@ class Study:
     plan = json.dumps(self.as_json(), indent=2) + "\n"
     if path.exists():
       before = _read(path)
-      now = self._commands(before)
-      errors.require_same(str(path), _by_name(before["cells"]), _by_name(now))
+      now = {"cells": self._commands(before)}
+      # A study's config may still name things as an older version did.
+      before, now = (upgrade(it, format=1)["cells"] for it in (before, now))
+      errors.require_same(str(path), before, now)
     self.workdir.mkdir(parents=True, exist_ok=True)
     files.write(path, plan)
 
   def as_json(self) -> dict[str, Any]:
     """Returns the plan as plain values, with the commands of every cell."""
-    fields = dataclasses.asdict(self)
-    fields.pop("workdir")
-    fields["variants"] = [v.words() for v in self.variants]
-    return {"format": FORMAT, **fields, "cells": self._commands()}
+    texts = {name: arms.texts(value) for name, value in vars(self).items()}
+    texts.pop("workdir")
+    texts["prepare"] = [*texts["prepare"].items()]
+    return {"format": FORMAT, **texts, "cells": self._commands()}
 
   def _commands(self, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns cell id -> its commands; with `only`, for the cells of a plan."""
@@ -225,9 +204,9 @@ class Study:
 
   def _pretraining_cell(self, name: str) -> Cell:
     workdir = self.pretrained(name)
-    spec, *more = self.pretrainings[name]
-    more = self._words(" ".join(more), self.pretrain_words)
-    train = ("train", f"--config={spec}", f"--workdir={workdir}", *more)
+    arm = self.pretrainings[name]
+    more = self._filled(*arm.words, self.pretrain_words)
+    train = ("train", f"--config={arm.config}", f"--workdir={workdir}", *more)
     return Cell(
       id=f"pretrain/{name}",
       pretraining=name,
@@ -241,17 +220,17 @@ class Study:
   def _finetuning_cell(self, pretraining, task, finetuning, seed) -> Cell:
     cell_id = f"finetune/{pretraining}-{task}-{finetuning}-s{seed}"
     workdir = self.workdir / cell_id
-    spec, *more = self.finetunings[finetuning]
-    more = self._words(
-      " ".join(more),
+    arm = self.finetunings[finetuning]
+    more = self._filled(
+      *arm.words,
       self.finetune_words,
-      " ".join(self.task_words.get(task, ())),
+      *self.task_words.get(task, ()),
       task=task,
     )
     data = examples.folder_of(self.local_dir, task) if self.local_dir else ""
     train = (
       "train",
-      f"--config={spec.replace(_TASK, task)}",
+      f"--config={arm.config.replace(arms.TASK, task)}",
       f"--init_from={self.pretrained(pretraining)}",
       f"--workdir={workdir}",
       f"--config.seed={seed}",
@@ -262,8 +241,8 @@ class Study:
     evaluate = ("evaluate", f"--checkpoint={workdir}", f"--task={task}")
     # First as finetuned, then the further evaluations of the study.
     runs = [
-      self._words(words, self.evaluate_words, task=task)
-      for words in ("", *self.evaluations.get(finetuning, ()))
+      self._filled(*words, self.evaluate_words, task=task)
+      for words in ((), *zip(self.evaluations.get(finetuning, ())))
     ]
     return Cell(
       id=cell_id,
@@ -275,15 +254,10 @@ class Study:
       commands=(train, *((*evaluate, *words) for words in runs)),
     )
 
-  def _words(self, *texts: str, task: str = "") -> tuple[str, ...]:
-    """Returns the words of texts with the placeholders replaced."""
-    try:
-      words = [word for text in texts for word in shlex.split(text)]
-    except ValueError as e:
-      raise errors.UsageError(f"the words {' '.join(texts)!r}: {e}") from e
-    return tuple(
-      w.replace(_TASK, task).replace(_WORKDIR, str(self.workdir)) for w in words
-    )
+  def _filled(self, *parts: Words, task: str = "") -> tuple[str, ...]:
+    """Returns the words of all parts with the placeholders replaced."""
+    workdir = str(self.workdir)
+    return tuple(w for part in parts for w in part.filled(workdir, task))
 
 
 def load(workdir: pathlib.Path) -> Study:
@@ -316,12 +290,18 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def upgrade(saved: dict[str, Any], format: int) -> dict[str, Any]:
   """Returns the fields of study.json of an older format as of this one.
 
-  Format 1 had no number, and words that change data.door, now data.pipeline.
+  Format 1 had no number. Its words change data.door, now data.pipeline; its
+  commands may name a config of this package by its path in a checkout.
   """
   if format >= FORMAT:
     return saved
   old, new = "--config.data.door=", "--config.data.pipeline="
-  return json.loads(json.dumps(saved).replace(old, new))
+  saved = json.loads(json.dumps(saved).replace(old, new))
+  cells = {
+    name: [_SHIPPED_PATH.sub(r"--config=\1", line) for line in commands]
+    for name, commands in saved["cells"].items()
+  }
+  return {**saved, "cells": cells}
 
 
 def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
@@ -336,14 +316,26 @@ def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
   for name in known:
     errors.require(name in fields, f"config: the field {name!r} is missing")
   _check_shapes(fields)
-  tupled: dict[str, Any] = {n: tuple(fields[n]) for n in ("tasks", "seeds")}
-  for name in ("pretrainings", "finetunings", "evaluations", "task_words"):
-    tupled[name] = {k: tuple(v) for k, v in fields[name].items()}
-  tupled["prepare"] = tuple((name, words) for name, words in fields["prepare"])
-  for words in tupled["pretrainings"].values():
-    errors.require_local("pretrainings", words[0])
-  tupled["variants"] = tuple(_variant(*words) for words in fields["variants"])
-  return Study(workdir=workdir, **{**fields, **tupled})
+  parsed: dict[str, Any] = {n: tuple(fields[n]) for n in ("tasks", "seeds")}
+  for name in ("pretrain_words", "finetune_words", "evaluate_words"):
+    parsed[name] = Words.parse(fields[name], name)
+  for name in ("pretrainings", "finetunings"):
+    parsed[name] = {
+      k: Arm.parse(texts, f"{name}.{k}") for k, texts in fields[name].items()
+    }
+  for name in ("evaluations", "task_words"):
+    parsed[name] = {
+      k: tuple(Words.parse(text, f"{name}.{k}") for text in texts)
+      for k, texts in fields[name].items()
+    }
+  parsed["prepare"] = {
+    name: Words.parse(text, f"prepare.{name}")
+    for name, text in fields["prepare"]
+  }
+  for arm in parsed["pretrainings"].values():
+    errors.require_local("pretrainings", arm.config)
+  parsed["variants"] = tuple(map(Variant.parse, fields["variants"]))
+  return Study(workdir=workdir, **{**fields, **parsed})
 
 
 def _check_shapes(fields: Mapping[str, Any]) -> None:
@@ -353,38 +345,6 @@ def _check_shapes(fields: Mapping[str, Any]) -> None:
     errors.require(
       len(words) == 2, f"prepare: {words!r} is not a name and a command"
     )
-  for words in fields["variants"]:
-    errors.require(
-      len(words) >= 3,
-      f"variants: {words!r} is not a name, a pretraining and finetunings",
-    )
-  for group in ("pretrainings", "finetunings"):
-    for name, words in fields[group].items():
-      errors.require(len(words) > 0, f"{group}.{name}: no config is named")
-
-
-def _variant(name: str, pretraining: str, *finetunings: str) -> Variant:
-  """Returns the variant; a last word "filler=." sets its filler."""
-  fillers = [w for w in finetunings if w.startswith(_FILLER)]
-  return Variant(
-    name=name,
-    pretraining=pretraining,
-    finetunings=tuple(w for w in finetunings if w not in fillers),
-    filler=fillers[0].removeprefix(_FILLER) if fillers else "",
-  )
-
-
-def _is_elsewhere(words: tuple[str, ...]) -> bool:
-  """Returns whether a pretraining is the folder of a run, not a config."""
-  return not loader.is_config(words[0])
-
-
-def _by_name(cells: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-  """Returns the commands with the names of shipped configs for their paths.
-
-  Studies of versions before 0.2 named them by their paths in a checkout.
-  """
-  return {
-    name: [_SHIPPED_PATH.sub(r"--config=\1", line) for line in commands]
-    for name, commands in cells.items()
-  }
+  names = [name for name, _ in fields["prepare"]]
+  for name in names:
+    errors.require(names.count(name) == 1, f"prepare: {name!r} is given twice")

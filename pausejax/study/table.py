@@ -21,7 +21,8 @@ from pausejax import metrics
 from pausejax.evaluation import intervals
 from pausejax.evaluation import results as results_
 from pausejax.pause import PromptPauses
-from pausejax.study.plan import Cell, Study, Variant
+from pausejax.study.arms import Variant
+from pausejax.study.plan import Cell, Study
 
 # Shown below the table in every format.
 ABOUT_INTERVAL = (

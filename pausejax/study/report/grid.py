@@ -1,11 +1,11 @@
 """The paper's four variants as a square: pretraining by finetuning."""
 
 import math
-import re
 from collections.abc import Sequence
 
 from pausejax.study import render
-from pausejax.study.plan import Study, Variant
+from pausejax.study.arms import Variant
+from pausejax.study.plan import Study
 from pausejax.study.report.markup import Html, join, tag
 from pausejax.study.table import Row
 
@@ -51,8 +51,7 @@ def _pretrainings(plan: Study) -> list[str]:
 
 def _pauses(plan: Study, variant: Variant) -> bool:
   """Returns whether a variant is finetuned with pauses, by its config."""
-  words = (w for name in variant.finetunings for w in plan.finetunings[name])
-  return not any(re.search(r"\bpauses=0(?![0-9])", word) for word in words)
+  return all(plan.finetunings[name].has_pauses for name in variant.finetunings)
 
 
 def _square(

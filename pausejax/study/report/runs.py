@@ -16,7 +16,6 @@ from pausejax.study.plan import Cell, Study
 # The fields of a config that the report reads; it shows all of them.
 _CONFIG = {"seed": int, "data": {"task": str}}
 _FIX = "remove its folder, or start that run again"
-_SEED = re.compile(r"[-_.]?s(eed)?[-_=]?\d+$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,8 +74,17 @@ def below(folder: pathlib.Path) -> list[Run]:
   for workdir in workdirs:
     inside = workdir.relative_to(folder).as_posix()
     name = folder.name if inside == "." else inside
-    runs.append(_read(workdir, name, _SEED.sub("", name) or name))
-  return [run for run in runs if run]
+    run = _read(workdir, name, name)
+    if run:
+      arm = _without_seed(name, run.seed)
+      runs.append(dataclasses.replace(run, arm=arm))
+  return runs
+
+
+def _without_seed(name: str, seed: int) -> str:
+  """Returns a folder's name without the run's seed: squad-s3, squad_seed=3."""
+  end = rf"[-_.]?s(eed)?[-_=]?0*{seed}$"
+  return re.sub(end, "", name) or name
 
 
 def _arm(cell: Cell) -> str:

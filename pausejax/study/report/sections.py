@@ -76,13 +76,9 @@ def configs(it: Report) -> Html:
 
 def commands(it: Report) -> Html:
   """Returns the commands that reproduce every run."""
-  seeds = it.plan.seeds if it.plan else ()
-  other = tuple(f"-s{seed}" for seed in seeds[1:])
-  shown = {
-    name: lines
-    for name, lines in it.commands.items()
-    if not (other and name.startswith("finetune/") and name.endswith(other))
-  }
+  cells = it.plan.finetuning_cells() if it.plan else ()
+  other = {cell.id for cell in cells if cell.seed != cells[0].seed}
+  shown = {n: lines for n, lines in it.commands.items() if n not in other}
   note = (
     "Runs with other seeds differ in the seed and the folder; report.json has "
     "every command."
