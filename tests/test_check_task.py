@@ -141,7 +141,7 @@ FAULTS = {
     "label 2 is not one of 2 options",
   ),
   "stop": ("{'delimiter': '#', 'stop': '#'}", "4 lengths", "stop text"),
-  "too_many": ("{'num_pauses': 2048}", "5 sequences", "ask for fewer pauses"),
+  "too_many": ("{'num_pauses': 2048}", "5 sequences", "use fewer pauses"),
 }
 
 

@@ -333,7 +333,7 @@ def test_waiting_for_a_missing_process_ends_at_the_timeout(tmp_path, stops):
   (code,), (log,) = processes.wait([alone]), processes.logs(tmp_path, 1)
   assert code == (143 if stops else 1)
   assert f"process 1 of 2 waits for the coordinator at {address}" in log
-  said = "asked to stop" if stops else "not all came in 5 s"
+  said = "asked to stop" if stops else "not all connected within 5 s"
   assert said in log and "Check failure" not in log
 
 

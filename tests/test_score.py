@@ -242,7 +242,7 @@ def test_the_list_counts_the_available_examples(folder, capsys):
   (folder / "train-labels.lst").write_text("1")
   assert cli.main(["tasks", "list", f"--local_dir={folder}"]) == 0
   said = capsys.readouterr().out
-  assert "train not there, validation 4 " in said
+  assert "train missing, validation 4 " in said
   assert "train 1, validation 2 " in said
   # GSM8K calls its file by the same name.
   assert "train unreadable" in said
@@ -254,7 +254,7 @@ def test_the_list_finds_a_folder_for_each_task(folder, capsys):
   own.mkdir()
   (folder / "dev-v1.1.json").rename(own / "dev-v1.1.json")
   assert cli.main(["tasks", "list", f"--local_dir={folder}"]) == 0
-  assert "train not there, validation 4 " in capsys.readouterr().out
+  assert "train missing, validation 4 " in capsys.readouterr().out
 
 
 def test_wrong_arguments_are_one_line(capsys, tmp_path):

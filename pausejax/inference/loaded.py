@@ -1,4 +1,4 @@
-"""A trained run in memory: texts in, continuations and likelihoods out.
+"""A trained run in memory: generates text and computes likelihoods.
 
 JAX is imported when the parameters are first needed.
 
@@ -35,10 +35,10 @@ _RANGES = {
 def load(
   workdir: str | os.PathLike[str], step: int | None = None
 ) -> "LoadedRun":
-  """Returns a trained run, found by its workdir.
+  """Returns the trained run in a workdir.
 
-  Reads the config, the tokenizer and the checkpoint's description; the
-  parameters are read when they are first used.
+  Reads the config, the tokenizer and the checkpoint's metadata; the parameters
+  are read on first use.
 
   >>> run = pausejax.load(workdir)
   >>> run.step, run.tokenizer.pause_id
@@ -49,7 +49,7 @@ def load(
 
   Args:
     workdir: folder of the run.
-    step: of the checkpoint; by default the newest.
+    step: step of the checkpoint; by default the newest.
 
   Raises:
     CheckpointUnusable: the checkpoint is damaged.
@@ -63,10 +63,10 @@ def load(
 
 
 def check_choices(prefix: str = "", **values: Any) -> None:
-  """Raises UsageError unless all values are possible in `generate`.
+  """Raises UsageError unless `generate` accepts all values.
 
   Args:
-    prefix: of the names in messages, such as "--".
+    prefix: prefix of the names in messages, such as "--".
     values: arguments of `generate` by name.
   """
   for name, value in values.items():
@@ -74,23 +74,23 @@ def check_choices(prefix: str = "", **values: Any) -> None:
 
 
 class LoadedRun:
-  """A checkpoint of a run, ready for questions.
+  """A checkpoint of a run, for inference.
 
   Attributes:
     workdir: the run's folder.
-    step: of the checkpoint.
+    step: step of the checkpoint.
     config: the `ConfigDict` that the run was trained with.
     tokenizer: `encode(texts)`, `decode(ids)`, and the ids `bos_id`, `eos_id`,
       `pad_id` and `pause_id`.
   """
 
-  def __init__(self, found: saved_run.SavedRun):
-    """Keeps what was found; use `load`."""
-    self._found = found
-    self.workdir = found.workdir
-    self.step = found.step
-    self.config = ConfigDict(found.meta["config"])
-    self.tokenizer = found.tokenizer
+  def __init__(self, saved: saved_run.SavedRun):
+    """Wraps a saved run; use `load`."""
+    self._saved = saved
+    self.workdir = saved.workdir
+    self.step = saved.step
+    self.config = ConfigDict(saved.meta["config"])
+    self.tokenizer = saved.tokenizer
 
   def __repr__(self) -> str:
     return f"LoadedRun(step {self.step} of {self.workdir})"
@@ -122,13 +122,13 @@ class LoadedRun:
 
     Args:
       prompts: one text or several.
-      num_pauses: M, copies of `<pause>` with each prompt (section 3.3).
+      num_pauses: M, number of `<pause>` tokens in each prompt (section 3.3).
       position: where they stand, "append" or "prepend" (`pause.POSITIONS`).
-      max_new_tokens: at most so many ids for each prompt.
-      temperature: 0 takes the most likely id every time.
-      top_k: sample among that many ids; 0 for all.
-      top_p: sample among the likeliest ids of this probability mass.
-      seed: of the sampling; the same seed gives the same text.
+      max_new_tokens: maximum number of new ids per prompt.
+      temperature: 0 always selects the most likely id.
+      top_k: sample among this many of the most likely ids; 0 for all.
+      top_p: sample among the most likely ids with this probability mass.
+      seed: seed of the sampling; the same seed gives the same text.
 
     Raises:
       UsageError: a value out of range, or prompt, pauses and new tokens do not
@@ -170,7 +170,7 @@ class LoadedRun:
     num_pauses: int = 0,
     position: str = "append",
   ) -> list[np.ndarray]:
-    """Returns how likely each option is as the continuation of its prefix.
+    """Returns the log-likelihood of each option as continuation of its prefix.
 
     >>> run = pausejax.load(workdir)
     >>> options = [[" a dog", " a cat"], [" yes"]]
@@ -180,18 +180,18 @@ class LoadedRun:
 
     Args:
       prefixes: B texts.
-      options: for each prefix, the texts to score, as they follow it: begin
-        with a space what is another word.
-      num_pauses: M, copies of `<pause>` with each prefix.
+      options: for each prefix, the texts to score, exactly as they follow it:
+      a new word begins with a space.
+      num_pauses: M, number of `<pause>` tokens with each prefix.
       position: where they stand, "append" or "prepend" (`pause.POSITIONS`).
 
     Returns:
-      For each prefix float32 [number of its options]: nats, the sum over the
-      ids of the option.
+      For each prefix float32 [number of its options], in nats: the sum over the
+      ids of each option.
 
     Raises:
-      UsageError: not as many lists of options as prefixes, an option without
-        tokens, or prefix, pauses and options do not fit the model's positions.
+      UsageError: the numbers of prefixes and lists of options differ, an option
+        has no tokens, or prefix, pauses and options do not fit the model.
     """
     prefixes = _as_list("prefixes", prefixes)
     encoded = self._encode_options(prefixes, options)
@@ -220,22 +220,22 @@ class LoadedRun:
     return [x_O[: len(row)] for x_O, row in zip(found_BO, encoded, strict=True)]
 
   def logits(self, tokens: Any) -> np.ndarray:
-    """Returns what the model predicts behind each token.
+    """Returns the logits of the token that follows each token.
 
     >>> run = pausejax.load(workdir)
     >>> run.logits([[0, 12, 13], [0, 12, 14]]).shape
     (2, 3, 260)
 
     Args:
-      tokens: int [T] or [B, T], as the model reads them: BOS first, pauses in
-        place, no padding. Every position sees those before it alone, also in a
-        model with a bidirectional prefix.
+      tokens: int [T] or [B, T], the inputs of the model: BOS first, with
+        pauses, without padding. Attention is causal, even if the model was
+        trained with a bidirectional prefix.
 
     Returns:
-      float32 [T, V] or [B, T, V], unnormalised; V ids, `<pause>` the last.
+      float32 [T, V] or [B, T, V], unnormalized; the last of V ids is `<pause>`.
 
     Raises:
-      UsageError: another shape, an id that the tokenizer lacks, or more
+      UsageError: wrong shape, an id that the tokenizer does not have, or more
         positions than the model has.
     """
     tokens_BT = np.atleast_2d(np.asarray(tokens))
@@ -253,8 +253,8 @@ class LoadedRun:
       f"{tokens_BT.max()}",
     )
     logits_BTV = _logits()(self.model, tokens_BT.astype(np.int32))
-    found = np.asarray(logits_BTV)[:, :, :size]
-    return found if np.ndim(tokens) == 2 else found[0]
+    logits = np.asarray(logits_BTV)[:, :, :size]
+    return logits if np.ndim(tokens) == 2 else logits[0]
 
   def _prompt_arrays(
     self, ids: list[list[int]], num_pauses: int, position: str, num_new: int
@@ -295,7 +295,7 @@ class LoadedRun:
   def _encode_options(
     self, prefixes: list[str], options: Sequence[Sequence[str]]
   ) -> list[list[list[int]]]:
-    """Returns the ids of each option as they follow a prefix."""
+    """Returns the ids of each option in the place after a prefix."""
     errors.require(
       len(options) == len(prefixes),
       f"options: got {len(options)} lists for {len(prefixes)} prefixes; give "

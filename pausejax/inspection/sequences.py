@@ -60,7 +60,7 @@ class FinetuningRules(Rules):
 
   @property
   def pauses(self) -> PromptPauses:
-    """Those of the prompts."""
+    """The pauses of the prompts."""
     return self.sequences.format.pauses
 
   @functools.cached_property
@@ -261,8 +261,8 @@ def describe(report: dict) -> list[str]:
     lines.append(f"ids of each {name}: {numbers}")
   if "num_cut" in report:
     lines.append(
-      f"cut: {report['num_cut']:,} prefixes lost {report['num_cut_tokens']:,} "
-      "tokens on the left"
+      f"truncated: {report['num_cut']:,} prefixes, "
+      f"{report['num_cut_tokens']:,} tokens removed on the left"
     )
   if "all" in report:
     lines.append(f"an epoch: {report['all']}")

@@ -70,7 +70,7 @@ def _fault(task: tasks.Task, row: tasks.Example) -> str:
         )
     if value(_NONSENSE, row.references) == 1.0:
       return f"example {row.id!r}: {name} of {_NONSENSE!r} is not below 1.0"
-    value("", row.references)  # The answer of a model that stops at once.
+    value("", row.references)  # The answer of a model that stops immediately.
     if value(row.target, row.references) == 0.0:
       return f"example {row.id!r}: {name} of its target {row.target!r:.60} is 0"
   return ""
@@ -103,7 +103,7 @@ def options(rows: Sequence[tasks.Example]) -> str:
 
 
 def num_cut(format_: prompts.Format, rows, targets, seq_len: int) -> int | None:
-  """Returns how many prefixes are cut; None if pauses and target do not fit."""
+  """Returns the truncated prefixes; None if pauses and target do not fit."""
   lengths = [seq_len + 1 - len(target) for target in targets]
   try:
     return format_.prompts(rows, lengths).num_cut

@@ -1,1 +1,1 @@
-"""Whether a run fits devices that are not there, by their own compiler."""
+"""Checks whether a run fits absent devices, with the devices' compiler."""

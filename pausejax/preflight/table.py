@@ -24,8 +24,8 @@ class Preflight:
 
   Attributes:
     topology: its name.
-    compiler: the target's compiler and version; "" if the CPU compiler
-      estimates.
+    compiler: the target's compiler and version; "" for an estimate by the CPU
+      compiler.
     device_kind: device kind as JAX reports it.
     num_devices: number of devices over all slices.
     num_slices: number of slices, connected by the data-center network.
@@ -164,7 +164,7 @@ def _collectives(preflight: Preflight) -> list[str]:
     between = f"   {far:.2f} of it between {where}" if far else ""
     size = row["bytes"] / 1e9
     lines.append(f"  {kind:20}{row['count']:10,}{size:11.2f}{between}")
-  lines.append("  (sizes of the whole arrays, as each device sees them)")
+  lines.append("  (sizes of the full arrays of each device)")
   if preflight.num_uncounted:
     lines.append(
       f"  (at least: {preflight.num_uncounted} are in loops of unknown trip "

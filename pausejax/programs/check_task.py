@@ -1,4 +1,4 @@
-"""Checks a task by each step that training and evaluation take with it.
+"""Checks a task through all stages of training and evaluation.
 
   pausejax tasks check gsm8k --local_dir=/data/gsm8k
   pausejax tasks check my_task --tasks_module=my_tasks --pauses=5
@@ -288,7 +288,7 @@ def _percentiles(name: str, lengths: list[int]) -> str:
 
 
 def _mesh():
-  """Returns a mesh of one device, however many there are."""
+  """Returns a mesh of one device."""
   import jax
 
   from pausejax import sharding

@@ -8,10 +8,10 @@
     --pause_fraction=0,0.1
 
 `--checkpoint` is the workdir of a run (its newest checkpoint), or
-WORKDIR/checkpoints/STEP. Prints one line per condition. Each result, with all
-that names its condition, is written as JSON to WORKDIR/evaluations/, beside its
-predictions. Several tasks at once read local copies from LOCAL_DIR/TASK.
-Several processes share the work if the environment names them
+WORKDIR/checkpoints/STEP. Prints one line per condition. Each result, with its
+condition, is written as JSON to WORKDIR/evaluations/, with its predictions in
+another file. With several tasks, local copies are read from LOCAL_DIR/TASK.
+Several processes share the work if the environment defines them
 (`runtime/environment.py`).
 
 With --text, every token of the files is scored once without pauses, and once
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     known = examples.splits(task)
     errors.require_one_of("--split", options.split or known[-1], known)
   for task, conditions in plans:
-    for pauses in conditions:  # Refused before anything is read or compiled.
+    for pauses in conditions:  # Checked before anything is read or compiled.
       prompts.Format(task, run.tokenizer, pauses)
   run.warn_of_pauses(max(p.num_pause_tokens for _, ps in plans for p in ps))
   _require_writable(_folder(options, run))
@@ -98,7 +98,7 @@ def parser() -> commandline.Parser:
   add("--local_dir", default="", help="published files (as in the run)")
   add("--tasks_module", default="", help="registers tasks of your own")
   add("--batch_size", type=int, default=32, help="examples at a time (32)")
-  add("--limit", type=int, default=0, help="only the first so many; 0: all")
+  add("--limit", type=int, default=0, help="only the first N examples; 0: all")
   add("--out", default="", help="folder of results (in WORKDIR)")
   add("--text", default="", help="score plain text: a folder, glob or files")
   add(
@@ -130,9 +130,9 @@ def _check_combination(options: argparse.Namespace) -> None:
 
 
 def _task_names(spec: str, own: DataConfig) -> list[str]:
-  """Returns the tasks that --task names; "" is what the run was trained on.
+  """Returns the tasks in --task; "" stands for those of the training run.
 
-  "all" are those with published data; what makes its own examples is not.
+  "all" stands for the tasks with published data, without generated ones.
   """
   if spec == "all":
     names = tasks.downstream_names()
@@ -144,7 +144,7 @@ def _task_names(spec: str, own: DataConfig) -> list[str]:
     "a downstream task, or score plain text with --text",
   )
   for name in names:
-    tasks.downstream(name)  # Names the nearest, and --tasks_module.
+    tasks.downstream(name)  # Raises for an unknown name.
   return names
 
 
@@ -155,7 +155,7 @@ def _is_published(task: tasks.Task) -> bool:
 def _conditions(
   options: argparse.Namespace, run: saved_run.SavedRun, name: str
 ) -> Iterator[PromptPauses]:
-  """Yields each way of pausing that the command line asks for."""
+  """Yields the conditions (pauses) that the command line requests."""
   finetune = FinetuneConfig(**run.meta["config"]["finetune"])
   pauses = finetune.pauses(tasks.downstream(name).num_pauses)
   if options.position:
@@ -172,7 +172,7 @@ def _conditions(
 
 
 def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
-  """Returns where the examples of a task are."""
+  """Returns the data config of a task."""
   data = DataConfig(**config["data"])
   folder = options.local_dir or data.local_dir
   if folder and num_tasks > 1:
@@ -182,12 +182,12 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
 
 
 def _folder(options, run: saved_run.SavedRun) -> pathlib.Path:
-  """Returns where results go."""
+  """Returns the folder of the results."""
   return pathlib.Path(options.out or run.workdir / "evaluations")
 
 
 def _require_writable(folder: pathlib.Path) -> None:
-  """Raises UserError unless files can be made there."""
+  """Raises UserError unless files can be written there."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -209,7 +209,7 @@ def _mesh(options) -> Iterator[None]:
 
 
 def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
-  """Loads the model and writes one result a condition."""
+  """Loads the model and writes one result per condition."""
   import jax
 
   from pausejax.evaluation.answers import Predictor
@@ -252,7 +252,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
 def _condition(
   run: saved_run.SavedRun, task, found, pauses: PromptPauses, local_dir
 ) -> dict:
-  """Returns everything that a result was measured under."""
+  """Returns all fields that define the condition of a result."""
   config = run.meta["config"]
   trained_on = DataConfig(**config["data"]).rates
   finetune = FinetuneConfig(**config["finetune"])
@@ -281,12 +281,13 @@ def _interval(limits: tuple[float, float] | None) -> str:
 
 
 def _line(pauses: PromptPauses, result: dict) -> str:
-  """Returns one line for a person: condition, metrics, n."""
+  """Returns one line for the terminal: condition, metrics, n."""
   metrics = "  ".join(
     f"{name} {value:.2f}{_interval(result['intervals'].get(name))}"
     for name, value in result["metrics"].items()
   )
-  cut = f", {result['num_cut']} prompts cut" if result["num_cut"] else ""
+  num_cut = result["num_cut"]
+  cut = f", {num_cut} prompts truncated" if num_cut else ""
   return (
     f"  M={pauses.num_pauses} {pauses.position} {pauses.token}: {metrics}  "
     f"(n={result['n']:,}{cut}, {result['seconds']:.1f} s)"

@@ -56,12 +56,12 @@ def _fractions(text: str, run: saved_run.SavedRun) -> list[float]:
 
 def _texts(options: argparse.Namespace) -> list[str]:
   """Returns the documents that --text names, in the order of their files."""
-  file_lists.expand(options.text, "--text")  # A mistake is named as --text.
+  file_lists.expand(options.text, "--text")  # Errors name the option --text.
   source = corpora.FileSource(
     train=options.text,
     validation=options.text,
     field=options.field,
-    holdout_every=2,  # Not used: the whole text is named as held out.
+    holdout_every=2,  # Not used: all text is in validation_files.
   )
   return list(source.documents("validation"))[: options.limit or None]
 
@@ -76,8 +76,8 @@ def _describe(documents, seq_len: int) -> list[str]:
     lines.append(f"{documents.num_empty:,} empty documents left out")
   if documents.num_inexact:
     lines.append(
-      f"{documents.num_inexact:,} documents are not reproduced exactly by the "
-      "tokenizer: their bits per byte are those of the text it makes of them"
+      f"{documents.num_inexact:,} documents change when encoded and decoded; "
+      "their bits per byte are those of the decoded text"
     )
   return lines
 

@@ -1,11 +1,11 @@
-"""Continues prompts: the model reads prompt and pauses, then answers.
+"""Generates the continuation of prompts, after pauses.
 
   pausejax generate --checkpoint=run --pauses=10 --prompt="The assert statement"
   pausejax generate --checkpoint=run --temperature=0.8 --top_p=0.95 \\
     --prompt="The assert statement" --prompt="A module is"
 
 `--checkpoint` is the workdir of a run, or WORKDIR/checkpoints/STEP; model and
-tokenizer come from there. Temperature 0 takes the most likely token every time.
+tokenizer come from there. Temperature 0 always selects the most likely token.
 """
 
 from pausejax import commandline, errors
@@ -22,11 +22,11 @@ def main(argv: list[str]) -> int:
   add("--prompt", required=True, action="append", help="text, repeatable")
   add("--pauses", type=int, default=0, help="pauses with each prompt (0)")
   add("--position", default="append", help=f"{' or '.join(POSITIONS)} (append)")
-  add("--max_new_tokens", type=int, default=64, help="at most so many (64)")
+  add("--max_new_tokens", type=int, default=64, help="maximum length (64)")
   add("--temperature", type=float, default=0.0, help="0 is greedy (0)")
   add("--top_k", type=int, default=0, help="sample among k ids; 0: all (0)")
-  add("--top_p", type=float, default=1.0, help="or among this mass (1)")
-  add("--seed", type=int, default=0, help="of the sampling (0)")
+  add("--top_p", type=float, default=1.0, help="probability mass to keep (1)")
+  add("--seed", type=int, default=0, help="seed of the sampling (0)")
   options, _ = parser.parse(argv)
   errors.require_in_range("--pauses", options.pauses, 0)
   errors.require_one_of("--position", options.position, POSITIONS)

@@ -34,9 +34,9 @@ from pausejax.inspection import checks, page, sequences
 from pausejax.tasks import corpora
 
 _LEGEND = (
-  "[pause]  the pause token    ~  in the prefix (in_prefix)\n"
-  "^  the target of this position counts: the token that follows it\n"
-  "^x its target is x, which is not read; no ^: its target does not count"
+  "[pause] the pause token  ~ in the prefix (in_prefix)\n"
+  "^ the target of this position counts and is the next token\n"
+  "^x the target x counts but is not the next token; no ^: it does not count"
 )
 _REVERSE, _GREEN, _RED = "7", "32", "31"
 
@@ -88,8 +88,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   add("--tokenizer", default=None, help="as data.tokenizer (bytes)")
   add("--tasks_module", default=None, help="registers tasks of your own")
   add("--seed", type=int, default=None, help="seed of the order (0)")
-  add("--html", default="", help="page to write")
-  add("--json", default="", help="file to write the same to, as data")
+  add("--html", default="", help="HTML file to write")
+  add("--json", default="", help="JSON file to write")
   help_options = commandline.HELP & {*argv}
   first, _ = parser.parse_known_args([a for a in argv if a not in help_options])
   if first.config is None and (first.task or not help_options):
@@ -196,8 +196,8 @@ def _segments(
   source = tasks.pretraining(data.only_task).source(data)
   errors.require(
     bool(data.segments_dir) or not isinstance(source, corpora.TfdsSource),
-    f"task {data.task!r} is too large to prepare for a look; name prepared "
-    "segments with --config.data.segments_dir=",
+    f"task {data.task!r} is too large to prepare for inspection; name "
+    "prepared segments with --config.data.segments_dir=",
   )
   pipeline.prepare(config, values, folder)
   return segments.load(

@@ -1,4 +1,4 @@
-"""Checks whether a run fits a TPU pod or GPUs, without having them.
+"""Checks whether a run fits a TPU pod or GPUs, without the hardware.
 
   pausejax preflight --config=configs/pretrain_c4.py:size=1b \\
     --config.mesh.fsdp=-1 --config.mesh.data=1 --topology=v5e-256
@@ -56,17 +56,17 @@ def main(argv: list[str]) -> int:
     "--vocab_size",
     type=int,
     default=0,
-    help="ids of the tokenizer, without <pause> (data.tokenizer's own; where "
-    "C4 has none, T5's 32128)",
+    help="ids of the tokenizer, without <pause> (those of data.tokenizer; "
+    "for C4 without a tokenizer file, T5's 32128)",
   )
-  add("--json", default="", help="file to write the same to, as data")
+  add("--json", default="", help="JSON file to write")
   options, tree = parser.parse(argv)
   config = train_config(tree.to_dict())
   errors.require_in_range("--vocab_size", options.vocab_size, 0)
   errors.require(
     not config.init_from or options.config.endswith(".json"),
-    "init_from: preflight reads no run; give the config.json of the run that "
-    "starts there, or the shape by --config.model",
+    "init_from: preflight reads no other run; give the config.json of the run "
+    "itself, or set the shape with --config.model",
   )
   errors.require(
     pathlib.Path(options.json).parent.is_dir(),
@@ -100,8 +100,8 @@ def _compiler(topology: Topology) -> tuple[str, list[str]]:
       continue
   return "", [
     f"{names[0]} is not installed: pip install 'pausejax[{extra}]' for the "
-    "verdict of the target's own compiler; what follows is an ESTIMATE by the "
-    "CPU's"
+    "result of the target's compiler; the following is an ESTIMATE by the "
+    "CPU's compiler"
   ]
 
 
@@ -131,7 +131,7 @@ def _measure(
     jax.config.update("jax_num_cpu_devices", topology.num_devices)
   devices = topologies.devices(topology) if compiler else jax.devices()
   model_config = config.model_config(vocab_size)
-  if model_config.dtype == "auto":  # Of the target, whatever compiles for it.
+  if model_config.dtype == "auto":  # The dtype of the target device.
     model_config = dataclasses.replace(model_config, dtype="bfloat16")
   if not (compiler and topology.is_tpu):
     model_config = dataclasses.replace(model_config, attention="xla")
@@ -180,7 +180,7 @@ def _measure(
   )
   remedies = []
   if first.needed_bytes > available:
-    print("it does not fit: trying what may help", flush=True)
+    print("it does not fit: trying changes", flush=True)
     remedies = find(
       config,
       ask_changed,
@@ -234,7 +234,7 @@ def _available_bytes(topology: Topology) -> int:
 def _traffic(
   operations: list[Any], devices: Iterable[Any]
 ) -> dict[str, dict[str, int]]:
-  """Returns kind -> how often, bytes, and those that leave a slice or host."""
+  """Returns kind -> count, bytes, and bytes that leave a slice or host."""
   places = [
     (getattr(d, "slice_index", 0), d.platform == "gpu" and d.process_index)
     for d in devices

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
   for suffix, text in texts.items():
     files.write(out.with_suffix(suffix), text)
   others = ", ".join(suffix for suffix in texts if suffix != out.suffix)
-  print(f"{out}, and beside it its tables or numbers as {others}")
+  print(f"{out}, and in the same folder the tables and numbers as {others}")
   return 0
 
 

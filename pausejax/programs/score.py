@@ -121,7 +121,7 @@ def _require_same_example(where: str, record: dict, row: tasks.Example) -> None:
 def score(
   task: tasks.Task, loaded: examples.Examples, answers: Mapping[str, str]
 ) -> dict[str, float]:
-  """Returns what `metrics.score_predictions` does, for either kind of task."""
+  """Returns the result of `metrics.score_predictions` for any kind of task."""
   if task.kind == "decode":
     references = {row.id: row.references for row in loaded.rows}
     return metrics.score_predictions(answers, references, task.metrics)
@@ -139,7 +139,7 @@ def _answer(
 ) -> str:
   """Returns a prediction as text; raises UserError if it cannot be one."""
   if row is None and task.kind == "options" and type(answer) is int:
-    return str(answer)  # Of an example that is left out: its options are none.
+    return str(answer)  # The example was left out, so its options are unknown.
   if row is None or not row.options:
     if not isinstance(answer, str):
       raise errors.UserError(

@@ -83,7 +83,9 @@ def main(argv: list[str]) -> int:
       tasks_module=config.tasks_module,
     )
   if index is None:
-    print(f"shard {options.shard} is made; others are not, so no index yet")
+    print(
+      f"shard {options.shard} is done; other shards are not, so no index yet"
+    )
     return 0
   for split in corpora.SPLITS:
     part = index[split]
@@ -102,10 +104,10 @@ def parser() -> commandline.Parser:
   """Returns the parser of the verb."""
   made = commandline.Parser("segments", __doc__, config=True, uses=_FIELDS)
   add = made.add_argument
-  add("--out", required=True, help="folder to make")
+  add("--out", required=True, help="folder of the store")
   add("--num_workers", type=int, default=1, help="processes (1)")
-  add("--shard", default="1/1", help="i/n: make every n-th unit (1/1)")
-  add("--verify", metavar="DIR", help="check a store, alone on the line")
+  add("--shard", default="1/1", help="i/n: build every n-th unit (1/1)")
+  add("--verify", metavar="DIR", help="check a store; no other option")
   return made
 
 
@@ -114,7 +116,7 @@ def _skipped(index: dict) -> list[str]:
   lines = list(index["left_out"])
   if index["blank_lines"]:
     lines.append(
-      f"{index['blank_lines']:,} blank lines, which are no documents"
+      f"{index['blank_lines']:,} blank lines, which are not documents"
     )
   if index["crlf_files"]:
     lines.append(f"{index['crlf_files']:,} .txt files with CRLF, read as LF")
@@ -147,5 +149,5 @@ def _verify(argv: list[str]) -> int:
     num_files += 1
     num_wrong += bool(problem)
     print(f"BAD  {problem}" if problem else f"ok   {file}", flush=True)
-  print(f"{num_files:,} files, {num_wrong:,} of them not what the index says")
+  print(f"{num_files:,} files, {num_wrong:,} of them differ from the index")
   return 1 if num_wrong else 0

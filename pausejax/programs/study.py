@@ -1,4 +1,4 @@
-"""Runs a study: variants x pauses x seeds x tasks, into one table.
+"""Runs a study (variants x pauses x seeds x tasks) and writes one table.
 
   pausejax study --config=configs/study_smoke.py --workdir=runs/study
   pausejax study --config=configs/study.py --workdir=/runs/study --dry_run
@@ -256,7 +256,7 @@ def _last_line(log: pathlib.Path) -> str:
 
 
 def _failed_since(cell: plans.Cell, began: float) -> bool:
-  """Returns whether any shard recorded a failure of the cell after a time."""
+  """Returns whether a shard recorded a failure of the cell since a time."""
   try:
     return (cell.workdir / _FAILED).stat().st_mtime >= began
   except FileNotFoundError:

@@ -22,7 +22,7 @@ _HEADER = ("name", "kind", "source", "splits", "metrics", "pauses")
 
 
 def main(argv: list[str]) -> int:
-  """Runs the action that the first argument names."""
+  """Runs the action in the first argument."""
   actions = {"list": _list, "check": check_task.main}
   if not argv or argv[0].startswith("-"):
     argv = ["list", *argv]
@@ -79,7 +79,7 @@ def _count(
   try:
     loaded = examples.load(task, split, data)
   except records.MissingData:
-    return "not there"
+    return "missing"
   except errors.UserError as e:
     notes.append(f"{task.name} {split}: {e.message}")
     return "unreadable"

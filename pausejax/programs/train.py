@@ -54,7 +54,7 @@ def parser() -> commandline.Parser:
 
 
 def _inherit(options: argparse.Namespace, config: Any) -> None:
-  """Sets what a config takes over from the run it starts from."""
+  """Sets the fields that a config inherits from the run it starts from."""
   inputs.inherit(
     config,
     init_from=options.init_from,

@@ -86,9 +86,9 @@ def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
   accelerator = None if _is_cpu_asked_for() else find(root)
   if accelerator and backend == "cpu":
     raise errors.UsageError(
-      f"{accelerator} but JAX cannot start it and computes on the CPU; is its "
-      "driver new enough, and is it free? JAX_PLATFORMS=cpu computes there on "
-      "purpose"
+      f"{accelerator} but JAX cannot start it and uses the CPU; check that its "
+      "driver is new enough and that no other process uses it; "
+      "JAX_PLATFORMS=cpu selects the CPU"
     )
 
 
@@ -100,7 +100,7 @@ def require_installed(root: pathlib.Path = pathlib.Path("/")) -> None:
   ):
     raise errors.UsageError(
       f"{accelerator} but JAX is installed for the CPU only; install it with "
-      f"{accelerator.install}; JAX_PLATFORMS=cpu computes on the CPU on purpose"
+      f"{accelerator.install}; JAX_PLATFORMS=cpu selects the CPU"
     )
 
 

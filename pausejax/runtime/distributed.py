@@ -1,6 +1,6 @@
-"""Several processes as one run: they start, agree and end together.
+"""Starts, synchronizes and ends the processes of one run.
 
-JAX alone does not handle failures well: when a process fails, the others wait
+JAX itself does not handle failures well: when a process fails, the others wait
 in a barrier for 300 s; when one is missing, they abort in C++; and processes
 with different settings train together without an error. Here, a process that
 ends early writes a note to the coordinator's key-value store, `peers.py`
@@ -92,7 +92,7 @@ def _lock_process_id(arguments: dict[str, Any]) -> None:
 
 
 def is_single_process() -> bool:
-  """Returns whether the run has this process only."""
+  """Returns whether the run has only this process."""
   return _client() is None and not _is_joining
 
 
@@ -184,7 +184,7 @@ def leave(exit_code: int, *, failed: bool = False) -> None:
     if index == 0:
       peers.wait_for_peers()
   for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(BrokenPipeError):  # Its reader has left.
+    with contextlib.suppress(BrokenPipeError):  # Its reader has closed it.
       stream.flush()
   os._exit(exit_code)
 
@@ -262,8 +262,8 @@ def _meet(met: concurrent.futures.Future) -> None:
     concurrent.futures.wait([met], 0.05)
   if not met.done():
     raise errors.UserError(
-      f"{_waiting()}: not all came in {INITIALIZATION_SECONDS} s; is each "
-      "process started, with this address and number of processes?"
+      f"{_waiting()}: not all connected within {INITIALIZATION_SECONDS} s; "
+      "start every process, with this address and number of processes"
     )
   if error := met.exception():
     reason = errors.first_line(error) or type(error).__name__

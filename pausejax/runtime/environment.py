@@ -40,7 +40,7 @@ def find() -> dict[str, Any] | None:
 
 
 def peer_timeout() -> float:
-  """Returns the seconds of silence after which a process counts as lost."""
+  """Returns the seconds without a heartbeat after which a process is lost."""
   text = os.environ.get(_TIMEOUT) or "30"
   try:
     seconds = float(text)

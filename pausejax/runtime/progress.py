@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressBar:
-  """Step, loss, tokens per second and time left."""
+  """Shows step, loss, tokens per second and time left."""
 
   def __init__(self, start: int, num_steps: int):
     self._num_steps = num_steps
@@ -52,7 +52,7 @@ class ProgressBar:
 
 
 class CountBar:
-  """Items done, items in total, and time left."""
+  """Shows items done, items in total, and time left."""
 
   def __init__(self, what: str, total: int):
     self._what = what

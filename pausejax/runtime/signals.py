@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what is saved, and when the process ends.
+"""Handles SIGTERM and Ctrl-C: saves the run, then ends the process.
 
 Schedulers send SIGTERM before they preempt a machine. Until the first step is
 compiled there is nothing to save and the run exits immediately; later it saves

@@ -1,6 +1,6 @@
 """The first state of a run that starts from another run's parameters.
 
-Only parameters are taken; moments, step and data position start fresh. If the
+Only parameters are loaded; moments, step and data position are new. If the
 checkpoint has no `<pause>`, or was never trained on it, the row of `<pause>` is
 initialized.
 
