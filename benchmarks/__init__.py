@@ -1,1 +1,1 @@
-"""Measurements, one command each; every one prints what it counted."""
+"""Benchmarks, one command each; every result includes its conditions."""

@@ -1,16 +1,16 @@
-"""How fast batches come out of prepared segments, and out of the SeqIO stream.
+"""Measures the throughput of prepared segments and of the SeqIO stream.
 
   python -m benchmarks.data
   python -m benchmarks.data --files=books --tokenizer=spiece.model
 
-Batches of 16 rows of 2048 positions, with 10% pauses and without. First one
-process, the arms in turns: millions of tokens per CPU second, and the median of
-each round's ratio to the stream with pauses. Then one process and two at a
-time, which share the rows as hosts do: tokens per second of wall time, and per
-CPU second of both. Then writing segments by one worker and by two, and the part
-of the step time that training waits for its batch (configs/smoke.py, in a
-process of its own). By default on the English inside CPython, with a
-SentencePiece vocabulary of 8,192 made from it. About three minutes.
+Batches of 16 rows of 2048 positions, with 10% pauses and without. First with
+one process, the arms taking turns: millions of tokens per CPU second, and the
+median over rounds of the ratio to the stream with pauses. Then with one process
+and with two that share the rows as hosts do: tokens per second of wall time and
+of CPU time. Then writing segments with one worker and with two, and the
+fraction of the step time that training waits for its batch (configs/smoke.py,
+in a separate process). By default on the English text inside CPython, with a
+SentencePiece vocabulary of 8,192 trained on it. Takes about three minutes.
 """
 
 import argparse
@@ -38,7 +38,7 @@ NUM_STEPS = 60
 
 
 def config_of(options: argparse.Namespace, fraction: float):
-  """Returns the data settings of the benchmark's corpus."""
+  """Returns the data config of the benchmark's corpus."""
   fields = default().data.to_dict()
   fields |= dict(tokenizer=options.tokenizer, pause_fraction=fraction)
   fields |= dict(task="stdlib_docs", holdout_every=50)
@@ -48,7 +48,7 @@ def config_of(options: argparse.Namespace, fraction: float):
 
 
 def open_batches(pipeline: str, data, store: pathlib.Path, host=(0, 1)):
-  """Returns the training batches through one of the two pipelines."""
+  """Returns the training batches of one of the two pipelines."""
   if pipeline == "seqio":
     from pausejax.data.seqio.stream import SeqioBatches
 
@@ -114,7 +114,7 @@ def one_process(options, store: pathlib.Path) -> list[measure.Row]:
 def _host(options, pipeline: str, store: pathlib.Path, host, pipe) -> None:
   stream = open_batches(pipeline, config_of(options, 0.1), store, host)
   pipe.send(None)
-  pipe.recv()  # All begin together.
+  pipe.recv()  # All processes start together.
   pipe.send(turn(stream, 3 * options.seconds))
 
 
@@ -141,7 +141,7 @@ def processes(options, store: pathlib.Path, pipeline: str, count: int):
 
 
 def writing(options, folder: pathlib.Path, num_workers: int) -> measure.Row:
-  """Returns the row of making a store, start of the processes included."""
+  """Returns the row of building a store, including the start of processes."""
   data = config_of(options, 0.1)
   tokenizer = tokenizers.load(options.tokenizer)
   start = time.perf_counter()
@@ -158,7 +158,7 @@ def writing(options, folder: pathlib.Path, num_workers: int) -> measure.Row:
 
 
 def waiting(options, folder: pathlib.Path) -> measure.Row:
-  """Returns the row of training: the part of a step that waits for data."""
+  """Returns the row of training: the fraction of a step spent on waiting."""
   workdir = folder / "run"
   words = ["train", "--config=configs/smoke.py", f"--workdir={workdir}"]
   words += [f"--config.data.tokenizer={options.tokenizer}"]
@@ -180,8 +180,8 @@ def main() -> None:
   """Measures everything and prints it."""
   parser = measure.parser(__doc__, rounds=5)
   parser.add_argument("--files", default="", help="corpus; default: CPython")
-  parser.add_argument("--tokenizer", default="", help="default: made from it")
-  parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
+  parser.add_argument("--tokenizer", default="", help="default: trained on it")
+  parser.add_argument("--seconds", type=float, default=1.5, help="per turn")
   options = parser.parse_args()
   start = measure.conditions()
   with tempfile.TemporaryDirectory() as name:

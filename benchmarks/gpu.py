@@ -1,19 +1,19 @@
-"""Everything that matters on one accelerator, in one run of eight minutes.
+"""Measures training and decoding on one accelerator, in eight minutes.
 
   python -m benchmarks.gpu --json=gpu.json
   python -m benchmarks.gpu --json=gpu.json --parts="ceiling,ours 1b"
   python -m benchmarks.gpu --json=smoke.json --smoke   # anywhere, toy sizes
 
-Matrix products alone (the ceiling), train steps of 130m and 1b (batch and
-rematerialisation searched, scan and unrolled, attention and loss variants,
-pauses, the plain JAX trainer), the same steps in PyTorch and Hugging Face's
-Llama, and decoding. Random ids; bfloat16 with float32 parameters in every arm.
+Matrix products (the ceiling), train steps of 130m and 1b (best batch size and
+rematerialization, scan and unrolled, attention and loss variants, pauses, the
+plain JAX trainer), the same steps in PyTorch and Hugging Face's Llama, and
+decoding. Random ids; bfloat16 with float32 parameters in every arm.
 
-Each part is a process of its own, so that all memory is free again, with its
-share of the time that is left. A trial that fails or does not fit is a row like
-any other, and every row is in the file as soon as it is measured. Needs jax,
-flax, optax and ml_collections (pure Python: on a machine without it, put its
-wheel on PYTHONPATH); PyTorch and transformers where their arms shall run.
+Each part runs in a separate process, which frees all memory at its end, and has
+a share of the remaining time. A trial that fails or does not fit also gets a
+row, and every row is written as soon as it is measured. Needs jax, flax, optax
+and ml_collections (pure Python: on a machine without it, put its wheel on
+PYTHONPATH), and PyTorch and transformers for their arms.
 """
 
 import argparse
@@ -40,25 +40,25 @@ SHARES = {
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs the parts, or, in a process of its own, one of them."""
+  """Runs all parts in separate processes, or one part in this process."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
   add("--json", type=pathlib.Path, required=True, help="file for the result")
   add("--minutes", type=float, default=7.8, help="for all parts together")
-  add("--parts", default="", help="which, with commas; empty: all")
-  add("--smoke", action="store_true", help="toy shapes: does it all run?")
-  add("--without", default="", help="packages to do without, with commas")
+  add("--parts", default="", help="names, comma-separated; empty: all")
+  add("--smoke", action="store_true", help="toy shapes, as a test")
+  add("--without", default="", help="packages not to use, comma-separated")
   add("--part", choices=SHARES, help=argparse.SUPPRESS)
   add("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
   options = parser.parse_args(argv)
   parts = options.parts.split(",") if options.parts else list(SHARES)
   unknown = set(parts) - set(SHARES)
   if unknown:
-    parser.error(f"--parts: no {sorted(unknown)}; there are {list(SHARES)}")
+    parser.error(f"--parts: no {sorted(unknown)} (known: {list(SHARES)})")
   if options.smoke:
-    # Of toys, both sizes are the same.
+    # Both sizes have the same toy shape.
     parts = [part for part in parts if not part.endswith("1b")]
   if options.part:
     run_part(options)
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_all(options: argparse.Namespace, names: list[str]) -> None:
-  """Starts a process a part, then prints the table."""
+  """Starts one process per part, then prints the table."""
   options.json = options.json.resolve()
   settings = {k: str(v) for k, v in vars(options).items()}
   record = {"benchmark": "gpu", "options": settings, "rows": []}
@@ -84,7 +84,7 @@ def run_all(options: argparse.Namespace, names: list[str]) -> None:
 def start_part(
   options: argparse.Namespace, name: str, soft: float, hard: float
 ) -> None:
-  """Runs a part, which starts no trial after `soft` seconds, for `hard`."""
+  """Runs a part: no new trial after `soft` seconds, stopped after `hard`."""
   words = [f"--json={options.json}", f"--part={name}", f"--seconds={soft}"]
   words += [f"--without={options.without}"] + ["--smoke"] * options.smoke
   failure = ""
@@ -107,7 +107,7 @@ def start_part(
 def environment(part: str) -> dict[str, str]:
   """Returns how JAX shares the device's memory in the process of a part."""
   if part.startswith("ours"):
-    # It is alone; the rest is for cuBLAS, cuDNN and CUDA.
+    # It has the device alone; cuBLAS, cuDNN and CUDA use the rest.
     return {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
   if part == "decode":
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

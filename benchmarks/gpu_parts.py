@@ -1,4 +1,4 @@
-"""What each part of `benchmarks/gpu.py` measures.
+"""The parts of `benchmarks/gpu.py`.
 
 B batch, T tokens.
 """
@@ -22,16 +22,16 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-  """Sizes of everything.
+  """Sizes of all measurements.
 
   Attributes:
-    products: sides of the square matrices.
+    products: side lengths of the square matrices.
     shapes: "130m" and "1b" -> the shape.
     searched: size -> ("remat policy", batch sizes from small to large).
-    peer_batches: size -> batch sizes of the arms that do not rematerialise.
-    backend: whose settings ours takes, "cpu" or "gpu".
-    steps: that count, of each trial.
-    new_tokens: of an answer.
+    peer_batches: size -> batch sizes of the arms without rematerialization.
+    backend: "cpu" or "gpu", which selects the settings of pausejax.
+    steps: measured steps of each trial.
+    new_tokens: tokens of an answer.
   """
 
   products: tuple[int, ...]
@@ -43,12 +43,12 @@ class Plan:
   new_tokens: int
 
   def config(self, shape: Shape, kind: str, changes: tuple[str, ...] = ()):
-    """Returns the settings of a run of ours; asks no backend."""
+    """Returns the config of a pausejax run, without starting a backend."""
     return ours.config(shape, kind, changes, backend=self.backend)
 
 
 def plan(smoke: bool) -> Plan:
-  """Returns the sizes of a measurement, or toys that take seconds."""
+  """Returns the sizes of a measurement, or toy sizes that take seconds."""
   if smoke:
     toys = dict.fromkeys(("130m", "1b"), SHAPES["toy"])
     search = (("names", (2, 4)), ("none", (2,)))
@@ -61,7 +61,7 @@ def plan(smoke: bool) -> Plan:
       steps=2,
       new_tokens=4,
     )
-  # As in the paper, and as everybody reports it: 2048 positions.
+  # 2048 positions, as in the paper and in most reports.
   long = functools.partial(dataclasses.replace, seq_len=2048)
   return Plan(
     products=(4096, 8192, 16384),
@@ -78,7 +78,7 @@ def plan(smoke: bool) -> Plan:
 
 
 def run(part: str, session: Session, plan: Plan) -> None:
-  """Runs the part of that name to its end, or to the end of its time."""
+  """Runs the part of this name until it is done or out of time."""
   who, _, size = part.rpartition(" ")
   if part == "ceiling":
     ceiling(session, plan)
@@ -91,7 +91,7 @@ def run(part: str, session: Session, plan: Plan) -> None:
 
 
 def ceiling(session: Session, plan: Plan) -> None:
-  """The fastest bfloat16 matrix products, by JAX; PyTorch's are with its."""
+  """Measures JAX's bfloat16 matrix products; `peers` measures PyTorch's."""
   import jax
   import jax.numpy as jnp
 
@@ -119,7 +119,7 @@ def _products(side: int, start: Callable[[], Any], wait) -> Row:
 
 
 def pausejax(session: Session, plan: Plan, size: str) -> None:
-  """Searches policy and batch, then varies the best one thing at a time."""
+  """Searches remat policy and batch, then changes one setting at a time."""
   shape = plan.shapes[size]
 
   def trial(name: str, batch_size: int, *changes: str, pauses: float = 0.0):
@@ -175,7 +175,7 @@ def _speed(row: tuple[int, float]) -> float:
 def _climb(
   sizes: tuple[int, ...], trial: Callable[[int], Row | None]
 ) -> Iterator[tuple[int, float]]:
-  """Yields (batch size, tokens a second) until it fails or slows down."""
+  """Yields (batch size, tokens per second) until it fails or slows down."""
   last = 0.0
   for batch_size in sizes:
     row = trial(batch_size)
@@ -188,7 +188,7 @@ def _climb(
 
 
 def _ours(session, plan, shape: Shape, changes, pauses: float) -> Row:
-  """Returns the row of our step with some changes to the config."""
+  """Returns the row of pausejax's step with some changes to the config."""
   config = plan.config(shape, "gpt", changes)
   trainer = ours.Trainer(config, shape.vocab_size)
   batch = batches(shape, 1, pause_fraction=pauses)[0]
@@ -199,7 +199,7 @@ def _ours(session, plan, shape: Shape, changes, pauses: float) -> Row:
 
 
 def _require_memory(needed: int) -> None:
-  """Raises before a step that cannot fit."""
+  """Raises unless a step fits in memory."""
   import jax
 
   stats = jax.local_devices()[0].memory_stats() or {}
@@ -209,7 +209,7 @@ def _require_memory(needed: int) -> None:
 
 
 def _train(session, plan, shape: Shape, kind, trainer, pauses=0.0) -> Row:
-  """Returns speed and use of the device of a trainer's steps."""
+  """Returns the speed of a trainer's steps, and their use of the device."""
   feed = itertools.cycle(batches(shape, 4, pause_fraction=pauses))
   first = trainer.step(next(feed))
   times = measure.step_seconds(
@@ -222,7 +222,7 @@ def _train(session, plan, shape: Shape, kind, trainer, pauses=0.0) -> Row:
 
 
 def _use(session: Session, flops_per_s: float) -> Row:
-  """Returns FLOP/s, and what part of the measured and stated peaks it is."""
+  """Returns FLOP/s, also as fractions of the measured and stated peaks."""
   use = {"tflops": 1e-12 * flops_per_s}
   products = [row for row in session.rows() if row["part"] == "ceiling"]
   measured = [row["tflops"] for row in products if "tflops" in row]
@@ -235,7 +235,7 @@ def _use(session: Session, flops_per_s: float) -> Row:
 
 
 def peers(session: Session, plan: Plan, size: str, kind: str) -> None:
-  """The step in PyTorch: a GPT, or Hugging Face's Llama."""
+  """Measures the step in PyTorch: a GPT, or Hugging Face's Llama."""
   import torch
 
   if kind == "llama":
@@ -298,7 +298,7 @@ def _torch_product(side: int) -> Row:
 
 
 def decode(session: Session, plan: Plan) -> None:
-  """Greedy answers with a cache: ours, and Hugging Face's."""
+  """Measures greedy decoding with a cache: pausejax and Hugging Face."""
   import jax
 
   num_new = plan.new_tokens

@@ -1,12 +1,12 @@
-"""How step time, compile time and memory grow: layers, width, length, devices.
+"""Measures how time and memory grow with layers, width, length and devices.
 
   python -m benchmarks.growth
   python -m benchmarks.growth --config.model.scan_unroll=1 --config.mesh.fsdp=-1
 
-From one small shape, one size at a time is changed; the batch stays the same.
-The devices are virtual ones that share the cores, so that over them only
-memory of each and compile time mean something. "ratio" is a step's time over
-the first point's; all points take turns.
+One size of a small shape is changed at a time, with the same batch. The devices
+are virtual and share the cores, so only memory per device and compile time are
+meaningful across devices. "ratio" is the time of a step divided by that of the
+first point; all points take turns.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def use_virtual_devices(count: int) -> None:
-  """Splits the CPU into devices; before JAX starts."""
+  """Splits the CPU into virtual devices; call it before JAX starts."""
   flag = f"--xla_force_host_platform_device_count={count}"
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 
 
 def numbers(text: str) -> list[int]:
-  """Returns the whole numbers between the commas."""
+  """Returns the comma-separated whole numbers."""
   return [int(part) for part in text.split(",") if part]
 
 
@@ -76,7 +76,7 @@ def points(options: argparse.Namespace) -> dict[str, tuple[Shape, int]]:
 def measure_points(
   options: argparse.Namespace, overrides: list[str]
 ) -> list[measure.Row]:
-  """Returns a row a point."""
+  """Returns one row per point."""
   import jax
 
   from benchmarks.arms import ours

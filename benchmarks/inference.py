@@ -1,18 +1,18 @@
-"""Answers and option scores: what pauses cost, and Hugging Face's Llama.
+"""Measures decoding and option scoring: the cost of pauses, and Hugging Face.
 
   python -m benchmarks.inference
   python -m benchmarks.inference --size=tiny --batch_size=8 --pauses=10
 
-Random weights of a Llama's architecture, the same in both; answers of a fixed
-length (there is no EOS), greedy, with a cache; float32 on a CPU. Before
-anything is timed, both must say the same ids and give the options the same
-scores. "ratio" is an arm's time over ours without pauses: a pause is read
-together with the prompt and costs no step of its own.
+Random weights of a Llama architecture, the same in both; answers of a fixed
+length (there is no EOS), greedy, with a cache; float32 on a CPU. Before the
+timing, both must give the same ids and the same scores of options. "ratio" is
+the time of an arm divided by that of pausejax without pauses: pauses are read
+in the same pass as the prompt and need no further step.
 
-Every step reads all weights of the blocks and the head; the floor is that
-reading alone, at the speed of one long sum. Hugging Face scores an option by a
-row of prefix and option, as lm-eval does, and makes the logits of the option
-only.
+Every step reads all weights of the blocks and the head; the floor is the time
+to read them, at the speed of one long sum. Hugging Face scores an option in a
+row of prefix and option, as lm-eval does, and computes only the logits of the
+option.
 
 B batch, T tokens, O options of a row, C tokens of an option, N new ids.
 """
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--batch_size", type=int, default=1)
   add("--prompt_len", type=int, default=128)
   add("--new_tokens", type=int, default=128)
-  add("--pauses", default="10,50", help="numbers of pauses, with commas")
+  add("--pauses", default="10,50", help="numbers of pauses, comma-separated")
   add("--options", type=int, default=4, help="options of a prompt to score")
   add("--option_len", type=int, default=16, help="tokens of an option")
   add("--threads", type=int, default=2)
@@ -59,12 +59,12 @@ def main(argv: list[str] | None = None) -> None:
   columns = {"median_s": ".4f", "best_s": ".4f", "ratio": ".3f"}
   measure.print_table(rows, {**columns, "ms_a_token": ".2f"})
   floor = reading_seconds(model)
-  print(f"floor: {1e3 * floor:.2f} ms a token to read the weights once")
+  print(f"floor: {1e3 * floor:.2f} ms per token to read the weights once")
   measure.publish("inference", options, rows, start=start, floor_s=floor)
 
 
 def shape_of(options: argparse.Namespace) -> Shape:
-  """Returns the shape whose positions hold prompt, pauses and answer."""
+  """Returns a shape with enough positions for prompt, pauses and answer."""
   longest = max(map(int, options.pauses.split(",")))
   seq_len = options.prompt_len + longest + options.new_tokens
   return dataclasses.replace(
@@ -95,7 +95,7 @@ def answers(options: argparse.Namespace, model) -> list[measure.Row]:
 
   made, missing = measure.build({"answer, hugging face": hugging_face})
   for name, run in made.items():
-    require(np.array_equal(run(), arms[base]()), f"{name}: other ids than ours")
+    require(np.array_equal(run(), arms[base]()), f"{name}: the ids differ")
   rows = measure.compare(
     measure.take_turns({**arms, **made}, rounds=options.rounds), base
   )
@@ -118,7 +118,7 @@ def scores(options: argparse.Namespace, model) -> list[measure.Row]:
   made, missing = measure.build({f"{base}, hugging face": hugging_face})
   for name, run in made.items():
     close = np.allclose(run(), arms[base](), atol=2e-3, rtol=0)
-    require(close, f"{name}: other scores than ours")
+    require(close, f"{name}: the scores differ")
   taken = measure.take_turns({**arms, **made}, rounds=options.rounds)
   return measure.compare(taken, base) + missing
 
@@ -189,7 +189,7 @@ def scoring(model, prompts_BT, options_BOC) -> Answer:
 
 
 def hf_copy(model) -> Any:
-  """Returns Hugging Face's Llama with the weights of ours."""
+  """Returns Hugging Face's Llama with the weights of the model."""
   import torch
 
   from benchmarks.arms import pytorch
@@ -239,7 +239,7 @@ def hf_scoring(hf, prompts_BT, options_BOC) -> Answer:
 
 
 def reading_seconds(model) -> float:
-  """Returns how long one step must take: the weights that it reads, summed."""
+  """Returns the minimum time of a step: that of summing all its weights."""
   matrices = (model.blocks, model.head_DV())
   num_bytes = sum(
     x.size * np.dtype(model.config.dtype).itemsize

@@ -1,15 +1,16 @@
-"""How often a 95% interval of a difference covers the true difference.
+"""Measures how often a 95% interval of a difference covers the true one.
 
   python -m benchmarks.intervals                      (4 minutes of one core)
   python -m benchmarks.intervals --num_studies=500
 
-Simulated studies: two arms answer the same examples with each seed. A seed's
-accuracy is drawn from a beta distribution; an example, and the group that it is
-in, are harder for some arms than for others. "covered" is the share of studies
-whose interval holds the true difference, "too high" that of intervals that lie
-above it: false claims that an arm is better. "examples only" is the share that
-the same interval without the part of the seeds covers, "ungrouped" without the
-groups. Of several candidates the one with the best mean is compared.
+In a simulated study, two arms answer the same examples with each seed. The
+accuracy of a seed is drawn from a beta distribution; examples and groups of
+examples differ in difficulty, and differ between arms. "covered" is the
+percentage of studies whose interval contains the true difference, "too high"
+that of intervals above it, which are false claims that an arm is better.
+"examples only" is the coverage without the variance of the seeds, "ungrouped"
+that without the groups. If an arm has several candidates, the one with the best
+mean is compared.
 
 S seeds, N examples, K candidates.
 """
@@ -25,7 +26,7 @@ from pausejax.evaluation import intervals
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-  """What is drawn; accuracies and their deviations over seeds are percent."""
+  """The distributions; accuracies and deviations over seeds are percent."""
 
   num_seeds: int = 5
   num_examples: int = 10_570
@@ -42,8 +43,8 @@ class Study:
 
 
 PAPER = Study()
-# Name -> what is drawn. Accuracies and spreads are those of the paper's table
-# where there are any; 7,983 questions on 500 stories are CoQA's.
+# Name -> study. Accuracies and deviations are those of the paper's table if it
+# has any; CoQA has 7,983 questions on 500 stories.
 STUDIES = {
   "SQuAD, 5 seeds": PAPER,
   "SQuAD, 3 seeds": dataclasses.replace(PAPER, num_seeds=3),
@@ -107,8 +108,8 @@ STUDIES = {
     PAPER, baseline=(0.5, 0.2), candidates=((1.0, 0.2),)
   ),
 }
-# Deviations, in probits, of what makes an example hard for all arms; a group
-# for all, a group for one arm, and an example for one arm.
+# Standard deviations, in probits, of the difficulty of an example for all arms,
+# a group for all arms, a group for one arm, and an example for one arm.
 _SHARED, _GROUP, _GROUP_OF_ARM, _OF_ARM = 0.8, 0.4, 0.35, 0.5
 
 
@@ -128,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def simulate(study: Study, num_studies: int, seed: int = 0) -> dict[str, float]:
-  """Returns the share of studies for each column of the table."""
+  """Returns the fraction of studies for each column of the table."""
   rng = np.random.default_rng(seed)
   count = len(study.candidates)
   hits = {"covered": 0, "too high": 0, "examples only": 0, "ungrouped": 0}
@@ -168,7 +169,7 @@ def _answers(study: Study, rng: np.random.Generator) -> list[np.ndarray]:
     return normal(study.num_examples, np.float32)
 
   shared_N = _SHARED * examples_effect() + group * groups_effect()
-  # The rest is drawn anew for each answer and has variance 1.
+  # The remainder is drawn independently for each answer, with variance 1.
   parts = (_SHARED, group, of_group, _OF_ARM, 1.0)
   scale = sum(part**2 for part in parts) ** 0.5
   answers = []

@@ -1,15 +1,15 @@
-"""The loss and its gradients against full logits: time and memory.
+"""Compares the loss and its gradients with full logits: time and memory.
 
   python -m benchmarks.loss
   python -m benchmarks.loss --tokens=4096 --d_model=2048 --dtype=bfloat16
 
-The head of a vocabulary of 32,768 on vectors that are given, forward and
-backward. 90% of the targets count, as in pretraining with pauses, or 3%, as
-in finetuning, where the head sees only the positions that count ("chosen", as
-the train step chooses them from a packed batch). The naive arm makes the full
-logits and lets JAX differentiate optax's cross entropy. All gradients must
-agree before anything is timed. Memory is what the compiled program needs beside
-its arguments and results.
+Forward and backward pass of a head with a vocabulary of 32,768 on given
+vectors. 90% of the targets count, as in pretraining with pauses, or 3%, as in
+finetuning, where the head is computed only at counted positions ("chosen", as
+the train step chooses them from a packed batch). The naive arm computes the
+full logits, and JAX differentiates optax's cross entropy. All gradients must
+agree before the timing. Memory is that of the compiled program without its
+arguments and results.
 
 B batch, T tokens, K chosen positions of a row, D d_model, V vocabulary rows.
 """
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--tokens", type=int, default=1024, help="positions of a row")
   add("--d_model", type=int, default=768)
   add("--vocab_size", type=int, default=VOCAB_SIZE)
-  add("--chunks", default="8,16", help="numbers of chunks, with commas")
+  add("--chunks", default="8,16", help="numbers of chunks, comma-separated")
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 def one_fraction(
   fraction: float, options: argparse.Namespace
 ) -> list[measure.Row]:
-  """Returns a row an arm where so many of the targets count."""
+  """Returns one row per arm for a fraction of counted targets."""
   args = inputs(fraction, options)
   functions = {"full logits": naive}
   for chunks in map(int, options.chunks.split(",")):
@@ -121,7 +121,7 @@ def chunked(x_BTD, head_DV, targets_BT, mask_BT, *, num_chunks):
 
 
 def chosen(x_BTD, head_DV, targets_BT, mask_BT, *, positions_BK):
-  """Returns the same with the head on the chosen positions only."""
+  """Returns the same loss, with the head at the chosen positions only."""
   rows_B1 = np.arange(len(positions_BK))[:, None]
   picked = (x[rows_B1, positions_BK] for x in (x_BTD, targets_BT, mask_BT))
   x_BKD, targets_BK, mask_BK = picked
@@ -130,14 +130,14 @@ def chosen(x_BTD, head_DV, targets_BT, mask_BT, *, positions_BK):
 
 
 def counted_positions(mask_BT: np.ndarray) -> np.ndarray:
-  """Returns int32 [B, K]: what `data.batch.packed_batch` calls "counted"."""
+  """Returns int32 [B, K], "counted" of `data.batch.packed_batch`."""
   num_chosen = -(-int(mask_BT.sum(axis=1).max()) // 8) * 8
   order_BT = np.argsort(~mask_BT, axis=1, kind="stable")
   return order_BT[:, :num_chosen]
 
 
 def require_same(compiled: dict, args: tuple) -> None:
-  """Compares values and gradients of all arms with the naive one's."""
+  """Compares values and gradients of all arms with those of the naive one."""
   tolerance = 2e-4 if args[0].dtype == jnp.float32 else 5e-2
   value, grads = compiled["full logits"](*args)
   for name, run in compiled.items():

@@ -1,9 +1,9 @@
-"""How every benchmark measures and reports: turns, medians, ratios, JSON.
+"""Timing and reports of all benchmarks: turns, medians, ratios, JSON.
 
-The arms of a comparison run in one process and take turns, so that a busy
-machine slows all of them; who begins moves on by one each round. A ratio is the
-median over the rounds of an arm's time divided by the base's time in the same
-round, never a quotient of two medians.
+The arms of a comparison run in one process and take turns, so that other load
+on the machine slows all of them; each round starts with the next arm. A ratio
+is the median over rounds of the time of an arm divided by that of the base in
+the same round, not a quotient of two medians.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
   )
   add = parser.add_argument
   add("--rounds", type=int, default=rounds, help="turns of each arm")
-  add("--json", type=pathlib.Path, help="file for the result; else printed")
+  add("--json", type=pathlib.Path, help="file for the result, or print it")
   return parser
 
 
@@ -52,7 +52,7 @@ def cores() -> list[int]:
 
 
 def limit_threads(count: int) -> None:
-  """Keeps this process on `count` cores; before JAX and PyTorch start."""
+  """Limits this process to `count` cores; call it before JAX starts."""
   os.sched_setaffinity(0, cores()[:count])
   os.environ["OMP_NUM_THREADS"] = str(count)
 
@@ -67,12 +67,12 @@ def seconds(run: Callable[[], Any]) -> float:
 def take_turns(
   arms: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-  """Returns the seconds of each arm's turns, one a round.
+  """Returns the seconds of each arm's turns, one per round.
 
   Args:
-    arms: name -> a call that returns when its work is done.
-    rounds: turns of each arm that count.
-    warmup: turns of each arm before, which compile and do not count.
+    arms: name -> a function that returns when its work is done.
+    rounds: measured turns of each arm.
+    warmup: turns of each arm before them, which compile and are not measured.
   """
   for run in arms.values():
     for _ in range(warmup):
@@ -92,8 +92,8 @@ def step_seconds(
   """Returns the seconds from each step to the next, as a training loop runs.
 
   Args:
-    dispatch: starts a step and returns its loss, which `float` awaits.
-    steps: that count.
+    dispatch: starts a step and returns its loss, for which `float` waits.
+    steps: measured steps.
     warmup: steps before them.
   """
   times, pending = [], dispatch()
@@ -108,7 +108,7 @@ def step_seconds(
 
 
 def compare(taken: Mapping[str, list[float]], base: str) -> list[Row]:
-  """Returns a row an arm: its times, their median and its ratio to `base`."""
+  """Returns one row per arm: times, their median and the ratio to `base`."""
   return [
     {
       "name": name,
@@ -126,7 +126,7 @@ def compare(taken: Mapping[str, list[float]], base: str) -> list[Row]:
 def build(
   makers: Mapping[str, Callable[[], Any]],
 ) -> tuple[dict[str, Any], list[Row]]:
-  """Makes the arms; one whose package is not installed becomes a row."""
+  """Builds the arms; an arm whose package is not installed becomes a row."""
   arms, missing = {}, []
   for name, make in makers.items():
     try:
@@ -137,7 +137,7 @@ def build(
 
 
 def conditions() -> Row:
-  """Returns what a figure depends on: load average, machine, versions."""
+  """Returns the conditions of a result: load average, machine, versions."""
   return {
     "load_average": os.getloadavg(),
     "cores": len(cores()),
@@ -153,7 +153,7 @@ def conditions() -> Row:
 def print_table(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
   """Prints rows under the names of `columns`: key -> format of its values.
 
-  A row without a value shows a dash, and one that is "missing" says why.
+  A row without a value shows a dash, and a "missing" row shows the reason.
   """
   width = max(len(str(row["name"])) for row in rows)
   print(" " * width + "".join(f" {_title(key):>14}" for key in columns))
@@ -172,10 +172,10 @@ def publish(
   """Writes the result as JSON to --json, or prints it as one line.
 
   Args:
-    name: of the benchmark.
-    options: its command-line options.
-    rows: what was measured.
-    **more: beside the rows, such as `start`, the `conditions` before the
+    name: name of the benchmark.
+      options: its command-line options.
+      rows: the measured rows.
+      **more: further entries, such as `start`, the `conditions` before the
       first turn; those at the end are added here.
   """
   record = {

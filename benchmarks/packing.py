@@ -1,15 +1,15 @@
-"""Finetuning on packed rows against padded ones: real tokens a second.
+"""Compares finetuning on packed and on padded rows: real tokens per second.
 
   python -m benchmarks.packing
   python -m benchmarks.packing --task=squad --local_dir=/data/squad \\
     --tokenizer=spiece.model --seq_len=512
 
-The lengths are those of a task's training split, pauses included. Three arms
-with the same rows a batch: one example a row, padded to --seq_len; the same cut
-to the longest example of the batch (rounded up to 64, each width compiled
-once); several examples a row, as `pausejax train` packs them. A turn is the
-same few batches each time. "ratio" is the time of a real position over that of
-the packed arm.
+The lengths are those of the training split of a task, including pauses. Three
+arms with the same number of rows per batch: one example per row, padded to
+--seq_len; the same, padded to the longest example of the batch (rounded up to
+64, each width compiled once); several examples per row, as `pausejax train`
+packs them. Every turn uses the same few batches. "ratio" is the time per real
+position divided by that of the packed arm.
 """
 
 import argparse
@@ -31,11 +31,11 @@ def main(argv: list[str] | None = None) -> None:
   add("--task", default="stdlib_cloze")
   add("--local_dir", default="", help="folder of the task's published files")
   add("--tokenizer", default="bytes", help="bytes, a .model or .json file")
-  add("--pauses", type=int, default=10, help="behind each prefix")
+  add("--pauses", type=int, default=10, help="pauses after each prefix")
   add("--seq_len", type=int, default=512, help="positions of a row")
   add("--layers", type=int, default=4)
   add("--width", type=int, default=256)
-  add("--batches", type=int, default=4, help="of a turn")
+  add("--batches", type=int, default=4, help="batches per turn")
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
   measure.limit_threads(options.threads)
@@ -59,7 +59,7 @@ def run_config(options: argparse.Namespace) -> TrainConfig:
 
 
 def measure_arms(options: argparse.Namespace) -> list[measure.Row]:
-  """Returns a row an arm."""
+  """Returns one row per arm."""
   from benchmarks.arms import ours
   from pausejax.data import tokenizers
 

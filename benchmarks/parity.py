@@ -1,10 +1,10 @@
-"""Runs the arms of configs/parity.py with three seeds and draws the picture.
+"""Runs the arms of configs/parity.py with three seeds and draws the chart.
 
   python -m benchmarks.parity --workdir=runs/parity --picture=docs/parity.svg
 
-Each run is a `pausejax train` of its own, so the whole may be stopped and
-started again; runs that are complete take no time. Prints accuracy on
-held-out strings at the end of each run.
+Each run is a separate `pausejax train` command, so this program may be stopped
+and started again; complete runs are skipped. Prints the accuracy on held-out
+strings at the end of each run.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Curve = list[tuple[int, float]]
 
 
 def main() -> None:
-  """Runs what is missing and draws what there is."""
+  """Runs the missing arms and draws the available curves."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--workdir", type=pathlib.Path, required=True)
   parser.add_argument("--picture", type=pathlib.Path, required=True)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def train(arm: str, seed: int, workdir: pathlib.Path) -> None:
-  """Runs an arm to its end, or the rest of it."""
+  """Runs or resumes an arm."""
   words = ["train", f"--config=configs/parity.py:arm={arm}"]
   words += [f"--config.seed={seed}", f"--workdir={workdir}"]
   workdir.mkdir(parents=True, exist_ok=True)

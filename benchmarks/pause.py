@@ -1,11 +1,11 @@
-"""A train step with pauses against the same step on text alone.
+"""Compares a train step with pauses and the same step on text only.
 
   python -m benchmarks.pause --shape=tiny
   python -m benchmarks.pause --shape=gpt2 --fraction=0.1
 
-One state and one program, fed in turn with text and with text of which 10% of
-the positions are `<pause>`, never a target. "ratio" is the time of the pause
-step over that of the standard step.
+One state and one compiled program alternate between batches of text and batches
+with `<pause>`, never a target, at 10% of the positions. "ratio" is the time of
+the pause step divided by that of the standard step.
 """
 
 import itertools
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
   parser = measure.parser(__doc__, rounds=15)
   add = parser.add_argument
   add("--shape", default="tiny", choices=SHAPES)
-  add("--fraction", type=float, default=0.1, help="of the positions")
+  add("--fraction", type=float, default=0.1, help="pauses per position")
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
   measure.limit_threads(options.threads)

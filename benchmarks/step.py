@@ -1,18 +1,18 @@
-"""Our whole train step against the same step in other hands, on this CPU.
+"""Compares the train step with that of other trainers, on this CPU.
 
   python -m benchmarks.step --shape=tiny
   python -m benchmarks.step --shape=gpt2 --config.loss.num_chunks=4
   python -m benchmarks.step --shape=130m --kinds=gpt --arms=pausejax,plain
 
 Forward, backward, clipping and AdamW, float32, on `--threads` cores. Two
-models: a GPT (ours, the simplest JAX trainer, PyTorch eager and compiled) and a
-Llama (ours, Hugging Face's eager and compiled). All arms of a model start from
-the same weights and read the same batches; their first three losses must agree
-to 1e-4 before anything is timed. "ratio" is an arm's time over ours: above 1,
-ours is faster.
+models: a GPT (pausejax, the plain JAX trainer, PyTorch eager and compiled) and
+a Llama (pausejax, Hugging Face eager and compiled). All arms of a model start
+from the same weights and read the same batches; their first three losses must
+agree to 1e-4 before the timing. "ratio" is the time of an arm divided by that
+of pausejax: above 1, pausejax is faster.
 
-Arms whose package is not installed are named. `--config.FIELD=VALUE` changes
-our settings, as in training.
+Arms whose package is not installed are listed as missing.
+`--config.FIELD=VALUE` changes the config of pausejax, as in training.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> None:
   parser = measure.parser(__doc__, rounds=9)
   add = parser.add_argument
   add("--shape", default="tiny", choices=SHAPES)
-  add("--kinds", default="gpt,llama", help="models, with commas")
-  add("--arms", default="", help="names or their beginnings; empty: all")
+  add("--kinds", default="gpt,llama", help="models, comma-separated")
+  add("--arms", default="", help="names or prefixes of names; empty: all")
   add("--threads", type=int, default=2)
   options, overrides = measure.parse(parser, argv)
   measure.limit_threads(options.threads)
@@ -71,7 +71,7 @@ def one_kind(
 
 
 def peers(kind: str, config, base) -> dict:
-  """Returns name -> maker of the other arms, from the weights of `base`."""
+  """Returns name -> constructor of the other arms, from `base`'s weights."""
   from benchmarks.arms import ours
 
   start = ours.weights(base.state.model)
@@ -113,7 +113,7 @@ def require_same_losses(trainers: dict, data: list) -> None:
     print(f"{name:24}", *(f"{loss:.5f}" for loss in losses), flush=True)
     for ours, theirs in zip(first["pausejax"], losses, strict=True):
       if not abs(ours - theirs) <= TOLERANCE:
-        raise SystemExit(f"{name}: loss {theirs}, ours {ours}: not the same")
+        raise SystemExit(f"{name}: loss {theirs}, pausejax {ours}: they differ")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Trials that may fail, each a row of a JSON file as soon as it is done.
+"""Trials that may fail; each is written as a row of a JSON file when it ends.
 
-What does not fit, does not compile or is not there gets its row too, and the
-next trial follows; what a run cut short has measured is on disk.
+A trial that does not fit, does not compile or lacks a package gets a row, too,
+and the next trial follows; an interrupted run keeps the rows measured so far.
 """
 
 import gc
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 class OutOfTime(Exception):
-  """The session's seconds are over."""
+  """The time limit of the session is reached."""
 
 
 class Session:
@@ -26,22 +26,22 @@ class Session:
 
     Args:
       path: JSON file with the "rows" of all parts.
-      part: whose rows these are.
-      seconds: after which no trial starts.
+      part: the part that these rows belong to.
+      seconds: time limit after which no trial starts.
     """
     self._path = path
     self._part = part
     self._end = time.monotonic() + seconds
 
   def rows(self) -> list[Row]:
-    """Returns all rows so far, those of other parts among them."""
+    """Returns all rows so far, including those of other parts."""
     return json.loads(self._path.read_text())["rows"]
 
   def trial(self, name: str, run: Callable[[], Row]) -> Row | None:
-    """Returns what `run` measured, None where it failed; writes its row.
+    """Returns the result of `run`, None if it failed; writes its row.
 
     Raises:
-      OutOfTime: there is none left to start it.
+      OutOfTime: the time limit is reached.
     """
     if time.monotonic() > self._end:
       raise OutOfTime
@@ -51,7 +51,7 @@ class Session:
       result = row = run()
     except ModuleNotFoundError as e:
       row = {"missing": f"{e.name} is not installed"}
-    # Whatever else goes wrong in a trial is its result.
+    # Any other error of a trial is its result.
     except Exception as e:
       reason = str(e).strip().splitlines() or [""]
       row = {"failed": f"{type(e).__name__}: {reason[0][:200]}"}
@@ -62,7 +62,7 @@ class Session:
 
 
 def append(path: pathlib.Path, row: Row) -> None:
-  """Adds a row to the file, in one rename, and prints it."""
+  """Adds a row to the file, atomically, and prints it."""
   record = json.loads(path.read_text())
   record["rows"].append(row)
   write(path, record)
@@ -72,7 +72,7 @@ def append(path: pathlib.Path, row: Row) -> None:
 
 
 def write(path: pathlib.Path, record: Row) -> None:
-  """Writes the whole file, in one rename."""
+  """Writes the whole file atomically."""
   temporary = path.with_suffix(".tmp")
   temporary.write_text(json.dumps(record, indent=2) + "\n")
   temporary.replace(path)

@@ -4,18 +4,18 @@
     --init_from=runs/pause-1b --config.data.local_dir=/data/squad \\
     --workdir=runs/pause-1b-squad50
 
-`pauses` is M, the number of pauses behind every prefix; left out, it is the
-task's own; `pauses=0` is standard finetuning. Model shape, tokenizer and
-longest sequence come from the run named by --init_from. Mixtures, relative
+`pauses` is M, the number of pauses after every prefix, by default that of the
+task; `pauses=0` is standard finetuning. Model shape, tokenizer and maximum
+length come from the run named by --init_from. For a mixture, give relative
 numbers of examples: --config.data.task=gsm8k=1,squad=3.
 
 The paper finetunes the whole model with the loss on the target only (section
 3.2) and tries M = 10 and 50; its table of learning rates, batch sizes and
 steps is not public, so those here are common choices.
 
-Attention inside the prefix is causal, as in pretraining, so that the result
+Attention inside the prefix is causal, as in pretraining, so that the model
 runs in any client with a KV cache. The caption of the paper's figure 1 says
-that the prefix is attended to bidirectionally downstream; for that reading,
+that attention to the prefix is bidirectional in downstream tasks; for that, set
 --config.model.prefix_attention=bidirectional.
 """
 

@@ -1,4 +1,4 @@
-"""Finetuning on a small task from the English inside CPython: a CPU minute.
+"""Finetunes on a small task from the text inside CPython, in a CPU minute.
 
   pausejax train --config=configs/finetune_smoke.py --init_from=demo/pause \\
     --workdir=demo/cloze

@@ -4,12 +4,12 @@
   pausejax train --config=configs/match3.py:arm=pauses --workdir=match3/pauses
   pausejax train --config=configs/match3.py:arm=mixed --workdir=match3/mixed
 
-none: the answer at once; pauses: after 90 pauses, trained on such examples
-alone; mixed: the same, but every second example shows 90 characters of work in
-place of the pauses. They report (for 12 vectors) 66%, about 71% and 100% on
-examples with fillers; compare eval_match3_accuracy. Shape and optimizer are
-theirs: four layers of width 384, AdamW with a linear decay, batch 256. It was
-not trained here.
+none: the answer without pauses; pauses: the answer after 90 pauses, trained
+only on such examples; mixed: the same, but every second example has 90
+characters of reasoning instead of pauses. The authors report (for 12 vectors)
+66%, about 71% and 100% on examples with fillers; compare eval_match3_accuracy.
+Shape and optimizer are theirs: four layers of width 384, AdamW with a linear
+decay, batch 256. This project has not trained these configs.
 """
 
 from pausejax import config

@@ -1,19 +1,19 @@
-"""Parity of 20 bits in two layers: the arms of the picture in the README.
+"""Parity of 20 bits in two layers: the arms of the chart in the README.
 
   pausejax train --config=configs/parity.py:arm=none --workdir=parity/none
   pausejax train --config=configs/parity.py:arm=hints --workdir=parity/hints
   pausejax train --config=configs/parity.py:arm=pauses --workdir=parity/pauses
   pausejax train --config=configs/parity.py:arm=both --workdir=parity/both
 
-Four arms, one model: no pauses; no pauses, but the thresholds as targets on the
-bits; 20 pauses; 20 pauses with the thresholds as their targets. A few minutes
-an arm on two CPU cores. Expect accuracy .51, .51, .51 and .97 to 1.00 on
-strings never trained on (.51 says the same every time). All arms with three
-seeds, and the picture: `python -m benchmarks.parity`. `bits=100` and `bits=300`
-want an accelerator, more steps and --config.batch_size.
+Four arms, one model: no pauses; no pauses, but the thresholds as targets of the
+bits; 20 pauses; 20 pauses with the thresholds as their targets. An arm takes a
+few minutes on two CPU cores. Expect accuracies of .51, .51, .51 and .97 to 1.00
+on held-out strings (a constant answer has .51). `python -m benchmarks.parity`
+runs all arms with three seeds and draws the chart. `bits=100` and `bits=300`
+need an accelerator, more steps and a larger --config.batch_size.
 
 Shape and optimizer follow the small experiments of London and Kanade (2025):
-two layers, four heads. What they do not give is chosen here.
+two layers, four heads. Settings that they do not report are our choices.
 """
 
 from pausejax import config
@@ -29,7 +29,7 @@ def get_config(arg: str = ""):
   c.data.task = f"parity{choice.bits}"
   c.finetune.num_pauses = choice.bits if has_pauses else 0
   c.finetune.hints = choice.arm in ("hints", "both")
-  # BOS, bits and pauses: one string a row, whatever the arm.
+  # BOS, bits and pauses: one string per row in every arm.
   c.data.seq_len = 1 + choice.bits + c.finetune.num_pauses + 1
   c.finetune.packing = False
   c.model.update(dict(num_layers=2, d_model=64, num_heads=4))

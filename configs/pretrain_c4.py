@@ -16,9 +16,9 @@ published shards in place of TFDS; --shard=i/n shares the preparation among n
 machines (docs/data.md). The public C4 vocabulary is T5's SentencePiece model
 (32,000 pieces).
 
-The paper gives shapes, data, length, fraction and 200B tokens; it does not
-give optimizer, learning rate or batch size. Those here are common choices for
-the sizes: 200B tokens are 95,368 steps of 1024 rows.
+The paper gives shapes, data, length, pause fraction and 200B tokens, but not
+the optimizer, the learning rate and the batch size. Those here are common
+choices for the sizes: 200B tokens are 95,368 steps of 1024 rows.
 """
 
 from pausejax import config

@@ -1,13 +1,13 @@
-"""A small decoder on the English inside CPython: three minutes on two CPUs.
+"""Pretrains a small decoder on text inside CPython: 3 minutes on two CPUs.
 
   pausejax tokenizer train --config=configs/smoke.py --vocab_size=2048 \\
     --out=demo/tokenizer.model
   pausejax train --config=configs/smoke.py --workdir=demo/pause \\
     --config.data.tokenizer=demo/tokenizer.model
 
-`make demo` runs this. Expect a held-out loss of about 4.8 nats a token against
-a unigram entropy of 5.9. `--config=configs/smoke.py:pause=false` is the
-standard run on the same text in the same order.
+`make demo` runs this. Expect a held-out loss of about 4.8 nats per token; the
+unigram entropy is 5.9. `--config=configs/smoke.py:pause=false` is the standard
+run on the same text in the same order.
 """
 
 from pausejax import config

@@ -6,11 +6,11 @@
     --config.data.tokenizer=/data/cc_all.32000.model"
   pausejax study --config=configs/study.py --workdir=/runs/study --dry_run
 
-Runs what is missing and may be killed and started again. `--dry_run` prints
-one command a cell for a cluster; `--shard=2/8` runs the second eighth. Every
-arm is the words of a `pausejax train` or `pausejax evaluate` command, {task}
-standing for the task; so an ablation is one more line here. `only=table` leaves
-the ablations out.
+The study may be killed and started again; finished cells are not repeated.
+`--dry_run` prints one command per cell, for a cluster; `--shard=2/8` runs the
+second eighth. An arm consists of arguments of `pausejax train` or `pausejax
+evaluate`, where {task} stands for the task, so an ablation is one more line
+here. `only=table` omits the ablations.
 """
 
 from pausejax import config
@@ -28,8 +28,8 @@ NINE = (
   "hellaswag",
 )
 
-# Rows of the table: name, pretraining, and the finetunings of which the best
-# counts. Differences are to the first row.
+# Rows of the table: name, pretraining, and the finetunings, of which the best
+# is shown. Differences are to the first row.
 FOUR_VARIANTS = (
   ("StdPT_StdFT", "std", "m0"),
   ("StdPT_PauseFT", "std", "m10", "m50"),
@@ -65,7 +65,7 @@ def get_config(arg: str = ""):
 
 
 def _add_ablations(c, pretrain: str, finetune: str, num_layers: int) -> None:
-  """Adds what the paper varies, each as one more arm."""
+  """Adds the paper's ablations, each as one more arm."""
   # Ten pauses cost about as much as two layers of the 1B model (section 4).
   deeper = f"--config.model.num_layers={num_layers + 2}"
   c.pretrainings.std_deeper = (f"{pretrain},pause=false", deeper)

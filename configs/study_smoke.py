@@ -1,13 +1,13 @@
-"""The study at the size of a laptop: four variants, two tasks, two seeds.
+"""The study at laptop size: four variants, two tasks, two seeds.
 
   pausejax study --config=configs/study_smoke.py --workdir=runs/smoke_study
   pausejax report --workdir=runs/smoke_study
 
-Under ten minutes on two CPU cores: a decoder of 250,000 parameters is
-pretrained on the English inside CPython, with pauses and without, and finetuned
-on two tasks made from the same corpus. It shows that every part works, and the
-shape of the table. Its numbers say nothing about pauses: the model is far too
-small to answer.
+Takes less than ten minutes on two CPU cores: a decoder of 250,000 parameters is
+pretrained on the text inside CPython, with and without pauses, and finetuned on
+two tasks from the same corpus. It tests every part and shows the format of the
+table. The numbers do not show the effect of pauses: the model is far too small
+to answer.
 """
 
 from pausejax import config
@@ -20,7 +20,7 @@ _MODEL = (
 
 
 def get_config(arg: str = ""):
-  """Returns the study; there are no choices."""
+  """Returns the study; it has no arguments."""
   smoke = "smoke"
   finetune = "finetune_smoke:task={task}"
   config.parse_arg(arg)

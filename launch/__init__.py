@@ -1,1 +1,1 @@
-"""Starts `pausejax train` on many machines; see README.md here."""
+"""Starts `pausejax train` on many machines; see launch/README.md."""

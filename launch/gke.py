@@ -4,10 +4,9 @@
     --accelerator=tpu-v5-lite-podslice --topology=16x16 -- \\
     --config=configs/pretrain_c4.py:size=1b --workdir=/workdir/pause-1b
 
-Fills in launch/jobset.yaml and gives it to `kubectl create`; --dry_run prints
+Fills in launch/jobset.yaml and passes it to `kubectl create`; --dry_run prints
 it. --accelerator and --topology are the labels of the cluster's TPU nodes. The
-workdir lies on the volume claim `pausejax`, which all machines mount at
-/workdir.
+workdir is on the volume claim `pausejax`, which all machines mount at /workdir.
 """
 
 import argparse
@@ -83,7 +82,7 @@ def _chips(options: argparse.Namespace) -> int:
 
 
 def _name(text: str) -> str:
-  """Checks a name that Kubernetes can lengthen to those of its pods."""
+  """Checks a name, to which Kubernetes appends suffixes for its pods."""
   if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", text):
     raise argparse.ArgumentTypeError(
       f"{text!r}: lower-case letters, digits and -, at most 40"
@@ -93,7 +92,9 @@ def _name(text: str) -> str:
 
 def _topology(text: str) -> str:
   if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", text):
-    raise argparse.ArgumentTypeError(f"{text!r} is not like 16x16 or 4x4x8")
+    raise argparse.ArgumentTypeError(
+      f"{text!r}: expected a topology such as 16x16 or 4x4x8"
+    )
   return text
 
 

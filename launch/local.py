@@ -1,4 +1,4 @@
-"""Trains with several processes on this machine, as a pod would.
+"""Trains with several processes on this machine, as on a pod.
 
   python -m launch.local --processes=2 -- --config=configs/smoke.py \\
     --workdir=run
@@ -6,10 +6,10 @@
 For testing multi-host runs: normally, one process drives all devices of a
 machine. The processes connect through the JAX_* variables that `--dry_run`
 prints. SIGTERM and Ctrl-C are forwarded to all of them. When one has ended, for
-any reason, the others have a minute to end. The exit code is 2, 3
-or 4 if one process ended with that, since the same command would end in the
-same way; else the largest of all, 128 + n for a process that signal n ended:
-143 is "saved, or lost a process: run again".
+any reason, the others have a minute to end. The exit code is 2, 3 or 4 if one
+process ended with it, since a repeated command would end in the same way; else
+the largest of all, where a process ended by signal n counts as 128 + n: 143
+means "saved, or lost a process: run again".
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Trains on SkyPilot nodes, and on new ones when they are lost.
+"""Trains on SkyPilot nodes, which are replaced when they are lost.
 
   python -m launch.skypilot -- \\
     --config=configs/pretrain_c4.py:size=1b --workdir=/workdir/pause-1b

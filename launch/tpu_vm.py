@@ -6,12 +6,11 @@
       cd /mnt/pausejax && . .venv/bin/activate' \\
     -- --config=configs/pretrain_c4.py:size=1b --workdir=/mnt/pause-1b
 
-Asks for the slice, waits until it is there, runs --setup and the training on
-all its machines, and deletes it at the end. A slice that was taken away is
-deleted and asked for again, and the run resumes from its workdir, which
-therefore lies on a file system that --setup mounts. The command must go on
-running: start it in tmux. Ctrl-C leaves the slice as it is; the same command
-takes it up again.
+Requests the slice, waits until it is ready, runs --setup and the training on
+all its machines, and deletes it at the end. A preempted slice is deleted and
+requested again, and the run resumes from its workdir, which must be on a file
+system that --setup mounts. Keep the command running, for example in tmux.
+Ctrl-C does not delete the slice; the same command then continues to use it.
 """
 
 import argparse
@@ -23,13 +22,13 @@ import time
 from launch import words
 
 POLL_S = 30
-PREEMPTED = 143  # All is saved; run it again.
-MAX_TRIES = 3  # Ends on one slice that is still there, one after the other.
+PREEMPTED = 143  # Everything is saved; run again.
+MAX_TRIES = 3  # Consecutive failures on a slice that was not preempted.
 GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Trains to the end, or prints the commands in their order."""
+  """Trains to the end, or prints the commands in order."""
   parser = argparse.ArgumentParser(
     prog="launch.tpu_vm",
     description=__doc__,
@@ -39,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--zone", required=True)
   parser.add_argument("--accelerator_type", required=True)
   parser.add_argument("--runtime_version", required=True)
-  parser.add_argument("--setup", required=True, help="shell text, run first")
+  parser.add_argument(
+    "--setup", required=True, help="shell commands, run first"
+  )
   parser.add_argument("--spot", action="store_true")
   options, train = words.parse(parser, argv)
   commands = _commands(options, train)
@@ -51,11 +52,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _commands(options, train: list[str]) -> dict[str, list[str]]:
-  """Returns the commands of gcloud by what they do."""
+  """Returns name of an action -> its gcloud command."""
   queued = ["gcloud", "compute", "tpus", "queued-resources"]
   where = [options.name, f"--zone={options.zone}"]
-  # The remote shell reads this text, and so each word is quoted for it.
-  # A comment or a line end in --setup stays inside its braces.
+  # Each argument is quoted for the remote shell. The line feed ends a comment
+  # at the end of --setup.
   training = shlex.join(["pausejax", "train", *train])
   remote = f"{{ {options.setup}\n}} && {training}"
   return {
@@ -75,22 +76,22 @@ def _commands(options, train: list[str]) -> dict[str, list[str]]:
 
 
 def _train(commands: dict[str, list[str]]) -> int:
-  """Goes on until the training has ended, whatever happens to the slice."""
+  """Trains to the end, and replaces the slice when it is preempted."""
   tries, code, failures = 0, 0, 0
   while True:
     state = _state(commands)
     if state == "ACTIVE":
       if code in words.NOT_REPEATED or tries == MAX_TRIES:
-        print(f"exit code {code}; the slice is still there, to delete it:")
+        print(f"exit code {code}; the slice still exists; to delete it:")
         print(shlex.join(commands["delete"]))
         return code
       code = _call(commands["train"])
       tries += code != PREEMPTED
       if code == 0:
         return _call(commands["delete"])
-      time.sleep(POLL_S)  # A slice that is taken away says so a little later.
+      time.sleep(POLL_S)  # The state of a preempted slice changes with a delay.
     elif state in GONE:
-      print(f"the slice is {state}: asking for another", flush=True)
+      print(f"the slice is {state}: requesting another one", flush=True)
       failures = failures + 1 if state == "FAILED" else 0
       _require(failures == MAX_TRIES)
       _require(_call(commands["delete"]))

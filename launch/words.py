@@ -6,7 +6,7 @@ import sys
 
 from pausejax import errors
 
-# Exit codes 2, 3 and 4: the same command would end in the same way.
+# Exit codes 2, 3 and 4: a repeated command would end in the same way.
 NOT_REPEATED = (
   errors.UsageError.exit_code,
   errors.CheckpointUnusable.exit_code,

@@ -350,7 +350,7 @@ def test_a_workdir_that_is_not_shared_is_refused(capsys):
   "word, error",
   [
     ("--topology=3x3", "9 chips, not a multiple of --chips_per_machine=4"),
-    ("--topology=16", "not like 16x16"),
+    ("--topology=16", "expected a topology such as 16x16"),
     ("--slices=0", "not a positive integer"),
     ("--name=A_run", "lower-case letters"),
   ],

@@ -207,7 +207,7 @@ def test_json_holds_sweeps_disagreements_differences_and_commands(written):
 
 def test_the_header_counts_and_warns(written):
   text = outline(written).text
-  assert "0 of 8 done, 6 begun" in text
+  assert "0 of 8 done, 6 started" in text
   assert "pausejax 0.0.7" in text
   assert (
     "Only 2 seeds" in text and "best one was chosen on the reported" in text

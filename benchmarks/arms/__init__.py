@@ -1,1 +1,1 @@
-"""What is compared: the same model, shape and optimizer in several hands."""
+"""The arms of the benchmarks: one model and optimizer in several trainers."""

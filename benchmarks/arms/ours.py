@@ -1,4 +1,4 @@
-"""The train step of pausejax, put together as `pausejax train` does it.
+"""The train step of pausejax, built as in `pausejax train`.
 
 B batch, T tokens, D d_model, L layers, V vocabulary rows.
 """
@@ -31,16 +31,17 @@ def config(
   *,
   backend: str = "",
 ) -> TrainConfig:
-  """Returns what a user sets on this backend, for another shape.
+  """Returns the settings that a user needs on this backend, for a shape.
 
-  On a CPU that is configs/smoke.py (float32, unrolled, no rematerialisation),
-  on an accelerator configs/pretrain_c4.py (bfloat16, a scan, "names").
+  On a CPU they are those of configs/smoke.py (float32, unrolled, no
+  rematerialization), on an accelerator those of configs/pretrain_c4.py
+  (bfloat16, a scan, remat "names").
 
   Args:
-    shape: of model and batch.
+    shape: shape of model and batch.
     kind: "gpt" or "llama".
-    overrides: such as "--config.model.remat=full".
-    backend: "cpu" or another; empty asks JAX, which then takes its devices.
+    overrides: changes such as "--config.model.remat=full".
+    backend: "cpu" or another; empty: that of JAX, which then starts.
   """
   is_cpu = (backend or jax.default_backend()) == "cpu"
   c = load_config(f"{'smoke' if is_cpu else 'pretrain_c4'}:pause=false")
@@ -58,13 +59,13 @@ def config(
   c.optim.learning_rate = 3e-4
   for override in overrides:
     loader.apply_override(c, override)
-  if c.model.dtype == "auto":  # The other arms know no "auto".
+  if c.model.dtype == "auto":  # The other arms have no "auto".
     c.model.dtype = "float32" if is_cpu else "bfloat16"
   return train_config(c.to_dict())
 
 
 class Trainer:
-  """A state on a mesh, and the jitted step that moves it."""
+  """A state on a mesh, and the jitted train step."""
 
   def __init__(
     self,
@@ -72,7 +73,7 @@ class Trainer:
     vocab_size: int,
     devices: Sequence[Any] | None = None,
   ):
-    """Makes a fresh state, on all devices by default; `<pause>` comes last."""
+    """Initializes a state, by default on all devices; `<pause>` is last."""
     self.config = config
     self.model_config = config.model_config(vocab_size)
     chain, schedule = optimizer.make(config.optim, config.num_steps)
@@ -91,11 +92,11 @@ class Trainer:
       )
 
   def compile(self, batch: Batch) -> tuple[float, int]:
-    """Compiles the step for such batches.
+    """Compiles the step for batches of this shape.
 
     Returns:
       Seconds of tracing and compiling, and bytes that a step needs on each
-      device, state and batch among them.
+      device, including state and batch.
     """
     start = time.perf_counter()
     with jax.set_mesh(self._mesh):
@@ -124,7 +125,7 @@ def weights(model: Any) -> dict[str, Any]:
   Returns:
     "embedding" [V, D], "position" [T, D], "norm" and "head" [D, V] (not if
     tied), and "layers", a list of L dicts; a norm or linear layer is a dict of
-    "scale" or "kernel" [in, out] and, where it has one, "bias".
+    "scale" or "kernel" [in, out] and, if it has one, "bias".
   """
   named = {k: np.asarray(x) for k, x in leaves.flatten(model).items()}
   inner = {

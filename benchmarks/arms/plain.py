@@ -1,8 +1,8 @@
-"""The simplest JAX trainer: a GPT of functions and dicts, made to be fast.
+"""The simplest fast JAX trainer: a GPT of functions and dicts.
 
-What a person writes who has no scan, mesh, chunked loss or pauses to keep:
-layers in a Python loop, one product for queries, keys and values, the full
-logits, optax's cross entropy and AdamW, one jit that gives up the old state.
+It has no scan, mesh, chunked loss or pauses: layers in a Python loop, one
+product for queries, keys and values, the full logits, optax's cross entropy and
+AdamW, and one jit that donates the old state.
 
 B batch, T tokens, D d_model, F d_ff, N heads, H head size, V vocabulary rows.
 """
@@ -20,7 +20,7 @@ from pausejax.data.batch import Batch
 
 
 class Trainer:
-  """Parameters and moments, and the jitted step that moves them."""
+  """Parameters and moments, and the jitted train step."""
 
   def __init__(
     self,
@@ -101,7 +101,7 @@ _JOINED = ("query", "key", "value")
 
 
 def joined(weights: dict[str, Any]) -> dict[str, Any]:
-  """Returns the weights with one "qkv" in place of three products a layer."""
+  """Returns the weights with one "qkv" instead of three products per layer."""
 
   def join(layer: dict[str, Any]) -> dict[str, Any]:
     parts = [layer[name] for name in _JOINED]

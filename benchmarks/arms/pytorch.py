@@ -1,8 +1,8 @@
-"""PyTorch's arms: a GPT written with care, and Hugging Face's Llama.
+"""The PyTorch arms: an optimized GPT, and Hugging Face's Llama.
 
 Fused attention and AdamW, one product for queries, keys and values, gradients
-freed and not zeroed, the batch sent without waiting, `torch.compile` or not;
-in bfloat16 under autocast with float32 parameters, as ours.
+set to None, asynchronous transfer of batches, with or without `torch.compile`;
+bfloat16 under autocast with float32 parameters, as in pausejax.
 
 B batch, T tokens, D d_model, V vocabulary rows.
 """
@@ -20,7 +20,7 @@ from pausejax.data.batch import Batch
 
 
 class Block(nn.Module):
-  """Attention and feed-forward, each behind a layer norm."""
+  """Attention and feed-forward, each after a layer norm."""
 
   def __init__(self, d_model: int, d_ff: int, num_heads: int):
     super().__init__()
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-  """Ids and targets in, the mean loss out."""
+  """Maps ids and targets to the mean loss."""
 
   def __init__(self, config: ModelConfig):
     super().__init__()
@@ -77,7 +77,7 @@ class GPT(nn.Module):
 
 
 class Llama(nn.Module):
-  """Hugging Face's Llama; ids and targets in, the mean loss out."""
+  """Hugging Face's Llama; maps ids and targets to the mean loss."""
 
   def __init__(self, config: ModelConfig):
     import transformers
@@ -110,7 +110,7 @@ class Llama(nn.Module):
 
 
 class Trainer:
-  """A model and its optimizer, on the accelerator where there is one."""
+  """A model and its optimizer, on the accelerator if there is one."""
 
   def __init__(
     self,
@@ -119,7 +119,7 @@ class Trainer:
     *,
     compiled: bool,
   ):
-    """Takes the optimizer's settings and the compute dtype from `config`."""
+    """Reads the optimizer's settings and the compute dtype from `config`."""
     self._device = device()
     self._dtype = getattr(torch, config.model["dtype"])
     self._clip_norm = config.optim.clip_norm
@@ -154,19 +154,19 @@ class Trainer:
 
 
 def device() -> str:
-  """Returns where PyTorch computes."""
+  """Returns PyTorch's device."""
   return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def use_attention(*, cudnn_only: bool) -> None:
-  """Leaves the choice of attention to PyTorch, or takes cuDNN's."""
+  """Lets PyTorch choose the attention kernel, or selects cuDNN's."""
   torch.backends.cuda.enable_cudnn_sdp(True)
   torch.backends.cuda.enable_flash_sdp(not cudnn_only)
   torch.backends.cuda.enable_mem_efficient_sdp(not cudnn_only)
 
 
 def fresh(kind: str, config: ModelConfig) -> nn.Module:
-  """Returns a "gpt" or "llama" made on the device, matrices normal 0.02."""
+  """Returns a new "gpt" or "llama" on the device, matrices normal 0.02."""
   with torch.device(device()):
     model = {"gpt": GPT, "llama": Llama}[kind](config)
   with torch.no_grad():
@@ -177,7 +177,7 @@ def fresh(kind: str, config: ModelConfig) -> nn.Module:
 
 
 def gpt(config: ModelConfig, weights: dict[str, Any]) -> GPT:
-  """Returns the GPT with the weights that `ours.weights` returned."""
+  """Returns the GPT with weights from `ours.weights`."""
   model = GPT(config)
   flat = plain.joined(weights)
   with torch.no_grad():
@@ -193,7 +193,7 @@ def gpt(config: ModelConfig, weights: dict[str, Any]) -> GPT:
 
 
 def llama(config: ModelConfig, weights: dict[str, Any]) -> Llama:
-  """Returns the Llama with the weights that `ours.weights` returned."""
+  """Returns the Llama with weights from `ours.weights`."""
   model = Llama(config)
   inner = model.hf.model
   with torch.no_grad():
@@ -224,7 +224,7 @@ def _mean_loss(logits_BTV, targets_BT):
 
 
 def _adamw(model: nn.Module, optim: OptimConfig):
-  """Returns fused AdamW that decays what ours decays: matrices."""
+  """Returns fused AdamW, with weight decay on matrices as in pausejax."""
   decayed, rest = [], []
   for name, parameter in model.named_parameters():
     is_decayed = parameter.ndim == 2 and not name.startswith("position")

@@ -1,4 +1,4 @@
-"""The shapes that all arms share, and their batches.
+"""The shapes and batches of all arms.
 
 B batch, T tokens.
 """
@@ -19,7 +19,7 @@ class Shape:
   d_model: int
   num_heads: int
   seq_len: int
-  vocab_size: int  # A multiple of 128: no arm has rows that another lacks.
+  vocab_size: int  # A multiple of 128, so that all arms have the same rows.
   batch_size: int
   tied: bool = False
 
@@ -88,7 +88,7 @@ SHAPES = {
 def batches(
   shape: Shape, count: int, *, pause_fraction: float = 0.0
 ) -> list[batch.Batch]:
-  """Returns batches of random ids, with pauses in them if asked."""
+  """Returns batches of random ids, with pauses if requested."""
   rng = np.random.default_rng(0)
   rows = (shape.batch_size, shape.seq_len)
   pauses = pause.PauseSpec(fraction=pause_fraction)

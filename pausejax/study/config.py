@@ -34,14 +34,14 @@ class StudyConfig(ConfigGroup):
   )
   tasks: tuple[str, ...] = field((), "Downstream tasks.")
   task_words: Mapping[str, tuple[str, ...]] = field(
-    {}, "Words of the finetunings on a task: task -> words."
+    {}, "Additional words of the finetunings on a task: task -> words."
   )
   finetunings: Mapping[str, tuple[str, ...]] = field(
     {}, "Finetunings: name -> a config and words."
   )
   evaluations: Mapping[str, tuple[str, ...]] = field(
     {},
-    "Evaluations besides the one as finetuned: finetuning -> words of each.",
+    "Evaluations in addition to the one as finetuned: finetuning -> words.",
   )
   seeds: tuple[int, ...] = field((0,), "Seeds of every finetuning.")
   variants: tuple[tuple[str, ...], ...] = field(

@@ -35,7 +35,7 @@ _FIX = "choose another --workdir, or remove it and start the study again"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-  """One thing to run: a pretraining, or a finetuning with its evaluations.
+  """A unit of work: a pretraining, or a finetuning with its evaluations.
 
   Attributes:
     id: its name, and its folder below that of the study.
@@ -91,7 +91,7 @@ class Study:
     errors.require(bool(self.tasks), "tasks: a study needs at least one")
     tasks.import_module(self.tasks_module)
     for task in self.tasks:
-      tasks.downstream(task)  # Names the nearest, and the field tasks_module.
+      tasks.downstream(task)  # Raises for an unknown name.
     for task in self.task_words:
       errors.require_one_of("task_words", task, self.tasks)
     for name in self.evaluations:
@@ -278,10 +278,10 @@ def load(workdir: pathlib.Path) -> Study:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the fields of study.json, the cells among them.
+  """Returns the fields of study.json, including the cells.
 
   Raises:
-    UserError: it is damaged, or of a newer version.
+    UserError: it is damaged, or a newer version wrote it.
   """
   saved = json_files.read(path, _SAVED, _FIX, format=("format", FORMAT))
   return upgrade(saved, saved.pop("format", 1))
@@ -290,7 +290,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def upgrade(saved: dict[str, Any], format: int) -> dict[str, Any]:
   """Returns the fields of study.json of an older format as of this one.
 
-  Format 1 had no number. Its words change data.door, now data.pipeline; its
+  Format 1 had no format number. Its words set data.door, now data.pipeline; its
   commands may name a config of this package by its path in a checkout.
   """
   if format >= FORMAT:

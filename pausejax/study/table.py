@@ -38,7 +38,7 @@ ABOUT_SCORE = (
 )
 
 _NO_GROUPS = (
-  "its predictions are of an older version without groups, so every example "
+  "an older version wrote its predictions, without groups, so every example "
   "counts as independent; evaluate again"
 )
 

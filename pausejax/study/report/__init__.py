@@ -1,4 +1,4 @@
-"""A study, or any folder of runs, as one page that needs nothing else.
+"""Writes a study, or any folder of runs, as one self-contained page.
 
 report         the contents, collected from disk
 sweeps, curves, disagreements, differences

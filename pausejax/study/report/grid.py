@@ -1,4 +1,4 @@
-"""The paper's four variants as a square: pretraining by finetuning."""
+"""The paper's four variants in a 2 x 2 table: pretraining by finetuning."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _DARKEST = 45  # Percent of the color in the cell with the best score.
 
 
 def section(plan: Study | None, rows: Sequence[Row]) -> Html:
-  """Returns one square per task, or nothing for other studies."""
+  """Returns one table per task, or nothing for other studies."""
   square = find(plan) if plan else None
   if plan is None or square is None:
     return join()

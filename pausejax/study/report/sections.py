@@ -97,7 +97,7 @@ def _num_runs(it: Report) -> str:
     return f"{len(it.runs)}"
   cells = [*it.plan.pretraining_cells(), *it.plan.finetuning_cells()]
   done = sum(cell.is_done() for cell in cells)
-  return f"{done} of {len(cells)} done, {len(it.runs)} begun"
+  return f"{done} of {len(cells)} done, {len(it.runs)} started"
 
 
 def _heading(text: str) -> Html:

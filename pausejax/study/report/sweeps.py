@@ -1,4 +1,4 @@
-"""The metric against the number of pauses at inference, an arm a line."""
+"""The metric against the number of pauses at inference, a line per arm."""
 
 import collections
 import dataclasses
@@ -37,7 +37,7 @@ class Point:
   Attributes:
     num_pauses: M at inference.
     primary: the score of the task's primary metric.
-    scores: metric -> score, that one among them.
+    scores: metric -> score, including the primary one.
     seeds: seeds that were evaluated.
     n: number of examples of each.
   """
@@ -101,7 +101,7 @@ def _finetuned(result: dict) -> PromptPauses | None:
 
 
 def _condition(result: dict) -> tuple[str, ...]:
-  """Returns the split, and the settings (but M) that differ from finetuning."""
+  """Returns the split, and all settings but M that differ from finetuning."""
   pauses = PromptPauses.from_saved(result)
   return result["split"], *pauses.changes_from(_finetuned(result) or _USUAL)
 
