@@ -195,7 +195,7 @@ WRONG_ARGUMENTS = [
   ("--config.log.every=0", "log.every: must be"),
   # Words that are not among the choices.
   ("--config.data.task=c5", "did you mean 'c4'?"),
-  ("--config.data.task=", "known: c4, commonsense_qa, coqa"),
+  ("--config.data.task=", "`pausejax tasks list` shows all"),
   ("--config.data.task=text", "--config.data.files="),
   ("--config.data.pipeline=segment", "did you mean 'segments'?"),
   ("--config.data.pause_mode=trim", "did you mean 'insert_trim'?"),

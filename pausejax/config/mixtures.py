@@ -67,7 +67,7 @@ def rates(text: str, name: str) -> dict[str, float]:
     errors.require(
       bool(task) and rate > 0 and task not in parsed,
       f"{name}: {part!r} is not TASK or TASK=RATE with a positive rate, each "
-      "task once, as in 'gsm8k=1,squad=3'",
+      "task once, as in 'gsm8k=1,squad=3'; `pausejax tasks list` shows all",
     )
     parsed[task] = rate
   return parsed
