@@ -1,8 +1,13 @@
-"""File locks that prevent two processes from doing the same work."""
+"""File locks that prevent two processes from doing the same work.
+
+The names of all lock files start with "lock".
+"""
 
 import contextlib
 import fcntl
+import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import IO
 
@@ -45,3 +50,44 @@ def hold_when_free(path: pathlib.Path) -> Iterator[None]:
   with path.open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield
+
+
+@contextlib.contextmanager
+def unused_removed(folder: pathlib.Path, *unused: str) -> Iterator[None]:
+  """On an error, removes what is new in a folder and holds no data.
+
+  New folders that hold nothing but free locks are removed, and `folder` itself
+  with its parents if they did not exist before.
+
+  Args:
+    folder: the folder that the code inside writes to.
+    *unused: names of other files that hold no data.
+
+  Raises:
+    OSError: the folder exists and cannot be listed.
+  """
+  new = [p for p in (folder, *folder.parents) if not p.exists()]
+  before = set() if new else {*os.listdir(folder)}
+  try:
+    yield
+  except BaseException:
+    with contextlib.suppress(OSError):
+      for path in folder.iterdir():
+        if path.name in before or _has_data(path, unused):
+          continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+      for path in new:
+        path.rmdir()
+    raise
+
+
+def _has_data(path: pathlib.Path, unused: tuple[str, ...]) -> bool:
+  """Returns whether a file, or one below a folder, is data or a held lock."""
+  if path.is_dir():
+    return any(_has_data(p, unused) for p in path.iterdir())
+  if not path.name.startswith("lock"):
+    return path.name not in unused
+  lock = take(path)
+  if lock:
+    lock.close()
+  return lock is None

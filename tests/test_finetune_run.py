@@ -221,6 +221,7 @@ def test_impossible_requests_end_in_one_line(place, change, words):
   code = 1 if "d_ff" in change or "nowhere" in change else 2
   output = finetune(place, workdir, change, expect=code)
   assert words in output and "Traceback" not in output
+  assert not (place / workdir).exists()
 
 
 def test_finetuning_and_evaluation_need_no_tensorflow(place):

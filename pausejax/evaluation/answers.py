@@ -73,14 +73,9 @@ class Predictor:
     Raises:
       UsageError: pauses and answer do not fit the model's positions.
     """
-    task = self.format.task
-    if task.kind == "decode":
-      longest = task.max_target_len
-      answer = self._decode
-    else:
-      longest = max(map(len, self._options(examples)))
-      answer = self._choose
-    limit = model.config.max_seq_len - longest
+    decodes = self.format.task.kind == "decode"
+    answer = self._decode if decodes else self._choose
+    limit = self._max_prompt_len(examples, model.config.max_seq_len)
     encoded = self.format.prompts(examples, [limit] * len(examples))
     rows: list[dict] = [{} for _ in examples]
     for places in self._batches(encoded.rows):
@@ -90,6 +85,19 @@ class Predictor:
         rows[i] = row
       show(sum(map(bool, rows)), len(rows))
     return Answers(_means(rows), rows, encoded.num_cut, encoded.num_cut_tokens)
+
+  def check(self, examples: Sequence[Example], max_seq_len: int) -> None:
+    """Raises UsageError unless pauses and answers fit a model's positions."""
+    limit = self._max_prompt_len(examples, max_seq_len)
+    self.format.prompts(examples[:1], [limit])
+
+  def _max_prompt_len(
+    self, examples: Sequence[Example], max_seq_len: int
+  ) -> int:
+    """Returns how many positions the longest answer leaves to a prompt."""
+    if self.format.task.kind == "decode":
+      return max_seq_len - self.format.task.max_target_len
+    return max_seq_len - max(map(len, self._options(examples)))
 
   def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[list[int]]:
     """Yields the indices of rows of similar length, the longest first."""

@@ -7,6 +7,7 @@ from pausejax.config import TrainConfig
 from pausejax.data.finetuning.source import TaskSequences
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.evaluation.answers import Predictor
+from pausejax.tasks import Example
 
 
 def scorer(
@@ -24,20 +25,30 @@ def scorer(
     config: config of the run.
     held_out: the held-out examples of each task.
     tokenizer: tokenizer of the run.
+
+  Raises:
+    UsageError: pauses and answers do not fit the positions of the model.
   """
   if not (held_out and config.eval.num_examples):
     return lambda model, show: {}
 
+  def predictor(task: TaskSequences) -> Predictor:
+    return Predictor(
+      format=task.format,
+      tokenizer=tokenizer,
+      batch_size=config.eval.batch_size,
+    )
+
+  def rows(task: TaskSequences) -> Sequence[Example]:
+    return task.examples.rows[: config.eval.num_examples]
+
+  for task in held_out:  # Refused now, not after the steps before it.
+    predictor(task).check(rows(task), config.model["max_seq_len"])
+
   def score(model, show) -> dict[str, float]:
     metrics, primary = {}, []
     for task in held_out:
-      predictor = Predictor(
-        format=task.format,
-        tokenizer=tokenizer,
-        batch_size=config.eval.batch_size,
-      )
-      rows = task.examples.rows[: config.eval.num_examples]
-      answers = predictor.answer(model, rows, show)
+      answers = predictor(task).answer(model, rows(task), show)
       metrics |= {f"{task.name}_{n}": v for n, v in answers.metrics.items()}
       primary.append(answers.metrics[task.format.task.primary_metric])
     return {"score": sum(primary) / len(primary), **metrics}

@@ -187,13 +187,16 @@ def _folder(options, run: saved_run.SavedRun) -> pathlib.Path:
 
 
 def _require_writable(folder: pathlib.Path) -> None:
-  """Raises UserError unless files can be written there."""
+  """Raises UserError unless files can be written there; makes no folder."""
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    with tempfile.TemporaryFile(dir=existing):
       pass
   except OSError as e:
-    raise errors.UserError(f"--out: cannot write {folder}: {e}") from e
+    raise errors.UserError(
+      f"--out: cannot write {folder}: {e.strerror or e}; make it writable, or "
+      "name another folder"
+    ) from e
 
 
 @contextlib.contextmanager
@@ -215,22 +218,29 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
   from pausejax.evaluation.answers import Predictor
   from pausejax.runtime.progress import CountBar
 
+  def predictor(task, pauses: PromptPauses) -> Predictor:
+    return Predictor(
+      format=prompts.Format(task, run.tokenizer, pauses),
+      tokenizer=run.tokenizer,
+      batch_size=options.batch_size,
+    )
+
+  def rows_of(task) -> list[tasks.Example]:
+    return splits[task.name].rows[: options.limit or None]
+
+  for task, conditions in plans:  # Refused before the first is answered.
+    most = max(conditions, key=lambda pauses: pauses.num_pauses)
+    predictor(task, most).check(rows_of(task), run.model.max_seq_len)
   folder = _folder(options, run)
   model = run.load()
   for task, conditions in plans:
-    found = splits[task.name]
-    rows = found.rows[: options.limit or None]
+    found, rows = splits[task.name], rows_of(task)
     print(f"{task.name} {found.summary()}; {len(rows):,} to answer", flush=True)
     data = _data(options, run.meta["config"], task.name, len(plans))
     for pauses in conditions:
       began = time.perf_counter()
-      predictor = Predictor(
-        format=prompts.Format(task, run.tokenizer, pauses),
-        tokenizer=run.tokenizer,
-        batch_size=options.batch_size,
-      )
       with CountBar("examples", len(rows)) as bar:
-        answers = predictor.answer(model, rows, bar.update)
+        answers = predictor(task, pauses).answer(model, rows, bar.update)
       seconds = time.perf_counter() - began
       stem = results.name(task.name, found.split, pauses, run.step)
       result = {

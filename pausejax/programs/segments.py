@@ -19,12 +19,13 @@ bytes do not depend on which process wrote them. --verify reads a whole store
 and reports every file that differs from the index.
 """
 
+import contextlib
 import pathlib
 import time
 
 from etils import epath
 
-from pausejax import commandline, errors, tasks
+from pausejax import commandline, errors, locks, tasks
 from pausejax.config import train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning import encoded
@@ -61,18 +62,24 @@ def main(argv: list[str]) -> int:
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
   tokenizer = tokenizers.load(config.data.tokenizer)
+  refused = locks.unused_removed(out, record_store.HEAD)
   if pipeline.is_finetuning(config.data.rates):
     errors.require(
       (options.num_workers, shard) == (1, (1, 1)),
       "--num_workers, --shard: the examples of a downstream task are made by "
       "one process; leave them out",
     )
-    index = encoded.write(config.data, tokenizer, out)
+    with refused:
+      index = encoded.write(config.data, tokenizer, out)
     for split in encoded.SPLITS:
       print(f"{split}: {index[split]['num_examples']:,} examples")
     print(f"examples are in {out}")
     return 0
-  with CountBar("units", 0) as bar:
+  with (
+    # With several shards, another process may be building there.
+    refused if shard[1] == 1 else contextlib.nullcontext(),
+    CountBar("units", 0) as bar,
+  ):
     index = prepare.write(
       config.data,
       tokenizer,

@@ -62,6 +62,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
         if restored
         else initial.first_state(inputs.config, made, inputs.initial)
       )
+      held_out = _held_out(inputs, data)
       store.prepare(made.abstract)
       _keep_inputs(inputs, restored)
       _describe(inputs, data, state, restored)
@@ -73,7 +74,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
             state=state,
             evaluation_due=_is_evaluation_due(restored),
             batches=data.batches,
-            held_out=_held_out(inputs, data),
+            held_out=held_out,
             saver=_saver(inputs, store, data, restored),
             meter=meter,
             stop=agreement,

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pausejax import errors, files
+from pausejax import errors, files, locks
 from pausejax.config import saved
 from pausejax.runtime import distributed
 
@@ -23,16 +23,23 @@ HISTORY = "config_history.jsonl"
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path) -> Iterator[None]:
-  """Creates the folder and locks it against a second run."""
+  """Creates the folder and locks it against a second run.
+
+  A run that ends in an error before it wrote anything leaves nothing there.
+  """
   if distributed.process_index() > 0:
     yield  # Process 0 locks it for all.
     return
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / "lock").open("w")
-  except OSError as e:
-    raise errors.UserError(f"--workdir: cannot write {workdir}: {e}") from e
-  with lock:
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(locks.unused_removed(workdir))
+      workdir.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context((workdir / "lock").open("w"))
+    except OSError as e:
+      raise errors.UserError(
+        f"--workdir: cannot write {workdir}: {e.strerror or e}; make it "
+        "writable, or name another folder"
+      ) from e
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
