@@ -10,20 +10,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
-
-import jax
-import pytest
-
-from pausejax.config import DataConfig, default
-
-# What the tests start shares compiled programs, which is half of the time of a
-# small run. In this process jax, which is imported, compiles everything anew.
-jax.config.update("jax_enable_compilation_cache", False)
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# Compiling is most of the time of a small test: without LLVM's passes it takes
+# half, and all processes share one cache of what was compiled.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _cache = tempfile.mkdtemp(prefix="pausejax-test-programs-")
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+import pytest
+
+from pausejax.config import DataConfig, default
 
 
 @pytest.fixture(scope="session")
