@@ -11,13 +11,13 @@ os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 # Compiling is most of the time of a small test: without LLVM's passes it takes
-# half, and all processes share one cache of what was compiled.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+# half, and all processes share what they compiled in this session.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if "PYTEST_XDIST_WORKER" not in os.environ:
   _cache = tempfile.mkdtemp(prefix="pausejax-test-programs-")
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pytest
 

@@ -123,31 +123,31 @@ def test_a_new_field_is_inherited_by_finetuning_from_an_older_checkpoint(
 ):
   with tarfile.open(SAVED) as archive:
     archive.extractall(tmp_path, filter="data")
-  done = run(
-    copy,
-    *("-m", "pausejax", "train"),
+  train = [
+    "train",
     "--config=configs/finetune_smoke.py:task=web_questions,pauses=2",
     f"--init_from={tmp_path / 'pretrained'}",
     f"--config.data.local_dir={tmp_path / 'web_questions'}",
     "--config.num_steps=1",
     f"--workdir={tmp_path / 'run'}",
-  )
-  assert done.returncode == 0, done.stderr
-  saved = json.loads((tmp_path / "run" / "config.json").read_text())
-  assert saved["model"]["logit_cap"] == 0.5
-  done = run(
-    copy,
-    *("-m", "pausejax", "evaluate"),
+  ]
+  evaluate = [
+    "evaluate",
     f"--checkpoint={tmp_path / 'finetuned'}",
     f"--local_dir={tmp_path / 'web_questions'}",
     "--pauses=2",
     f"--out={tmp_path / 'evaluations'}",
+  ]
+  generate = ["generate", f"--checkpoint={tmp_path / 'pretrained'}"]
+  generate += ["--prompt=The model", "--max_new_tokens=2", "--pauses=1"]
+  code = "from pausejax import cli\nfor words in "
+  code += (
+    f"{[train, evaluate, generate]}:\n  assert cli.main(words) == 0, words"
   )
+  done = run(copy, "-c", code)
   assert done.returncode == 0, done.stderr
-  words = (f"--checkpoint={tmp_path / 'pretrained'}", "--prompt=The model")
-  more = ("--max_new_tokens=2", "--pauses=1")
-  done = run(copy, "-m", "pausejax", "generate", *words, *more)
-  assert done.returncode == 0, done.stderr
+  saved = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert saved["model"]["logit_cap"] == 0.5
 
 
 def test_finetuning_inherits_the_same_architecture_fields_as_before():

@@ -7,6 +7,7 @@ so, or return exactly what was saved. Anything else counts as silent.
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -162,26 +163,25 @@ def load(workdir, abstract, expected):
   return "whole" if is_same else "silent"
 
 
-def matrix(pristine, abstract, tmp_path, damages, files):
-  """Returns {(reader, outcome): files and damages}."""
+def matrix(pristine, abstract, tmp_path, cases):
+  """Returns {(reader, outcome): files and damages} of files and damages."""
   expected = {step: state_of(abstract, step) for step in (4, 8)}
   outcomes = collections.defaultdict(list)
-  for file in files:
-    for name, damage in damages.items():
-      workdir = tmp_path / "run"
-      shutil.copytree(pristine, workdir)
-      step = workdir / "checkpoints" / "8"
-      damage(step / file, workdir / "checkpoints" / "4" / file)
-      reads_it = "opt_state" not in file.parts
-      # The optimizer's state is read by a resume alone.
-      for reader in (load, resume) if reads_it else (resume,):
-        outcome = reader(workdir, abstract, expected)
-        outcomes[reader.__name__, outcome].append((str(file), name))
-      shutil.rmtree(workdir)
+  for file, name in cases:
+    workdir = tmp_path / "run"
+    shutil.copytree(pristine, workdir)
+    step = workdir / "checkpoints" / "8"
+    DAMAGES[name](step / file, workdir / "checkpoints" / "4" / file)
+    reads_it = "opt_state" not in file.parts
+    # The optimizer's state is read by a resume alone.
+    for reader in (load, resume) if reads_it else (resume,):
+      outcome = reader(workdir, abstract, expected)
+      outcomes[reader.__name__, outcome].append((str(file), name))
+    shutil.rmtree(workdir)
   return outcomes
 
 
-SOME = {name: DAMAGES[name] for name in ("flip 0", "deleted", "swapped")}
+SOME = ("flip 0", "deleted", "swapped")
 # What every step has under the same name, and decides what a run reads.
 NAMED = (
   pathlib.Path("data/process_0-position.json"),
@@ -193,7 +193,8 @@ NAMED = (
 @pytest.mark.slow
 def test_small_files_are_never_read_damaged(pristine, abstract, tmp_path):
   """Here any damage at all is found: each file is under a SHA-256."""
-  outcomes = matrix(pristine, abstract, tmp_path, SOME, NAMED)
+  cases = itertools.product(NAMED, SOME)
+  outcomes = matrix(pristine, abstract, tmp_path, cases)
   assert outcomes.keys() == {("load", "refused"), ("resume", "older")}
   assert all(len(found) == 9 for found in outcomes.values())
 
@@ -205,22 +206,24 @@ def test_arrays_are_never_read_damaged(pristine, abstract, tmp_path):
     key=lambda p: p.stat().st_size,
   )
   file = largest.relative_to(pristine / "checkpoints" / "8")
-  damages = {n: DAMAGES[n] for n in ("flip 0", "cut", "deleted", "zeroed")}
-  outcomes = matrix(pristine, abstract, tmp_path, damages, [file])
+  cases = [(file, name) for name in ("flip 0", "cut", "deleted", "zeroed")]
+  outcomes = matrix(pristine, abstract, tmp_path, cases)
   assert not outcomes["load", "silent"] and not outcomes["resume", "silent"]
   assert outcomes["load", "refused"] and outcomes["resume", "older"]
 
 
 @pytest.mark.slow
 def test_no_damage_of_any_file_is_silent(pristine, abstract, tmp_path):
+  """Every file in three of the nine ways, its neighbor in three others."""
   files = files_of(pristine)
   of_load = [f for f in files if "opt_state" not in f.parts]
-  outcomes = matrix(pristine, abstract, tmp_path, DAMAGES, files)
+  cases = [(f, n) for i, f in enumerate(files) for n in [*DAMAGES][i % 3 :: 3]]
+  outcomes = matrix(pristine, abstract, tmp_path, cases)
   counts = {key: len(found) for key, found in outcomes.items()}
   print(counts)
   assert not outcomes["load", "silent"] and not outcomes["resume", "silent"]
-  assert sum(counts.values()) == (len(files) + len(of_load)) * len(DAMAGES)
-  assert counts["load", "refused"] >= 50 and counts["resume", "older"] >= 80
+  assert sum(counts.values()) == (len(files) + len(of_load)) * 3
+  assert counts["load", "refused"] >= 16 and counts["resume", "older"] >= 26
 
 
 READS = """

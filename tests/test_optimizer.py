@@ -15,7 +15,6 @@ from pausejax.config import MeshConfig, OptimConfig, default
 from tests import models
 
 NUM_LAYERS = 2
-QUICK = {"xla_backend_optimization_level": 0}  # Compiles in half the time.
 # Every public function of optax that takes a learning rate.
 NAMES = sorted(
   name
@@ -92,12 +91,12 @@ def unstacked_optimizer(name: str, schedule) -> optax.GradientTransformation:
 def three_steps(made: optax.GradientTransformation, params, grads):
   """Returns the parameters after three steps and the last update."""
 
-  @functools.partial(jax.jit, compiler_options=QUICK)
+  @jax.jit
   def step(params, state, grad):
     updates, state = made.update(grad, state, params)
     return optax.apply_updates(params, updates), state, updates
 
-  state = jax.jit(made.init, compiler_options=QUICK)(params)
+  state = jax.jit(made.init)(params)
   for grad in grads:
     params, state, updates = step(params, state, grad)
   return params, updates

@@ -10,7 +10,7 @@ import pytest
 from pausejax.config import LossConfig
 from pausejax.data import tokenizers
 from pausejax.evaluation import plain_text
-from tests.models import random_model
+from tests import models
 from tests.test_answers import small_model
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
@@ -21,7 +21,7 @@ LOSS = LossConfig(num_chunks=4, z_loss=0.1)
 
 @pytest.fixture(scope="module")
 def model():
-  return random_model(small_model().config, seed=1)
+  return models.random_model(small_model().config, seed=1)
 
 
 def score(model, texts=TEXTS, mesh=None, **changes):
@@ -43,13 +43,14 @@ def nats(model, text, num_positions):
   total = 0.0
   for start in range(0, len(ids), num_positions):
     targets = np.array(ids[start : start + num_positions])
-    tokens = np.array([[TOKENIZER.bos_id, *targets[:-1]]])
-    x_BTD = model(
-      tokens,
-      positions_BT=np.arange(tokens.size)[None],
-      segment_ids_BT=np.ones_like(tokens),
-    )
-    logits_TV = model.logits(x_BTD)[0][:, : TOKENIZER.vocab_size]
+    tokens_BT = np.zeros((1, num_positions), int)
+    tokens_BT[0, : targets.size] = [TOKENIZER.bos_id, *targets[:-1]]
+    batch = {
+      "tokens": tokens_BT,
+      "positions": np.arange(num_positions)[None],
+      "segment_ids": np.ones_like(tokens_BT),
+    }
+    logits_TV = models.logits(model, batch)[0][:, : TOKENIZER.vocab_size]
     log_prob_TV = jax.nn.log_softmax(logits_TV.astype(jnp.float32))
     total -= float(log_prob_TV[np.arange(targets.size), targets].sum())
   return total

@@ -50,17 +50,6 @@ def test_small_terms_of_a_bfloat16_gradient_are_not_lost():
     assert grad.dtype == jnp.float32 and (grad == count).all()
 
 
-@pytest.fixture
-def compiled_anew():
-  """What is compiled inside does not enter the cache: a hit dumps nothing."""
-  name = "jax_persistent_cache_min_compile_time_secs"
-  before = getattr(jax.config, name)
-  jax.config.update(name, 1e9)
-  yield
-  jax.config.update(name, before)
-
-
-@pytest.mark.usefixtures("compiled_anew")
 def test_fsdp_gathers_bfloat16_and_reduces_float32(tmp_path):
   config = models.model_config(
     d_model=128, d_ff=256, dtype="bfloat16", remat="names"

@@ -26,8 +26,6 @@ LOSS = LossConfig(num_chunks=4, z_loss=1e-4)
 SHAPE = dict(d_model=32, num_heads=8, num_kv_heads=8)
 ROWS, SEQ_LEN = 16, 32
 
-# Most of a compilation is LLVM's work, which changes no collective.
-QUICK = {"xla_backend_optimization_level": 0}
 
 # data, fsdp, sequence, tensor: each alone, and each three together.
 MESHES = [
@@ -78,7 +76,7 @@ def compiled_step(num_microbatches=1):
     abstract, sharding.put_batch(models.batch(batch_size=ROWS))
   )
   fresh = jax.device_put(models.train_state(made, **SHAPE), layout)
-  return lowered.compile(QUICK), fresh
+  return lowered.compile(), fresh
 
 
 def losses(train, train_state):
@@ -262,7 +260,7 @@ def test_the_1b_step_holds_its_part_of_activations_and_tables(axes, capfd):
       for name, x in batch.items()
     }
     train = step.jit_train_step(config, *made, pause_id=9, layout=layout)
-    compiled = train.lower(abstract, batch).compile(QUICK)
+    compiled = train.lower(abstract, batch).compile()
   assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
   model = config.model_config(vocab_size=32_129)
