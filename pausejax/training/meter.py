@@ -10,6 +10,9 @@ from pausejax.runtime.metric_writer import MetricWriter, Silent
 from pausejax.runtime.progress import ProgressBar
 from pausejax.training.held_out import Evaluation, Sums
 
+# Metrics of a step that begin so are sums over the batch; rows hold means.
+_SUMS = ("nll", "num_")
+
 
 @dataclasses.dataclass
 class Counters:
@@ -97,8 +100,7 @@ class Meter:
     row = {
       "loss": m["loss"],
       **losses_by_class(m),
-      "grad_norm": m["grad_norm"],
-      "learning_rate": m["learning_rate"],
+      **{name: x for name, x in m.items() if not name.startswith(_SUMS)},
       "pause_fraction": m["num_pauses"] / max(m["num_real"], 1.0),
       "num_targets": int(m["num_targets"]),
       **dataclasses.asdict(counters),

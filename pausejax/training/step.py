@@ -51,7 +51,8 @@ def train_step(
   Returns:
     The state, and float32 scalars: `loss` in nats per counted target, the
     sums and counts of `evaluate_batch`, `grad_norm` before clipping,
-    `learning_rate` and `skipped` (0 or 1).
+    `learning_rate` and `skipped` (0 or 1). All but the sums and counts are
+    written to metrics.jsonl under these names.
   """
   objective = functools.partial(_summed_objective, loss=loss, pause_id=pause_id)
   grads, sums = _summed_grads(objective, state.model, batch, num_microbatches)
