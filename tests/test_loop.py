@@ -62,7 +62,7 @@ class Run:
       agreement = Agreement(self._flag)
     run = loop.Run(
       config=config,
-      parts=types.SimpleNamespace(train_step=self._train_step),
+      train_step=self._train_step,
       state=types.SimpleNamespace(step=start, model=self._norm),
       evaluation_due=evaluation_due,
       batches=Batches(),

@@ -70,7 +70,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
         try:
           yield Run(
             config=inputs.config,
-            parts=made,
+            train_step=made.train_step,
             state=state,
             evaluation_due=_is_evaluation_due(restored),
             batches=data.batches,

@@ -6,6 +6,7 @@ never waits for Python, and at most two steps are in flight.
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pausejax import sharding
@@ -14,7 +15,6 @@ from pausejax.runtime.agreement import Agreement
 from pausejax.train_state import TrainState
 from pausejax.training.held_out import HeldOut
 from pausejax.training.meter import Meter
-from pausejax.training.parts import Parts
 from pausejax.training.saver import Saver
 
 
@@ -24,7 +24,7 @@ class Run:
 
   Attributes:
     config: when to log, evaluate, save and stop.
-    parts: the jitted train step.
+    train_step: `training.step.train_step`, jitted for the run.
     state: the state to start from.
     evaluation_due: whether that state is still to be evaluated.
     batches: the training batches of this process.
@@ -35,7 +35,7 @@ class Run:
   """
 
   config: TrainConfig
-  parts: Parts
+  train_step: Callable[..., Any]  # (state, batch) -> (state, metrics)
   state: TrainState
   evaluation_due: bool
   batches: Any
@@ -61,7 +61,7 @@ def train(run: Run) -> TrainState:
     batch = next(run.batches)
     data_wait = time.perf_counter() - began
     batch = sharding.put_batch(batch)
-    state, metrics = run.parts.train_step(state, batch)
+    state, metrics = run.train_step(state, batch)
     if step == start + 1:  # The step is compiled: from now on a signal saves.
       run.stop.flag.defer()
     if pending is not None:
