@@ -1,6 +1,7 @@
 """Finetuning and evaluation as a user runs them: a task of one's own."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -65,9 +66,9 @@ def run(place, verb, *more, expect=0):
   return output
 
 
-def finetune(place, workdir, *more, expect=0):
-  return run(
-    place,
+def finetune_words(place, workdir, *more) -> list[str]:
+  """Returns the words of a small finetuning."""
+  return [
     "train",
     "--config=configs/finetune_smoke.py:task=sums,pauses=-1",
     f"--init_from={place / 'pretrained'}",
@@ -77,8 +78,11 @@ def finetune(place, workdir, *more, expect=0):
     "--config.num_steps=6",
     "--config.checkpoint.every=3",
     *more,
-    expect=expect,
-  )
+  ]
+
+
+def finetune(place, workdir, *more, expect=0):
+  return run(place, *finetune_words(place, workdir, *more), expect=expect)
 
 
 def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place):
@@ -205,23 +209,34 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(place):
   assert kept == {best, 6}
 
 
-@pytest.mark.parametrize(
-  ("change", "words"),
-  [
-    ("--config.model.d_ff=48", "model/blocks/expand"),
-    ("--config.data.tokenizer=/nowhere.model", "no file '/nowhere.model'"),
-    ("--config.data.task=summs", "did you mean 'sums'?"),
-    ("--config.finetune.num_pauses=70", "example '0' of task 'sums'"),
-    ("--config.finetune.filler=..", "'..' is 2 tokens"),
-    ("--config.data.local_dir=/nowhere", "no folder '/nowhere'"),
-  ],
+WRONG = (
+  ("model.d_ff=48", 1, "model/blocks/expand"),
+  ("data.tokenizer=/nowhere.model", 1, "no file '/nowhere.model'"),
+  ("data.task=summs", 2, "did you mean 'sums'?"),
+  ("finetune.num_pauses=70", 2, "example '0' of task 'sums'"),
+  ("finetune.filler=..", 2, "'..' is 2 tokens"),
+  ("data.local_dir=/nowhere", 1, "no folder '/nowhere'"),
 )
-def test_impossible_requests_end_in_one_line(place, change, words):
-  workdir = "wrong" + str(abs(hash(change)))
-  code = 1 if "d_ff" in change or "nowhere" in change else 2
-  output = finetune(place, workdir, change, expect=code)
-  assert words in output and "Traceback" not in output
-  assert not (place / workdir).exists()
+
+
+def test_impossible_requests_end_in_one_line(place):
+  """One process makes all of them: a start takes seconds."""
+  verbs = [
+    finetune_words(place, f"wrong-{i}", f"--config.{change}")
+    for i, (change, _, _) in enumerate(WRONG)
+  ]
+  code = (
+    f"import sys; sys.path.insert(0, {str(place)!r})\n"
+    f"from pausejax import cli\nfor verb in {verbs}:\n"
+    "  print('exit code', cli.main(verb), flush=True)"
+  )
+  output = soak.finish([sys.executable, "-c", code])
+  assert "Traceback" not in output
+  outputs = re.split(r"(?m)^exit code (\d)\n", output)
+  assert [int(code) for code in outputs[1::2]] == [code for _, code, _ in WRONG]
+  for i, (_, _, words) in enumerate(WRONG):
+    assert words in outputs[2 * i]
+    assert not (place / f"wrong-{i}").exists()
 
 
 def test_finetuning_and_evaluation_need_no_tensorflow(place):
