@@ -141,11 +141,11 @@ def print_rows(rows: list[measure.Row]) -> None:
     "compile_s": ".1f",
     "tflops": ",.1f",
   }
-  labelled = [{**row, "name": f"{row['part']}: {row['name']}"} for row in rows]
+  labeled = [{**row, "name": f"{row['part']}: {row['name']}"} for row in rows]
   measure.print_table(
     [
       {**row, "missing": row["failed"]} if "failed" in row else row
-      for row in labelled
+      for row in labeled
     ],
     columns,
   )

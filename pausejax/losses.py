@@ -80,7 +80,7 @@ def masked_loss(
   1.3863 nats over 2 targets
 
   Args:
-    logits_BTV: float [..., V], unnormalised.
+    logits_BTV: float [..., V], unnormalized.
     targets_BT: int [...], ids in [0, V).
     loss_mask_BT: bool [...], True where the target counts. Other positions
       contribute exactly 0 to the value and to every gradient.

@@ -350,7 +350,7 @@ def remove_pauses(tokens_T: np.ndarray, pause_id: int) -> np.ndarray:
 
 
 def _mix64(x: np.ndarray) -> np.ndarray:
-  """SplitMix64's finaliser; uint64 arithmetic wraps around."""
+  """SplitMix64's finalizer; uint64 arithmetic wraps around."""
   with np.errstate(over="ignore"):
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2

@@ -299,7 +299,7 @@ def refuses(workdir, abstract, kind, match):
 def test_damage_of_all_steps_is_refused_each_time(workdir, abstract):
   for step in ("4", "8"):
     ruin(workdir / "checkpoints" / step)
-  match = "no checkpoint is whole .*to start over at step 0"
+  match = "no checkpoint is intact .*to start over at step 0"
   refuses(workdir, abstract, errors.CheckpointUnusable, match)
 
 

@@ -147,7 +147,7 @@ def test_all_subsets_before_the_trim_are_equally_likely():
 
 
 @pytest.mark.parametrize("offset", [1, 2, 256])
-def test_neighbouring_positions_are_uncorrelated(offset):
+def test_neighboring_positions_are_uncorrelated(offset):
   rows = np.arange(2000)
   assert_uncorrelated(
     masks(0, rows, 128, 0.25, "exact"),
@@ -156,7 +156,7 @@ def test_neighbouring_positions_are_uncorrelated(offset):
 
 
 @pytest.mark.parametrize("seeds", [(0, 1), (0, -1), (1, 2), (0, 2**32)])
-def test_neighbouring_seeds_are_uncorrelated(seeds):
+def test_neighboring_seeds_are_uncorrelated(seeds):
   rows = np.arange(2000)
   first, second = (masks(s, rows, 128, 0.25, "exact") for s in seeds)
   assert_uncorrelated(first, second)

@@ -162,9 +162,9 @@ os.system("echo from a child")
     ),
     ("if index == 0: raise errors.UsageError('no such field')", 2, "no such"),
     (
-      "if index == 1: raise errors.CheckpointUnusable('none is whole')",
+      "if index == 1: raise errors.CheckpointUnusable('none is intact')",
       3,
-      "none is whole",
+      "none is intact",
     ),
     (
       "stop = signals.StopFlag(interrupt=True)\n"

@@ -359,11 +359,11 @@ def test_ticks_are_round_and_inside(low, high, wanted):
 def test_colors_contrast_with_the_page(written, dark):
   css = (written / "report.html").read_text()
   blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
-  colours = dict(re.findall(r"--(\w+): #(\w+);", blocks[dark]))
+  colors = dict(re.findall(r"--(\w+): #(\w+);", blocks[dark]))
   for name in ("ink", "soft", "link", "good", "bad"):
-    assert contrast(colours[name], colours["page"]) >= 4.5, name
+    assert contrast(colors[name], colors["page"]) >= 4.5, name
   for i in range(8):
-    assert contrast(colours[f"c{i}"], colours["page"]) >= 3, i
+    assert contrast(colors[f"c{i}"], colors["page"]) >= 3, i
 
 
 def contrast(a: str, b: str) -> float:

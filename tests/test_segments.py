@@ -78,7 +78,7 @@ def open_source(data, folder, exact_folder):
 
 
 def expected_ids(split):
-  """All ids of a split, tokenised here: each document and EOS."""
+  """All ids of a split, tokenized here: each document and EOS."""
   texts = documents()
   is_held_out = split == "validation"
   texts = [t for i, t in enumerate(texts) if (i % 4 == 0) == is_held_out]

@@ -164,7 +164,7 @@ def test_a_flipped_bit_is_detected_and_the_older_step_restored(
 def test_damage_of_all_steps_stops_the_run(tmp_path, fresh, abstract):
   save(tmp_path / "c", fresh, 1)
   largest_file(tmp_path / "c" / "1" / "opt_state").write_bytes(b"")
-  with pytest.raises(errors.UserError, match="no checkpoint is whole"):
+  with pytest.raises(errors.UserError, match="no checkpoint is intact"):
     restore(tmp_path / "c", abstract)
 
 

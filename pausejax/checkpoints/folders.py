@@ -1,6 +1,6 @@
-"""Lists the checkpoints of a folder and checks that they are whole.
+"""Lists the checkpoints of a folder and checks that they are intact.
 
-Imports no JAX. A step is whole if it has the parts below, if meta.json matches
+Imports no JAX. A step is intact if it has the parts below, if meta.json matches
 its SHA-256 in meta.sha256 (in the format of `sha256sum -c`), if every file of
 `data` matches its SHA-256 in meta.json, and if meta.json, the data and the
 folder name the same step. `store.py` compares the digests of arrays.
@@ -39,14 +39,14 @@ class Damaged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Small:
-  """The small files of a whole step: meta.json, and the files of `data`."""
+  """The small files of an intact step: meta.json, and the files of `data`."""
 
   meta: dict[str, Any]
   data: dict[str, bytes]
 
 
 def numbered(folder: pathlib.Path) -> list[int]:
-  """Returns the steps of a folder, whole or not, oldest first.
+  """Returns the steps of a folder, intact or not, oldest first.
 
   Raises:
     OSError: the folder exists, but cannot be read.
@@ -75,7 +75,7 @@ def read(folder: pathlib.Path, step: int) -> Small:
   """Reads and checks the small files of a step.
 
   Raises:
-    Damaged: the step is not whole.
+    Damaged: the step is not intact.
     CheckpointUnusable: a newer version of pausejax wrote it.
     OSError: a file exists but cannot be read. That is no sign of damage.
   """
@@ -117,7 +117,7 @@ def refuse(folder: pathlib.Path, step: int, why: str) -> NoReturn:
   raise errors.CheckpointUnusable(
     f"the checkpoint {folder / str(step)} is damaged: {why}; name an older "
     f"one{other}, or start the training in {folder.parent} again, which "
-    "resumes from the newest whole one"
+    "resumes from the newest intact one"
   )
 
 

@@ -19,7 +19,7 @@ TRASH = "trash"
 def delete_old(
   folder: pathlib.Path, config: CheckpointConfig, last_finite: int
 ) -> None:
-  """Deletes the whole steps that are not kept; damaged ones stay.
+  """Deletes the intact steps that are not kept; damaged ones stay.
 
   Args:
     folder: the folder of the checkpoints.

@@ -8,7 +8,7 @@
 The four are committed together. Every value has a digest, since Orbax stores
 none for arrays: leaves have one that is computed on the device (`leaves.py`),
 files have a SHA-256 (`folders.py`). A step that is proven to be damaged is set
-aside, never deleted, and the next older one is restored; if no step is whole,
+aside, never deleted, and the next older one is restored; if no step is intact,
 nothing is moved and the run is refused.
 """
 
@@ -130,7 +130,7 @@ class Store:
       self._fail(step, e)
 
   def wait(self) -> None:
-    """Waits until the last save is on disk and whole; deletes old steps.
+    """Waits until the last save is on disk and intact; deletes old steps.
 
     Raises:
       UserError: the workdir was deleted, or several consecutive saves failed.
@@ -165,16 +165,16 @@ class Store:
     self._writer.close()
 
   def restore(self, abstract: TrainState) -> Restored | None:
-    """Returns the newest whole checkpoint, or None if there are none.
+    """Returns the newest intact checkpoint, or None if there are none.
 
     Args:
       abstract: shapes, dtypes and shardings that the checkpoint must have.
 
     Raises:
       CheckpointUnusable: checkpoints exist or were set aside, and none is
-        whole, or one has a newer format. Nothing was moved.
-      UserError: a file cannot be read, or the newest whole checkpoint has other
-        leaves than `abstract` (the message has a table of them).
+        intact, or one has a newer format. Nothing was moved.
+      UserError: a file cannot be read, or the newest intact checkpoint has
+        other leaves than `abstract` (the message has a table of them).
     """
     # Process 0 decides: the others may see its changes late or in part.
     listing = self._list() if jax.process_index() == 0 else None
@@ -186,7 +186,7 @@ class Store:
         del damaged[step]
         available = ", ".join(map(str, steps))
         notes = [self._set_aside(s, why) for s, why in damaged.items()]
-        reason = f"newest whole checkpoint (available: {available})"
+        reason = f"newest intact checkpoint (available: {available})"
         reason = "; ".join([reason, *notes])
         return dataclasses.replace(restored, reason=reason)
     if steps or aside:
@@ -276,8 +276,8 @@ class Store:
     steps = [f"{folder}/{step}: {why}" for step, why in damaged.items()]
     steps += [f"{folder.parent / folders.SET_ASIDE}/{name}" for name in aside]
     raise errors.CheckpointUnusable(
-      f"no checkpoint is whole ({'; '.join(steps)}); nothing was changed; put "
-      f"a whole step back as {folder}/STEP, or name another --workdir, or "
+      f"no checkpoint is intact ({'; '.join(steps)}); nothing was changed; put "
+      f"an intact step back as {folder}/STEP, or name another --workdir, or "
       f"remove {folder} and {folder.parent / folders.SET_ASIDE} to start over "
       "at step 0"
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
   from pausejax.training import ahead
 
 _GIB = 2**30
-_UTILISATIONS = (0.4, 0.5, 0.6)
+_UTILIZATIONS = (0.4, 0.5, 0.6)
 _TOKENS = 200e9  # Training tokens of Goyal et al. (2024).
 _DAY = 24 * 3600
 
@@ -73,9 +73,9 @@ class Preflight:
     """Whether a step fits in the memory of a device."""
     return self.needed_bytes <= self.available_bytes
 
-  def step_seconds(self, utilisation: float) -> float:
+  def step_seconds(self, utilization: float) -> float:
     """Returns the time of a step at a fraction of the peak rate."""
-    rate = utilisation * self.peak_flops * self.num_devices
+    rate = utilization * self.peak_flops * self.num_devices
     return self.tokens_per_step * self.flops_per_token / rate
 
 
@@ -181,13 +181,13 @@ def _times(preflight: Preflight) -> list[str]:
     f"{preflight.peak_flops / 1e12:,.0f} TFLOP/s per device",
     f"   MFU     s a step     tokens/s   days for 200B   days for {all_steps}",
   ]
-  for utilisation in _UTILISATIONS:
-    seconds = preflight.step_seconds(utilisation)
+  for utilization in _UTILIZATIONS:
+    seconds = preflight.step_seconds(utilization)
     rate = preflight.tokens_per_step / seconds
     days = _TOKENS / rate / _DAY
     run = preflight.num_steps * seconds / _DAY
     lines.append(
-      f"  {utilisation:4.0%}  {seconds:11.3f}  {rate:11,.0f}  {days:14.2f}"
+      f"  {utilization:4.0%}  {seconds:11.3f}  {rate:11,.0f}  {days:14.2f}"
       f"  {run:{len(all_steps) + 9}.2f}"
     )
   return lines

@@ -230,7 +230,7 @@ def _write(option: str, name: str, text: str) -> None:
 
 def _show(report: dict) -> None:
   """Prints the report, in color only on a terminal."""
-  colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+  color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
   width = shutil.get_terminal_size().columns
   print(f"{report['what']}; pauses: {report['pauses']}")
   if report["rows"]:
@@ -242,7 +242,7 @@ def _show(report: dict) -> None:
       print(
         f" example {number}, positions {example['start']} to {end} of the row"
       )
-      for line in _lines(example, width, colour):
+      for line in _lines(example, width, color):
         print(line)
     if row["padding"]:
       print(f" padding, {row['padding']} positions")
@@ -250,11 +250,11 @@ def _show(report: dict) -> None:
     print(line)
   for check in report["checks"]:
     code = _GREEN if check["is_ok"] else _RED
-    mark = _paint("ok " if check["is_ok"] else "BAD", code, colour)
+    mark = _paint("ok " if check["is_ok"] else "BAD", code, color)
     print(f"{mark}  {check['name']}: {check['numbers']}")
 
 
-def _lines(example: dict, width: int, colour: bool) -> list[str]:
+def _lines(example: dict, width: int, color: bool) -> list[str]:
   """Returns the tokens of an example and their marks, two lines at a time.
 
   Not a table of rich, which would wrap each of the two lines for itself.
@@ -265,12 +265,12 @@ def _lines(example: dict, width: int, colour: bool) -> list[str]:
     if used + 1 + size > width:
       lines += [tokens, marks]
       tokens, marks, used = f"{position:7}", " " * 7, 7
-    shown = _paint(text, _REVERSE, colour and text == "[pause]")
+    shown = _paint(text, _REVERSE, color and text == "[pause]")
     tokens += " " + shown + " " * (size - len(text))
     marks += " " + mark.ljust(size)
     used += 1 + size
   return [line.rstrip() for line in [*lines[2:], tokens, marks]]
 
 
-def _paint(text: str, code: str, colour: bool) -> str:
-  return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+def _paint(text: str, code: str, color: bool) -> str:
+  return f"\x1b[{code}m{text}\x1b[0m" if color else text

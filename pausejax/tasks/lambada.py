@@ -7,7 +7,7 @@
 Two publications of the same passages, license CC BY 4.0:
 
   https://zenodo.org/records/2630551: lambada_development_plain_text.txt (4,869)
-    and lambada_test_plain_text.txt (5,153), lower case and tokenised; TFDS
+    and lambada_test_plain_text.txt (5,153), lower case and tokenized; TFDS
     lambada:1.0.0, which calls the development file "train".
   OpenAI's lambada_test.jsonl (5,153): the text as it stood in the books, line
     ends and quotes included, the last word cleaned of punctuation.

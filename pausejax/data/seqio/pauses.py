@@ -66,7 +66,7 @@ def mask(
 
 
 def _mix64(x: tf.Tensor) -> tf.Tensor:
-  """SplitMix64's finaliser."""
+  """SplitMix64's finalizer."""
   x = tf.bitwise.bitwise_xor(x, _shift_right(x, 30)) * _MIX_1
   x = tf.bitwise.bitwise_xor(x, _shift_right(x, 27)) * _MIX_2
   return tf.bitwise.bitwise_xor(x, _shift_right(x, 31))
