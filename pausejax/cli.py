@@ -98,11 +98,18 @@ def _explain(error: BaseException) -> int | None:
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       return 141
     case OSError():
-      print(f"pausejax: {error}", file=sys.stderr)
+      print(f"pausejax: {_os_error(error)}", file=sys.stderr)
       return 1
     case signals.Stopped():
       _stopped(error.exit_code - 128)
   return None
+
+
+def _os_error(error: OSError) -> str:
+  """Returns the file and what is wrong with it."""
+  if error.filename and error.strerror:
+    return f"{error.filename}: {error.strerror}"
+  return str(error)
 
 
 def _stopped(number: int, *_) -> None:
@@ -139,7 +146,9 @@ def _run(argv: list[str]) -> int:
   # Orbax and TFDS log verbosely there.
   logging.getLogger("absl").setLevel(logging.ERROR)
   verb, *rest = argv
-  errors.require_one_of("verb", verb, VERBS)
+  errors.require(
+    verb in VERBS, f"unknown verb {verb!r}{errors.nearest(verb, VERBS)}"
+  )
   if verb in MULTI_PROCESS and not {"-h", "--help"} & set(rest):
     distributed.start()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -64,7 +64,16 @@ def nearest(name: object, known: Iterable[str]) -> str:
   return f"{hint} (known: {names or 'none'}{more})"
 
 
-def first_line(error: BaseException) -> str:
+def number(value: float) -> str:
+  """Returns a bound of a range, the limits of integers as powers of two."""
+  for bits in (31, 32, 63, 64):
+    names = {2**bits - 1: f"2**{bits} - 1", -(2**bits): f"-2**{bits}"}
+    if value in names:
+      return names[int(value)]
+  return str(value)
+
+
+def first_line(error: object) -> str:
   """Returns the first line of an exception's message, "" if it has none."""
   return next(iter(str(error).strip().splitlines()), "")
 
@@ -96,7 +105,9 @@ def require_in_range(
   is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
   # Not converted to float, since an int may be too large for one.
   ok = is_number and low <= value <= high and value != math.inf
-  bound = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+  bound = f"at least {number(low)}"
+  if high != math.inf:
+    bound = f"from {number(low)} to {number(high)}"
   require(ok, f"{name}: must be a finite number {bound}, got {value!r}")
 
 

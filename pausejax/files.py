@@ -2,8 +2,11 @@
 
 import pathlib
 import secrets
+import tempfile
 
-__all__ = ["split_lines", "write"]
+from pausejax import errors
+
+__all__ = ["require_writable", "split_lines", "write"]
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
@@ -38,3 +41,16 @@ def split_lines(text: str) -> list[str]:
   """
   lines = text.split("\n")
   return lines if lines[-1] else lines[:-1]
+
+
+def require_writable(option: str, folder: pathlib.Path) -> None:
+  """Raises UserError unless files can be written there; makes no folder."""
+  try:
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    with tempfile.TemporaryFile(dir=existing):
+      pass
+  except OSError as e:
+    raise errors.UserError(
+      f"{option}: cannot write {folder}: {e.strerror or e}; make it writable, "
+      "or name another folder"
+    ) from e

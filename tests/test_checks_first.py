@@ -78,7 +78,7 @@ def study_of(tmp_path, **changes) -> str:
     ),
     (
       {"finetunings.m10": ("configs/finetune_smoke.py:task={task},m=1",)},
-      "config argument: unknown value 'm'",
+      "config argument: unknown name 'm'",
     ),
     ({"pretrainings.std": ("configs/smok.py",)}, "smoke.py'?"),
     ({"pretrainings.std": ("no/such/run",)}, "no folder 'no/such/run'"),

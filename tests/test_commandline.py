@@ -45,8 +45,8 @@ WRONG_VERBS = [
   (["segment"], "did you mean 'segments'?"),
   (["generte", "--prompt=x"], "did you mean 'generate'?"),
   ([""], "known: evaluate, generate, inspect, preflight"),
-  (["--config=x", "train"], "verb: unknown value"),
-  (["-v"], "verb: unknown value '-v'"),
+  (["--config=x", "train"], "unknown verb"),
+  (["-v"], "unknown verb '-v'"),
   (["tokenizer", "trian", "--config=x"], "did you mean 'train'?"),
 ]
 

@@ -95,3 +95,64 @@ def test_a_refused_command_leaves_no_folder(verb, tmp_path, capfd):
   assert cli.main(argv) in (1, 2)
   assert len(capfd.readouterr().err.splitlines()) == 1
   assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+  "argv",
+  [
+    ["train", "--config=smoke", "--workdir=file"],
+    ["segments", "--config=smoke", "--out=file"],
+    ["segments", "--config=smoke", "--out=file/x"],
+    ["tokenizer", "--config=smoke", "--out=file/t.model"],
+    ["study", "--config=study_smoke", "--workdir=file"],
+    ["score", "--task=piqa", "--predictions=p", "--out=file/x.json"],
+  ],
+)
+def test_a_file_in_place_of_a_folder_is_refused_first(argv, runs, capfd):
+  line = refused(argv, capfd, exit_code=1)
+  assert ": cannot write " in line and "Not a directory; make it" in line
+
+
+@pytest.mark.parametrize(
+  ("code", "words"),
+  [
+    ("def get_config(arg):\n  return 1 / 0\n", "mine.py:2: ZeroDivisionError"),
+    ("def get_config(arg):\n  retrn 1\n", "mine.py:2: SyntaxError: invalid"),
+    ("x = 1\n", "defines no get_config(arg)"),
+    ("import sys\nsys.exit(0)\n", "mine.py:2: SystemExit"),
+    (
+      "def get_config(arg):\n  return {}\n",
+      "returned a dict, not a ConfigDict",
+    ),
+  ],
+)
+@pytest.mark.parametrize("verb", ["train", "inspect"])
+def test_an_error_in_a_config_file_names_its_line(
+  verb, code, words, runs, capfd
+):
+  (runs / "mine.py").write_text(code)
+  argv = [verb, "--config=mine.py"]
+  line = refused(argv + ["--workdir=new"] * (verb == "train"), capfd)
+  assert words in line
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
+    (["train", "--config=smoek"], "no file 'smoek'; did you mean 'smoke'?"),
+    (["train", "--config=smoke:puase=true"], "name 'puase'; did you mean 'pa"),
+    (
+      ["train", "--config=smoke", "--config.model.num_layer=3"],
+      "unknown field 'model.num_layer'; did you mean 'model.num_layers'?",
+    ),
+    (
+      ["train", "--config=smoke", f"--config.seed={10**20}"],
+      "from -2**63 to 2**63 - 1, got 100000000000000000000",
+    ),
+  ],
+)
+def test_a_misspelled_name_gets_the_nearest(argv, words, runs, capfd):
+  (runs / "smok.py").write_text("print('not a config')\n")
+  argv = argv + ["--workdir=new"] * (argv[0] == "train")
+  assert words in refused(argv, capfd)

@@ -20,7 +20,7 @@ class UnknownArgument(errors.UsageError):
 
   def __init__(self, key: str, choices: Mapping[str, tuple | str | int]):
     super().__init__(
-      f"config argument: unknown value {key!r}{errors.nearest(key, choices)}"
+      f"config argument: unknown name {key!r}{errors.nearest(key, choices)}"
     )
     self.choices = choices
 

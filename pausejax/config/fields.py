@@ -64,10 +64,10 @@ class Declared:
     if self.minimum is None and self.maximum is None:
       return ""
     if self.maximum is None:
-      return f"at least {self.minimum}"
+      return f"at least {errors.number(self.minimum)}"
     if self.minimum is None:
-      return f"at most {self.maximum}"
-    return f"{self.minimum} to {self.maximum}"
+      return f"at most {errors.number(self.maximum)}"
+    return f"{errors.number(self.minimum)} to {errors.number(self.maximum)}"
 
   def check(self, name: str, value: Any) -> None:
     """Raises UsageError unless `value` is allowed."""

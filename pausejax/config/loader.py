@@ -15,6 +15,7 @@ import json
 import pathlib
 import re
 import sys
+import traceback
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -53,7 +54,7 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
   path = pathlib.Path(name)
   if not path.is_file():
     # Names are compared without folder and suffix.
-    near = {p.stem: str(p) for p in path.parent.glob("[!_]*.py")}
+    near = {p.stem: str(p) for p in path.parent.glob("[!_]*.py") if _makes(p)}
     close = difflib.get_close_matches(path.stem, [*names, *near], n=1)
     hint = (
       f"; did you mean {(near.get(close[0]) or close[0])!r}?" if close else ""
@@ -77,7 +78,25 @@ def argument(spec: str) -> str:
   return parsed[2] or ""
 
 
-def _why(error: Exception) -> str:
+def _makes(path: pathlib.Path) -> bool:
+  """Returns whether a Python file defines `get_config`."""
+  try:
+    return "def get_config(" in path.read_text("utf-8", errors="replace")
+  except OSError:
+    return False
+
+
+def _place(path: pathlib.Path, error: BaseException) -> str:
+  """Returns the config file and the last of its lines that raised."""
+  names = (str(path), str(path.absolute()))
+  frames = traceback.extract_tb(error.__traceback__)
+  numbers = [f.lineno for f in frames if f.filename in names]
+  if isinstance(error, SyntaxError) and error.filename in names:
+    numbers.append(error.lineno)
+  return f"{path}:{numbers[-1]}" if numbers else str(path)
+
+
+def _why(error: BaseException) -> str:
   """Returns one line about an error in a config file."""
   unknown = re.search(r'Key "(\w+)" does not exist', str(error))
   if unknown:
@@ -86,7 +105,8 @@ def _why(error: Exception) -> str:
     names = names or nearest_fields(unknown[1], tree.default())
     hint = f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
     return f"the config has no field {unknown[1]!r}{hint}"
-  line = f"{type(error).__name__}: {errors.first_line(error)}"
+  text = error.msg if isinstance(error, SyntaxError) else error
+  line = f"{type(error).__name__}: {errors.first_line(text)}"
   if isinstance(error, ImportError) and error.name == "configs":
     line += "; a config file starts from pausejax.config.default()"
   return line
@@ -112,11 +132,16 @@ def load_config(spec: str) -> ConfigDict:
     )
     return _from_json(path)
   try:
-    config = _module(path).get_config(arg)
+    module = _module(path)
+    errors.require(
+      hasattr(module, "get_config"),
+      f"--config: {path} defines no get_config(arg), which returns the config",
+    )
+    config = module.get_config(arg)
   except errors.UserError:
     raise
-  except Exception as e:
-    raise errors.UsageError(f"--config: {path}: {_why(e)}") from e
+  except (Exception, SystemExit) as e:
+    raise errors.UsageError(f"--config: {_place(path, e)}: {_why(e)}") from e
   errors.require(
     isinstance(config, ConfigDict),
     f"--config: {path}: get_config returned a {type(config).__name__}, not a "

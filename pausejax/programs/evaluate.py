@@ -24,12 +24,11 @@ import argparse
 import contextlib
 import dataclasses
 import pathlib
-import tempfile
 import time
 from collections.abc import Iterator
 
 import pausejax
-from pausejax import commandline, errors, tasks
+from pausejax import commandline, errors, files, tasks
 from pausejax.checkpoints import saved_run
 from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data.finetuning import examples, prompts
@@ -70,7 +69,7 @@ def main(argv: list[str]) -> int:
     for pauses in conditions:  # Checked before anything is read or compiled.
       prompts.Format(task, run.tokenizer, pauses)
   run.warn_of_pauses(max(p.num_pause_tokens for _, ps in plans for p in ps))
-  _require_writable(_folder(options, run))
+  files.require_writable("--out", _folder(options, run))
   accelerators.require_used()
   with _mesh(options):
     splits = {
@@ -184,19 +183,6 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
 def _folder(options, run: saved_run.SavedRun) -> pathlib.Path:
   """Returns the folder of the results."""
   return pathlib.Path(options.out or run.workdir / "evaluations")
-
-
-def _require_writable(folder: pathlib.Path) -> None:
-  """Raises UserError unless files can be written there; makes no folder."""
-  try:
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    with tempfile.TemporaryFile(dir=existing):
-      pass
-  except OSError as e:
-    raise errors.UserError(
-      f"--out: cannot write {folder}: {e.strerror or e}; make it writable, or "
-      "name another folder"
-    ) from e
 
 
 @contextlib.contextmanager

@@ -93,6 +93,7 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
   folder = pathlib.Path(options.out or run.workdir / results.TEXT_SCORES)
   with jax.set_mesh(sharding.data_mesh()):
     sharding.check_divisible({"--batch_size": (options.batch_size, "batch")})
+    files.require_writable("--out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = run.load()
     for fraction in fractions:

@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
   task = tasks.downstream(options.task)
   split = options.split or examples.scoring_split(task)
   errors.require_one_of("--split", split, examples.splits(task))
+  if options.out:
+    files.require_writable("--out", pathlib.Path(options.out).parent)
   loaded = examples.load(task, split, data_config(options.local_dir))
   path = pathlib.Path(options.predictions)
   scores = score(task, loaded, read_predictions(task, loaded, path))
@@ -45,7 +47,9 @@ def main(argv: list[str]) -> int:
   if options.out:
     result = {"task": task.name, "split": split, **scores}
     result["examples_sha256"] = loaded.sha256
-    files.write(pathlib.Path(options.out), json.dumps(result, indent=2) + "\n")
+    out = pathlib.Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write(out, json.dumps(result, indent=2) + "\n")
   return 0
 
 

@@ -25,7 +25,7 @@ import time
 
 from etils import epath
 
-from pausejax import commandline, errors, locks, tasks
+from pausejax import commandline, errors, files, locks, tasks
 from pausejax.config import train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning import encoded
@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
+  files.require_writable("--out", out)
   tokenizer = tokenizers.load(config.data.tokenizer)
   refused = locks.unused_removed(out, record_store.HEAD)
   if pipeline.is_finetuning(config.data.rates):

@@ -66,6 +66,7 @@ def main(argv: list[str]) -> int:
   if not options.table:
     accelerators.require_installed()
     check_study.check(plan)
+  files.require_writable("--workdir", workdir)
   plan.save()
   code = 0
   if not options.table:
