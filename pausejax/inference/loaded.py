@@ -104,7 +104,7 @@ class LoadedRun:
 
     accelerators.require_used()
     with jax.set_mesh(sharding.data_mesh()):
-      return self._found.load()
+      return self._saved.load()
 
   def generate(
     self,
@@ -239,7 +239,7 @@ class LoadedRun:
         positions than the model has.
     """
     tokens_BT = np.atleast_2d(np.asarray(tokens))
-    size, longest = self.tokenizer.vocab_size, self._found.model.max_seq_len
+    size, longest = self.tokenizer.vocab_size, self._saved.model.max_seq_len
     errors.require(
       tokens_BT.ndim == 2
       and tokens_BT.dtype.kind in "iu"
@@ -266,7 +266,7 @@ class LoadedRun:
       position=position,
       in_prefix=self.config.finetune.pauses_in_prefix,
     )
-    self._found.warn_of_pauses(num_pauses)
+    self._saved.warn_of_pauses(num_pauses)
     rows = [
       pauses.prompt(text, bos_id=t.bos_id, pause_id=t.pause_id) for text in ids
     ]
@@ -275,7 +275,7 @@ class LoadedRun:
 
     longest = max(map(len, rows))
     decode.check_length(
-      longest - num_pauses, num_pauses, num_new, self._found.model.max_seq_len
+      longest - num_pauses, num_pauses, num_new, self._saved.model.max_seq_len
     )
     tokens_BT, is_real_BT = decode.left_pad(
       rows, width=decode.bucket_length(longest), pad_id=t.pad_id
