@@ -11,17 +11,20 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressBar:
-  """Shows step, loss, tokens per second and time left."""
+  """Step, loss, tokens per second and time left.
+
+  The time left is that of the steps without evaluations and saves. It is shown
+  from the second step on, since the first one includes the compilation.
+  """
 
   def __init__(self, start: int, num_steps: int):
     self._num_steps = num_steps
-    self._start = start
-    self._began = self._last_line = time.monotonic()
+    self._last_line = time.monotonic()
+    self._num_timed, self._seconds = -1, 0.0
     self._bar = Progress(
       TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
       BarColumn(),
       TextColumn("{task.description}"),
-      TimeRemainingColumn(),
       console=Console(),
       disable=not sys.stdout.isatty(),
     )
@@ -34,17 +37,38 @@ class ProgressBar:
   def __exit__(self, *error) -> None:
     self._bar.stop()
 
-  def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-    """Shows the current step, loss and speed."""
+  def update(
+    self, step: int, loss: float, tokens_per_second: float, seconds: float
+  ) -> None:
+    """Shows the current step, loss and speed.
+
+    Args:
+      step: number of the step.
+      loss: its loss in nats.
+      tokens_per_second: its speed.
+      seconds: its time.
+    """
+    self._num_timed += 1
+    if self._num_timed:
+      self._seconds += seconds
     text = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
+    text += self._time_left(self._num_steps - step)
     self._bar.update(self._task, completed=step, description=text)
     now = time.monotonic()
     is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES
     if self._bar.disable and (is_due or step == self._num_steps):
       self._last_line = now
-      done = max(step - self._start, 1)
-      left = (self._num_steps - step) * (now - self._began) / done
-      self.print(f"step {step}/{self._num_steps}  {text}  {left:.0f} s left")
+      self.print(f"step {step}/{self._num_steps}  {text}")
+
+  def _time_left(self, num_steps: int) -> str:
+    """Returns the text on the time of the steps left, "" if unknown or none."""
+    if num_steps < 1 or self._num_timed < 1:
+      return ""
+    seconds = num_steps * self._seconds / self._num_timed
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min")):
+      if seconds < limit:
+        return f"  {seconds / size:.0f} {unit} left"
+    return f"  {seconds / 3600:.1f} h left"
 
   def print(self, line: str) -> None:
     """Prints a line above the bar."""

@@ -89,7 +89,7 @@ class Meter:
     if self._trims:
       counters.displaced_tokens += int(m["num_pauses_in_full_rows"])
     speed = m["num_real"] / seconds
-    self._progress.update(step, m["loss"], speed)
+    self._progress.update(step, m["loss"], speed, seconds)
     counters.skipped_in_a_row = (
       counters.skipped_in_a_row + 1 if m["skipped"] else 0
     )
