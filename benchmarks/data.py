@@ -55,11 +55,11 @@ def open_batches(pipeline: str, data, store: pathlib.Path, host=(0, 1)):
     task = tasks.pretraining(data.only_task)
     stream = SeqioBatches(data, task, batch_size=ROWS, seed=0, shard=host)
   else:
-    tokenizer = tokenizers.load(data.tokenizer)
+    tokenizer = tokenizers.load_tokenizer(data.tokenizer)
     stream = StepBatches(
       SegmentSource(
         data=data,
-        store=segments.load(store, "train", data, tokenizer),
+        store=segments.open_segments(store, "train", data, tokenizer),
         tokenizer=tokenizer,
         batch_size=ROWS,
         seed=0,
@@ -143,9 +143,9 @@ def processes(options, store: pathlib.Path, pipeline: str, count: int):
 def writing(options, folder: pathlib.Path, num_workers: int) -> measure.Row:
   """Returns the row of building a store, including the start of processes."""
   data = config_of(options, 0.1)
-  tokenizer = tokenizers.load(options.tokenizer)
+  tokenizer = tokenizers.load_tokenizer(options.tokenizer)
   start = time.perf_counter()
-  index = prepare.write(
+  index = prepare.write_segments(
     data, tokenizer, folder / f"made-{num_workers}", num_workers=num_workers
   )
   seconds = time.perf_counter() - start
@@ -168,7 +168,7 @@ def waiting(options, folder: pathlib.Path) -> measure.Row:
     check=True,
     stdout=subprocess.DEVNULL,
   )
-  rows = metric_rows.read(workdir / "metrics.jsonl")
+  rows = metric_rows.read_rows(workdir / "metrics.jsonl")
   rows = [row for row in rows if "step_seconds" in row]
   rows = rows[5:]  # The first ones compile.
   waited = sum(row["data_wait_seconds"] for row in rows)
@@ -188,7 +188,7 @@ def main() -> None:
     folder = pathlib.Path(name)
     if not options.tokenizer:
       source = tasks.pretraining("stdlib_docs").source(config_of(options, 0.0))
-      model = tokenizer_training.train(
+      model = tokenizer_training.train_tokenizer(
         list(source.documents("train")), vocab_size=8192
       )
       options.tokenizer = str(folder / "tokenizer.model")

@@ -64,7 +64,7 @@ def measure_arms(options: argparse.Namespace) -> list[measure.Row]:
   from pausejax.data import tokenizers
 
   config = run_config(options)
-  tokenizer = tokenizers.load(config.data.tokenizer)
+  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
   made = arm_batches(config, tokenizer, options.batches)
   arms = {}
   for name, data in made.items():

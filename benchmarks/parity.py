@@ -63,7 +63,7 @@ def train(arm: str, seed: int, workdir: pathlib.Path) -> None:
 
 def accuracies(workdir: pathlib.Path) -> Curve:
   """Returns (step, percent right on held-out strings) of a run."""
-  rows = metric_rows.read(workdir / "metrics.jsonl")
+  rows = metric_rows.read_rows(workdir / "metrics.jsonl")
   return [
     (r["step"], r["eval_parity20_accuracy"]) for r in rows if "eval_score" in r
   ]

@@ -46,8 +46,8 @@ def config() -> str:
   return (
     "# Config fields\n\n"
     "Every field: change one by `--config.NAME=VALUE`.\n\n"
-    f"{reference.markdown()}\n"
-    f"{reference.markdown(StudyConfig, 'Study')}"
+    f"{reference.reference_tables()}\n"
+    f"{reference.reference_tables(StudyConfig, 'Study')}"
   )
 
 

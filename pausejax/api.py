@@ -64,14 +64,14 @@ def train(
     tree, init_from=str(init_from), workdir=str(workdir), is_saved=False
   )
   with _stop_flag() as stop:
-    start = inputs.check(tree, str(workdir))
+    start = inputs.check_inputs(tree, str(workdir))
     accelerators.require_used()
     from pausejax.programs import train_setup
     from pausejax.training import loop
 
     with train_setup.open_run(start, stop) as run:
       if run is not None:
-        loop.train(run)
+        loop.train_loop(run)
   return read_metrics(start.workdir)
 
 

@@ -150,7 +150,7 @@ def _run(argv: list[str]) -> int:
     verb in VERBS, f"unknown verb {verb!r}{errors.nearest(verb, VERBS)}"
   )
   if verb in MULTI_PROCESS and not {"-h", "--help"} & set(rest):
-    distributed.start()
+    distributed.connect()
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, _stopped)
   program = importlib.import_module(f"pausejax.programs.{verb}")

@@ -114,7 +114,7 @@ class Parser(argparse.ArgumentParser):
         "config"
       )
       changes = [a for a in argv if a.startswith("--config.")]
-      self.epilog = help_text.text(
+      self.epilog = help_text.config_help(
         spec,
         spec and _changed(spec, changes),
         kind=self._kind,

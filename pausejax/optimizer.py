@@ -25,7 +25,13 @@ from pausejax.config import OptimConfig
 from pausejax.parameter_groups import Kind, decay_mask
 from pausejax.schedules import make_schedule
 
-__all__ = ["decay_mask", "make", "make_schedule", "names", "treatments"]
+__all__ = [
+  "decay_mask",
+  "make_optimizer",
+  "make_schedule",
+  "optimizer_names",
+  "treatments",
+]
 
 # Arguments of optax's optimizers that are set here.
 _MASKS = ("mask", "weight_decay_mask")
@@ -41,7 +47,7 @@ _REFUSED = {
 }
 
 
-def make(
+def make_optimizer(
   config: OptimConfig, num_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns the optimizer and the schedule of its learning rate.
@@ -65,7 +71,7 @@ def make(
   """
   schedule = make_schedule(config, num_steps)
   if config.name not in _factories():
-    errors.require_one_of("optim.name", config.name, names(config))
+    errors.require_one_of("optim.name", config.name, optimizer_names(config))
   known = _arguments(config.name)
   for key in config.kwargs:
     errors.require(
@@ -80,7 +86,7 @@ def make(
   return optax.chain(clip, optimizer), schedule
 
 
-def names(config: OptimConfig) -> list[str]:
+def optimizer_names(config: OptimConfig) -> list[str]:
   """Returns the optimizers that are accepted with optax's default settings."""
 
   def is_accepted(name: str) -> bool:

@@ -30,7 +30,7 @@ class TrainState:
   opt_state: Any
 
 
-def init(
+def init_state(
   config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
   """Returns the state before the first step, which depends only on `seed`."""
@@ -47,7 +47,7 @@ def abstract(
   config: ModelConfig, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """Returns the state's shapes and shardings on the mesh, without arrays."""
-  shapes = jax.eval_shape(lambda: init(config, optimizer, 0))
+  shapes = jax.eval_shape(lambda: init_state(config, optimizer, 0))
   return sharding.placed(shapes)
 
 
@@ -56,7 +56,9 @@ def init_on_mesh(
 ) -> TrainState:
   """Returns a fresh state, initialized with its sharding on the mesh."""
   layout = jax.tree.map(lambda x: x.sharding, abstract(config, optimizer))
-  make = jax.jit(lambda: init(config, optimizer, seed), out_shardings=layout)
+  make = jax.jit(
+    lambda: init_state(config, optimizer, seed), out_shardings=layout
+  )
   return make()
 
 

@@ -92,7 +92,7 @@ def finish(args) -> str:
 def rows(workdir: pathlib.Path) -> list[dict]:
   """Returns the training rows of metrics.jsonl that are whole."""
   path = workdir / "metrics.jsonl"
-  found = metric_rows.read(path) if path.exists() else []
+  found = metric_rows.read_rows(path) if path.exists() else []
   return [row for row in found if "loss" in row]
 
 

@@ -47,7 +47,7 @@ def machine(root, *paths, pci=()):
 def test_accelerators_are_detected_from_device_files(
   paths, pci, name, tmp_path
 ):
-  found = accelerators.find(machine(tmp_path, *paths, pci=pci))
+  found = accelerators.find_accelerator(machine(tmp_path, *paths, pci=pci))
   assert (found and found.name) == name
 
 

@@ -20,7 +20,7 @@ from pausejax.tasks import records
 from tests import models, soak
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
-TOKENIZER = tokenizers.load("bytes")
+TOKENIZER = tokenizers.load_tokenizer("bytes")
 NUM = 13  # Divides by no batch size or number of devices here.
 
 

@@ -15,7 +15,7 @@ from tests.test_study import fields, plan
 @pytest.mark.parametrize("spec", ["study", "study_smoke"])
 def test_a_saved_plan_holds_the_texts_of_its_config(tmp_path, spec):
   tree = load_config(spec).to_dict()
-  planned = plans.make(tmp_path, tree)
+  planned = plans.make_plan(tmp_path, tree)
   kept = planned.as_json()
   assert {n: kept[n] for n in tree} == {
     **tree,
@@ -23,7 +23,7 @@ def test_a_saved_plan_holds_the_texts_of_its_config(tmp_path, spec):
     "variants": tuple(map(tuple, tree["variants"])),
   }
   planned.save()
-  assert plans.load(tmp_path) == planned
+  assert plans.read_plan(tmp_path) == planned
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_text_of_another_form_is_refused_before_any_cell(
   tmp_path, change, message
 ):
   with pytest.raises(errors.UsageError) as raised:
-    plans.make(tmp_path, fields(**change))
+    plans.make_plan(tmp_path, fields(**change))
   assert message in str(raised.value)
   assert len(str(raised.value).splitlines()) == 1
 

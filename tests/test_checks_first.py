@@ -106,4 +106,4 @@ def test_a_study_checks_every_command_before_the_first_runs(
 def test_the_commands_of_our_own_studies_pass(name, tmp_path, monkeypatch):
   monkeypatch.chdir(SMOKE.parent.parent)
   config = loader.load_config(f"configs/{name}.py")
-  check_study.check(plan.make(tmp_path, config.to_dict()))
+  check_study.check_cells(plan.make_plan(tmp_path, config.to_dict()))

@@ -31,7 +31,7 @@ from pausejax import locks
 from pausejax.runtime import children
 folder = pathlib.Path(sys.argv[1])
 with (folder / "log").open("w") as log:
-  children.start(
+  children.start_command(
     [sys.executable, "-c", sys.argv[2], str(folder)],
     output=log, environment=os.environ, lock=locks.take(folder / "lock"),
   )

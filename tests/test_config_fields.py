@@ -195,7 +195,7 @@ def test_every_default_is_allowed_and_every_field_is_explained(kind):
       value = value[part]
     declared.check(name, value)
     assert len(declared.help) > 5, name
-    assert f"| `{name}` |" in reference.markdown(kind)
+    assert f"| `{name}` |" in reference.reference_tables(kind)
     if declared.before is not None:
       declared.check(name, declared.before)
       assert type(declared.before) is type(value)
@@ -216,7 +216,7 @@ def test_the_name_of_a_group_is_that_of_its_field():
 
 
 def test_a_default_that_follows_another_field_is_named_in_the_reference():
-  page = reference.markdown()
+  page = reference.reference_tables()
   for text in ("4 * model.d_model", "num_steps // 50", "data.seq_len"):
     assert f"| `{text}` |" in page
   assert str(Follows("a.b", times=3, divided_by=2)) == "3 * a.b // 2"
@@ -237,4 +237,4 @@ def test_a_field_missing_from_an_old_file_gets_its_old_behavior(name, value):
   group, field = name.split(".")
   tree = default().to_dict()
   del tree[group][field]
-  assert saved.read(tree)[group][field] == value
+  assert saved.read_saved(tree)[group][field] == value

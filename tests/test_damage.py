@@ -33,7 +33,7 @@ KEEP = CheckpointConfig(every=1, keep=9, keep_period=0, keep_best=0)
 def make_abstract():
   """The state of a model with one layer and an optimizer without moments."""
   fields = {**default().optim.to_dict(), "name": "sgd", "kwargs": {}}
-  made = optimizer.make(OptimConfig(**fields), 2000)[0]
+  made = optimizer.make_optimizer(OptimConfig(**fields), 2000)[0]
   config = models.model_config(num_layers=1)
   return abstract_on(one_device_mesh(), config, made)
 

@@ -155,7 +155,7 @@ def loose_study(tmp_path):
     "variants": (("StdPT_StdFT", "std", "m0"),),
     "tasks_module": "",
   }
-  plan = plans.make(tmp_path, fields)
+  plan = plans.make_plan(tmp_path, fields)
   plan.save()
   workdir = plan.finetuning_cells()[0].workdir
   workdir.mkdir(parents=True)
@@ -183,20 +183,22 @@ def loose_study(tmp_path):
   rows = [{"id": "0", "prediction": "a", "values": {"em": 1.0}}]
   rows.append({**rows[0], "id": "1"})
   stem = results.name("stdlib_cloze", "validation", pauses, 1)
-  results.write(workdir / "evaluations", stem, result, rows)
+  results.write_result(workdir / "evaluations", stem, result, rows)
   return plan
 
 
 def test_a_plan(loose_study):
   workdir = loose_study.workdir
-  refuses_all_damage(workdir / "study.json", lambda: plans.load(workdir).save())
+  refuses_all_damage(
+    workdir / "study.json", lambda: plans.read_plan(workdir).save()
+  )
 
 
 def test_a_result_and_its_predictions(loose_study):
   folder = loose_study.finetuning_cells()[0].workdir / "evaluations"
   (path,) = folder.glob("*.json")
-  refuses_all_damage(path, lambda: results.read(folder))
-  (result,) = results.read(folder)
+  refuses_all_damage(path, lambda: results.read_results(folder))
+  (result,) = results.read_results(folder)
   (path,) = folder.glob("*.jsonl")
   path.write_text(path.read_text().splitlines()[0])
   refuses_all_damage(path, lambda: results.predictions(result))
@@ -219,7 +221,7 @@ def test_a_result_with_impossible_pauses_names_the_file(
   for changed in (result | change, result | {"finetuned": own}):
     path.write_text(json.dumps(changed))
     with pytest.raises(errors.UserError, match=message) as caught:
-      results.read(folder)
+      results.read_results(folder)
     assert str(path) in caught.value.message
 
 
@@ -234,7 +236,7 @@ def test_a_report_on_a_damaged_run(name, loose_study):
       path.write_text(json.dumps(changed) + "\n")
       try:
         found = contents.collect(loose_study.workdir)
-        document.page(found, paper=True)
+        document.report_page(found, paper=True)
       except errors.UserError as e:
         assert "\n" not in e.message
 
@@ -242,7 +244,7 @@ def test_a_report_on_a_damaged_run(name, loose_study):
 @pytest.fixture
 def run(tmp_path):
   """The small files of a checkpoint, as far as finding it reads them."""
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   config = default().to_dict()
   meta = {
     "config": config,
@@ -278,53 +280,53 @@ def test_stores(tmp_path, data_config):
   data = data_config(files=str(tmp_path / "text.txt"))
   (tmp_path / "more.txt").write_text("other words\n" * 40)
   data = data_config(files=str(tmp_path), segments_dir=str(tmp_path / "store"))
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   out = tmp_path / "store"
-  prepare.write(data, tokenizer, out)
+  prepare.write_segments(data, tokenizer, out)
 
   def load():
     for split in ("train", "validation"):
-      segments.load(epath.Path(out), split, data, tokenizer)
+      segments.open_segments(epath.Path(out), split, data, tokenizer)
     list(record_store.verify(epath.Path(out)))
 
   refuses_all_damage(out / "index.json", load)
   refuses_all_damage(
     out / "units" / "store.json",
-    lambda: prepare.write(data, tokenizer, out),
+    lambda: prepare.write_segments(data, tokenizer, out),
   )
 
 
 def test_a_unit_with_a_damaged_record_is_rebuilt(tmp_path, data_config):
   (tmp_path / "text.jsonl").write_text('{"text": "some words"}\n' * 60)
   data = data_config(files=str(tmp_path / "text.jsonl"))
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   out = tmp_path / "store"
-  index = prepare.write(data, tokenizer, out)
+  index = prepare.write_segments(data, tokenizer, out)
   path = next((out / "units").glob("unit-*.json"))
   whole = path.read_bytes()
   for raw in [*RAW, *(json.dumps(x).encode() for x in damaged({"key": 1}))]:
     path.write_bytes(raw)
-    assert prepare.write(data, tokenizer, out) == index
+    assert prepare.write_segments(data, tokenizer, out) == index
     assert path.read_bytes() == whole
   note = json.loads(whole)
   for field in note:
     for put in GARBAGE:
       path.write_text(json.dumps({**note, field: put}))
       with contextlib.suppress(errors.UserError):
-        prepare.write(data, tokenizer, out)
+        prepare.write_segments(data, tokenizer, out)
 
 
 def test_a_store_of_examples(tmp_path, data_config):
   lines = '{"question": "1 + 1?", "answer": "#### 2"}\n' * 25
   (tmp_path / "train.jsonl").write_text(lines)
   data = data_config(task="gsm8k", local_dir=str(tmp_path))
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   task = tasks.downstream("gsm8k")
   out = tmp_path / "store"
-  encoded.write(data, tokenizer, out)
+  encoded.write_encoded(data, tokenizer, out)
   refuses_all_damage(
     out / "index.json",
-    lambda: encoded.load(str(out), task, "validation", data, tokenizer),
+    lambda: encoded.open_encoded(str(out), task, "validation", data, tokenizer),
   )
 
 
@@ -356,14 +358,14 @@ def test_tokenizers_of_another_shape(suffix, tmp_path):
   for raw in [*RAW, b"\x00" * 100, *(json.dumps(x).encode() for x in GARBAGE)]:
     path.write_bytes(raw)
     with pytest.raises(errors.UserError):
-      tokenizers.load(str(path))
+      tokenizers.load_tokenizer(str(path))
 
 
 @pytest.mark.parametrize("seen", [False, True])
 def test_pauses_the_model_was_not_trained_with_are_reported_once(
   run, seen, capsys
 ):
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   meta = saved_run.checked({**run, "pauses_seen": seen})
   model = ModelConfig(**meta["model"])
   found = saved_run.SavedRun(

@@ -55,14 +55,16 @@ def tokenizer(request, tmp_path_factory) -> str:
     return "bytes"
   path = tmp_path_factory.mktemp("tokenizer") / "bpe.model"
   texts = [f"{row['question']} {row['answer']}" for row in GSM8K]
-  path.write_bytes(tokenizer_training.train(texts, vocab_size=290))
+  path.write_bytes(tokenizer_training.train_tokenizer(texts, vocab_size=290))
   return str(path)
 
 
 def register(name: str, data, **changes) -> str:
   vocab = vocabulary.vocabulary(data.tokenizer)
   pauses = PromptPauses(**{"num_pauses": NUM_PAUSES} | changes)
-  return downstream.register(tasks.downstream(name), data, vocab, pauses)
+  return downstream.register_downstream(
+    tasks.downstream(name), data, vocab, pauses
+  )
 
 
 def read(name: str, split: str, lengths=LENGTHS) -> list[dict]:
@@ -86,10 +88,10 @@ def test_ids_equal_those_of_the_plain_tokenizer(
 ):
   pauses = {"position": position, "filler": filler}
   data = data_config(tokenizer=tokenizer, local_dir=str(folder))
-  loaded = examples.load(tasks.downstream(name), split, data)
+  loaded = examples.read_split(tasks.downstream(name), split, data)
   plain = prompts.Format(
     tasks.downstream(name),
-    tokenizers.load(tokenizer),
+    tokenizers.load_tokenizer(tokenizer),
     PromptPauses(num_pauses=NUM_PAUSES, **pauses),
   )
   lengths = [LENGTHS["inputs"] + 1] * len(loaded.rows)
@@ -109,14 +111,14 @@ def test_a_long_prefix_is_cut_on_the_left_and_keeps_its_pauses(
 ):
   data = data_config(local_dir=str(folder))
   name = register("gsm8k", data)
-  pause_id = tokenizers.load("bytes").pause_id
+  pause_id = tokenizers.load_tokenizer("bytes").pause_id
   whole = read(name, "test")
   short = read(name, "test", {"inputs": 12, "targets": 4})
   for long, cut in zip(whole, short, strict=True):
     np.testing.assert_array_equal(cut["inputs"], long["inputs"][-12:])
     assert (cut["inputs"][-NUM_PAUSES:] == pause_id).all()
     np.testing.assert_array_equal(cut["targets"][:3], long["targets"][:3])
-    assert cut["targets"][-1] == tokenizers.load("bytes").eos_id
+    assert cut["targets"][-1] == tokenizers.load_tokenizer("bytes").eos_id
   uncut = read(name, "test", None)
   np.testing.assert_array_equal(uncut[0]["inputs"], whole[0]["inputs"])
 
@@ -172,8 +174,8 @@ def test_prepared_tfds_data_gives_the_examples_of_the_files(
     builder.download_and_prepare()
   task = tasks.downstream("gsm8k")
   prepared = data_config(tfds_data_dir=str(tmp_path))
-  from_tfds = examples.load(task, "test", prepared).rows
-  from_files = examples.load(
+  from_tfds = examples.read_split(task, "test", prepared).rows
+  from_files = examples.read_split(
     task, "test", data_config(local_dir=str(folder))
   ).rows
   by_prefix = {row.prefix: row.target for row in from_tfds}
@@ -233,4 +235,4 @@ def test_nested_features_come_as_plain_values(name, tmp_path, data_config):
 def test_tfds_data_that_is_not_prepared_is_one_line(tmp_path, data_config):
   data = data_config(tfds_data_dir=str(tmp_path))
   with pytest.raises(errors.UserError, match=r"gsm8k:1\.0\.0 is not prepared"):
-    examples.load(tasks.downstream("gsm8k"), "test", data)
+    examples.read_split(tasks.downstream("gsm8k"), "test", data)

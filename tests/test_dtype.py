@@ -27,7 +27,7 @@ from tests import models
 
 loss = default().loss.to_dict() | {"num_chunks": 2}
 optim = default().optim.to_dict()
-made, schedule = optimizer.make(OptimConfig(**optim), 10)
+made, schedule = optimizer.make_optimizer(OptimConfig(**optim), 10)
 train_step = functools.partial(
   step.train_step, optimizer=made, schedule=schedule,
   loss=LossConfig(**loss), num_microbatches=1,

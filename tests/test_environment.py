@@ -42,7 +42,7 @@ def put(monkeypatch):
 def test_every_value_of_every_variable_works_or_is_one_line(name, value, put):
   put({**(PLAIN if name in PLAIN else SLURM), name: value})
   try:
-    environment.find()
+    environment.process_arguments()
   except errors.UsageError as e:
     assert "\n" not in e.message and name.partition("_")[0] in e.message
   else:
@@ -52,7 +52,7 @@ def test_every_value_of_every_variable_works_or_is_one_line(name, value, put):
 
 def test_an_empty_number_of_tasks_is_one_process(put):
   put({"SLURM_JOB_ID": "7", "SLURM_NTASKS": ""})
-  assert environment.find() is None
+  assert environment.process_arguments() is None
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_an_empty_number_of_tasks_is_one_process(put):
 def test_an_invalid_address_is_named(address, put):
   put({**PLAIN, "JAX_COORDINATOR_ADDRESS": address})
   with pytest.raises(errors.UsageError, match="expected HOST:PORT") as failed:
-    environment.find()
+    environment.process_arguments()
   assert repr(address) in failed.value.message
 
 
@@ -70,7 +70,7 @@ def test_two_processes_with_one_number_are_named(put, tmp_path, monkeypatch):
   monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
   put(PLAIN)
   monkeypatch.setattr(distributed, "_id_lock", None)
-  distributed._lock_process_id(environment.find())
+  distributed._lock_process_id(environment.process_arguments())
   code = (
     "import sys; from pausejax import cli; "
     "sys.exit(cli.main(['train', '--config=c', '--workdir=w']))"
@@ -89,7 +89,9 @@ def test_two_processes_with_one_number_are_named(put, tmp_path, monkeypatch):
   )
   # Another number, or another run, is no conflict.
   held = distributed._id_lock
-  distributed._lock_process_id({**environment.find(), "process_id": 0})
+  distributed._lock_process_id(
+    {**environment.process_arguments(), "process_id": 0}
+  )
   (name,) = (p for p in tmp_path.iterdir() if p.name.endswith("-1.lock"))
   assert locks.take(name) is None
   held.close()

@@ -14,7 +14,7 @@ from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.data.pretraining.source import StepBatches
 from pausejax.tasks import records, registry
 
-BYTES = tokenizers.load("bytes")
+BYTES = tokenizers.load_tokenizer("bytes")
 TASKS = ("sums", "spelling")
 
 
@@ -113,7 +113,7 @@ def test_a_store_gives_the_batches_of_the_files(stores, split, num_pauses):
     ("sums", stores["sums"]),
     ("sums=1,spelling=1", ",".join(f"{k}={v}" for k, v in stores.items())),
   ):
-    pipeline.check(run_of(task, folder).data)
+    pipeline.check_data(run_of(task, folder).data)
     read, made = (
       source_of(run_of(task, f, num_pauses=num_pauses), split)
       for f in (folder, "")
@@ -148,7 +148,7 @@ def test_a_store_of_another_task_or_of_segments_is_an_error(stores, tmp_path):
   with pytest.raises(errors.UserError, match="no segments at"):
     source_of(run_of("sums", str(tmp_path)))
   with pytest.raises(errors.UsageError, match="a store for each task"):
-    pipeline.check(run_of("sums=1,spelling=1", stores["sums"]).data)
+    pipeline.check_data(run_of("sums=1,spelling=1", stores["sums"]).data)
 
 
 def test_training_takes_the_store(stores):
@@ -167,7 +167,7 @@ def test_an_id_that_no_text_has_names_file_and_record(
   shutil.copytree(stores["sums"], out)
   index = json.loads((out / "index.json").read_text())
   whole = record_store.open_records(epath.Path(out), index["train"]["shards"])
-  writer = record_store.Writer(out / "train.array_record")
+  writer = record_store.RecordWriter(out / "train.array_record")
   for number in range(len(whole)):
     record = json.loads(whole[number])
     if number == 3:

@@ -22,7 +22,7 @@ def listed(spec):
   """Returns the names of the files, and what is left out as one text."""
   found = file_lists.expand(str(spec))
   names = [os.path.basename(f) for f in found.files]
-  return names, "; ".join(file_lists.describe(found.left_out))
+  return names, "; ".join(file_lists.left_out_reasons(found.left_out))
 
 
 def refused(spec) -> str:
@@ -175,7 +175,7 @@ def test_held_out_files_are_not_trained_on_by_any_name(tmp_path):
   found = source(tmp_path, tmp_path / "held")
   assert list(found.documents("train")) == ["a.txt", "c.txt"]
   assert list(found.documents("validation")) == ["b.txt"]
-  left_out = "; ".join(file_lists.describe(found.left_out()))
+  left_out = "; ".join(file_lists.left_out_reasons(found.left_out()))
   assert "1 left out that are data.validation_files: b.txt" in left_out
 
 

@@ -18,7 +18,7 @@ from pausejax.tasks import records
 from pausejax.training import step
 from tests import models
 
-BYTES = tokenizers.load("bytes")
+BYTES = tokenizers.load_tokenizer("bytes")
 BOS, EOS, PAUSE = BYTES.bos_id, BYTES.eos_id, BYTES.pause_id
 
 
@@ -431,7 +431,8 @@ def test_held_out_examples_are_not_trained_on(data_config):
   for every in (2, 7):
     data = data_config(holdout_every=every)
     train, held_out = (
-      examples.load(made, split, data) for split in ("train", "validation")
+      examples.read_split(made, split, data)
+      for split in ("train", "validation")
     )
     assert held_out.rows == questions(50)[::every]
     assert len(train.rows) + len(held_out.rows) == 50
@@ -443,7 +444,9 @@ def test_the_turns_of_a_conversation_stay_in_one_split(data_config):
   talks = [questions(12)[i : i + 3] for i in range(0, 12, 3)]
   source = records.Generated(name="made", make={"train": lambda: iter(talks)})
   made = task(source=source, examples=iter)
-  held_out = examples.load(made, "validation", data_config(holdout_every=2))
+  held_out = examples.read_split(
+    made, "validation", data_config(holdout_every=2)
+  )
   ids = [row.id for row in held_out.rows]
   assert ids == [row.id for row in [*talks[0], *talks[2]]]
 
@@ -454,7 +457,7 @@ def test_the_digest_of_a_split_depends_on_the_held_out_examples(data_config):
   )
   # Two of ten either way: example 6, or example 7.
   digests = {
-    examples.load(
+    examples.read_split(
       task(source=source), "train", data_config(holdout_every=n)
     ).sha256
     for n in (6, 7)
@@ -467,4 +470,4 @@ def test_a_split_that_holding_out_leaves_empty_is_refused(data_config):
     name="made", make={"train": lambda: iter(questions(1))}
   )
   with pytest.raises(errors.UserError, match="1 records are too few"):
-    examples.load(task(source=source), "train", data_config())
+    examples.read_split(task(source=source), "train", data_config())

@@ -136,7 +136,7 @@ def test_plain_text_is_scored_with_and_without_pauses(place):
   assert "--task: cannot be used with --text" in output
   more = (f"--text={place / 'none.txt'}",)
   assert "none.txt" in run(place, "evaluate", checkpoint, *more, expect=1)
-  rows = metric_rows.read(place / "pretrained" / "metrics.jsonl")
+  rows = metric_rows.read_rows(place / "pretrained" / "metrics.jsonl")
   (measured,) = [row for row in rows if "eval_loss" in row]
   assert measured["eval_loss"] != measured["eval_loss_without_pauses"] > 0
 

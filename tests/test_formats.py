@@ -51,13 +51,13 @@ def test_a_config_of_an_older_version_is_read_under_new_names(tmp_path):
   assert config.data.pipeline == "seqio"
   assert {**plain(config), "data": 0} == {**plain(default()), "data": 0}
   # And saved again it is one of this version.
-  again = saved.to_json(config.to_dict())
+  again = saved.config_to_json(config.to_dict())
   assert saved.current(again, "config.json") == config.to_dict()
 
 
 def test_a_config_of_a_newer_version_is_refused(tmp_path):
   path = tmp_path / "config.json"
-  path.write_text(json.dumps(saved.to_json(plain(default()))))
+  path.write_text(json.dumps(saved.config_to_json(plain(default()))))
   assert plain(load_config(str(path))) == plain(default())
   refused(lambda: load_config(str(path)), str(path), *newer(path))
   for damaged in ("2", 0, None, True, 1.5, []):
@@ -89,7 +89,7 @@ def test_meta_of_an_older_version_is_read_under_new_names(format):
   assert found["data"] == {"pipeline": "segments", "seed": 0}
   # What this version writes is read back as it is.
   run = {"config": plain(default()), "data": found["data"]}
-  assert upgrade.upgrade(upgrade.to_json(run), upgrade.FORMAT, "c") == run
+  assert upgrade.upgrade(upgrade.meta_to_json(run), upgrade.FORMAT, "c") == run
 
 
 def test_the_history_of_settings_survives_a_rename(tmp_path):
@@ -104,16 +104,16 @@ def test_the_history_of_settings_survives_a_rename(tmp_path):
 
 
 def test_stores_of_a_newer_version_are_refused(tmp_path, data_config):
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   (tmp_path / "text").mkdir()
   (tmp_path / "text" / "a.txt").write_text("some words\n" * 40)
   (tmp_path / "text" / "b.txt").write_text("other words\n" * 40)
   out = tmp_path / "segments"
   data = data_config(files=str(tmp_path / "text"), segments_dir=str(out))
-  prepare.write(data, tokenizer, out)
+  prepare.write_segments(data, tokenizer, out)
 
   def load():
-    return segments.load(out, "train", data, tokenizer)
+    return segments.open_segments(out, "train", data, tokenizer)
 
   load()
   refused(load, str(out), *newer(out / "index.json"))
@@ -123,12 +123,15 @@ def test_a_store_of_examples_of_other_versions(tmp_path, data_config):
   lines = '{"question": "1 + 1?", "answer": "#### 2"}\n' * 25
   (tmp_path / "train.jsonl").write_text(lines)
   data = data_config(task="gsm8k", local_dir=str(tmp_path))
-  tokenizer, task = tokenizers.load("bytes"), tasks.downstream("gsm8k")
+  tokenizer, task = (
+    tokenizers.load_tokenizer("bytes"),
+    tasks.downstream("gsm8k"),
+  )
   out = tmp_path / "store"
-  encoded.write(data, tokenizer, out)
+  encoded.write_encoded(data, tokenizer, out)
 
   def load():
-    return encoded.load(str(out), task, "validation", data, tokenizer)
+    return encoded.open_encoded(str(out), task, "validation", data, tokenizer)
 
   now = load()
   index = json.loads((out / "index.json").read_text())
@@ -142,15 +145,15 @@ def test_a_store_of_examples_of_other_versions(tmp_path, data_config):
 def test_a_study_of_other_versions(tmp_path):
   tree = load_config("study_smoke").to_dict()
   tree["pretrain_words"] += " --config.data.pipeline=seqio"
-  planned = plan.make(tmp_path, tree)
+  planned = plan.make_plan(tmp_path, tree)
   planned.save()
   path = tmp_path / "study.json"
   now = json.loads(path.read_text())
-  assert plan.load(tmp_path) == planned
+  assert plan.read_plan(tmp_path) == planned
   older = json.dumps({n: x for n, x in now.items() if n != "format"})
   path.write_text(older.replace("data.pipeline", "data.door"))
-  assert plan.load(tmp_path) == planned
+  assert plan.read_plan(tmp_path) == planned
   planned.save()  # It is the same study.
   assert json.loads(path.read_text()) == now
-  refused(lambda: plan.load(tmp_path), str(path), *newer(path))
+  refused(lambda: plan.read_plan(tmp_path), str(path), *newer(path))
   refused(planned.save, str(path), "has format")

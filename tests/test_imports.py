@@ -1,6 +1,7 @@
 """Imports point down and have no cycles; TensorFlow stays apart."""
 
 import ast
+import collections
 import graphlib
 import pathlib
 import re
@@ -27,6 +28,15 @@ LAYERS = (
   ("commandline", "programs", "api", "cli", "__main__"),
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
+# Public names that several modules define, always named with their module.
+SEVERAL = {
+  "main": "one per program",
+  "parser": "the command line, one per program that reads one",
+  "upgrade": "one per saved format",
+  "examples": "one per task: a record -> its examples",
+  "from_tfds": "one per task that TFDS has: its example -> the record",
+  "source": "one per corpus: the config -> its documents",
+}
 # What makes data knows no JAX.
 WITHOUT_JAX = ("tasks", "data", "inspection")
 TENSORFLOW = {"tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio"}
@@ -79,6 +89,20 @@ def test_no_module_and_no_package_imports_itself_through_others():
     here |= {package(other) for other in others} - {package(name)}
   graphlib.TopologicalSorter(packages).prepare()
   assert len(packages) == len(LAYER)
+
+
+def test_a_public_function_or_class_has_a_name_of_its_own():
+  modules = collections.defaultdict(list)
+  for name, path in MODULES.items():
+    for node in ast.parse(path.read_text()).body:
+      if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        modules[node.name].append(name)
+  several = {
+    name: where
+    for name, where in modules.items()
+    if len(where) > 1 and not name.startswith("_")
+  }
+  assert several.keys() == SEVERAL.keys(), several
 
 
 @pytest.mark.parametrize("module", GRAPH)

@@ -20,7 +20,7 @@ PAUSE_ID = models.VOCAB_SIZE - 1
 @pytest.fixture(scope="module")
 def made():
   fields = default().optim.to_dict()
-  return optimizer.make(OptimConfig(**fields), 2000)[0]
+  return optimizer.make_optimizer(OptimConfig(**fields), 2000)[0]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
 from pausejax.inspection import checks, sequences
 from pausejax.tasks import records
 
-BYTES = tokenizers.load("bytes")
+BYTES = tokenizers.load_tokenizer("bytes")
 PAUSE = BYTES.pause_id
 OPTIONS = ("yes", "no", "perhaps")
 
@@ -97,7 +97,7 @@ def pretraining(mode="insert_trim", num_rows=8, is_short=False):
 
 def bad(batch, rules) -> set[str]:
   """Names of the checks that fail."""
-  return {c.name for c in checks.check(batch, rules) if not c.is_ok}
+  return {c.name for c in checks.check_batch(batch, rules) if not c.is_ok}
 
 
 def changed(batch, name, place, value):
@@ -228,7 +228,7 @@ def test_every_check_fails_on_some_batch(finetuning):
     (finetuning(), FINETUNING),
     (pretraining(), PRETRAINING),
   ):
-    assert {c.name for c in checks.check(*given)} <= {*mutations} | other
+    assert {c.name for c in checks.check_batch(*given)} <= {*mutations} | other
 
 
 def test_rows_of_another_length_are_bad(finetuning):

@@ -91,7 +91,7 @@ class Run:
       stop=agreement,
     )
     with jax.set_mesh(mesh):
-      loop.train(run)
+      loop.train_loop(run)
     return agreement.exit_code
 
   def _save(self, state, data, meta, num_skipped):
@@ -240,5 +240,5 @@ def test_the_program_reaches_the_jitted_step_in_two_calls():
       return super()._train_step(state, batch)
 
   Recording().go(0, 1)
-  assert callers == [loop.train.__code__]
-  assert "loop.train(run)" in inspect.getsource(train.main)
+  assert callers == [loop.train_loop.__code__]
+  assert "loop.train_loop(run)" in inspect.getsource(train.main)

@@ -110,7 +110,7 @@ def test_an_unreadable_line_affects_no_other(tmp_path, capsys, junk, place):
   lines = path.read_bytes().splitlines()
   lines.insert(place, junk)
   path.write_bytes(b"\n".join(lines) + b"\n")
-  assert [r["step"] for r in metric_rows.read(path)] == [1, 2, 3, 4]
+  assert [r["step"] for r in metric_rows.read_rows(path)] == [1, 2, 3, 4]
   assert "1 unreadable" in capsys.readouterr().err
   writer = write(tmp_path, [4], resumed_from=3)
   assert [r["step"] for r in read_lines(tmp_path)] == [1, 2, 3, 4]
@@ -157,7 +157,7 @@ def test_a_line_being_written_is_not_reported_as_unreadable(tmp_path, capsys):
   write(tmp_path, [1, 2])
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(path.read_bytes() + b'{"step": 3, "lo')
-  assert [r["step"] for r in metric_rows.read(path)] == [1, 2]
+  assert [r["step"] for r in metric_rows.read_rows(path)] == [1, 2]
   assert capsys.readouterr().err == ""
 
 

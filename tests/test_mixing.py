@@ -106,7 +106,7 @@ def stores(tmp_path_factory, data_config):
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     (root / f"{name}.jsonl").write_text("".join(lines))
     data = data_config(task=name, files=str(root / f"{name}.jsonl"))
-    prepare.write(data, BYTES, root / name)
+    prepare.write_segments(data, BYTES, root / name)
   return f"text={root / 'text'},c4={root / 'c4'}"
 
 
@@ -118,7 +118,9 @@ def open_source(stores, data_config):
     sources = {
       name: SegmentSource(
         data=data,
-        store=segments.load(folder, "train", data.of_task(name), BYTES),
+        store=segments.open_segments(
+          folder, "train", data.of_task(name), BYTES
+        ),
         tokenizer=BYTES,
         batch_size=batch_size,
         seed=7,
@@ -205,7 +207,7 @@ def test_an_impossible_mixture_is_an_error(
 ):
   fields = {"task": "text=1,c4=3", "segments_dir": stores}
   with pytest.raises(errors.UsageError) as raised:
-    pipeline.check(data_config(**{**fields, **changes}))
+    pipeline.check_data(data_config(**{**fields, **changes}))
   message = str(raised.value)
   assert len(message.splitlines()) == 1
   assert all(fragment in message for fragment in fragments), message

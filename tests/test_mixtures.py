@@ -60,10 +60,10 @@ def test_a_saved_config_keeps_the_texts():
   tree.data.task, tree.data.later_rates = " text,c4 = 3.0", "9:c4"
   values = tree.to_dict()
   config = train_config(values)
-  assert saved.to_json(values)["data"] == values["data"]
+  assert saved.config_to_json(values)["data"] == values["data"]
   assert dataclasses.asdict(config.data) == values["data"]
-  kept = json.loads(json.dumps(saved.to_json(values)))
-  again = saved.read(saved.current(kept, "config.json"))
+  kept = json.loads(json.dumps(saved.config_to_json(values)))
+  again = saved.read_saved(saved.current(kept, "config.json"))
   assert train_config(again.to_dict()) == config
 
 

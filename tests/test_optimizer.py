@@ -107,7 +107,7 @@ def three_steps(made: optax.GradientTransformation, params, grads):
 def test_every_optimizer_equals_itself_on_separate_layers_or_is_refused(name):
   tested = config(name=name, kwargs={}, learning_rate=0.01, clip_norm=0.0)
   try:
-    made, schedule = optimizer.make(tested, 10)
+    made, schedule = optimizer.make_optimizer(tested, 10)
   except errors.UsageError as e:
     assert "\n" not in e.message and name in e.message
     assert "adamw" in e.message
@@ -125,20 +125,20 @@ def test_every_optimizer_equals_itself_on_separate_layers_or_is_refused(name):
 
 @pytest.mark.slow
 def test_optimizers_in_use_are_accepted_and_others_refused():
-  accepted = set(optimizer.names(config()))
+  accepted = set(optimizer.optimizer_names(config()))
   assert accepted <= set(NAMES)
   assert accepted >= {"adamw", "lion", "muon", "adafactor", "sgd", "lamb"}
   for name in set(NAMES) - accepted:
     with pytest.raises(errors.UsageError):
-      optimizer.make(config(name=name, kwargs={}), 10)
+      optimizer.make_optimizer(config(name=name, kwargs={}), 10)
   # What is evaluated elsewhere than it is trained, and what needs the loss.
   assert not accepted & {"schedule_free_adamw", "momo", "sophia", "lbfgs"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", optimizer.names(config()))
+@pytest.mark.parametrize("name", optimizer.optimizer_names(config()))
 def test_states_are_laid_out_over_a_mesh_and_saved(name):
-  made, _ = optimizer.make(config(name=name, kwargs={}), 10)
+  made, _ = optimizer.make_optimizer(config(name=name, kwargs={}), 10)
   mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, sequence=1, tensor=2))
   shapes = jax.eval_shape(made.init, models.model(d_model=128, num_layers=3))
   with jax.set_mesh(mesh):
@@ -153,7 +153,7 @@ def test_optimizers_with_norms_per_leaf_treat_stacked_layers_separately():
   # Or the comparison above would compare nothing.
   grads = [gradients(step, few_leaves()) for step in range(3)]
   raw = three_steps(optax.lamb(0.01), few_leaves(), grads)[0]
-  made, _ = optimizer.make(
+  made, _ = optimizer.make_optimizer(
     config(name="lamb", kwargs={}, learning_rate=0.01, clip_norm=0.0), 10
   )
   ours = three_steps(made, few_leaves(), grads)[0]
@@ -162,7 +162,7 @@ def test_optimizers_with_norms_per_leaf_treat_stacked_layers_separately():
 
 
 def test_muon_moves_block_matrices_and_adam_all_else():
-  made, _ = optimizer.make(
+  made, _ = optimizer.make_optimizer(
     config(name="muon", kwargs={}, learning_rate=1.0, clip_norm=0.0), 10
   )
   updates = three_steps(made, few_leaves(), [gradients(0, few_leaves())])[1]
@@ -179,7 +179,7 @@ def test_muon_moves_block_matrices_and_adam_all_else():
 def test_multipliers_scale_the_learning_rate_of_embeddings_and_head(name):
   def updates(**changes):
     fields = dict(name=name, kwargs={}, learning_rate=0.01, clip_norm=0.0)
-    made, _ = optimizer.make(config(**fields, **changes), 10)
+    made, _ = optimizer.make_optimizer(config(**fields, **changes), 10)
     return three_steps(made, few_leaves(), [gradients(0, few_leaves())])[1]
 
   one = updates()
@@ -204,7 +204,7 @@ def test_multipliers_scale_the_learning_rate_of_embeddings_and_head(name):
   ],
 )
 def test_weight_decay_never_moves_vectors(name, key):
-  made, _ = optimizer.make(config(name=name, kwargs={key: 0.5}), 10)
+  made, _ = optimizer.make_optimizer(config(name=name, kwargs={key: 0.5}), 10)
   zeros = jax.tree.map(jnp.zeros_like, few_leaves())
   updates = three_steps(made, few_leaves(), [zeros])[1]
   assert updates.embedding[...].all() and updates.untied_head[...].all()
@@ -225,7 +225,7 @@ def test_the_table_names_the_rule_for_every_parameter():
 
 
 def test_adamw_keeps_the_layout_of_its_state():
-  made, _ = optimizer.make(config(), 10)
+  made, _ = optimizer.make_optimizer(config(), 10)
   state = leaves.flatten(jax.eval_shape(made.init, decoder()))
   assert state["1/0/mu/blocks/query/kernel"].shape == (NUM_LAYERS, 128, 1, 128)
 
@@ -244,7 +244,7 @@ def test_weight_decay_touches_matrices_only():
 
 def test_only_decayed_parameters_shrink_under_zero_gradients():
   kwargs = {"weight_decay": 0.5}
-  made, _ = optimizer.make(config(name="adamw", kwargs=kwargs), 10)
+  made, _ = optimizer.make_optimizer(config(name="adamw", kwargs=kwargs), 10)
   model = models.model()
   zeros = jax.tree.map(lambda x: 0 * x, model)
   updates, _ = jax.jit(made.update)(zeros, made.init(model), model)
@@ -302,5 +302,5 @@ def test_schedules_end_where_they_say():
 )
 def test_user_errors_are_one_line(changes, fragment):
   with pytest.raises(errors.UsageError) as caught:
-    optimizer.make(config(**changes), 10)
+    optimizer.make_optimizer(config(**changes), 10)
   assert fragment in str(caught.value) and "\n" not in str(caught.value)

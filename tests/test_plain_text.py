@@ -14,7 +14,7 @@ from tests import models
 from tests.test_answers import small_model
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
-TOKENIZER = tokenizers.load("bytes")
+TOKENIZER = tokenizers.load_tokenizer("bytes")
 TEXTS = ["abc", "", "né" * 40, "x", *("word " * n for n in range(1, 9))]
 LOSS = LossConfig(num_chunks=4, z_loss=0.1)
 
@@ -27,9 +27,9 @@ def model():
 def score(model, texts=TEXTS, mesh=None, **changes):
   options = dict(seq_len=64, pause_fraction=0.0, batch_size=8) | changes
   with jax.set_mesh(mesh or one_device_mesh()):
-    return plain_text.score(
+    return plain_text.score_documents(
       model,
-      plain_text.encode(texts, TOKENIZER),
+      plain_text.encode_documents(texts, TOKENIZER),
       tokenizer=TOKENIZER,
       loss=LOSS,
       show=lambda done, total: None,
@@ -109,7 +109,7 @@ def test_empty_documents_and_lossy_ones_are_counted():
     def decode(self, ids):
       return super().decode(ids).replace("é", "e")
 
-  documents = plain_text.encode(TEXTS, Lossy(TOKENIZER.base))
+  documents = plain_text.encode_documents(TEXTS, Lossy(TOKENIZER.base))
   assert documents.num_empty == 1
   assert documents.num_inexact == 1
   assert documents.num_bytes == sum(len(text.encode()) for text in TEXTS)

@@ -12,7 +12,7 @@ import pytest
 from pausejax import cli
 from pausejax.config import default, load_config, train_config
 from pausejax.preflight import table
-from pausejax.preflight.remedies import Remedy, find
+from pausejax.preflight.remedies import Remedy, find_remedies
 from pausejax.preflight.table import Preflight
 from pausejax.runtime import chips, flops
 from pausejax.training import ahead
@@ -102,7 +102,7 @@ def test_times_follow_from_the_stated_peak():
   seconds = FOUND.step_seconds(0.5)
   tokens = 1024 * 2048
   assert seconds == pytest.approx(tokens * 8e9 / (0.5 * 197e12 * 256))
-  text = table.text(FOUND)
+  text = table.report_text(FOUND)
   (line,) = [x for x in text.splitlines() if x.startswith("   50%")]
   days = 200e9 / (tokens / seconds) / 86_400
   assert f"{seconds:.3f}" in line
@@ -138,7 +138,7 @@ def remedies(available, *, largest, **sizes):
     asked.append((words, needs(changed, **sizes)))
     return int(asked[-1][1] * GIB)
 
-  found = find(
+  found = find_remedies(
     config,
     ask,
     available_bytes=available * GIB,
@@ -189,7 +189,7 @@ def test_a_smaller_batch_is_offered_only_where_it_was_accepted():
 def test_no_remedy_that_does_not_fit_is_offered_as_fitting():
   found, asked = remedies(0.5, largest=0)
   assert found == [] and len(asked) <= 6
-  text = table.text(dataclasses.replace(FOUND, remedies=found))
+  text = table.report_text(dataclasses.replace(FOUND, remedies=found))
   assert "It does not fit v5e-256: the step needs 20.00 GiB" in text
   assert "16.00 GiB are available" in text and "--config" not in text
   assert "more devices" in text
@@ -200,7 +200,7 @@ def test_unchecked_remedies_are_marked():
     Remedy(words=SPLIT, needed_bytes=11 * GIB),
     Remedy(words="--config.model.remat=full"),
   ]
-  text = table.text(dataclasses.replace(FOUND, remedies=found))
+  text = table.report_text(dataclasses.replace(FOUND, remedies=found))
   checked, others = text.split("not checked: ")
   assert f"add {SPLIT} (needs 11.00 GiB: it fits)" in checked
   assert "--config.model.remat=full, or more devices" in others
@@ -295,7 +295,7 @@ def test_every_topology_of_the_help_is_known():
   names = program.__doc__.split("--topology: ")[1].split(".")[0]
   for name in names.replace(",", " ").split():
     if "-" in name:
-      topologies.parse(name.strip("()"))
+      topologies.parse_topology(name.strip("()"))
 
 
 def test_the_vocabulary_size_and_its_source():

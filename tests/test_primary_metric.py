@@ -83,16 +83,16 @@ def test_a_report_shows_it(tmp_path):
 
 def test_a_result_of_an_older_version_has_the_first(tmp_path):
   test_report.write_result(tmp_path, 10, [1, 0])
-  (result,) = results.read(tmp_path / "evaluations")
+  (result,) = results.read_results(tmp_path / "evaluations")
   assert result["primary_metric"] == "accuracy"
 
 
 def test_a_result_without_its_metric_is_named(tmp_path):
   with_two_metrics(tmp_path, 10, f1=[1.0], primary_metric="f2")
   with pytest.raises(errors.UserError, match="'f2', not one of em, f1"):
-    results.read(tmp_path / "evaluations")
+    results.read_results(tmp_path / "evaluations")
   with_two_metrics(tmp_path, 10, f1=[1.0])
-  (result,) = results.read(tmp_path / "evaluations")
+  (result,) = results.read_results(tmp_path / "evaluations")
   path = next((tmp_path / "evaluations").glob(f"*{results.PREDICTIONS}"))
   path.write_text(path.read_text().replace('"f1"', '"f3"'))
   with pytest.raises(errors.UserError, match=r"jsonl:1: no value of 'f1'"):

@@ -52,18 +52,20 @@ def variables(monkeypatch):
 )
 def test_one_process_runs_alone(variables, found):
   variables(found)
-  assert environment.find() is None
+  assert environment.process_arguments() is None
 
 
 def test_plain_variables_are_sufficient(variables):
   variables(PLAIN | SLURM)  # And win.
-  found = environment.find()
+  found = environment.process_arguments()
   assert found["coordinator_address"] == "10.0.0.1:1234"
   assert (found["num_processes"], found["process_id"]) == (4, 3)
   # JAX's own choice, all interfaces, unless all processes are on this machine.
   assert found["coordinator_bind_address"] is None
   variables({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"})
-  assert environment.find()["coordinator_bind_address"] == "127.0.0.1:1"
+  assert (
+    environment.process_arguments()["coordinator_bind_address"] == "127.0.0.1:1"
+  )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_jax_initializes_from_slurm_variables(
   variables, tasks_per_node, expected
 ):
   variables({**SLURM, "SLURM_STEP_TASKS_PER_NODE": tasks_per_node})
-  assert environment.find() == expected
+  assert environment.process_arguments() == expected
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_jax_initializes_from_slurm_variables(
 def test_an_incomplete_environment_is_refused(variables, found, fragment):
   variables(found)
   with pytest.raises(errors.UsageError, match=fragment):
-    environment.find()
+    environment.process_arguments()
 
 
 @pytest.mark.parametrize("text", ["2", "x", "nan", "-1", "1e9"])

@@ -45,7 +45,7 @@ MISSING = row(
 
 
 def test_markdown_shows_score_difference_seeds_and_the_paper():
-  lines = render.markdown([row(), MISSING], paper=True).splitlines()
+  lines = render.table_markdown([row(), MISSING], paper=True).splitlines()
   cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
   assert cells[0][-1] == "paper, 1B"
   assert cells[2] == [
@@ -55,7 +55,7 @@ def test_markdown_shows_score_difference_seeds_and_the_paper():
   assert cells[3][3:7] == ["missing", "", "", "0 of 5 seeds"]
 
 
-@pytest.mark.parametrize("make", [render.markdown, render.latex])
+@pytest.mark.parametrize("make", [render.table_markdown, render.latex])
 def test_the_papers_column_is_shown_if_requested_and_known(make):
   assert "paper" in make([row(), MISSING], paper=True)
   assert "paper" not in make([row()], paper=False)
@@ -64,7 +64,7 @@ def test_the_papers_column_is_shown_if_requested_and_known(make):
 
 def test_one_seed_has_no_deviation():
   one = row(seeds=(0,), num_seeds_planned=1, std=0.0)
-  assert render.score(one) == "55.9 (M=10)"
+  assert render.format_score(one) == "55.9 (M=10)"
   assert render.seeds(one) == "1 seed"
   assert render.difference(row(interval=None)) == "+19.5 (no interval)"
 
@@ -102,7 +102,7 @@ def test_latex_is_a_tabular_with_a_rule_between_tasks():
 
 def test_names_are_escaped_in_every_format():
   name = "a_b|c\\d & <img>\n{e}% $ # ~ ^"
-  line = render.markdown([row(variant=name)], paper=False).splitlines()[2]
+  line = render.table_markdown([row(variant=name)], paper=False).splitlines()[2]
   assert "a\\_b\\|c\\\\d & &lt;img>" in line
   text = render.latex([row(variant=name)], paper=False)
   assert "a\\_b\\textbar{}c\\textbackslash{}d \\& \\textless{}img" in text
@@ -111,7 +111,7 @@ def test_names_are_escaped_in_every_format():
 
 def test_terminal_columns_are_aligned():
   text = render.terminal([row(), MISSING])
-  notes = "\n".join(["", *render.notes([row(), MISSING])])
+  notes = "\n".join(["", *render.table_notes([row(), MISSING])])
   head, *lines = text.removesuffix(notes).splitlines()
   for line in lines:
     assert line[head.index("seeds") :].endswith("of 5 seeds")
@@ -120,7 +120,7 @@ def test_terminal_columns_are_aligned():
 
 FORMATS = {
   "terminal": render.terminal,
-  "markdown": lambda rows: render.markdown(rows, paper=False),
+  "markdown": lambda rows: render.table_markdown(rows, paper=False),
   "latex": lambda rows: render.latex(rows, paper=False),
   "csv": render.csv,
   "json": lambda rows: json.dumps(render.as_json(rows)),
@@ -143,5 +143,5 @@ def test_every_format_explains_a_missing_interval(name):
 
 
 def test_groups_of_examples_are_counted_beside_them():
-  assert render.size(row(n=7983, num_groups=500)) == "7,983 (500 groups)"
-  assert render.size(row(n=1319, num_groups=1319)) == "1,319"
+  assert render.format_size(row(n=7983, num_groups=500)) == "7,983 (500 groups)"
+  assert render.format_size(row(n=1319, num_groups=1319)) == "1,319"

@@ -55,7 +55,7 @@ def plan(workdir, **changes) -> plans.Study:
     ),
     "tasks_module": "",
   }
-  built = plans.make(workdir, {**fields, **changes})
+  built = plans.make_plan(workdir, {**fields, **changes})
   built.save()
   return built
 
@@ -108,7 +108,7 @@ def write_result(workdir, m, values, *, seed=0, ft=None, sha256="") -> None:
     "metrics": {"accuracy": 100 * sum(values) / len(values)},
   }
   stem = f"gsm8k-test-append{m}-step4"
-  results.write(workdir / "evaluations", stem, result, rows)
+  results.write_result(workdir / "evaluations", stem, result, rows)
 
 
 def write_study(workdir, local_dir="", sha256="", **changes) -> plans.Study:
@@ -216,7 +216,7 @@ def test_the_header_counts_and_warns(written):
 
 def test_mean_losses_leave_out_nonfinite_values(tmp_path):
   write_run(tmp_path / "run", num_steps=240)
-  (curve,) = curves.read(runs.below(tmp_path))
+  (curve,) = curves.read_curves(runs.below(tmp_path))
   assert curve.num_lines_averaged == 4 and len(curve.loss) == 60
   assert curve.loss[0].loss == pytest.approx((4 + 3 + 1) / 3)
   assert curve.loss[0].x == {
@@ -317,17 +317,17 @@ def test_prompts_are_shown_if_the_data_is_available(tmp_path):
   (folder / "test.jsonl").write_text(text)
   data = default().data.to_dict()
   data = DataConfig(**{**data, "local_dir": str(folder)})
-  digest = examples.load(tasks.downstream("gsm8k"), "test", data).sha256
+  digest = examples.read_split(tasks.downstream("gsm8k"), "test", data).sha256
   write_study(tmp_path / "study", local_dir=folder, sha256=digest)
   found = contents.collect(tmp_path / "study")
   prompts = [case.prompt for case in found.disagreements["gsm8k"].cases]
   assert prompts == [f"Question: How many {i}?\nAnswer:" for i in (1, 2)]
-  text = Outline(document.page(found, paper=False)).text
+  text = Outline(document.report_page(found, paper=False)).text
   assert "How many 1?" in text and "[pause] × 10" in text
   for other in ('{"question": "Else?", "answer": "#### 7"}', "no JSON"):
     (folder / "test.jsonl").write_text(other)
     found = contents.collect(tmp_path / "study")
-    assert "not available" in document.page(found, paper=False)
+    assert "not available" in document.report_page(found, paper=False)
 
 
 def test_a_page_of_forty_runs_is_small(tmp_path):

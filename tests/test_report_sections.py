@@ -88,7 +88,7 @@ def test_held_out_losses_compare_runs_by_the_text_without_pauses(tmp_path):
   it = contents.collect(tmp_path)
   shown = losses.held_out(it)
   assert "2.8750" in shown and "2.7500 (6)" in shown
-  assert "1 unreadable lines left out" in losses.training(it)
+  assert "1 unreadable lines left out" in losses.last_steps(it)
 
 
 def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
@@ -117,7 +117,7 @@ def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
   ],
 )
 def test_baselines_need_no_model(rows, expected):
-  assert {x.label: x.percent for x in levels.find(rows)} == expected
+  assert {x.label: x.percent for x in levels.levels_of(rows)} == expected
 
 
 def test_a_single_number_of_pauses_gets_no_axis_of_pauses(tmp_path):
@@ -148,10 +148,10 @@ FOUR = (
 
 def test_the_two_by_two_chart_of_four_variants(tmp_path):
   plan = test_report.plan(tmp_path / "four", variants=FOUR)
-  names = [[v.name for v in line] for line in grid.find(plan)]
+  names = [[v.name for v in line] for line in grid.variant_grid(plan)]
   assert names == [
     ["StdPT_StdFT", "StdPT_PauseFT"],
     ["PausePT_StdFT", "PausePT_PauseFT"],
   ]
   three = test_report.plan(tmp_path / "three", variants=FOUR[:3])
-  assert grid.find(three) is None
+  assert grid.variant_grid(three) is None

@@ -13,7 +13,7 @@ from pausejax.config import (
   default,
   train_config,
 )
-from pausejax.config.saved import to_json
+from pausejax.config.saved import config_to_json
 from pausejax.runtime import run_folder
 from pausejax.training import resume
 
@@ -91,7 +91,7 @@ def test_all_other_changes_are_printed(field, value):
   new, before = changed(field, value), saved()
   resume.require_resumable(WORKDIR, before, new)
   config = train_config(new)
-  _, line = resume.notes(config, new, {"config": before})
+  _, line = resume.resume_notes(config, new, {"config": before})
   node = before
   for name in field.split("."):
     node = node[name]
@@ -157,7 +157,7 @@ def test_settings_are_never_overwritten(tmp_path):
   found = [json.loads(line) for line in lines]
   assert [x["step"] for x in found] == [0, 6, 8]
   assert [x["config"] for x in found] == [
-    json.loads(json.dumps(to_json(c))) for c in (first, second, first)
+    json.loads(json.dumps(config_to_json(c))) for c in (first, second, first)
   ]
 
 
@@ -184,9 +184,9 @@ def test_other_first_parameters_are_announced(tmp_path, there):
   new = changed("init_from", str(folder))
   began = {"workdir": str(folder), "step": 7}
   config = train_config(new)
-  (line,) = resume.notes(config, new, {"config": new, "initial": began})
+  (line,) = resume.resume_notes(config, new, {"config": new, "initial": began})
   now = f"step 9 of {folder}" if there else "without a checkpoint"
   assert f"is now {now}" in line and f"started from step 7 of {folder}" in line
   same = {"workdir": str(folder), "step": 9}
-  found = resume.notes(config, new, {"config": new, "initial": same})
+  found = resume.resume_notes(config, new, {"config": new, "initial": same})
   assert len(found) == (0 if there else 1)

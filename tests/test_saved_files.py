@@ -42,7 +42,7 @@ def expected(saved):
 
 def require_rows(saved, name):
   """Compares the steps taken now with those that the old version took."""
-  rows = metric_rows.read(saved / name / "metrics.jsonl")
+  rows = metric_rows.read_rows(saved / name / "metrics.jsonl")
   later = [row for row in rows if row["step"] > 2]
   for row, wanted in zip(later, expected(saved)[name], strict=True):
     assert {n: row[n] for n in wanted} == pytest.approx(wanted, rel=1e-4)

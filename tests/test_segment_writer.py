@@ -18,7 +18,7 @@ from pausejax.data.pretraining import prepare, segments
 from pausejax.tasks import corpora, text_files
 from tests.test_segments import assert_one_line, contents
 
-BYTES = tokenizers.load("bytes")
+BYTES = tokenizers.load_tokenizer("bytes")
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def data(corpus, data_config):
 @pytest.fixture
 def whole(data, tmp_path):
   out = tmp_path / "whole"
-  prepare.write(data, BYTES, out)
+  prepare.write_segments(data, BYTES, out)
   return out
 
 
 def test_units_lose_no_token_and_leave_one_short_segment(data, whole):
   for split in corpora.SPLITS:
-    store = segments.load(whole, split, data, BYTES)
+    store = segments.open_segments(whole, split, data, BYTES)
     rows = store.read(range(len(store)), batch.PADDING)
     is_short = (rows == batch.PADDING).any(axis=1)
     assert is_short.sum() <= 1 and not is_short[:-1].any()
@@ -75,7 +75,8 @@ def test_shards_of_many_machines_make_one_store(data, whole, tmp_path):
     order = list(range(1, count + 1))
     random.Random(count).shuffle(order)
     made = [
-      prepare.write(data, BYTES, out, shard=(index, count)) for index in order
+      prepare.write_segments(data, BYTES, out, shard=(index, count))
+      for index in order
     ]
     assert made[0] is None and made[-1] is not None
     assert contents(out) == contents(whole)
@@ -90,14 +91,14 @@ def test_one_process_reads_the_corpus_once(data, tmp_path, monkeypatch):
     return opener(path)
 
   monkeypatch.setattr(text_files, "_open_text", counting)
-  prepare.write(data, BYTES, tmp_path / "once")
+  prepare.write_segments(data, BYTES, tmp_path / "once")
   assert set(opened.values()) == {1} and len(opened) == 7
   # Another machine counts the files before its own, each once.
   opened.clear()
-  prepare.write(data, BYTES, tmp_path / "shared", shard=(2, 2))
+  prepare.write_segments(data, BYTES, tmp_path / "shared", shard=(2, 2))
   assert set(opened.values()) <= {1, 2} and opened.total() < 11
   opened.clear()
-  prepare.write(data, BYTES, tmp_path / "shared", shard=(1, 2))
+  prepare.write_segments(data, BYTES, tmp_path / "shared", shard=(1, 2))
   assert opened.total() == 4
 
 
@@ -121,7 +122,7 @@ def test_an_interrupted_build_resumes_from_any_point(
         raise Killed
 
     try:
-      prepare.write(data, BYTES, out, report)
+      prepare.write_segments(data, BYTES, out, report)
       break
     except Killed:
       assert not (out / "index.json").exists()
@@ -137,14 +138,14 @@ def test_progress_counts_what_this_call_read(data, tmp_path):
       (progress.num_done, progress.num_documents, progress.num_tokens)
     )
 
-  index = prepare.write(data, BYTES, tmp_path / "out", report)
+  index = prepare.write_segments(data, BYTES, tmp_path / "out", report)
   totals = [
     sum(index[split][name] for split in corpora.SPLITS)
     for name in ("num_documents", "num_tokens")
   ]
   assert seen[0] == (0, 0, 0) and seen[-1] == (7, *totals)
   seen.clear()
-  prepare.write(data, BYTES, tmp_path / "out", report)
+  prepare.write_segments(data, BYTES, tmp_path / "out", report)
   assert seen == [(7, 0, 0)]
 
 
@@ -152,10 +153,10 @@ def test_only_units_of_changed_files_are_rebuilt(data, corpus, whole, tmp_path):
   with (corpus / "5.jsonl").open("a") as f:
     f.write('{"text": "one more"}\n')
   done = []
-  prepare.write(data, BYTES, whole, lambda p: done.append(p.num_done))
+  prepare.write_segments(data, BYTES, whole, lambda p: done.append(p.num_done))
   # A document more moves the places of those behind it.
   assert done[0] == 5
-  prepare.write(data, BYTES, tmp_path / "fresh")
+  prepare.write_segments(data, BYTES, tmp_path / "fresh")
   assert contents(whole) == contents(tmp_path / "fresh")
 
 
@@ -166,26 +167,26 @@ def test_a_bad_document_stops_the_build_and_finished_units_are_kept(
   good = bad.read_text()
   bad.write_text(good + '{"text": \n')
   with pytest.raises(errors.UserError, match=r"4\.jsonl:31"):
-    prepare.write(data, BYTES, out)
+    prepare.write_segments(data, BYTES, out)
   with pytest.raises(errors.UserError, match="no segments at"):
-    segments.load(out, "train", data, BYTES)
+    segments.open_segments(out, "train", data, BYTES)
   bad.write_text(good)
   done = []
-  prepare.write(data, BYTES, out, lambda p: done.append(p.num_done))
+  prepare.write_segments(data, BYTES, out, lambda p: done.append(p.num_done))
   assert done[0] == 4 and done[-1] == 7
 
 
 def test_two_jobs_in_one_folder_are_an_error(data, data_config, tmp_path):
   out = tmp_path / "out"
-  prepare.write(data, BYTES, out, shard=(1, 2))
+  prepare.write_segments(data, BYTES, out, shard=(1, 2))
   other = data_config(files=data.files, holdout_every=4, seq_len=64)
   with pytest.raises(errors.UserError) as raised:
-    prepare.write(other, BYTES, out)
+    prepare.write_segments(other, BYTES, out)
   assert_one_line(raised, str(out), "segment_len is 32, this run needs 64")
   with locks.hold(out / "units" / "lock-1-of-1", ""):
     with pytest.raises(errors.UserError, match="another process is building"):
-      prepare.write(data, BYTES, out)
-    prepare.write(data, BYTES, out, shard=(2, 2))
+      prepare.write_segments(data, BYTES, out)
+    prepare.write_segments(data, BYTES, out, shard=(2, 2))
 
 
 def command(data, out, tmp_path, *more):

@@ -15,7 +15,7 @@ from pausejax.data.batch import PADDING
 from pausejax.data.pretraining import cutter, prepare, segments
 from pausejax.data.pretraining.source import SegmentSource, StepBatches
 
-BYTES = tokenizers.load("bytes")
+BYTES = tokenizers.load_tokenizer("bytes")
 SEED = 17
 
 
@@ -43,7 +43,7 @@ def data(files, data_config):
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
   out = tmp_path_factory.mktemp("store") / "segments"
-  prepare.write(data, BYTES, out)
+  prepare.write_segments(data, BYTES, out)
   return out
 
 
@@ -51,7 +51,7 @@ def folder(data, tmp_path_factory):
 def exact_folder(data, tmp_path_factory):
   out = tmp_path_factory.mktemp("store") / "exact"
   exact = dataclasses.replace(data, pause_mode="exact")
-  prepare.write(exact, BYTES, out)
+  prepare.write_segments(exact, BYTES, out)
   return out
 
 
@@ -67,7 +67,7 @@ def open_source(data, folder, exact_folder):
     place = exact_folder if exact else folder
     return SegmentSource(
       data=changed,
-      store=segments.load(place, split, changed, BYTES),
+      store=segments.open_segments(place, split, changed, BYTES),
       tokenizer=BYTES,
       batch_size=batch_size,
       seed=seed,
@@ -117,7 +117,7 @@ def test_the_number_of_documents_per_batch_does_not_matter(
   data, folder, tmp_path, monkeypatch, at_once
 ):
   monkeypatch.setattr(cutter, "_DOCUMENTS_AT_ONCE", at_once)
-  prepare.write(data, BYTES, tmp_path / "again")
+  prepare.write_segments(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
 
 
@@ -130,7 +130,7 @@ def contents(folder):
 
 
 def test_rebuilding_gives_the_same_bytes(data, folder, tmp_path):
-  prepare.write(data, BYTES, tmp_path / "again")
+  prepare.write_segments(data, BYTES, tmp_path / "again")
   assert contents(tmp_path / "again") == contents(folder)
 
 
@@ -157,7 +157,7 @@ def test_the_digest_depends_on_document_boundaries(tmp_path, data_config):
     path = tmp_path / f"{i}.jsonl"
     lines = [json.dumps({"text": t}) + "\n" for t in ["held", *texts]]
     path.write_text("".join(lines))
-    index = prepare.write(
+    index = prepare.write_segments(
       data_config(files=str(path)), BYTES, tmp_path / str(i)
     )
     digests.add(index["train"]["documents_sha256"])
@@ -172,8 +172,8 @@ def test_a_vocabulary_beyond_16_bits_keeps_its_ids(data, tmp_path):
       return [[i + 69_000 for i in ids] for ids in super().encode(texts)]
 
   wide = tokenizers.PauseTokenizer(Wide())
-  prepare.write(data, wide, tmp_path / "wide")
-  store = segments.load(tmp_path / "wide", "train", data, wide)
+  prepare.write_segments(data, wide, tmp_path / "wide")
+  store = segments.open_segments(tmp_path / "wide", "train", data, wide)
   expected = [
     i if i == BYTES.eos_id else i + 69_000 for i in expected_ids("train")
   ]
@@ -199,16 +199,18 @@ def assert_one_line(raised, *fragments):
 )
 def test_a_store_of_other_data_is_an_error(data, folder, changes, fragments):
   with pytest.raises(errors.UserError) as raised:
-    segments.load(folder, "train", dataclasses.replace(data, **changes), BYTES)
+    segments.open_segments(
+      folder, "train", dataclasses.replace(data, **changes), BYTES
+    )
   assert_one_line(raised, str(folder), *fragments)
 
 
 def test_a_store_of_another_tokenizer_is_an_error(data, folder, tmp_path):
-  model = tokenizer_training.train(documents(), vocab_size=290)
+  model = tokenizer_training.train_tokenizer(documents(), vocab_size=290)
   (tmp_path / "bpe.model").write_bytes(model)
-  other = tokenizers.load(str(tmp_path / "bpe.model"))
+  other = tokenizers.load_tokenizer(str(tmp_path / "bpe.model"))
   with pytest.raises(errors.UserError) as raised:
-    segments.load(folder, "train", data, other)
+    segments.open_segments(folder, "train", data, other)
   digest = hashlib.sha256(model).hexdigest()
   assert_one_line(
     raised, "tokenizer is 'bytes'", "needs 'sentencepiece'", digest
@@ -218,19 +220,19 @@ def test_a_store_of_another_tokenizer_is_an_error(data, folder, tmp_path):
 def test_a_store_fits_whatever_the_pauses(data, folder):
   # One store serves the standard and the pause run.
   plain = dataclasses.replace(data, pause_fraction=0.0)
-  assert len(segments.load(folder, "train", plain, BYTES))
+  assert len(segments.open_segments(folder, "train", plain, BYTES))
 
 
 def test_a_named_store_may_come_from_elsewhere(data, folder):
   moved = dataclasses.replace(
     data, segments_dir=str(folder), files="not/on/this/machine"
   )
-  assert len(segments.load(folder, "train", moved, BYTES))
+  assert len(segments.open_segments(folder, "train", moved, BYTES))
 
 
 def test_no_store_is_an_error(data, tmp_path):
   with pytest.raises(errors.UserError) as raised:
-    segments.load(tmp_path / "none", "train", data, BYTES)
+    segments.open_segments(tmp_path / "none", "train", data, BYTES)
   assert_one_line(raised, "no segments at", "pausejax segments")
 
 
@@ -238,7 +240,7 @@ def test_no_store_is_an_error(data, tmp_path):
 def test_a_damaged_index_is_an_error(data, tmp_path, content):
   (tmp_path / "index.json").write_text(content)
   with pytest.raises(errors.UserError) as raised:
-    segments.load(tmp_path, "train", data, BYTES)
+    segments.open_segments(tmp_path, "train", data, BYTES)
   assert_one_line(raised, str(tmp_path))
 
 
@@ -264,12 +266,12 @@ def test_a_damaged_file_is_named_and_rebuilt(
   content = change(file.read_bytes(), other)
   file.unlink() if content is None else file.write_bytes(content)
   with pytest.raises(errors.UserError) as raised:
-    segments.load(out, "train", data, BYTES)
+    segments.open_segments(out, "train", data, BYTES)
   assert_one_line(raised, str(file), fragment, "repeat")
   assert cli.main(["segments", f"--verify={out}"]) == 1
   assert f"BAD  {file}" in capsys.readouterr().out
   file.unlink(missing_ok=True)
-  prepare.write(data, BYTES, out)
+  prepare.write_segments(data, BYTES, out)
   assert contents(out) == contents(folder)
 
 
@@ -305,7 +307,7 @@ def test_an_id_that_no_text_has_names_file_and_record(
 ):
   out = tmp_path / "out"
   with_id(folder, out, wrong, dtype)
-  store = segments.load(out, "train", data, BYTES)
+  store = segments.open_segments(out, "train", data, BYTES)
   assert store.read([0, 1, 2, 3, 4], 0).max() < 259
   source = SegmentSource(
     data=data, store=store, tokenizer=BYTES, batch_size=8, seed=0
@@ -328,7 +330,9 @@ def test_ids_outside_the_vocabulary_are_not_stored(data, tmp_path):
       return [[*ids, 259] for ids in super().encode(texts)]
 
   with pytest.raises(errors.UserError, match="id 259 is the pause"):
-    prepare.write(data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out")
+    prepare.write_segments(
+      data, tokenizers.PauseTokenizer(Wrong()), tmp_path / "out"
+    )
 
 
 def test_verification_detects_a_changed_bit(data, folder, tmp_path, capsys):
@@ -337,7 +341,7 @@ def test_verification_detects_a_changed_bit(data, folder, tmp_path, capsys):
   out = tmp_path / "out"
   shutil.copytree(folder, out)
   file = out / "train-00000.array_record"
-  store = segments.load(out, "train", data, BYTES)
+  store = segments.open_segments(out, "train", data, BYTES)
   content = bytearray(file.read_bytes())
   place = content.index(store.read([3], 0).astype("<u2").tobytes())
   content[place] ^= 1
@@ -345,7 +349,7 @@ def test_verification_detects_a_changed_bit(data, folder, tmp_path, capsys):
   assert cli.main(["segments", f"--verify={out}"]) == 1
   assert "the sha256 is not that" in capsys.readouterr().out
   with pytest.raises(errors.UserError) as raised:
-    segments.load(out, "train", data, BYTES).read([3], 0)
+    segments.open_segments(out, "train", data, BYTES).read([3], 0)
   assert_one_line(raised, "record 3", "--verify=")
 
 
@@ -357,7 +361,7 @@ def test_the_error_for_an_older_store_explains_how_to_rebuild_it(
   index = json.loads((out / "index.json").read_text())
   (out / "index.json").write_text(json.dumps({**index, "format": 1}))
   with pytest.raises(errors.UserError) as raised:
-    segments.load(out, "train", data, BYTES)
+    segments.open_segments(out, "train", data, BYTES)
   assert_one_line(raised, "format 1", "build it again")
 
 
@@ -462,10 +466,10 @@ def test_a_store_of_one_segment_is_repeated(tmp_path, data_config):
   for i in range(2):
     (tmp_path / f"{i}.txt").write_text("short")
   data = data_config(files=str(tmp_path), pause_fraction=0.0, holdout_every=2)
-  prepare.write(data, BYTES, tmp_path / "out")
+  prepare.write_segments(data, BYTES, tmp_path / "out")
   source = SegmentSource(
     data=data,
-    store=segments.load(tmp_path / "out", "train", data, BYTES),
+    store=segments.open_segments(tmp_path / "out", "train", data, BYTES),
     tokenizer=BYTES,
     batch_size=4,
     seed=0,

@@ -54,7 +54,7 @@ TEXTS = (
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory) -> str:
   path = tmp_path_factory.mktemp("tokenizer") / "bpe.model"
-  path.write_bytes(tokenizer_training.train(TEXTS, vocab_size=330))
+  path.write_bytes(tokenizer_training.train_tokenizer(TEXTS, vocab_size=330))
   return str(path)
 
 
@@ -138,14 +138,14 @@ def read(source, split, **options) -> list[str]:
 
 
 def all_ids(source, spec, split="train") -> np.ndarray:
-  tokenizer = tokenizers.load(spec)
+  tokenizer = tokenizers.load_tokenizer(spec)
   ids = tokenizer.encode(list(source.documents(split)))
   return np.concatenate([[*i, tokenizer.eos_id] for i in ids])
 
 
 def text_rows(batch, data) -> list[tuple[int, ...]]:
   """The rows without pauses and padding."""
-  pause_id = tokenizers.load(data.tokenizer).pause_id
+  pause_id = tokenizers.load_tokenizer(data.tokenizer).pause_id
   rows = zip(batch["targets"], batch["segment_ids"], strict=True)
   return [tuple(pause.remove_pauses(t[s == 1], pause_id)) for t, s in rows]
 
@@ -194,7 +194,7 @@ def test_pauses_equal_numpy_bit_for_bit(mode, fraction):
       "positions_B": positions,
     }
     expected = spec.insert(tokens, **kwargs)
-    got = pauses.insert_pauses(tf.constant(tokens), pauses=spec, **kwargs)
+    got = pauses.insert_pauses_tf(tf.constant(tokens), pauses=spec, **kwargs)
     assert got.dtype == tf.int32
     np.testing.assert_array_equal(got.numpy(), expected)
 
@@ -227,7 +227,7 @@ def test_pauses_refuse_what_numpy_refuses():
     spec = pause.PauseSpec(fraction=0.25, mode=mode)
     expected = message(spec.insert, tokens, **kwargs)
     got = message(
-      pauses.insert_pauses, tf.constant(tokens), pauses=spec, **kwargs
+      pauses.insert_pauses_tf, tf.constant(tokens), pauses=spec, **kwargs
     )
     assert got == expected
 
@@ -241,7 +241,7 @@ def spec(request, bpe) -> str:
 
 
 def test_vocabulary_is_the_tokenizer_id_for_id(spec):
-  twin, tokenizer = vocabulary.vocabulary(spec), tokenizers.load(spec)
+  twin, tokenizer = vocabulary.vocabulary(spec), tokenizers.load_tokenizer(spec)
   assert twin.vocab_size == tokenizer.vocab_size
   for name in ("pause_id", "eos_id", "pad_id"):
     assert getattr(twin, name) == getattr(tokenizer, name)
@@ -403,12 +403,12 @@ def test_the_identity_of_a_document_depends_on_its_text_only(folder, tmp_path):
   moved.mkdir()
   for path in pathlib.Path(folder).iterdir():
     (moved / path.name).write_bytes(path.read_bytes())
-  before = sources.identity(file_source(folder), "train")
-  assert sources.identity(file_source(str(moved)), "train") == before
+  before = sources.corpus_identity(file_source(folder), "train")
+  assert sources.corpus_identity(file_source(str(moved)), "train") == before
   (moved / "b1.jsonl").write_text('{"text": "other"}\n')
-  assert sources.identity(file_source(str(moved)), "train") != before
+  assert sources.corpus_identity(file_source(str(moved)), "train") != before
   made = [python_task(t).source(data_config()) for t in (TEXTS, TEXTS[:-1])]
-  assert sources.identity(made[0], "train") != sources.identity(
+  assert sources.corpus_identity(made[0], "train") != sources.corpus_identity(
     made[1], "train"
   )
 
@@ -448,7 +448,7 @@ def test_registered_tasks_insert_the_pauses_of_numpy(folder, mode):
   data = data_config(files=folder, pause_mode=mode)
   twin = vocabulary.vocabulary("bytes")
   for _ in range(2):  # A second time replaces the first.
-    names = tasks.register(TASK, data, twin, seed=11, shard=(1, 3))
+    names = tasks.register_pretraining(TASK, data, twin, seed=11, shard=(1, 3))
   assert names == ("seqio_test", "seqio_test_pause")
   plain, with_pauses = (
     list(

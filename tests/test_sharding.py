@@ -62,7 +62,7 @@ def compiled_step(num_microbatches=1):
   tree.optim.update(warmup_steps=2, num_microbatches=num_microbatches)
   tree.loss.update(num_chunks=LOSS.num_chunks, z_loss=LOSS.z_loss)
   config = train_config(tree.to_dict())
-  made, schedule = optimizer.make(config.optim, 10)
+  made, schedule = optimizer.make_optimizer(config.optim, 10)
   abstract = states.abstract(models.model_config(**SHAPE), made)
   layout = jax.tree.map(lambda x: x.sharding, abstract)
   train = step.jit_train_step(
@@ -199,9 +199,11 @@ def test_the_gradient_of_a_frequent_row_is_summed_in_float32():
 
 @pytest.mark.slow
 def test_a_state_initialized_on_a_mesh_is_sharded_and_equal():
-  made = optimizer.make(OptimConfig(**default().optim.to_dict()), 2000)[0]
+  made = optimizer.make_optimizer(
+    OptimConfig(**default().optim.to_dict()), 2000
+  )[0]
   config = models.model_config()
-  here = jax.jit(lambda: states.init(config, made, 3))()
+  here = jax.jit(lambda: states.init_state(config, made, 3))()
   with jax.set_mesh(mesh_of_8(2, 2, 2)):
     there = states.init_on_mesh(config, made, 3)
     layout = states.abstract(config, made)
@@ -216,7 +218,7 @@ def run_of_1b(mesh, **changes):
   c = load_config("pretrain_c4:size=1b")
   c.update_from_flattened_dict(changes)
   config = train_config(c.to_dict())
-  made = optimizer.make(config.optim, config.num_steps)
+  made = optimizer.make_optimizer(config.optim, config.num_steps)
   model = config.model_config(vocab_size=32_129)
   return config, abstract_on(mesh, model, made[0]), made
 

@@ -19,7 +19,7 @@ LOSS = LossConfig(num_chunks=4, z_loss=0.0)
 def make_step(num_microbatches=1, learning_rate=3e-4):
   fields = default().optim.to_dict()
   fields |= dict(warmup_steps=2, learning_rate=learning_rate)
-  made, schedule = optimizer.make(OptimConfig(**fields), 10)
+  made, schedule = optimizer.make_optimizer(OptimConfig(**fields), 10)
   train = functools.partial(
     step.train_step,
     optimizer=made,
@@ -168,9 +168,11 @@ def test_the_compiled_step_never_holds_the_full_logits():
   )
   fields |= dict(max_seq_len=seq_len, dtype="float32", remat="full")
   config = ModelConfig(vocab_size=vocab_size, **fields)
-  made, schedule = optimizer.make(OptimConfig(**default().optim.to_dict()), 100)
+  made, schedule = optimizer.make_optimizer(
+    OptimConfig(**default().optim.to_dict()), 100
+  )
   batch = models.batch(batch_size=batch_size, seq_len=seq_len)
-  abstract = jax.eval_shape(lambda: train_state.init(config, made, 0))
+  abstract = jax.eval_shape(lambda: train_state.init_state(config, made, 0))
 
   def temporary_bytes(num_chunks):
     train = functools.partial(

@@ -21,7 +21,7 @@ KEEP = CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
 @pytest.fixture(scope="module")
 def made():
   fields = default().optim.to_dict()
-  return optimizer.make(OptimConfig(**fields), 2000)[0]
+  return optimizer.make_optimizer(OptimConfig(**fields), 2000)[0]
 
 
 @pytest.fixture(scope="module")

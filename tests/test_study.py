@@ -51,7 +51,7 @@ def fields(**changes) -> dict:
 
 
 def plan(workdir: pathlib.Path, **changes) -> plans.Study:
-  return plans.make(workdir, fields(**changes))
+  return plans.make_plan(workdir, fields(**changes))
 
 
 class Recorder(program.Runner):
@@ -123,7 +123,7 @@ def test_a_wrong_name_is_refused_with_the_nearest(tmp_path, change, message):
 def test_a_plan_is_read_back_as_it_was_saved(tmp_path):
   before = plan(tmp_path)
   before.save()
-  assert plans.load(tmp_path) == before
+  assert plans.read_plan(tmp_path) == before
   plan(tmp_path, seeds=(0, 1, 2)).save()  # More cells are welcome,
   with pytest.raises(errors.UserError, match="does not fit"):
     plan(tmp_path, finetune_words="--config.num_steps=3").save()  # others not.
@@ -144,7 +144,7 @@ def test_a_plan_that_names_shipped_configs_by_path_resumes(tmp_path):
 
 @pytest.mark.parametrize("arg", ["", "size=130m", "only=table"])
 def test_the_paper_study_covers_the_paper(tmp_path, arg):
-  built = plans.make(tmp_path, load_config(f"study:{arg}").to_dict())
+  built = plans.make_plan(tmp_path, load_config(f"study:{arg}").to_dict())
   assert len(built.tasks) == 9 and len(built.seeds) == 5
   assert [v.name for v in built.variants[:4]] == [
     "StdPT_StdFT",
@@ -291,12 +291,12 @@ def write_result(
   stem = (
     f"x-{filler.strip('<>.')}{num_pauses}-{'-'.join(map(str, other.values()))}"
   )
-  results.write(cell.workdir / "evaluations", stem, result, rows)
+  results.write_result(cell.workdir / "evaluations", stem, result, rows)
 
 
 def read_all(built) -> dict[str, list[dict]]:
   return {
-    c.id: results.read(c.workdir / "evaluations")
+    c.id: results.read_results(c.workdir / "evaluations")
     for c in built.finetuning_cells()
   }
 

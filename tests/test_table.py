@@ -40,7 +40,7 @@ def write(cell, values, *, groups=True, ids=None, **changes) -> None:
     "pausejax": "0.0.7",
     **changes,
   }
-  results.write(cell.workdir / "evaluations", "x", result, rows)
+  results.write_result(cell.workdir / "evaluations", "x", result, rows)
 
 
 def write_all(built, **options) -> None:
@@ -141,9 +141,9 @@ def test_a_variant_on_the_runs_of_the_first_is_paired_with_it(tmp_path):
     folder = cell.workdir / "evaluations"
     result = json.loads((folder / "x.json").read_text())
     result |= {"filler": ".", "num_pauses": 10}
-    (read,) = results.read(folder)
+    (read,) = results.read_results(folder)
     rows = results.predictions(read)
-    results.write(folder, "y", result, rows)
+    results.write_result(folder, "y", result, rows)
   low, high = last_row(built).interval
   assert -2 < low < 0 < high < 2
 
@@ -158,5 +158,5 @@ def test_line_separators_in_predictions_are_text(built):
   page = contents.collect(built.workdir)
   assert page.disagreements["stdlib_cloze"].cases
   sentence = table.ABOUT_INTERVAL.removeprefix("[low, high]")
-  assert sentence in document.page(page, paper=False)
-  assert sentence in document.markdown(page, paper=False)
+  assert sentence in document.report_page(page, paper=False)
+  assert sentence in document.report_markdown(page, paper=False)

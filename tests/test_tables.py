@@ -16,18 +16,18 @@ ROWS = [
 ]
 CODE = (
   "from pausejax.runtime import tables\n"
-  f"print(*tables.lines({ROWS!r}), sep='\\n')"
+  f"print(*tables.table_lines({ROWS!r}), sep='\\n')"
 )
 
 
 def test_columns_are_aligned_and_a_row_is_one_line():
-  assert tables.lines(ROWS) == [
+  assert tables.table_lines(ROWS) == [
     "task   score                           n",
     "squad  24.9 ± 1.1 [23.1, 26.8] (M=10)  10,570",
     "问答                                   7",  # Such letters are two wide.
   ]
   row = ("a" * 3000, "b c " * 500, "d")
-  assert len(tables.lines([ROWS[0], row])) == 2
+  assert len(tables.table_lines([ROWS[0], row])) == 2
 
 
 @pytest.mark.slow

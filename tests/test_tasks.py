@@ -464,7 +464,7 @@ def test_a_task_that_violates_its_contract_is_an_error(data_config):
       metrics={"em": lambda prediction, references: 1.0},
     )
     with pytest.raises(errors.UserError, match=f"made test 0: .*{said}"):
-      examples.load(task, "test", data_config())
+      examples.read_split(task, "test", data_config())
 
 
 def test_a_task_of_options_must_target_the_right_one(data_config):
@@ -479,7 +479,7 @@ def test_a_task_of_options_must_target_the_right_one(data_config):
       examples=lambda record, row=row: [row],
     )
     with pytest.raises(errors.UserError, match=said):
-      examples.load(task, "test", data_config())
+      examples.read_split(task, "test", data_config())
 
 
 # A task of one's own.

@@ -59,7 +59,7 @@ def byte_level_bpe(special=("<|endoftext|>",), added=()):
 def specs(tmp_path_factory):
   """Kind -> what `data.tokenizer` says, one of every kind."""
   root = tmp_path_factory.mktemp("tokenizers")
-  model = tokenizer_training.train(CORPUS, vocab_size=400)
+  model = tokenizer_training.train_tokenizer(CORPUS, vocab_size=400)
   (root / "bpe.model").write_bytes(model)
   byte_level_bpe().save(str(root / "tokenizer.json"))
   return {
@@ -71,7 +71,7 @@ def specs(tmp_path_factory):
 
 @pytest.fixture(params=["bytes", "sentencepiece", "huggingface"])
 def tokenizer(request, specs):
-  return tokenizers.load(specs[request.param])
+  return tokenizers.load_tokenizer(specs[request.param])
 
 
 def test_no_text_encodes_to_pause_or_eos(tokenizer):
@@ -128,10 +128,13 @@ def test_decoding_drops_pauses_and_eos(tokenizer):
 
 
 def test_a_fingerprint_depends_on_kind_file_and_pause(specs):
-  prints = {kind: tokenizers.load(s).fingerprint() for kind, s in specs.items()}
+  prints = {
+    kind: tokenizers.load_tokenizer(s).fingerprint()
+    for kind, s in specs.items()
+  }
   for kind, found in prints.items():
     assert found["tokenizer"] == kind
-    assert found == tokenizers.load(specs[kind]).fingerprint()
+    assert found == tokenizers.load_tokenizer(specs[kind]).fingerprint()
     assert json.loads(json.dumps(found)) == found
   for kind in ("sentencepiece", "huggingface"):
     with open(specs[kind], "rb") as f:
@@ -141,27 +144,27 @@ def test_a_fingerprint_depends_on_kind_file_and_pause(specs):
 
 def test_another_vocabulary_has_another_fingerprint(specs, tmp_path):
   other = tmp_path / "other.model"
-  other.write_bytes(tokenizer_training.train(CORPUS, vocab_size=390))
+  other.write_bytes(tokenizer_training.train_tokenizer(CORPUS, vocab_size=390))
   assert (
-    tokenizers.load(str(other)).fingerprint()
-    != tokenizers.load(specs["sentencepiece"]).fingerprint()
+    tokenizers.load_tokenizer(str(other)).fingerprint()
+    != tokenizers.load_tokenizer(specs["sentencepiece"]).fingerprint()
   )
 
 
 def test_the_byte_ids_are_those_of_seqio():
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   assert tokenizer.encode(["AZ\xe9"]) == [[68, 93, 0xC3 + 3, 0xA9 + 3]]
   assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.pause_id) == (0, 1, 259)
 
 
 def test_invalid_utf8_is_left_out_in_decoding():
-  tokenizer = tokenizers.load("bytes")
+  tokenizer = tokenizers.load_tokenizer("bytes")
   half = tokenizer.encode(["\U0001f600"])[0][:2]
   assert tokenizer.decode([68, *half, 68]) == "AA"
 
 
 def test_training_again_gives_the_same_bytes(specs):
-  again = tokenizer_training.train(CORPUS, vocab_size=400)
+  again = tokenizer_training.train_tokenizer(CORPUS, vocab_size=400)
   with open(specs["sentencepiece"], "rb") as f:
     assert again == f.read()
 
@@ -172,7 +175,7 @@ def test_truncation_and_padding_of_a_tokenizer_file_are_disabled(tmp_path):
   model.enable_padding(length=64)
   path = tmp_path / "cuts.json"
   model.save(str(path))
-  tokenizer = tokenizers.load(str(path))
+  tokenizer = tokenizers.load_tokenizer(str(path))
   for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
     assert tokenizer.decode(ids) == text
     assert tokenizer.pad_id not in ids
@@ -181,14 +184,14 @@ def test_truncation_and_padding_of_a_tokenizer_file_are_disabled(tmp_path):
 def test_the_pause_id_follows_added_tokens(tmp_path):
   path = tmp_path / "added.json"
   byte_level_bpe(added=["<pause>", "<new>"]).save(str(path))
-  tokenizer = tokenizers.load(str(path))
+  tokenizer = tokenizers.load_tokenizer(str(path))
   (ids,) = tokenizer.encode(["<pause><new>"])
   assert max(ids) < tokenizer.pause_id
 
 
 def assert_refused(spec, *fragments):
   with pytest.raises(errors.UserError) as raised:
-    tokenizers.load(str(spec))
+    tokenizers.load_tokenizer(str(spec))
   message = str(raised.value)
   assert len(message.splitlines()) == 1
   for fragment in ("data.tokenizer", str(spec), *fragments):
@@ -279,7 +282,7 @@ def pieces_of(documents):
   """Trains, and returns the pieces."""
   import sentencepiece
 
-  model = tokenizer_training.train(documents, vocab_size=280)
+  model = tokenizer_training.train_tokenizer(documents, vocab_size=280)
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)
   return {processor.id_to_piece(i) for i in range(280)}
 
@@ -312,14 +315,14 @@ def test_a_long_line_is_split_into_the_same_words():
 @pytest.mark.parametrize("vocab_size", [10, 100_000])
 def test_a_vocabulary_that_does_not_suit_the_text_is_an_error(vocab_size):
   with pytest.raises(errors.UserError, match=f"vocab_size {vocab_size}") as e:
-    tokenizer_training.train(CORPUS, vocab_size=vocab_size)
+    tokenizer_training.train_tokenizer(CORPUS, vocab_size=vocab_size)
   assert len(str(e.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("documents", [[], [""], ["\n \n"]])
 def test_training_on_nothing_is_an_error(documents):
   with pytest.raises(errors.UserError, match="no text"):
-    tokenizer_training.train(documents, vocab_size=300)
+    tokenizer_training.train_tokenizer(documents, vocab_size=300)
 
 
 @pytest.mark.skipif(not REAL, reason="PAUSEJAX_REAL_DATA is not set")
@@ -331,7 +334,7 @@ def test_no_text_encodes_to_a_pause_in_published_vocabularies():
     if path.suffix not in (".model", ".json"):
       continue
     try:
-      tokenizer = tokenizers.load(str(path))
+      tokenizer = tokenizers.load_tokenizer(str(path))
     except errors.UserError:
       continue
     found += 1

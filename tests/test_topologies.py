@@ -31,7 +31,7 @@ from pausejax.runtime import chips
   ],
 )
 def test_names_of_tpus(name, shape, num_devices):
-  found = topologies.parse(name)
+  found = topologies.parse_topology(name)
   assert found.is_tpu
   assert found.arguments["topology_name"] == shape
   assert found.num_devices == num_devices
@@ -45,7 +45,7 @@ def test_names_of_tpus(name, shape, num_devices):
   "name,hosts", [("h100-8", "1x1x8"), ("h100-3", "1x1x3"), ("a100-16", "1x2x8")]
 )
 def test_names_of_gpus(name, hosts):
-  found = topologies.parse(name)
+  found = topologies.parse_topology(name)
   assert not found.is_tpu
   assert found.arguments["topology"] == hosts
   size = str(found.chip.memory_bytes)
@@ -73,13 +73,13 @@ def test_names_of_gpus(name, hosts):
 )
 def test_the_error_for_a_wrong_name_names_the_nearest(name, nearest):
   with pytest.raises(errors.UsageError, match=f"did you mean '{nearest}'"):
-    topologies.parse(name)
+    topologies.parse_topology(name)
 
 
 @pytest.mark.parametrize("name", ["", "x", "8", "-1", "2x", "mi300-8"])
 def test_the_error_for_an_unknown_name_lists_the_known_ones(name):
   with pytest.raises(errors.UsageError, match="v5e"):
-    topologies.parse(name)
+    topologies.parse_topology(name)
 
 
 def test_a_chip_is_recognized_by_its_device_kind():

@@ -76,7 +76,7 @@ class Trainer:
     """Initializes a state, by default on all devices; `<pause>` is last."""
     self.config = config
     self.model_config = config.model_config(vocab_size)
-    chain, schedule = optimizer.make(config.optim, config.num_steps)
+    chain, schedule = optimizer.make_optimizer(config.optim, config.num_steps)
     self._mesh = sharding.make_mesh(config.mesh, devices)
     with jax.set_mesh(self._mesh):
       abstract = train_state.abstract(self.model_config, chain)

@@ -43,7 +43,7 @@ class _Files(ocp.CheckpointHandler):
       (directory / name).write_bytes(content)
 
   def restore(self, directory: epath.Path, args: Any = None):
-    raise NotImplementedError("folders.read reads and checks them")
+    raise NotImplementedError("folders.read_step reads and checks them")
 
 
 @ocp.args.register_with_handler(_Files, for_save=True, for_restore=True)
@@ -52,7 +52,7 @@ class _SaveFiles(ocp.args.CheckpointArgs):
   files: Mapping[str, bytes]
 
 
-class Writer:
+class ArrayWriter:
   """Writes one step at a time, in the background."""
 
   def __init__(self):
@@ -102,7 +102,7 @@ class Writer:
       self._checkpointer = None
 
 
-def read(
+def read_arrays(
   path: pathlib.Path,
   items: Mapping[str, Mapping[str, Any]],
   digests: Mapping[str, list[int]],

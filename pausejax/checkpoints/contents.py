@@ -17,7 +17,7 @@ def named_by_process(data: Mapping[str, bytes]) -> dict[str, bytes]:
   return {process + name: content for name, content in data.items()}
 
 
-def meta(
+def meta_files(
   step: int,
   run: Mapping[str, Any],
   arrays_: Mapping[str, Mapping[str, jax.Array]],
@@ -38,8 +38,8 @@ def meta(
     {
       "format": upgrade.FORMAT,
       "step": step,
-      **upgrade.to_json(run),
-      "leaves": leaves.describe(named),
+      **upgrade.meta_to_json(run),
+      "leaves": leaves.shapes_and_dtypes(named),
       "digests": arrays.host_digests(named),
       "data_sha256": dict(gathered),
     },

@@ -71,7 +71,7 @@ def set_aside(folder: pathlib.Path) -> list[str]:
   return sorted(n for n in names if re.match(r"[0-9]", n))
 
 
-def read(folder: pathlib.Path, step: int) -> Small:
+def read_step(folder: pathlib.Path, step: int) -> Small:
   """Reads and checks the small files of a step.
 
   Raises:
@@ -96,7 +96,7 @@ def read(folder: pathlib.Path, step: int) -> Small:
   return Small(meta, data)
 
 
-def require(folder: pathlib.Path, step: int) -> Small:
+def require_step(folder: pathlib.Path, step: int) -> Small:
   """Returns the small files of a step, for reading, not for resuming.
 
   Raises:
@@ -105,7 +105,7 @@ def require(folder: pathlib.Path, step: int) -> Small:
   """
   try:
     with readable(folder / str(step)):
-      return read(folder, step)
+      return read_step(folder, step)
   except Damaged as e:
     refuse(folder, step, str(e))
 
@@ -121,7 +121,9 @@ def refuse(folder: pathlib.Path, step: int, why: str) -> NoReturn:
   )
 
 
-def locate(spec: str, name: str = "--checkpoint") -> tuple[pathlib.Path, int]:
+def locate_checkpoint(
+  spec: str, name: str = "--checkpoint"
+) -> tuple[pathlib.Path, int]:
   """Returns (workdir, step) of a run's workdir, or of one checkpoint in it.
 
   Args:

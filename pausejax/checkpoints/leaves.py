@@ -41,12 +41,12 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
   return root
 
 
-def describe(leaves: Mapping[str, Any]) -> dict[str, list]:
+def shapes_and_dtypes(leaves: Mapping[str, Any]) -> dict[str, list]:
   """Returns {name: [shape, dtype]} as JSON values."""
   return {n: [list(x.shape), str(x.dtype)] for n, x in leaves.items()}
 
 
-def require_same(
+def require_same_leaves(
   saved: Mapping[str, list], expected: Mapping[str, list]
 ) -> None:
   """Raises a UserError with a table of differing leaves unless both are equal.

@@ -32,7 +32,7 @@ def delete_old(
   scores = {}
   for step in folders.numbered(folder):
     try:
-      meta = folders.read(folder, step).meta
+      meta = folders.read_step(folder, step).meta
     except folders.Damaged:
       continue
     scores[step] = meta.get("answers", {}).get("score", math.nan)

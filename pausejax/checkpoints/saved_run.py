@@ -75,7 +75,7 @@ class SavedRun:
       )
 
 
-def find(spec: str, name: str = "--checkpoint") -> SavedRun:
+def find_run(spec: str, name: str = "--checkpoint") -> SavedRun:
   """Returns the run at `WORKDIR` or `WORKDIR/checkpoints/STEP`, without JAX.
 
   For a workdir, this is its newest checkpoint, even if that is damaged.
@@ -89,11 +89,11 @@ def find(spec: str, name: str = "--checkpoint") -> SavedRun:
     UsageError: there is no such folder.
     UserError: there is no checkpoint, or its tokenizer is missing or differs.
   """
-  workdir, step = folders.locate(spec, name)
-  meta = checked(folders.require(workdir / "checkpoints", step).meta)
+  workdir, step = folders.locate_checkpoint(spec, name)
+  meta = checked(folders.require_step(workdir / "checkpoints", step).meta)
   files = sorted(workdir.glob("tokenizer.*"))
   tokenizer_spec = str(files[0]) if files else "bytes"
-  tokenizer = tokenizers.load(tokenizer_spec)
+  tokenizer = tokenizers.load_tokenizer(tokenizer_spec)
   errors.require_same(
     f"the tokenizer in {workdir}", tokenizer.fingerprint(), meta["tokenizer"]
   )
@@ -111,7 +111,7 @@ def checked(meta: dict[str, Any]) -> dict[str, Any]:
   try:
     if problem:
       raise errors.UserError(problem)
-    config = saved.read(meta["config"]).to_dict()
+    config = saved.read_saved(meta["config"]).to_dict()
     model = {**config["model"], **meta["model"]}
     ModelConfig(**model)
   except (ValueError, TypeError, OverflowError) as e:

@@ -16,12 +16,12 @@ from pausejax.config import CheckpointConfig
 _OVERHEAD = 150_000  # Bytes of names, digests, and parts of blocks.
 
 
-def size(named: Mapping[str, Any]) -> int:
+def step_size(named: Mapping[str, Any]) -> int:
   """Returns an approximate upper bound of the size of a step, in bytes."""
   return _OVERHEAD + sum(x.size * x.dtype.itemsize for x in named.values())
 
 
-def require(
+def require_space(
   folder: pathlib.Path, step_bytes: int, config: CheckpointConfig
 ) -> None:
   """Creates the folder; checks that it is writable and has space.

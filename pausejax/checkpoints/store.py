@@ -60,7 +60,7 @@ class Store:
     """
     self._folder = pathlib.Path(folder)
     self._config = config
-    self._writer = arrays.Writer()
+    self._writer = arrays.ArrayWriter()
     self._identity: tuple[int, int] | None = None
     self._size = 0  # Bytes of a step.
     self._pending: int | None = None  # The step that is being written.
@@ -76,10 +76,10 @@ class Store:
     Raises:
       UserError: the folder is not writable, or has no space for one step.
     """
-    self._size = space.size(leaves.flatten(abstract))
+    self._size = space.step_size(leaves.flatten(abstract))
     if jax.process_index() == 0:
       retention.empty_trash(self._folder)
-      space.require(self._folder, self._size, self._config)
+      space.require_space(self._folder, self._size, self._config)
     distributed.all_gather("prepared")
     self._identity = _identity(self._folder)
 
@@ -115,7 +115,7 @@ class Store:
     self._last_finite = step - num_skipped
     items = contents.items(state)
     data = contents.named_by_process(data)
-    content = contents.meta(step, meta, items, data)
+    content = contents.meta_files(step, meta, items, data)
     self._require_folder()
     try:
       if jax.process_index() == 0:
@@ -142,7 +142,7 @@ class Store:
       self._writer.wait()
       if jax.process_index() == 0:
         # A step counts as saved only if it can be read back.
-        folders.read(self._folder, step)
+        folders.read_step(self._folder, step)
     except Exception as e:
       self._fail(step, e)
       return
@@ -201,14 +201,14 @@ class Store:
       UserError: the leaves differ from those of `abstract_model`.
     """
     named = {f"model/{n}": x for n, x in leaves.flatten(abstract_model).items()}
-    meta = folders.require(self._folder, step).meta
+    meta = folders.require_step(self._folder, step).meta
     saved = meta["leaves"]
-    leaves.require_same(
+    leaves.require_same_leaves(
       {n: d for n, d in saved.items() if n.startswith("model/")},
-      leaves.describe(named),
+      leaves.shapes_and_dtypes(named),
     )
     try:
-      params = arrays.read(
+      params = arrays.read_arrays(
         self._folder / str(step), {"params": named}, meta["digests"]
       )
     except folders.Damaged as e:
@@ -236,7 +236,7 @@ class Store:
 
   def meta(self, step: int) -> dict[str, Any]:
     """Returns meta.json of a step; raises CheckpointUnusable if damaged."""
-    return folders.require(self._folder, step).meta
+    return folders.require_step(self._folder, step).meta
 
   def _list(self) -> tuple[list[int], list[str]]:
     with folders.readable(self._folder):
@@ -250,11 +250,13 @@ class Store:
     restored, broken, path = None, "", self._folder / str(step)
     try:
       with folders.readable(path):
-        small = folders.read(self._folder, step)
+        small = folders.read_step(self._folder, step)
       items = contents.items(abstract)
       named = {**items["params"], **items["opt_state"]}
-      leaves.require_same(small.meta["leaves"], leaves.describe(named))
-      restored_leaves = arrays.read(path, items, small.meta["digests"])
+      leaves.require_same_leaves(
+        small.meta["leaves"], leaves.shapes_and_dtypes(named)
+      )
+      restored_leaves = arrays.read_arrays(path, items, small.meta["digests"])
       state = leaves.unflatten(abstract, restored_leaves)
       if int(state.step) != step:
         raise folders.Damaged(f"its state is of step {int(state.step)}")

@@ -12,11 +12,11 @@ from pausejax.config import saved as saved_configs
 FORMAT = 3
 
 
-def to_json(run: Mapping[str, Any]) -> dict[str, Any]:
+def meta_to_json(run: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of a run as meta.json has them."""
   if "config" not in run:
     return dict(run)
-  return {**run, "config": saved_configs.to_json(run["config"])}
+  return {**run, "config": saved_configs.config_to_json(run["config"])}
 
 
 def upgrade(saved: dict[str, Any], format: int, where: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pausejax.config import fields, loader, tree
 _LONGEST_NOTE = 40
 
 
-def text(
+def config_help(
   spec: str | None,
   config: ConfigDict | None,
   *,

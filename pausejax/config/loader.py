@@ -325,7 +325,7 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
   if isinstance(values, dict):
     values = saved.current(values, f"--config: {path}")
   try:
-    config = saved.read(values)
+    config = saved.read_saved(values)
   except (ValueError, TypeError, OverflowError, RecursionError) as e:
     raise _not_saved(path, e) from e
   there = {*field_names(ConfigDict(values))}
@@ -333,7 +333,7 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
     if name not in there:
       print(
         f"pausejax: {path} was saved before {name} existed; it is "
-        f"{tree.get(config, name)!r}",
+        f"{tree.get_field(config, name)!r}",
         file=sys.stderr,
       )
   return config

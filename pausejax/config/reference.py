@@ -12,7 +12,7 @@ from pausejax.config.training import TrainConfig
 _HEAD = ("| field | default | allowed | meaning |", "|---|---|---|---|")
 
 
-def markdown(kind: type = TrainConfig, title: str = "Run") -> str:
+def reference_tables(kind: type = TrainConfig, title: str = "Run") -> str:
   """Returns a table for each group of fields, under a heading with its name.
 
   Args:
@@ -53,4 +53,4 @@ def _sentences(declared: fields.Declared) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-  print(markdown(), end="")
+  print(reference_tables(), end="")

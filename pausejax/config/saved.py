@@ -16,7 +16,7 @@ FORMAT = 2
 _NUMBER = "format"
 
 
-def to_json(values: Mapping[str, Any]) -> dict[str, Any]:
+def config_to_json(values: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the JSON object to save for a config of plain values."""
   return {_NUMBER: FORMAT, **values}
 
@@ -60,7 +60,7 @@ def _renamed(
   }
 
 
-def read(values: Any) -> ConfigDict:
+def read_saved(values: Any) -> ConfigDict:
   """Returns the config from the fields that a run saved.
 
   A field that did not exist when it was saved gets the value that its

@@ -51,7 +51,7 @@ def _reference(root: ConfigDict, follows: fields.Follows) -> Any:
   return node.get_oneway_ref(last) * follows.times // follows.divided_by
 
 
-def get(config: ConfigDict, name: str) -> Any:
+def get_field(config: ConfigDict, name: str) -> Any:
   """Returns the value of a field by its dotted name."""
   node, last = _place(config, name)
   return node[last]

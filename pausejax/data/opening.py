@@ -11,7 +11,7 @@ from pausejax.config import DataConfig
 from pausejax.tasks import corpora, records
 
 
-def units(source: corpora.Source) -> list[corpora.Unit]:
+def units(source: corpora.CorpusSource) -> list[corpora.Unit]:
   """Returns the parts of a corpus, in order."""
   if isinstance(source, corpora.TfdsSource):
     from pausejax.data.seqio import sources
@@ -20,14 +20,14 @@ def units(source: corpora.Source) -> list[corpora.Unit]:
   return source.units()
 
 
-def documents(source: corpora.Source, split: str) -> Iterator[str]:
+def documents(source: corpora.CorpusSource, split: str) -> Iterator[str]:
   """Yields the text of each document of a split.
 
   Raises:
     UserError: there are no documents, or the corpus cannot be read.
   """
   count = 0
-  for text in corpora.read(units(source), split):
+  for text in corpora.read_documents(units(source), split):
     count += 1
     yield text
   if not count:
@@ -35,7 +35,7 @@ def documents(source: corpora.Source, split: str) -> Iterator[str]:
 
 
 def read_records(
-  source: records.Source, split: str, data: DataConfig
+  source: records.RecordSource, split: str, data: DataConfig
 ) -> Iterator[records.LocatedRecord]:
   """Yields (where, record) of a split; local files take precedence over TFDS.
 

@@ -73,7 +73,7 @@ def is_finetuning(names: Collection[str]) -> bool:
   return kinds == {True}
 
 
-def check(data: DataConfig) -> None:
+def check_data(data: DataConfig) -> None:
   """Raises UsageError unless the settings select the data of a run."""
   if is_finetuning(data.rates):
     only_one = len(data.stages) == 1
@@ -117,7 +117,7 @@ def prepare(config: TrainConfig, values: dict, workdir: pathlib.Path) -> None:
   print(f"preparing segments in {out}", flush=True)
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / "config.json"
-    file.write_text(json.dumps(saved.to_json(values)))
+    file.write_text(json.dumps(saved.config_to_json(values)))
     command = [sys.executable, "-m", "pausejax", "segments"]
     command += [f"--config={file}", f"--out={out}"]
     code = subprocess.run(command, check=False).returncode
@@ -169,8 +169,10 @@ def _load_examples(
 ) -> examples.Examples:
   """Reads a split from the task's store if there is one, else its files."""
   if not data.segments_dir:
-    return examples.load(task, split, data)
-  return encoded.load(data.stores[task.name], task, split, data, tokenizer)
+    return examples.read_split(task, split, data)
+  return encoded.open_encoded(
+    data.stores[task.name], task, split, data, tokenizer
+  )
 
 
 def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
@@ -208,7 +210,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
     {
       name: SegmentSource(
         data=data,
-        store=segments.load(
+        store=segments.open_segments(
           data.stores.get(name) or workdir / "segments",
           split,
           data.of_task(name),
@@ -270,5 +272,5 @@ def _open_seqio(config: TrainConfig, host) -> RunData:
     plain_evaluation=(
       plain_evaluation if config.data.pauses.uses_pause_token else evaluation
     ),
-    summary=file_lists.describe(task.source(config.data).left_out()),
+    summary=file_lists.left_out_reasons(task.source(config.data).left_out()),
   )

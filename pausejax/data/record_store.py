@@ -72,7 +72,7 @@ def begin(folder: pathlib.Path, head: dict) -> None:
   )
 
 
-class Writer:
+class RecordWriter:
   """Writes one file of records, which is renamed when it is complete."""
 
   def __init__(self, path: pathlib.Path):
@@ -178,7 +178,7 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
   return grain.sources.ArrayRecordDataSource(paths)
 
 
-def locate(rows: Sequence[dict], record: int) -> tuple[str, int]:
+def locate_record(rows: Sequence[dict], record: int) -> tuple[str, int]:
   """Returns the file of a record of the split, and its index in the file."""
   for row in rows:
     if record < row["num_records"]:

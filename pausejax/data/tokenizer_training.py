@@ -9,7 +9,7 @@ MAX_BYTES = 16_384  # SentencePiece skips longer lines.
 _RESERVED = "\u2585"  # SentencePiece skips lines with this character.
 
 
-def train(documents: Iterable[str], *, vocab_size: int) -> bytes:
+def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> bytes:
   """Trains a BPE SentencePiece model on the documents and returns its bytes.
 
   Byte fallback and identity normalization make it lossless: decoding an

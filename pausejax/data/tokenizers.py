@@ -208,7 +208,7 @@ class HuggingFaceTokenizer:
     }
 
 
-def load(spec: str) -> PauseTokenizer:
+def load_tokenizer(spec: str) -> PauseTokenizer:
   """Loads the tokenizer that `spec` names (see the top of this file).
 
   Raises:

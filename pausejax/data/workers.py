@@ -18,7 +18,7 @@ Report = Callable[..., None]
 Work = Callable[[Any, Report], None]
 
 
-def run(
+def run_jobs(
   setup: Callable[[], Work],
   jobs: Iterable[Any],
   num_workers: int,

@@ -59,7 +59,9 @@ class Documents:
     return sum(map(len, self.ids))
 
 
-def encode(texts: Sequence[str], tokenizer: PauseTokenizer) -> Documents:
+def encode_documents(
+  texts: Sequence[str], tokenizer: PauseTokenizer
+) -> Documents:
   """Returns the documents as ids, without BOS and EOS."""
   ids = []
   num_inexact = 0
@@ -77,7 +79,7 @@ def encode(texts: Sequence[str], tokenizer: PauseTokenizer) -> Documents:
   )
 
 
-def score(
+def score_documents(
   model: Decoder,
   documents: Documents,
   *,

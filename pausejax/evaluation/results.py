@@ -56,7 +56,7 @@ def name(task: str, split: str, pauses: PromptPauses, step: int) -> str:
   return f"{task}-{split}-{pauses.slug}-step{step}"
 
 
-def write(
+def write_result(
   folder: pathlib.Path,
   stem: str,
   result: Mapping[str, Any],
@@ -71,7 +71,7 @@ def write(
   return path
 
 
-def read(folder: pathlib.Path) -> list[dict]:
+def read_results(folder: pathlib.Path) -> list[dict]:
   """Returns all results of a folder, sorted by name, each with its `path`.
 
   Raises:
@@ -126,7 +126,7 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
   if not path.is_file():
     raise errors.UserError(f"no predictions {path}; evaluate again")
   rows: dict[str, dict] = {}
-  for where, line in records.lines(path):
+  for where, line in records.nonblank_lines(path):
     row = json_files.parse(line, _PREDICTION, where, _FIX)
     if result["primary_metric"] not in row["values"]:
       raise errors.UserError(

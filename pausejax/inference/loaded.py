@@ -59,7 +59,7 @@ def load(
   spec = pathlib.Path(workdir)
   if step is not None:
     spec = spec / "checkpoints" / str(step)
-  return LoadedRun(saved_run.find(str(spec), "workdir"))
+  return LoadedRun(saved_run.find_run(str(spec), "workdir"))
 
 
 def check_choices(prefix: str = "", **values: Any) -> None:

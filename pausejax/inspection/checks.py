@@ -32,7 +32,7 @@ class Check:
     return f"{'ok ' if self.is_ok else 'BAD'}  {self.name}: {self.numbers}"
 
 
-def check(batch: Batch, rules: sequences.Rules) -> list[Check]:
+def check_batch(batch: Batch, rules: sequences.Rules) -> list[Check]:
   """Returns every check of a batch; only the first if shapes or ids are wrong.
 
   Args:
@@ -57,12 +57,12 @@ def _functions(rules: sequences.Rules) -> Sequence[Callable[..., Check]]:
 
 def _all_examples(
   batch: Batch, rules: sequences.Rules
-) -> Iterator[sequences.Example]:
+) -> Iterator[sequences.RowExample]:
   for row in range(len(batch["tokens"])):
-    yield from sequences.examples(batch, rules, row)
+    yield from sequences.row_examples(batch, rules, row)
 
 
-def _hints(example: sequences.Example, rules: sequences.Rules) -> np.ndarray:
+def _hints(example: sequences.RowExample, rules: sequences.Rules) -> np.ndarray:
   """Returns bool [N], True where the target may be a hint."""
   hinted = isinstance(rules, sequences.FinetuningRules) and rules.hinted
   places = np.arange(len(example.arrays["tokens"]))
@@ -73,7 +73,7 @@ def _hints(example: sequences.Example, rules: sequences.Rules) -> np.ndarray:
 def _each(
   name: str,
   what: str,
-  is_good: Callable[[sequences.Example], bool],
+  is_good: Callable[[sequences.RowExample], bool],
   batch: Batch,
   rules: sequences.Rules,
 ) -> Check:
@@ -139,7 +139,7 @@ def _check_segments(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_positions(batch: Batch, rules: sequences.Rules) -> Check:
-  def is_good(example: sequences.Example) -> bool:
+  def is_good(example: sequences.RowExample) -> bool:
     positions_N = example.arrays["positions"]
     return bool((positions_N == np.arange(len(positions_N))).all())
 
@@ -158,7 +158,7 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   pauses, id_ = rules.pauses, rules.sequences.format.pause_id
   m, pause_id = pauses.num_pauses, rules.tokenizer.pause_id
 
-  def is_good(example: sequences.Example) -> bool:
+  def is_good(example: sequences.RowExample) -> bool:
     tokens_N = example.arrays["tokens"]
     places = np.flatnonzero(pauses.mask(example.num_prompt))
     there = tokens_N[places[places < len(tokens_N)]]
@@ -171,7 +171,7 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
 
 
 def _check_prefix(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  def is_good(example: sequences.Example) -> bool:
+  def is_good(example: sequences.RowExample) -> bool:
     inside_N = example.arrays["in_prefix"]
     expected_N = np.zeros(max(len(inside_N), example.num_prompt), bool)
     expected_N[: example.num_prompt] = rules.pauses.prefix_mask(
@@ -187,7 +187,7 @@ def _check_prefix(batch: Batch, rules: sequences.FinetuningRules) -> Check:
 def _check_no_loss_on_prefix(
   batch: Batch, rules: sequences.FinetuningRules
 ) -> Check:
-  def is_good(example: sequences.Example) -> bool:
+  def is_good(example: sequences.RowExample) -> bool:
     last = example.num_prompt - 1
     counted = np.flatnonzero(example.arrays["loss_mask"][: max(last, 0)])
     if not rules.hinted:
@@ -202,7 +202,7 @@ def _check_no_loss_on_prefix(
 def _check_first_target(
   batch: Batch, rules: sequences.FinetuningRules
 ) -> Check:
-  def is_good(example: sequences.Example) -> bool:
+  def is_good(example: sequences.RowExample) -> bool:
     rest_N = example.arrays["loss_mask"][max(example.num_prompt - 1, 0) :]
     return len(rest_N) > 0 and bool(rest_N.all())
 
@@ -214,7 +214,7 @@ def _check_targets(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   source = rules.sequences
   known = {tuple(t) for t in source.format.targets(source.examples.rows)}
 
-  def is_good(example: sequences.Example) -> bool:
+  def is_good(example: sequences.RowExample) -> bool:
     start = max(example.num_prompt - 1, 0)
     return tuple(example.arrays["targets"][start:].tolist()) in known
 

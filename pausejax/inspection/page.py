@@ -33,12 +33,13 @@ _LEGEND = (
 )
 
 
-def page(report: dict) -> str:
+def inspection_page(report: dict) -> str:
   """Returns the HTML of a report of `inspect`."""
   title = html.escape(report["what"])
   rows = "\n".join(_row(row) for row in report["rows"])
   numbers = "".join(
-    f"<li>{html.escape(line)}</li>" for line in sequences.describe(report)
+    f"<li>{html.escape(line)}</li>"
+    for line in sequences.statistics_lines(report)
   )
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -70,7 +70,7 @@ class FinetuningRules(Rules):
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class RowExample:
   """One example of a row; arrays [N] as in the batch, by their names.
 
   Attributes:
@@ -84,7 +84,7 @@ class Example:
   num_prompt: int
 
 
-def examples(batch: Batch, rules: Rules, row: int) -> list[Example]:
+def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
   """Returns the examples of a row; in pretraining, its one segment."""
   result = []
   ids_T = batch["segment_ids"][row]
@@ -96,7 +96,7 @@ def examples(batch: Batch, rules: Rules, row: int) -> list[Example]:
         for name, x_BT in batch.items()
         if name != "counted"
       }
-      result.append(Example(int(start), arrays, _num_prompt(arrays, rules)))
+      result.append(RowExample(int(start), arrays, _num_prompt(arrays, rules)))
   return result
 
 
@@ -136,7 +136,7 @@ def rows(batch: Batch, rules: Rules, count: int) -> list[dict]:
   spell = Detokenizer(rules.tokenizer)
   result = []
   for row in range(len(batch["tokens"])):
-    here = examples(batch, rules, row)
+    here = row_examples(batch, rules, row)
     shown, count = here[:count], count - len(here)
     if not shown:
       break
@@ -192,7 +192,7 @@ def _visible(character: str) -> str:
   return character.encode("unicode_escape").decode()
 
 
-def _as_data(example: Example, spell: Detokenizer) -> dict:
+def _as_data(example: RowExample, spell: Detokenizer) -> dict:
   arrays = example.arrays
   return {
     "start": example.start,
@@ -240,7 +240,7 @@ def lengths(sequences: source.TaskSequences) -> dict[str, dict[str, int]]:
   }
 
 
-def describe(report: dict) -> list[str]:
+def statistics_lines(report: dict) -> list[str]:
   """Returns the statistics of a batch as lines of text.
 
   Args:

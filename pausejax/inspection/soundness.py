@@ -16,7 +16,7 @@ _NONSENSE = "qzxv jkwy"
 _MAX_ERRORS = 0.01  # Of all examples, at most.
 
 
-def require(condition: bool, message: str) -> None:
+def require_sound(condition: bool, message: str) -> None:
   """Raises a UserError with the message unless the condition is true."""
   if not condition:
     raise errors.UserError(message)
@@ -31,7 +31,7 @@ def require_texts(rows: Sequence[tasks.Example]) -> None:
       ("target", has_target),
       ("option", all(option.strip() for option in row.options)),
     ):
-      require(bool(is_there), f"example {row.id!r}: empty {name}")
+      require_sound(bool(is_there), f"example {row.id!r}: empty {name}")
 
 
 def judge(task: tasks.Task, rows: Sequence[tasks.Example]) -> str:
@@ -46,7 +46,7 @@ def judge(task: tasks.Task, rows: Sequence[tasks.Example]) -> str:
   faults = [fault for row in rows if (fault := _fault(task, row))]
   summary = f"{len(faults):,} of {len(rows):,} examples are misjudged"
   summary += f", the first: {faults[0]}" if faults else ""
-  require(len(faults) <= _MAX_ERRORS * len(rows), summary)
+  require_sound(len(faults) <= _MAX_ERRORS * len(rows), summary)
   named = sum(row.target in row.references for row in rows)
   means = ", ".join(
     f"{name} {_mean_of_targets(name, m, rows):.2%}"
@@ -87,12 +87,12 @@ def _value(name: str, metric, row: tasks.Example, answer: str, known) -> float:
     value = float(metric(answer, known))
   except Exception as e:
     raise errors.UserError(f"{where}: {type(e).__name__}: {e}") from e
-  require(0.0 <= value <= 1.0, f"{where}: {value} is not in [0, 1]")
+  require_sound(0.0 <= value <= 1.0, f"{where}: {value} is not in [0, 1]")
   return value
 
 
 def options(rows: Sequence[tasks.Example]) -> str:
-  """Returns counts of options and labels; `examples.load` checked them."""
+  """Returns counts of options and labels; `read_split` checked them."""
   sizes = {len(row.options) for row in rows}
   unknown = sum(row.label == -1 for row in rows)
   twice = sum(len({*row.options}) < len(row.options) for row in rows)
@@ -118,7 +118,7 @@ def round_trip(task: tasks.Task, format_: prompts.Format, rows, targets) -> str:
     _value(name, metric, row, format_.answer(ids), row.references)
     for row, ids in zip(rows, targets, strict=True)
   ]
-  require(
+  require_sound(
     any(values), f"no target survives the tokenizer and stop text: {name} is 0"
   )
   return f"targets from ids score {name} {np.mean(values):.2%}"

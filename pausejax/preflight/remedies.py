@@ -35,7 +35,7 @@ class _Change:
   config: TrainConfig
 
 
-def find(
+def find_remedies(
   config: TrainConfig,
   ask: Callable[[TrainConfig, str], int],
   *,

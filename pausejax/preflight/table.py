@@ -99,7 +99,7 @@ def as_data(verdict: "ahead.Verdict") -> dict[str, Any]:
   }
 
 
-def text(preflight: Preflight) -> str:
+def report_text(preflight: Preflight) -> str:
   """Returns the whole report."""
   parts = [
     _machine(preflight),

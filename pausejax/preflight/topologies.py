@@ -68,7 +68,7 @@ class Topology:
     return self.arguments["platform"] == "tpu"
 
 
-def parse(name: str) -> Topology:
+def parse_topology(name: str) -> Topology:
   """Returns the topology of a name such as "2xv5e-128".
 
   Raises:
@@ -108,7 +108,7 @@ def _hint(name: str) -> str:
   )
 
 
-def devices(topology: Topology) -> list[Any]:
+def described_devices(topology: Topology) -> list[Any]:
   """Returns its devices, which can be compiled for but not run on."""
   from jax.experimental import topologies
 

@@ -21,7 +21,7 @@ from pausejax.data.finetuning import examples
 from pausejax.study.plan import Cell, Study
 
 
-def check(plan: Study) -> None:
+def check_cells(plan: Study) -> None:
   """Checks the commands of every cell that is not done, for one seed.
 
   Raises:
@@ -60,9 +60,9 @@ def _check_options(
     return
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
-  pipeline.check(config.data)
+  pipeline.check_data(config.data)
   if not _is_made_by_study(config.data.tokenizer, plan) and verb != "tokenizer":
-    tokenizers.load(config.data.tokenizer)
+    tokenizers.load_tokenizer(config.data.tokenizer)
   source = options.init_from if verb == "train" else ""
   if source and not _is_made_by_study(source, plan):
     errors.require(

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
   tasks.import_module(options.tasks_module)
   checkup = Checkup(
     tasks.downstream(options.name),
-    tokenizers.load(options.tokenizer),
+    tokenizers.load_tokenizer(options.tokenizer),
     score.data_config(options.local_dir),
     FinetuneConfig(num_pauses=options.pauses),
   )
@@ -103,7 +103,7 @@ class Checkup:
     task = self.task
     errors.require_in_range("num_pauses", task.num_pauses, 0)
     errors.require_in_range("max_target_len", task.max_target_len, 1)
-    soundness.require(
+    soundness.require_sound(
       "train" in task.source.splits, "the source has no split 'train'"
     )
     metrics = ", ".join(task.metrics) or "accuracies"
@@ -115,9 +115,9 @@ class Checkup:
     for split in examples.splits(self.task):
       counted = _Counted(self.task.examples)
       task = dataclasses.replace(self.task, examples=counted)
-      loaded = examples.load(task, split, self.data)
+      loaded = examples.read_split(task, split, self.data)
       num_unusable = sum(loaded.num_unusable.values())
-      soundness.require(
+      soundness.require_sound(
         2 * num_unusable <= counted.count,
         f"most records of {loaded.summary()} of {counted.count:,} records",
       )
@@ -175,9 +175,9 @@ class Checkup:
     rules = sequences.FinetuningRules(
       seq_len=self.seq_len, tokenizer=self.tokenizer, sequences=made
     )
-    results = checks.check(self.batch, rules)
+    results = checks.check_batch(self.batch, rules)
     for check in results:
-      soundness.require(check.is_ok, f"{check.name}: {check.numbers}")
+      soundness.require_sound(check.is_ok, f"{check.name}: {check.numbers}")
     numbers = sequences.statistics(self.batch, rules)
     return (
       f"{len(results)} checks of {numbers['examples']} examples in "
@@ -195,7 +195,7 @@ class Checkup:
 
     fields = default().optim.to_dict() | {"warmup_steps": 0}
     config = OptimConfig(**fields)
-    optimizer, schedule = optimizers.make(config, 1)
+    optimizer, schedule = optimizers.make_optimizer(config, 1)
     with jax.set_mesh(_mesh()):
       before = _tiny_model(self.tokenizer.vocab_size, self.seq_len)
       start = train_state.TrainState(
@@ -215,13 +215,15 @@ class Checkup:
       after, metrics = jax.jit(train)(start, sharding.put_batch(self.batch))
     self.model = after.model
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-    soundness.require(math.isfinite(loss), f"the loss is {loss}")
-    soundness.require(0.0 < norm < math.inf, f"the gradient's norm is {norm}")
+    soundness.require_sound(math.isfinite(loss), f"the loss is {loss}")
+    soundness.require_sound(
+      0.0 < norm < math.inf, f"the gradient's norm is {norm}"
+    )
     pairs = list(
       zip(jax.tree.leaves(before), jax.tree.leaves(after.model), strict=True)
     )
     moved = sum(bool((a != b).any()) for a, b in pairs)
-    soundness.require(moved > 0, "no parameter moved")
+    soundness.require_sound(moved > 0, "no parameter moved")
     return (
       f"loss {loss:.3f} nats over {int(metrics['num_targets']):,} targets, "
       f"{moved} of {len(pairs)} parameter arrays moved"
@@ -256,10 +258,10 @@ class Checkup:
     """Checks the metrics that evaluation would report."""
     values = self.answers.metrics
     missing = [name for name in self.task.metrics if name not in values]
-    soundness.require(not missing, f"not computed: {', '.join(missing)}")
+    soundness.require_sound(not missing, f"not computed: {', '.join(missing)}")
     for name, value in values.items():
       top = math.inf if name == "perplexity" else 100.0
-      soundness.require(
+      soundness.require_sound(
         0.0 <= value <= top, f"{name} is {value}, not in [0, {top}]"
       )
     text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
   _check_combination(options)
-  run = saved_run.find(options.checkpoint)
+  run = saved_run.find_run(options.checkpoint)
   distributed.require_agreement(
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
   accelerators.require_used()
   with _mesh(options):
     splits = {
-      task.name: examples.load(
+      task.name: examples.read_split(
         task,
         options.split or examples.scoring_split(task),
         _data(options, config, task.name, len(names)),
@@ -240,7 +240,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
         "seconds": seconds,
       }
       if jax.process_index() == 0:
-        results.write(folder, stem, result, answers.rows)
+        results.write_result(folder, stem, result, answers.rows)
       print(_line(pauses, result), flush=True)
   print(f"results are in {folder}")
 

@@ -25,7 +25,7 @@ def main(options: argparse.Namespace, run: saved_run.SavedRun) -> int:
   fractions = _fractions(options.pause_fraction, run)
   seq_len = options.seq_len or data.seq_len
   errors.require_in_range("--seq_len", seq_len, 2, run.model.max_seq_len)
-  documents = plain_text.encode(_texts(options), run.tokenizer)
+  documents = plain_text.encode_documents(_texts(options), run.tokenizer)
   if not documents.ids:
     raise errors.UserError(f"--text: no text in {options.text}")
   for line in _describe(documents, seq_len):
@@ -99,7 +99,7 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
     for fraction in fractions:
       began = time.perf_counter()
       with CountBar("windows", 0) as bar:
-        scores = plain_text.score(
+        scores = plain_text.score_documents(
           model,
           documents,
           tokenizer=run.tokenizer,

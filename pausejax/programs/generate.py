@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     for name in ("max_new_tokens", "seed", "temperature", "top_k", "top_p")
   }
   loaded.check_choices("--", **choices)
-  answers = loaded.LoadedRun(saved_run.find(options.checkpoint)).generate(
+  answers = loaded.LoadedRun(saved_run.find_run(options.checkpoint)).generate(
     options.prompt,
     num_pauses=options.pauses,
     position=options.position,

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
   errors.require(
     len(names) == 1, f"--task: one task at a time, as in --task={names[0]}"
   )
-  tokenizer = tokenizers.load(config.data.tokenizer)
+  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
   if pipeline.is_finetuning(names):
     batch, rules, about = _finetuning(config, tokenizer, options.split)
   else:
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     text = json.dumps(report, indent=1, ensure_ascii=False)
     _write("--json", options.json, text + "\n")
   if options.html:
-    _write("--html", options.html, page.page(report))
+    _write("--html", options.html, page.inspection_page(report))
   return 0 if all(c["is_ok"] for c in report["checks"]) else 1
 
 
@@ -200,7 +200,7 @@ def _segments(
     "prepared segments with --config.data.segments_dir=",
   )
   pipeline.prepare(config, values, folder)
-  return segments.load(
+  return segments.open_segments(
     data.segments_dir or folder / "segments",
     split,
     data,
@@ -212,7 +212,7 @@ def _report(
   batch: Batch, rules: sequences.Rules, about: dict, count: int
 ) -> dict:
   """Returns the whole report as JSON values."""
-  results = checks.check(batch, rules)
+  results = checks.check_batch(batch, rules)
   return {
     **about,
     "statistics": sequences.statistics(batch, rules),
@@ -246,7 +246,7 @@ def _show(report: dict) -> None:
         print(line)
     if row["padding"]:
       print(f" padding, {row['padding']} positions")
-  for line in sequences.describe(report):
+  for line in sequences.statistics_lines(report):
     print(line)
   for check in report["checks"]:
     code = _GREEN if check["is_ok"] else _RED

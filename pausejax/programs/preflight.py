@@ -25,7 +25,7 @@ from pausejax import commandline, errors
 from pausejax.config import TrainConfig, train_config
 from pausejax.data import tokenizers
 from pausejax.preflight import table, topologies
-from pausejax.preflight.remedies import find
+from pausejax.preflight.remedies import find_remedies
 from pausejax.preflight.topologies import Topology
 
 _T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
@@ -72,14 +72,14 @@ def main(argv: list[str]) -> int:
     pathlib.Path(options.json).parent.is_dir(),
     f"--json: there is no folder for {options.json!r}",
   )
-  topology = topologies.parse(options.topology)
+  topology = topologies.parse_topology(options.topology)
   compiler, missing = _compiler(topology)
   print(f"{options.config} on {topology.name}", *missing, sep="\n", flush=True)
   vocab_size, origin = _vocab_size(options.vocab_size, config)
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
   os.environ.update(_ENVIRONMENT)
   result = _measure(config, vocab_size + 1, topology, compiler)
-  print(table.text(result))
+  print(table.report_text(result))
   if options.json:
     whole = {"config": options.config, **dataclasses.asdict(result)}
     pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
@@ -111,7 +111,7 @@ def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
     return asked, "--vocab_size"
   if config.data.task == "c4" and config.data.tokenizer == "bytes":
     return _T5_IDS, "T5's as in the paper (else: --vocab_size)"
-  base = tokenizers.load(config.data.tokenizer).base
+  base = tokenizers.load_tokenizer(config.data.tokenizer).base
   return base.vocab_size, f"data.tokenizer {config.data.tokenizer}"
 
 
@@ -129,7 +129,9 @@ def _measure(
 
   if not compiler:
     jax.config.update("jax_num_cpu_devices", topology.num_devices)
-  devices = topologies.devices(topology) if compiler else jax.devices()
+  devices = (
+    topologies.described_devices(topology) if compiler else jax.devices()
+  )
   model_config = config.model_config(vocab_size)
   if model_config.dtype == "auto":  # The dtype of the target device.
     model_config = dataclasses.replace(model_config, dtype="bfloat16")
@@ -181,7 +183,7 @@ def _measure(
   remedies = []
   if first.needed_bytes > available:
     print("it does not fit: trying changes", flush=True)
-    remedies = find(
+    remedies = find_remedies(
       config,
       ask_changed,
       available_bytes=available,

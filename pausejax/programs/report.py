@@ -49,8 +49,8 @@ def main(argv: list[str]) -> int:
 def _texts(report: contents.Report, *, paper: bool) -> dict[str, str]:
   """Returns file suffix -> content."""
   return {
-    ".html": document.page(report, paper=paper),
-    ".md": document.markdown(report, paper=paper),
+    ".html": document.report_page(report, paper=paper),
+    ".md": document.report_markdown(report, paper=paper),
     ".csv": render.csv(report.rows),
     ".tex": render.latex(report.rows, paper=paper),
     ".json": json.dumps(report.as_json(), indent=2, allow_nan=False) + "\n",

@@ -40,9 +40,9 @@ def main(argv: list[str]) -> int:
   errors.require_one_of("--split", split, examples.splits(task))
   if options.out:
     files.require_writable("--out", pathlib.Path(options.out).parent)
-  loaded = examples.load(task, split, data_config(options.local_dir))
+  loaded = examples.read_split(task, split, data_config(options.local_dir))
   path = pathlib.Path(options.predictions)
-  scores = score(task, loaded, read_predictions(task, loaded, path))
+  scores = score_answers(task, loaded, read_answers(task, loaded, path))
   _show(task, loaded, scores)
   if options.out:
     result = {"task": task.name, "split": split, **scores}
@@ -58,7 +58,7 @@ def data_config(local_dir: str) -> DataConfig:
   return DataConfig(local_dir=local_dir)
 
 
-def read_predictions(
+def read_answers(
   task: tasks.Task, loaded: examples.Examples, path: pathlib.Path
 ) -> dict[str, str]:
   """Returns id -> text; the text of the option if the task has options.
@@ -122,7 +122,7 @@ def _require_same_example(where: str, record: dict, row: tasks.Example) -> None:
       )
 
 
-def score(
+def score_answers(
   task: tasks.Task, loaded: examples.Examples, answers: Mapping[str, str]
 ) -> dict[str, float]:
   """Returns the result of `metrics.score_predictions` for any kind of task."""

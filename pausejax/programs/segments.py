@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
   files.require_writable("--out", out)
-  tokenizer = tokenizers.load(config.data.tokenizer)
+  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
   refused = locks.unused_removed(out, record_store.HEAD)
   if pipeline.is_finetuning(config.data.rates):
     errors.require(
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
       "one process; leave them out",
     )
     with refused:
-      index = encoded.write(config.data, tokenizer, out)
+      index = encoded.write_encoded(config.data, tokenizer, out)
     for split in encoded.SPLITS:
       print(f"{split}: {index[split]['num_examples']:,} examples")
     print(f"examples are in {out}")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     refused if shard[1] == 1 else contextlib.nullcontext(),
     CountBar("units", 0) as bar,
   ):
-    index = prepare.write(
+    index = prepare.write_segments(
       config.data,
       tokenizer,
       out,

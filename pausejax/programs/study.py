@@ -58,14 +58,14 @@ def main(argv: list[str]) -> int:
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
   workdir = pathlib.Path(options.workdir).resolve()
   index, count = commandline.shard(options.shard)
-  plan = plans.make(workdir, config.to_dict())
+  plan = plans.make_plan(workdir, config.to_dict())
   if options.dry_run:
     for cell in plan.cells()[index - 1 :: count]:
       print(cell.shell())
     return 0
   if not options.table:
     accelerators.require_installed()
-    check_study.check(plan)
+    check_study.check_cells(plan)
   files.require_writable("--workdir", workdir)
   plan.save()
   code = 0
@@ -82,13 +82,13 @@ def main(argv: list[str]) -> int:
 def write_table(plan: plans.Study) -> list[table.Row]:
   """Writes the table of available results in every format; returns its rows."""
   available = {
-    cell.id: results.read(cell.workdir / "evaluations")
+    cell.id: results.read_results(cell.workdir / "evaluations")
     for cell in plan.finetuning_cells()
   }
   rows = table.build(plan, available)
   for suffix, text in {
     "json": json.dumps(render.as_json(rows), indent=2) + "\n",
-    "md": render.markdown(rows, paper=True),
+    "md": render.table_markdown(rows, paper=True),
     "csv": render.csv(rows),
     "tex": render.latex(rows, paper=True),
   }.items():
@@ -225,7 +225,7 @@ class Runner:
     }
     with log.open("a", encoding="utf-8") as output:
       print("$ pausejax", *words, file=output, flush=True)
-      process = children.start(
+      process = children.start_command(
         [sys.executable, "-m", "pausejax", *words],
         output=output,
         environment=environment,

@@ -43,7 +43,7 @@ def _list(argv: list[str]) -> int:
   )
   notes: list[str] = []
   rows = [_row(tasks.get(n), folder, notes) for n in tasks.names()]
-  for line in (*tables.lines([_HEADER, *rows]), *notes):
+  for line in (*tables.table_lines([_HEADER, *rows]), *notes):
     print(line)
   return 0
 
@@ -77,7 +77,7 @@ def _count(
   own = examples.folder_of(str(folder), task.name)
   data = score.data_config(own if pathlib.Path(own).is_dir() else str(folder))
   try:
-    loaded = examples.load(task, split, data)
+    loaded = examples.read_split(task, split, data)
   except records.MissingData:
     return "missing"
   except errors.UserError as e:

@@ -40,15 +40,17 @@ def main(argv: list[str]) -> int:
   tasks.import_module(config.tasks_module)
   source = tasks.pretraining(config.data.only_task).source(config.data)
   documents = list(opening.documents(source, "train"))
-  model = tokenizer_training.train(documents, vocab_size=options.vocab_size)
+  model = tokenizer_training.train_tokenizer(
+    documents, vocab_size=options.vocab_size
+  )
   out.parent.mkdir(parents=True, exist_ok=True)
   files.write(out, model)
-  tokenizer = tokenizers.load(str(out))
+  tokenizer = tokenizers.load_tokenizer(str(out))
   print(
     f"{out}: {options.vocab_size:,} pieces from {len(documents):,} documents, "
     f"<pause> is id {tokenizer.pause_id}"
   )
-  for line in file_lists.describe(source.left_out()):
+  for line in file_lists.left_out_reasons(source.left_out()):
     print(line)
   return 0
 

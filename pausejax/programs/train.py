@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
   """Checks the command line, then the devices; then trains."""
   stop = signals.StopFlag(interrupt=True)
   options, tree = parser().parse(argv, _inherit)
-  start = inputs.check(tree, options.workdir)
+  start = inputs.check_inputs(tree, options.workdir)
   accelerators.require_used()
   # JAX is imported once the command line is checked.
   from pausejax.programs import train_setup
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
   with train_setup.open_run(start, stop) as run:
     if run is None:  # No step is left.
       return 0
-    final = loop.train(run)
+    final = loop.train_loop(run)
   print(resume.ending(start.config, final, start.checkpoints))
   return run.stop.exit_code
 

@@ -45,8 +45,8 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
     UserError: devices, data or checkpoint do not match the config.
   """
   with jax.set_mesh(sharding.make_mesh(inputs.config.mesh)):
-    made = parts.make(inputs.config, inputs.tokenizer.vocab_size)
-    with run_folder.hold(inputs.workdir):
+    made = parts.make_parts(inputs.config, inputs.tokenizer.vocab_size)
+    with run_folder.hold_workdir(inputs.workdir):
       if distributed.process_index() == 0 and inputs.own is not None:
         inputs.require_resumable(inputs.own)
       store = _open_store(inputs, made)
@@ -131,7 +131,7 @@ def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
   )
   data.batches.restore(restored.data)
   print(f"resuming from step {int(restored.state.step)}: {restored.reason}")
-  for line in resume.notes(inputs.config, inputs.values, restored.meta):
+  for line in resume.resume_notes(inputs.config, inputs.values, restored.meta):
     print(line)
 
 
@@ -171,9 +171,9 @@ def _describe(
   """Prints summaries of the data, the model and the optimizer."""
   for line in data.summary:
     print(line)
-  print(description.size(state.model, restored), flush=True)
+  print(description.size_line(state.model, restored), flush=True)
   rows = optimizer.treatments(inputs.config.optim, state.model)
-  print(*tables.lines(rows), sep="\n")
+  print(*tables.table_lines(rows), sep="\n")
 
 
 @contextlib.contextmanager
@@ -231,6 +231,6 @@ def _saver(
   return Saver(
     store=store,
     batches=data.batches,
-    meta=description.meta(inputs, data.batches.fingerprint(), restored),
+    meta=description.run_meta(inputs, data.batches.fingerprint(), restored),
     optim=inputs.config.optim,
   )

@@ -35,7 +35,9 @@ class Accelerator:
     return f"this machine has {self.name} ({self.path}),"
 
 
-def find(root: pathlib.Path = pathlib.Path("/")) -> Accelerator | None:
+def find_accelerator(
+  root: pathlib.Path = pathlib.Path("/"),
+) -> Accelerator | None:
   """Returns the accelerator of a machine, None if it has none.
 
   Args:
@@ -66,7 +68,7 @@ def find(root: pathlib.Path = pathlib.Path("/")) -> Accelerator | None:
 def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
   """Initializes JAX's devices; raises if an accelerator is left unused.
 
-  In a run of several processes, call it after `distributed.start`.
+  In a run of several processes, call it after `distributed.connect`.
 
   Args:
     root: the root folder of the machine's file system.
@@ -83,7 +85,7 @@ def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
     backend = jax.default_backend()
   except (RuntimeError, ValueError) as e:
     raise errors.UserError(f"JAX does not start: {errors.first_line(e)}") from e
-  accelerator = None if _is_cpu_asked_for() else find(root)
+  accelerator = None if _is_cpu_asked_for() else find_accelerator(root)
   if accelerator and backend == "cpu":
     raise errors.UsageError(
       f"{accelerator} but JAX cannot start it and uses the CPU; check that its "
@@ -94,7 +96,7 @@ def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
 
 def require_installed(root: pathlib.Path = pathlib.Path("/")) -> None:
   """Raises UsageError if JAX's plugin for the accelerator is not installed."""
-  accelerator = None if _is_cpu_asked_for() else find(root)
+  accelerator = None if _is_cpu_asked_for() else find_accelerator(root)
   if accelerator and not any(
     map(importlib.util.find_spec, accelerator.modules)
   ):

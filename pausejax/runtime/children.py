@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def start(
+def start_command(
   command: Sequence[str],
   *,
   output: IO[str],

@@ -39,7 +39,7 @@ _id_lock: IO[str] | None = None
 _watch: peers.Watch | None = None
 
 
-def start() -> None:
+def connect() -> None:
   """Connects to the other processes of the run, if there are any.
 
   Call it before any device is used. In a run of several processes, the standard
@@ -51,7 +51,7 @@ def start() -> None:
       allocated several tasks and `srun` did not start this process.
   """
   global _is_joining, _watch
-  arguments = environment.find()
+  arguments = environment.process_arguments()
   if arguments is None:
     return
   timeout = environment.peer_timeout()

@@ -24,7 +24,7 @@ _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _TIMEOUT = "PAUSEJAX_PEER_TIMEOUT"
 
 
-def find() -> dict[str, Any] | None:
+def process_arguments() -> dict[str, Any] | None:
   """Returns arguments of `jax.distributed.initialize`; None: one process."""
   given = {n: os.environ[n] for n in _VARIABLES if os.environ.get(n)}
   if "JAX_NUM_PROCESSES" in given or "JAX_PROCESS_ID" in given:

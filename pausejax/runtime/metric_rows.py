@@ -19,7 +19,7 @@ Row = dict[str, Any]
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
-def read(path: pathlib.Path) -> list[Row]:
+def read_rows(path: pathlib.Path) -> list[Row]:
   """Returns the rows of a file; prints the number of other lines on stderr.
 
   A last line without a line feed may be incomplete: it is left out and not
@@ -36,8 +36,8 @@ def read(path: pathlib.Path) -> list[Row]:
 def scan(path: pathlib.Path) -> tuple[list[Row], int]:
   """Returns (the rows of a file as in `read`, the number of other lines)."""
   *lines, last = path.read_bytes().split(b"\n")
-  rows = [parse(line) for line in lines if line.strip()]
-  whole = [row for row in [*rows, parse(last)] if row is not None]
+  rows = [parse_row(line) for line in lines if line.strip()]
+  whole = [row for row in [*rows, parse_row(last)] if row is not None]
   return whole, rows.count(None)
 
 
@@ -46,7 +46,7 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
   "step" is int64, all others are float64, NaN where a row lacks the value.
   """
-  rows = read(path)
+  rows = read_rows(path)
   names = dict.fromkeys(name for row in rows for name in row)
   columns = {
     name: np.array([float(row.get(name, "nan")) for row in rows])
@@ -55,7 +55,7 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {**columns, "step": np.array([row["step"] for row in rows], np.int64)}
 
 
-def parse(line: bytes) -> Row | None:
+def parse_row(line: bytes) -> Row | None:
   """Returns the row on a line, None if the line is not a row."""
   try:
     row = json.loads(line)

@@ -84,7 +84,7 @@ class MetricWriter:
     path = workdir / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     lines = [line for line in lines if line.strip()]
-    rows = [metric_rows.parse(line) for line in lines]
+    rows = [metric_rows.parse_row(line) for line in lines]
     pairs = list(zip(lines, rows, strict=True))
     unreadable = [line for line, row in pairs if row is None]
     kept = [

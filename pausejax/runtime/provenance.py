@@ -31,7 +31,7 @@ def commit() -> str:
   return head + "+changes" * bool(head and changed)
 
 
-def devices() -> dict[str, Any]:
+def device_summary() -> dict[str, Any]:
   """Returns kind and number of all devices, and the number of processes."""
   import jax
 

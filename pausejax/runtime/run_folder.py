@@ -22,7 +22,7 @@ HISTORY = "config_history.jsonl"
 
 
 @contextlib.contextmanager
-def hold(workdir: pathlib.Path) -> Iterator[None]:
+def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
   """Creates the folder and locks it against a second run.
 
   A run that ends in an error before it wrote anything leaves nothing there.
@@ -57,7 +57,7 @@ def keep_inputs(
 
   Call it only after the settings were checked against the checkpoints there.
   """
-  config = json.dumps(saved.to_json(values), indent=2) + "\n"
+  config = json.dumps(saved.config_to_json(values), indent=2) + "\n"
   contents = {"config.json": config.encode()}
   tokenizer = pathlib.Path(tokenizer_spec)
   if tokenizer.is_file():
@@ -86,7 +86,7 @@ class History:
     if self._entries and self._entries[-1]["config"] == config:
       return
     self._entries.append({"step": step, "config": config})
-    entry = {"step": step, "config": saved.to_json(config)}
+    entry = {"step": step, "config": saved.config_to_json(config)}
     if self._content and not self._content.endswith(b"\n"):
       self._content += b"\n"
     self._content += json.dumps(entry).encode() + b"\n"

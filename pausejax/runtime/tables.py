@@ -13,7 +13,7 @@ _UNLIMITED = 10_000  # Width where there is no terminal.
 _NARROWEST = 8  # Of a column, on average; rich leaves out what does not fit.
 
 
-def lines(rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
   """Returns the lines of a table with aligned columns, without escape codes.
 
   Args:

@@ -142,14 +142,14 @@ class Variant:
     return (self.name, self.pretraining, *self.finetunings, *filler)
 
 
-def texts(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
   """Returns a field of a study as its config has it: plain values."""
   if isinstance(value, Words):
     return value.text
   if isinstance(value, (Arm, Variant)):
     return value.texts()
   if isinstance(value, tuple):
-    return tuple(map(texts, value))
+    return tuple(map(plain_value, value))
   if isinstance(value, Mapping):
-    return {name: texts(inner) for name, inner in value.items()}
+    return {name: plain_value(inner) for name, inner in value.items()}
   return value

@@ -182,7 +182,9 @@ class Study:
 
   def as_json(self) -> dict[str, Any]:
     """Returns the plan as plain values, with the commands of every cell."""
-    texts = {name: arms.texts(value) for name, value in vars(self).items()}
+    texts = {
+      name: arms.plain_value(value) for name, value in vars(self).items()
+    }
     texts.pop("workdir")
     texts["prepare"] = [*texts["prepare"].items()]
     return {"format": FORMAT, **texts, "cells": self._commands()}
@@ -260,7 +262,7 @@ class Study:
     return tuple(w for part in parts for w in part.filled(workdir, task))
 
 
-def load(workdir: pathlib.Path) -> Study:
+def read_plan(workdir: pathlib.Path) -> Study:
   """Returns the study that was planned in a workdir.
 
   Raises:
@@ -272,7 +274,7 @@ def load(workdir: pathlib.Path) -> Study:
   fields = _read(path)
   fields.pop("cells")
   try:
-    return make(workdir, fields)
+    return make_plan(workdir, fields)
   except errors.UsageError as e:
     raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
 
@@ -304,7 +306,7 @@ def upgrade(saved: dict[str, Any], format: int) -> dict[str, Any]:
   return {**saved, "cells": cells}
 
 
-def make(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
+def make_plan(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
   """Returns the checked study of plain fields, from a config or JSON.
 
   Raises:

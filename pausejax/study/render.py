@@ -34,16 +34,16 @@ _TEX = {c: "\\" + c for c in "&%$#_{}"} | {
 def terminal(rows: Sequence[Row]) -> str:
   """Returns aligned text to print."""
   cells = [_HEADINGS, *(_cells(row, paper=False) for row in rows)]
-  return "\n".join([*tables.lines(cells), *notes(rows)])
+  return "\n".join([*tables.table_lines(cells), *table_notes(rows)])
 
 
-def markdown(rows: Sequence[Row], *, paper: bool) -> str:
+def table_markdown(rows: Sequence[Row], *, paper: bool) -> str:
   """Returns a table as GitHub shows it."""
   paper = paper and has_paper(rows)
   head = _headings(paper)
   lines = [head, ["---"] * len(head), *(_cells(row, paper) for row in rows)]
   table = "".join(f"| {' | '.join(map(markdown_text, x))} |\n" for x in lines)
-  return table + "".join(f"\n{markdown_text(n)}\n" for n in notes(rows))
+  return table + "".join(f"\n{markdown_text(n)}\n" for n in table_notes(rows))
 
 
 def csv(rows: Sequence[Row]) -> str:
@@ -95,7 +95,7 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
   ]
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
+def table_notes(rows: Sequence[Row]) -> list[str]:
   """Returns the notes below the table, one sentence each."""
   has_interval = any(row.interval for row in rows)
   remarks = (f"{r.task}, {r.variant}: {r.remark}" for r in rows if r.remark)
@@ -108,14 +108,14 @@ def has_paper(rows: Sequence[Row]) -> bool:
   return any(row.paper for row in rows)
 
 
-def score(row: Row) -> str:
+def format_score(row: Row) -> str:
   """Returns "24.9 ± 1.1 [23.1, 26.8] (M=10)"; one seed has no deviation."""
   return f"{plain_score(row)} (M={row.num_pauses})" if row.seeds else "missing"
 
 
 def plain_score(row: Row) -> str:
   """Returns "24.9 ± 1.1 [23.1, 26.8]"."""
-  text = mean_and_std(row.mean, row.std, len(row.seeds))
+  text = format_mean_and_std(row.mean, row.std, len(row.seeds))
   return f"{text} {interval(row.score_interval)}".rstrip()
 
 
@@ -124,7 +124,7 @@ def interval(limits: tuple[float, float] | None) -> str:
   return f"[{limits[0]:.1f}, {limits[1]:.1f}]" if limits else ""
 
 
-def mean_and_std(mean: float, std: float, num_seeds: int) -> str:
+def format_mean_and_std(mean: float, std: float, num_seeds: int) -> str:
   """Returns "24.9 ± 1.1", or "24.9" for a single seed."""
   return f"{mean:.1f} ± {std:.1f}" if num_seeds > 1 else f"{mean:.1f}"
 
@@ -147,7 +147,7 @@ def seeds(row: Row) -> str:
   return f"{done_of}{planned} seed{plural}"
 
 
-def size(row: Row) -> str:
+def format_size(row: Row) -> str:
   """Returns "7,983 (500 groups)", or "7,983" if examples are not grouped."""
   groups = f" ({row.num_groups:,} groups)" if 0 < row.num_groups < row.n else ""
   return f"{row.n:,}{groups}" if row.n else ""
@@ -170,15 +170,26 @@ def _headings(paper: bool) -> list[str]:
 
 
 def _cells(row: Row, paper: bool) -> list[str]:
-  cells = [row.task, row.metric, row.variant, score(row), difference(row)]
-  return [*cells, size(row), seeds(row), *([published(row)] if paper else [])]
+  cells = [
+    row.task,
+    row.metric,
+    row.variant,
+    format_score(row),
+    difference(row),
+  ]
+  return [
+    *cells,
+    format_size(row),
+    seeds(row),
+    *([published(row)] if paper else []),
+  ]
 
 
 def _tex_notes(rows: Sequence[Row], num_columns: int) -> str:
   return "".join(
     f"\\multicolumn{{{num_columns}}}{{p{{\\linewidth}}}}"
     f"{{\\footnotesize {_tex(note)}}} \\\\\n"
-    for note in notes(rows)
+    for note in table_notes(rows)
   )
 
 

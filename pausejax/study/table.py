@@ -168,7 +168,7 @@ def build(study: Study, evaluated: Mapping[str, Sequence[dict]]) -> list[Row]:
 
   Args:
     study: the plan.
-    evaluated: cell id -> results of its evaluations, from `results.read`.
+    evaluated: cell id -> its results, from `results.read_results`.
   """
   rows = []
   for task in study.tasks:

@@ -14,7 +14,7 @@ from pausejax.config import DataConfig
 from pausejax.tasks import corpora
 
 
-def source(data: DataConfig) -> corpora.Source:
+def source(data: DataConfig) -> corpora.CorpusSource:
   """Returns the published shards if `data.files` names them, else TFDS."""
   if data.files:
     return corpora.FileSource(

@@ -59,7 +59,7 @@ class Unit:
   count: Callable[[], int] | None = None
 
 
-class Source:
+class CorpusSource:
   """A corpus, read in an order that never changes."""
 
   def describe(self) -> str:
@@ -76,10 +76,10 @@ class Source:
 
   def documents(self, split: str) -> Iterator[str]:
     """Yields the text of each document of a split."""
-    return read(self.units(), split)
+    return read_documents(self.units(), split)
 
 
-def read(units: Iterable[Unit], split: str) -> Iterator[str]:
+def read_documents(units: Iterable[Unit], split: str) -> Iterator[str]:
   """Yields the text of each document of a split, in order."""
   reading = Reading()
   for unit in units:
@@ -89,7 +89,7 @@ def read(units: Iterable[Unit], split: str) -> Iterator[str]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FileSource(Source):
+class FileSource(CorpusSource):
   """Text files; without `validation`, every n-th document is held out.
 
   Documents are numbered from 0 through all files, in the order of the names;
@@ -175,7 +175,7 @@ def _count(files: Iterable[str]) -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PythonSource(Source):
+class PythonSource(CorpusSource):
   """Documents from a Python function; every n-th is held out."""
 
   name: str
@@ -209,7 +209,7 @@ def _given(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsSource(Source):
+class TfdsSource(CorpusSource):
   """A TensorFlow Datasets builder by name and version, text in `field`.
 
   `pausejax.data.opening` reads it.
@@ -220,7 +220,7 @@ class TfdsSource(Source):
   field: str
 
 
-def no_documents(source: Source, split: str) -> errors.UserError:
+def no_documents(source: CorpusSource, split: str) -> errors.UserError:
   """Returns the error of a split without any document."""
   return errors.UserError(
     f"no document in split {split!r} of {source.describe()}; is the source "

@@ -81,7 +81,7 @@ def expand(spec: str, field: str = "data.files") -> FileList:
     files = list(_files(part, field, left_out))
     if not files:
       known = f" (known types: {', '.join(SUFFIXES)})"
-      reasons = "; ".join(describe(left_out))
+      reasons = "; ".join(left_out_reasons(left_out))
       raise errors.UserError(
         f"{field}: nothing to read at {part!r}"
         + (f": {reasons}" if reasons else known)
@@ -92,7 +92,7 @@ def expand(spec: str, field: str = "data.files") -> FileList:
   return FileList(tuple(files), {k: sorted(v) for k, v in left_out.items()})
 
 
-def describe(left_out: LeftOut) -> list[str]:
+def left_out_reasons(left_out: LeftOut) -> list[str]:
   """Returns one line per reason, with the count and the first names."""
   lines = []
   for reason, paths in sorted(left_out.items()):

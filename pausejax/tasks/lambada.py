@@ -29,7 +29,7 @@ from pausejax import metrics, tasks
 from pausejax.tasks import records
 
 
-def read(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
+def read_passages(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
   """Yields {"text": passage} of either publication."""
   is_json = ".jsonl" in path.suffixes
   return records.json_lines(path) if is_json else records.text_lines(path)
@@ -59,7 +59,7 @@ tasks.register(
         "train": "lambada_development_plain_text*.txt",
         "test": ("lambada_test_plain_text*.txt", "lambada_test*.jsonl"),
       },
-      read=read,
+      read=read_passages,
       tfds="lambada:1.0.0",
       from_tfds=from_tfds,
     ),

@@ -23,7 +23,7 @@ from pausejax import errors, tasks
 from pausejax.tasks import records
 
 
-def read(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
+def read_labeled(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
   """Yields the records, each with the "label" of its line.
 
   Raises:
@@ -33,7 +33,7 @@ def read(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
   located = list(records.json_lines(path))
   stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
   labels_path = records.one_form(path.with_name(f"{stem}-labels.lst"))
-  labels = list(records.lines(labels_path))
+  labels = list(records.nonblank_lines(labels_path))
   if len(labels) != len(located):
     raise errors.UserError(
       f"{path} has {len(located)} records, but {labels_path} has "
@@ -69,7 +69,7 @@ tasks.register(
         "train": "train.jsonl",
         "validation": ("valid.jsonl", "dev.jsonl"),
       },
-      read=read,
+      read=read_labeled,
       tfds="piqa:1.0.0",
     ),
     examples=examples,

@@ -35,7 +35,7 @@ class Unusable(ValueError):
   """Raised by a task for a record to leave out; counted by message."""
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
   """Records by split, in an order that never changes."""
 
   @property
@@ -59,14 +59,14 @@ def json_lines(path: pathlib.Path) -> Iterator[LocatedRecord]:
     UserError: not UTF-8, not JSON, not an object, or an object has a key
       twice; the message names file and line.
   """
-  for where, line in lines(path):
+  for where, line in nonblank_lines(path):
     record = _parse(line, where)
     if not isinstance(record, dict):
       raise errors.UserError(f"{where}: expected a JSON object on each line")
     yield where, record
 
 
-def lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+def nonblank_lines(path: pathlib.Path) -> Iterator[tuple[str, bytes]]:
   """Yields (where, line without its end) for each line that is not blank."""
   for number, line in enumerate(text_files.read_lines(str(path)), start=1):
     if line.strip():
@@ -138,7 +138,7 @@ def texts(record: Any, field: str) -> list[str]:
 
 def text_lines(path: pathlib.Path) -> Iterator[LocatedRecord]:
   """Yields {"text": line} for each line of a text file that is not blank."""
-  for where, line in lines(path):
+  for where, line in nonblank_lines(path):
     try:
       yield where, {"text": line.decode("utf-8")}
     except UnicodeDecodeError as e:

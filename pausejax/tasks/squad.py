@@ -23,7 +23,7 @@ from pausejax import errors, metrics, tasks
 from pausejax.tasks import records
 
 
-def read(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
+def read_questions(path: pathlib.Path) -> Iterator[records.LocatedRecord]:
   """Yields one record per question: id, context, question, answers.
 
   Raises:
@@ -72,7 +72,7 @@ tasks.register(
     kind="decode",
     source=records.Files(
       files={"train": "train-v1.1*.json", "validation": "dev-v1.1*.json"},
-      read=read,
+      read=read_questions,
       tfds="squad/v1.1:3.0.0",
       from_tfds=from_tfds,
     ),

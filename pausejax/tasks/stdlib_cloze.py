@@ -26,7 +26,7 @@ _HOLDOUT_EVERY = 20  # Equal to `data.holdout_every` of the corpus.
 
 def passages(split: str) -> Iterator[list[str]]:
   """Yields the words of the passages of a split."""
-  for number, text in enumerate(stdlib_docs.load()):
+  for number, text in enumerate(stdlib_docs.stdlib_documents()):
     if (number % _HOLDOUT_EVERY == 0) != (split == "validation"):
       continue
     for paragraph in text.split("\n\n"):

@@ -23,7 +23,7 @@ _MIN_CHARS = 200  # Shorter documents have no prose to learn from.
 
 
 @functools.cache
-def load() -> tuple[str, ...]:
+def stdlib_documents() -> tuple[str, ...]:
   """Returns the documents; their order depends on the Python version only."""
   from pydoc_data import topics
 
@@ -42,10 +42,10 @@ def modules() -> list[pathlib.Path]:
   )
 
 
-def source(data: DataConfig) -> corpora.Source:
+def source(data: DataConfig) -> corpora.CorpusSource:
   """Returns the built-in corpus."""
   return corpora.PythonSource(
-    name="stdlib_docs", load=load, holdout_every=data.holdout_every
+    name="stdlib_docs", load=stdlib_documents, holdout_every=data.holdout_every
   )
 
 

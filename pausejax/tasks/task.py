@@ -26,7 +26,7 @@ class PretrainingTask:
   """A name and the source that the data settings select for it."""
 
   name: str
-  source: Callable[[DataConfig], corpora.Source]
+  source: Callable[[DataConfig], corpora.CorpusSource]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Task:
 
   name: str
   kind: str
-  source: records.Source
+  source: records.RecordSource
   examples: Callable[[Any], Iterable[Example]]
   metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
   primary_metric: str = ""

@@ -10,7 +10,7 @@ from pausejax.config import DataConfig
 from pausejax.tasks import corpora
 
 
-def source(data: DataConfig) -> corpora.Source:
+def source(data: DataConfig) -> corpora.CorpusSource:
   """Returns the files that `data.files` and `data.validation_files` name."""
   errors.require(
     bool(data.files),

@@ -58,7 +58,7 @@ def state_shapes(
   config: TrainConfig, model_config: ModelConfig
 ) -> train_state.TrainState:
   """Returns the shapes and shardings of the run's state."""
-  optimizer, _ = optimizers.make(config.optim, config.num_steps)
+  optimizer, _ = optimizers.make_optimizer(config.optim, config.num_steps)
   return train_state.abstract(model_config, optimizer)
 
 
@@ -87,7 +87,9 @@ def compile_step(
   Raises:
     UserError: the compiler fails for a reason other than lack of memory.
   """
-  optimizer, schedule = optimizers.make(config.optim, config.num_steps)
+  optimizer, schedule = optimizers.make_optimizer(
+    config.optim, config.num_steps
+  )
   shapes = train_state.abstract(model_config, optimizer)
   train_step = step.jit_train_step(
     config,

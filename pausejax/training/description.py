@@ -14,7 +14,7 @@ from pausejax.runtime import provenance
 from pausejax.training.inputs import Inputs
 
 
-def meta(
+def run_meta(
   inputs: Inputs, data: dict[str, Any], restored: Restored | None
 ) -> dict[str, Any]:
   """Returns the fields of meta.json that describe the run.
@@ -40,11 +40,11 @@ def meta(
     "compute_dtype": products.compute_dtype(config.model["dtype"]),
     "versions": provenance.versions(),
     "commit": provenance.commit(),
-    "devices": provenance.devices(),
+    "devices": provenance.device_summary(),
   }
 
 
-def size(model: Decoder, restored: Restored | None) -> str:
+def size_line(model: Decoder, restored: Restored | None) -> str:
   """Returns the number of parameters, the devices and the compute dtype."""
   count = sum(x.size for x in jax.tree.leaves(model))
   device, dtype = jax.devices()[0], products.compute_dtype(model.config.dtype)

@@ -50,7 +50,7 @@ class Inputs:
     _check_tokenizer(self.tokenizer, saved)
 
 
-def check(tree: Any, workdir: str) -> Inputs:
+def check_inputs(tree: Any, workdir: str) -> Inputs:
   """Returns the inputs of a run; all processes call this together.
 
   Args:
@@ -70,8 +70,8 @@ def check(tree: Any, workdir: str) -> Inputs:
   values = tree.to_dict()
   config = train_config(values)
   tasks.import_module(config.tasks_module)
-  pipeline.check(config.data)
-  tokenizer = tokenizers.load(config.data.tokenizer)
+  pipeline.check_data(config.data)
+  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
   errors.require(bool(workdir), "--workdir: got '', name a folder")
   path = pathlib.Path(workdir).resolve()
   own = resume.own_checkpoint(path)
@@ -133,7 +133,7 @@ def inherit(
 
 def _initial(spec: str) -> saved_run.SavedRun | None:
   """Returns the run whose parameters to use, None if `spec` is empty."""
-  return saved_run.find(spec, "--init_from") if spec else None
+  return saved_run.find_run(spec, "--init_from") if spec else None
 
 
 def _check_tokenizer(tokenizer, initial: saved_run.SavedRun) -> None:

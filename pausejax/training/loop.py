@@ -45,7 +45,7 @@ class Run:
   stop: Agreement
 
 
-def train(run: Run) -> TrainState:
+def train_loop(run: Run) -> TrainState:
   """Trains from the run's state to its last step; returns the final state.
 
   Raises:

@@ -34,7 +34,7 @@ class Parts:
   train_step: Callable[..., Any]
 
 
-def make(config: TrainConfig, vocab_size: int) -> Parts:
+def make_parts(config: TrainConfig, vocab_size: int) -> Parts:
   """Returns the parts of a run; takes seconds, and allocates nothing.
 
   Args:
@@ -47,7 +47,9 @@ def make(config: TrainConfig, vocab_size: int) -> Parts:
       model's options.
   """
   model = config.model_config(vocab_size)
-  optimizer, schedule = optimizers.make(config.optim, config.num_steps)
+  optimizer, schedule = optimizers.make_optimizer(
+    config.optim, config.num_steps
+  )
   sharding.check_run(config, model)
   abstract = train_state.abstract(model, optimizer)
   train_step = step.jit_train_step(

@@ -28,7 +28,7 @@ def own_checkpoint(workdir: pathlib.Path) -> saved_run.SavedRun | None:
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   for step in sorted(map(int, filter(str.isdigit, names)), reverse=True):
     try:
-      return saved_run.find(str(folder / str(step)))
+      return saved_run.find_run(str(folder / str(step)))
     except (ValueError, KeyError, TypeError, OSError):
       continue
   return None
@@ -70,17 +70,17 @@ def require_resumable(
       f"--workdir: the run in {workdir} cannot resume with another "
       f"{', '.join(name for name, _, _ in refused)}; choose another --workdir, "
       "or give the saved values",
-      "\n".join(describe(refused)),
+      "\n".join(difference_lines(refused)),
     )
 
 
-def describe(rows: list[Difference]) -> list[str]:
+def difference_lines(rows: list[Difference]) -> list[str]:
   """Returns one line per differing field: its name, old -> new."""
   width = max((len(name) for name, _, _ in rows), default=0)
   return [f"  {name:{width}}  {old!r} -> {new!r}" for name, old, new in rows]
 
 
-def notes(
+def resume_notes(
   config: TrainConfig, new: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> list[str]:
   """Returns lines on how a resumed run differs from its checkpoint.
@@ -90,7 +90,7 @@ def notes(
     new: its fields as plain values.
     meta: meta.json of its checkpoint.
   """
-  changed = describe(differences(meta["config"], new))
+  changed = difference_lines(differences(meta["config"], new))
   if changed:
     changed.insert(0, "settings that differ from those of the checkpoint:")
   return changed + _note_on_initial(config.init_from, meta.get("initial"))
@@ -102,7 +102,7 @@ def _note_on_initial(spec: str, began: Mapping[str, Any] | None) -> list[str]:
     return []
   first = f"step {began['step']} of {began['workdir']}"
   try:
-    workdir, step = folders.locate(spec)
+    workdir, step = folders.locate_checkpoint(spec)
     now = f"step {step} of {workdir}"
   except errors.UserError:
     now = "without a checkpoint"
@@ -122,7 +122,9 @@ def tokenizer_spec(run: saved_run.SavedRun) -> str:
   """
   named = run.meta["config"]["data"]["tokenizer"]
   try:
-    is_same = tokenizers.load(named).fingerprint() == run.meta["tokenizer"]
+    is_same = (
+      tokenizers.load_tokenizer(named).fingerprint() == run.meta["tokenizer"]
+    )
   except errors.UserError:
     is_same = False
   return named if is_same else run.tokenizer_spec

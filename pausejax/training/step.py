@@ -41,7 +41,7 @@ def train_step(
   Args:
     state: the state before the step.
     batch: arrays as in `data/batch.py`.
-    optimizer: from `optimizer.make`.
+    optimizer: from `optimizer.make_optimizer`.
     schedule: the learning rate of each step that was not skipped.
     loss: the options of the cross entropy.
     num_microbatches: number of parts, dividing B, over which gradients are
@@ -113,7 +113,7 @@ def jit_train_step(
 
   Args:
     config: the config of the run.
-    optimizer: from `optimizer.make`, with its `schedule`.
+    optimizer: from `optimizer.make_optimizer`, with its `schedule`.
     schedule: the learning rate.
     pause_id: id of `<pause>`.
     layout: shardings of the state; `sharding.put_batch` places batches.

@@ -41,7 +41,7 @@ _RECORD = {
 }
 
 
-def identity(task: tasks.Task, data: DataConfig, tokenizer) -> dict:
+def encoded_identity(task: tasks.Task, data: DataConfig, tokenizer) -> dict:
   """Returns the settings that a store must have for a run."""
   return {
     "examples_format": FORMAT,
@@ -52,7 +52,7 @@ def identity(task: tasks.Task, data: DataConfig, tokenizer) -> dict:
   }
 
 
-def write(
+def write_encoded(
   data: DataConfig, tokenizer: PauseTokenizer, out: pathlib.Path
 ) -> dict:
   """Tokenizes both splits of the task of `data`; returns the index.
@@ -62,7 +62,7 @@ def write(
       files are missing or malformed.
   """
   task = tasks.downstream(data.only_task)
-  head = identity(task, data, tokenizer)
+  head = encoded_identity(task, data, tokenizer)
   source = task.source.describe(data)
   record_store.begin(out, {**head, "source": source})
   index = {**head, "source": source}
@@ -71,7 +71,7 @@ def write(
     f"--out: another process is building {out}",
   ):
     for split in SPLITS:
-      loaded = examples.load(task, split, data)
+      loaded = examples.read_split(task, split, data)
       index[split] = {
         "num_examples": len(loaded.rows),
         "num_unusable": loaded.num_unusable,
@@ -82,14 +82,14 @@ def write(
   return index
 
 
-def load(
+def open_encoded(
   folder: str,
   task: tasks.Task,
   split: str,
   data: DataConfig,
   tokenizer: PauseTokenizer,
 ) -> examples.Examples:
-  """Returns the same as `examples.load`, from a store, with the ids.
+  """Returns the same as `examples.read_split`, from a store, with the ids.
 
   Raises:
     UserError: no store, a store of another task or tokenizer (the message names
@@ -101,7 +101,7 @@ def load(
   format = ("examples_format", FORMAT)
   index = record_store.read_index(path, _SPLIT, format=format)
   index = upgrade(index, index.get("examples_format", FORMAT))
-  errors.require_same(where, index, identity(task, data, tokenizer))
+  errors.require_same(where, index, encoded_identity(task, data, tokenizer))
   part = index[split]
   source = record_store.open_records(path, part["shards"])
   read = [
@@ -113,7 +113,7 @@ def load(
   for number, record in enumerate(read):
     problem = _wrong_id(record, tokenizer)
     if problem:
-      file, place = record_store.locate(part["shards"], number)
+      file, place = record_store.locate_record(part["shards"], number)
       raise errors.UserError(
         f"the store of examples {folder}: record {place} of {file} cannot be "
         f"used: {problem}; `pausejax segments --verify={folder}` names a "
@@ -154,7 +154,7 @@ def _write(loaded: examples.Examples, task, tokenizer, out) -> list[dict]:
   """Writes the records of one split; returns the row of its file."""
   prefixes = tokenizer.encode([row.prefix for row in loaded.rows])
   targets = prompts.targets(task, tokenizer, loaded.rows)
-  writer = record_store.Writer(out / f"{loaded.split}.array_record")
+  writer = record_store.RecordWriter(out / f"{loaded.split}.array_record")
   for row, prefix, target in zip(loaded.rows, prefixes, targets, strict=True):
     record = {
       "example": dataclasses.asdict(row),

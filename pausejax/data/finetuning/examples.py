@@ -45,7 +45,7 @@ class Examples:
     return f"{self.split}: {len(self.rows):,} examples{left_out}"
 
 
-def load(task: tasks.Task, split: str, data: DataConfig) -> Examples:
+def read_split(task: tasks.Task, split: str, data: DataConfig) -> Examples:
   """Reads a split.
 
   Raises:

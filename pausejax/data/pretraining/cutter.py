@@ -20,7 +20,7 @@ class Cutter:
     tokenizer: tokenizers.PauseTokenizer,
     segment_len: int,
     dtype: np.dtype,
-    writer: record_store.Writer,
+    writer: record_store.RecordWriter,
     report: Callable[[int, int], None],
   ):
     """Starts a split.

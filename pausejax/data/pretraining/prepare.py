@@ -1,6 +1,6 @@
 """Builds a store of segments from a corpus, with any number of processes.
 
-A corpus consists of units (`corpora.Source.units`): a file, some small files,
+A corpus consists of units (`CorpusSource.units`): a file, some small files,
 or a block of documents. The documents of a unit are tokenized, each followed by
 EOS, joined, and cut into segments of `segment_len` ids, separately per split.
 The remaining ids of a unit are kept in its note; when all units are built, the
@@ -77,7 +77,7 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def write(
+def write_segments(
   data: DataConfig,
   tokenizer: tokenizers.PauseTokenizer,
   out: pathlib.Path,
@@ -148,14 +148,16 @@ def _count(store, own: Sequence[int], num_workers: int, setup) -> None:
   num_workers = min(num_workers, len(jobs))
   if num_workers:
     counter = functools.partial(_counter, setup)
-    workers.run(counter, jobs, num_workers, lambda *_: None)
+    workers.run_jobs(counter, jobs, num_workers, lambda *_: None)
 
 
 def _make(store, todo: Sequence[int], advance, num_workers: int, setup):
   """Builds some units, in this process or in others."""
   num_workers = min(num_workers, len(todo))
   if num_workers > 1:
-    workers.run(functools.partial(_maker, setup), todo, num_workers, advance)
+    workers.run_jobs(
+      functools.partial(_maker, setup), todo, num_workers, advance
+    )
     return
   for number in todo:
     store.make(number, advance)
@@ -165,7 +167,7 @@ def _make(store, todo: Sequence[int], advance, num_workers: int, setup):
 def _open(data: DataConfig, out: pathlib.Path, tasks_module: str) -> "_Store":
   """Returns the store in a worker process."""
   tasks.import_module(tasks_module)
-  return _Store(data, tokenizers.load(data.tokenizer), out)
+  return _Store(data, tokenizers.load_tokenizer(data.tokenizer), out)
 
 
 def _maker(setup: Callable[[], "_Store"]):
@@ -197,7 +199,7 @@ class _Store:
     )
     self._notes = out / record_store.UNITS
     self._head = {
-      **segments.identity(data, tokenizer),
+      **segments.segments_identity(data, tokenizer),
       "source": self._source.describe(),
       "dtype": self._dtype.name,
     }
@@ -256,7 +258,9 @@ class _Store:
         self._tokenizer,
         self.data.num_text_tokens,
         self._dtype,
-        record_store.Writer(self.out / f"{split}-{number:05d}.array_record"),
+        record_store.RecordWriter(
+          self.out / f"{split}-{number:05d}.array_record"
+        ),
         report,
       )
       for split in unit.splits
@@ -289,7 +293,7 @@ class _Store:
       index[split] = self._join(split, parts)
     for name in ("blank_lines", "crlf_files"):
       index[name] = sum(note[name] for note in notes)
-    index["left_out"] = file_lists.describe(self._source.left_out())
+    index["left_out"] = file_lists.left_out_reasons(self._source.left_out())
     self._remove_unit_files(index)
     record_store.write_json(self.out / record_store.INDEX, index)
     return index
@@ -299,7 +303,7 @@ class _Store:
     if not sum(part["num_documents"] for part in parts):
       raise corpora.no_documents(self._source, split)
     rest = np.concatenate([np.array(p["rest"], self._dtype) for p in parts])
-    writer = record_store.Writer(self.out / f"{split}-rest.array_record")
+    writer = record_store.RecordWriter(self.out / f"{split}-rest.array_record")
     for start in range(0, len(rest), self.data.num_text_tokens):
       writer.write(rest[start : start + self.data.num_text_tokens].tobytes())
     shards = [row for part in parts for row in part["shards"]] + writer.close()

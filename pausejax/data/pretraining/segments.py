@@ -26,7 +26,9 @@ FORMAT = 2
 _DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
 
 
-def identity(data: DataConfig, tokenizer: tokenizers.PauseTokenizer) -> dict:
+def segments_identity(
+  data: DataConfig, tokenizer: tokenizers.PauseTokenizer
+) -> dict:
   """Returns the settings that a store must have for a run.
 
   A store given as `segments_dir` may come from another machine, so its source
@@ -124,7 +126,7 @@ class Segments:
 
   def _damaged(self, record: int, problem: str) -> errors.UserError:
     rows = self.index[self.split]["shards"]
-    file, number = record_store.locate(rows, record)
+    file, number = record_store.locate_record(rows, record)
     return errors.UserError(
       f"segments at {self.folder}: record {record} of split {self.split!r} "
       f"(record {number} of {file}) cannot be used: {problem}; `pausejax "
@@ -133,7 +135,7 @@ class Segments:
     )
 
 
-def load(
+def open_segments(
   folder: epath.PathLike,
   split: str,
   data: DataConfig,
@@ -156,7 +158,7 @@ def load(
   where = f"the store of segments {folder}"
   index = record_store.read_index(folder, fields, format=("format", FORMAT))
   index = upgrade(index, index.get("format", 1), where)
-  errors.require_same(where, index, identity(data, tokenizer))
+  errors.require_same(where, index, segments_identity(data, tokenizer))
   errors.require_one_of("dtype of the segments", index.get("dtype"), _DTYPES)
   records = record_store.open_records(folder, index[split]["shards"])
   dtype = np.dtype(_DTYPES[index["dtype"]])

@@ -1,7 +1,7 @@
 """Downstream tasks as SeqIO tasks and mixtures.
 
 vocabulary = vocabulary.vocabulary(data.tokenizer)
-downstream.register(task, data, vocabulary, PromptPauses(num_pauses=50))
+downstream.register_downstream(task, data, vocabulary, prompt_pauses)
 seqio.get_mixture_or_task("squad").get_dataset({"inputs": 512, "targets": 64})
 
 Elements, for SeqIO's feature converters and evaluators:
@@ -34,7 +34,7 @@ from pausejax.data.seqio.vocabulary import PauseVocabulary
 from pausejax.pause import PromptPauses
 
 
-def register(
+def register_downstream(
   task: tasks.Task,
   data: DataConfig,
   vocabulary: PauseVocabulary,
@@ -54,7 +54,7 @@ def register(
   Raises:
     UsageError: the filler is not one token.
   """
-  tokenizer = tokenizers.load(data.tokenizer)
+  tokenizer = tokenizers.load_tokenizer(data.tokenizer)
   delimiter = task.delimiter
   if delimiter == " " and tokenizer.adds_space:
     delimiter = ""
@@ -69,7 +69,9 @@ def register(
       "inputs": seqio.Feature(vocabulary, add_eos=False),
       "targets": seqio.Feature(vocabulary, add_eos=True),
     },
-    preprocessors=[functools.partial(encode, pauses=pauses, pause_id=pause_id)],
+    preprocessors=[
+      functools.partial(encode_examples, pauses=pauses, pause_id=pause_id)
+    ],
     postprocess_fn=functools.partial(postprocess, task.stop),
     metric_fns=[_mean(name, fn) for name, fn in task.metrics.items()],
   )
@@ -90,7 +92,7 @@ def register_mixture(name: str, rates: Mapping[str, float]) -> str:
   return name
 
 
-def encode(
+def encode_examples(
   dataset: tf.data.Dataset,
   output_features: preprocessors.Features,
   sequence_length: Mapping[str, int] | None,
@@ -158,7 +160,7 @@ def _dataset(
 ) -> tf.data.Dataset:
   """Returns the examples as texts, all in memory; no files to shuffle."""
   del shuffle_files, seed
-  loaded = examples.load(task, split, data)
+  loaded = examples.read_split(task, split, data)
   rows = loaded.rows
   print(f"{task.name} {loaded.summary()}", flush=True)
   return tf.data.Dataset.from_tensor_slices(

@@ -16,7 +16,7 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
-def insert_pauses(
+def insert_pauses_tf(
   tokens_BT: tf.Tensor,
   *,
   pauses: PauseSpec,

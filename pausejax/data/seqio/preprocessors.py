@@ -76,7 +76,7 @@ def concat_and_split(
   return segments.unbatch().map(lambda s_T: without_padding(s_T, pad_id))
 
 
-def insert_pauses(
+def pause_segments(
   dataset: tf.data.Dataset,
   output_features: Features,
   sequence_length: Mapping[str, int],
@@ -132,7 +132,7 @@ def pauses_into_text(
   Returns:
     int32 [B, T]; a segment that was not full ends in `PADDING`.
   """
-  paused_BT = pauses_tf.insert_pauses(text_BT, pause_id=pause_id, **how)
+  paused_BT = pauses_tf.insert_pauses_tf(text_BT, pause_id=pause_id, **how)
   num_text_B1 = tf.math.count_nonzero(
     text_BT != PADDING, axis=1, keepdims=True, dtype=tf.int32
   )

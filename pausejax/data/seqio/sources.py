@@ -27,7 +27,7 @@ _BLOCK = 64  # Documents read together; changes speed, not results.
 _FILE_ERRORS = (tf.errors.DataLossError, tf.errors.NotFoundError)
 
 
-def data_source(source: corpora.Source) -> seqio.DataSource:
+def data_source(source: corpora.CorpusSource) -> seqio.DataSource:
   """Returns the SeqIO source of the same documents.
 
   Raises:
@@ -82,7 +82,7 @@ def _tfds_documents(
         ) from e
 
 
-def identity(source: corpora.Source, split: str) -> dict[str, str]:
+def corpus_identity(source: corpora.CorpusSource, split: str) -> dict[str, str]:
   """Returns what identifies a corpus, without reading large ones.
 
   Documents from Python functions are hashed. Files are identified by name and

@@ -81,7 +81,7 @@ class SeqioBatches:
     self._split = split
     self._pauses = pauses
     self._shard = shard
-    self._tokenizer = tokenizers.load(data.tokenizer)
+    self._tokenizer = tokenizers.load_tokenizer(data.tokenizer)
     self._task = tasks.segments_task(task, data, vocabulary(data.tokenizer))
     segments = self._segments()
     self._require_segment(segments)
@@ -127,7 +127,7 @@ class SeqioBatches:
       "batch_size": self._batch_size,
       "seed": self._seed,
       "num_shards": self._shard[1],
-      **sources.identity(self._source, self._split),
+      **sources.corpus_identity(self._source, self._split),
       **self._tokenizer.fingerprint(),
       **versions,
     }

@@ -1,7 +1,7 @@
 """Pretraining tasks as SeqIO tasks.
 
 vocabulary = vocabulary.vocabulary(data.tokenizer)
-tasks.register(task, data, vocabulary, seed=0)
+tasks.register_pretraining(task, data, vocabulary, seed=0)
 seqio.get_mixture_or_task("c4_pause").get_dataset({"targets": 2048})
 """
 
@@ -15,7 +15,7 @@ from pausejax.data.seqio.vocabulary import PauseVocabulary
 from pausejax.tasks import PretrainingTask
 
 
-def register(
+def register_pretraining(
   task: PretrainingTask,
   data: DataConfig,
   vocabulary: PauseVocabulary,
@@ -30,7 +30,7 @@ def register(
     data: the source and the pauses, which "<name>_pause" inserts.
     vocabulary: the vocabulary.
     seed: seed of the pauses.
-    shard: (h, H), host h of H, as in `preprocessors.insert_pauses`.
+    shard: (h, H), host h of H, as in `preprocessors.pause_segments`.
 
   Returns:
     Both names, first that of the task without pauses.
@@ -73,7 +73,7 @@ def pause_task(
   pauses = data.pauses
   cut = functools.partial(preprocessors.concat_and_split, pauses=pauses)
   insert = functools.partial(
-    preprocessors.insert_pauses, pauses=pauses, seed=seed, shard=shard
+    preprocessors.pause_segments, pauses=pauses, seed=seed, shard=shard
   )
   return segments_task(task, data, vocabulary).replace(
     name=f"{task.name}_pause",

@@ -94,18 +94,18 @@ class PauseVocabulary(seqio.Vocabulary):
 
 
 def vocabulary(tokenizer_spec: str) -> PauseVocabulary:
-  """Returns the SeqIO equivalent of `tokenizers.load(tokenizer_spec)`.
+  """Returns the SeqIO equivalent of `load_tokenizer(tokenizer_spec)`.
 
   Raises:
     UsageError: a tokenizer.json, which TensorFlow cannot run.
-    UserError: what `tokenizers.load` raises.
+    UserError: what `tokenizers.load_tokenizer` raises.
   """
   errors.require(
     not tokenizer_spec.endswith(".json"),
     "data.tokenizer: a tokenizer.json has no TensorFlow version; use "
     "data.pipeline=segments",
   )
-  tokenizers.load(tokenizer_spec)
+  tokenizers.load_tokenizer(tokenizer_spec)
   if tokenizer_spec == "bytes":
     return PauseVocabulary(seqio.ByteVocabulary(extra_ids=0))
   return PauseVocabulary(

@@ -11,7 +11,7 @@ from pausejax.study.report.markup import Html, tag
 _LONGEST_PROMPT, _LONGEST_ANSWER = 700, 400
 
 
-def section(report: Report) -> Html:
+def cases_section(report: Report) -> Html:
   """Returns the examples, task by task."""
   if not report.disagreements:
     missing = "This needs two variants with results on the same task."
@@ -34,7 +34,7 @@ def _task(task: str, disagreement: Disagreement) -> Html:
     strict=True,
   )
   body = [[c.label, f"{gained:,}", f"{lost:,}"] for c, gained, lost in rows]
-  table = markup.table(
+  table = markup.html_table(
     f"{task}: against {first}, of {disagreement.n:,} examples",
     ["variant", "gained", "lost"],
     body[1:],

@@ -5,12 +5,12 @@ import shlex
 from collections.abc import Sequence
 
 from pausejax.pause import PromptPauses
-from pausejax.study.report.runs import Run
+from pausejax.study.report.runs import StudyRun
 
 _AGAIN = "-again"
 
 
-def of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
+def commands_of_runs(runs: Sequence[StudyRun]) -> dict[str, list[str]]:
   """Returns run id -> its commands: training, then every evaluation.
 
   A run comes after the run that it is initialized from. New folders are named
@@ -19,7 +19,7 @@ def of_runs(runs: Sequence[Run]) -> dict[str, list[str]]:
   return {run.id: _commands(run, runs) for run in ordered(runs)}
 
 
-def ordered(runs: Sequence[Run]) -> list[Run]:
+def ordered(runs: Sequence[StudyRun]) -> list[StudyRun]:
   """Returns the runs, each after the one that it is initialized from."""
   remaining, result = list(runs), []
   while remaining:
@@ -30,7 +30,7 @@ def ordered(runs: Sequence[Run]) -> list[Run]:
   return result
 
 
-def _commands(run: Run, runs: Sequence[Run]) -> list[str]:
+def _commands(run: StudyRun, runs: Sequence[StudyRun]) -> list[str]:
   again = f"{run.workdir}{_AGAIN}"
   train = ["train", f"--config={run.workdir / 'config.json'}"]
   train.append(f"--workdir={again}")
@@ -42,7 +42,7 @@ def _commands(run: Run, runs: Sequence[Run]) -> list[str]:
   return [shlex.join(["pausejax", *words]) for words in lines]
 
 
-def _initial(run: Run, runs: Sequence[Run]) -> Run | None:
+def _initial(run: StudyRun, runs: Sequence[StudyRun]) -> StudyRun | None:
   """Returns the run among `runs` that a run is initialized from."""
   spec = run.config.get("init_from")
   if not spec:
@@ -54,7 +54,7 @@ def _initial(run: Run, runs: Sequence[Run]) -> Run | None:
   )
 
 
-def _evaluation(again: str, run: Run, result: dict) -> list[str]:
+def _evaluation(again: str, run: StudyRun, result: dict) -> list[str]:
   """Returns the words of the command that reproduces a result."""
   words = [
     "evaluate",
@@ -71,7 +71,7 @@ def _evaluation(again: str, run: Run, result: dict) -> list[str]:
   return words
 
 
-def _text(again: str, run: Run, score: dict) -> list[str]:
+def _text(again: str, run: StudyRun, score: dict) -> list[str]:
   """Returns the words of the command that scores plain text again."""
   return [
     "evaluate",
@@ -84,7 +84,7 @@ def _text(again: str, run: Run, score: dict) -> list[str]:
   ]
 
 
-def _checkpoint(again: str, run: Run, result: dict) -> str:
+def _checkpoint(again: str, run: StudyRun, result: dict) -> str:
   is_last = result["step"] == run.config.get("num_steps")
   step = "" if is_last else f"/checkpoints/{result['step']}"
   return f"--checkpoint={again}{step}"

@@ -18,7 +18,7 @@ from pausejax.study.report import disagreements as disagreements_
 from pausejax.study.report import levels as levels_
 from pausejax.study.report import runs as runs_
 from pausejax.study.report import sweeps as sweeps_
-from pausejax.study.report.runs import Run
+from pausejax.study.report.runs import StudyRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Report:
   title: str
   made: str
   plan: plans.Study | None
-  runs: list[Run]
+  runs: list[StudyRun]
   rows: list[table.Row]
   sweeps: dict[str, list[sweeps_.Line]]
   curves: list[curves_.Curve]
@@ -110,8 +110,8 @@ def collect(workdir: pathlib.Path) -> Report:
   if not workdir.is_dir():
     raise errors.UserError(f"--workdir: no folder {str(workdir)!r}")
   if (workdir / "study.json").is_file():
-    plan = plans.load(workdir)
-    return _of_study(plan, runs_.of_study(plan))
+    plan = plans.read_plan(workdir)
+    return _of_study(plan, runs_.study_runs(plan))
   runs = runs_.below(workdir)
   if not runs:
     raise errors.UserError(
@@ -121,7 +121,7 @@ def collect(workdir: pathlib.Path) -> Report:
   return _of_runs(f"Runs in {workdir.name}", runs)
 
 
-def _of_study(plan: plans.Study, runs: list[Run]) -> Report:
+def _of_study(plan: plans.Study, runs: list[StudyRun]) -> Report:
   rows = table.build(plan, {run.id: run.results for run in runs})
   cells = plan.as_json()["cells"]
   return _report(
@@ -130,12 +130,12 @@ def _of_study(plan: plans.Study, runs: list[Run]) -> Report:
     runs,
     rows,
     sweeps=_sweeps(runs, plan.tasks),
-    contenders=disagreements_.of_study(plan, runs, rows),
+    contenders=disagreements_.contenders_of_study(plan, runs, rows),
     commands={i: [f"pausejax {c}" for c in cs] for i, cs in cells.items()},
   )
 
 
-def _of_runs(title: str, runs: list[Run]) -> Report:
+def _of_runs(title: str, runs: list[StudyRun]) -> Report:
   sweeps = _sweeps(runs, sweeps_.tasks(runs))
   return _report(
     title,
@@ -143,13 +143,13 @@ def _of_runs(title: str, runs: list[Run]) -> Report:
     runs,
     _loose_rows(sweeps),
     sweeps=sweeps,
-    contenders=disagreements_.of_runs(runs),
-    commands=commands_.of_runs(runs),
+    contenders=disagreements_.contenders_of_runs(runs),
+    commands=commands_.commands_of_runs(runs),
   )
 
 
 def _report(
-  title: str, plan, runs: list[Run], rows, *, sweeps, contenders, commands
+  title: str, plan, runs: list[StudyRun], rows, *, sweeps, contenders, commands
 ) -> Report:
   now = datetime.datetime.now(datetime.UTC)
   return Report(
@@ -159,14 +159,14 @@ def _report(
     runs=runs,
     rows=rows,
     sweeps=sweeps,
-    curves=curves_.read(runs),
+    curves=curves_.read_curves(runs),
     levels={task: _levels(runs, task) for task in sweeps},
     disagreements={
-      task: disagreements_.find(some)
+      task: disagreements_.compare(some)
       for task, some in contenders.items()
       if len(some) > 1
     },
-    differences=differences_.find(runs),
+    differences=differences_.differing_settings(runs),
     commands=commands,
   )
 
@@ -188,19 +188,19 @@ def advice(report: Report) -> list[str]:
 
 
 def _sweeps(
-  runs: Sequence[Run], tasks: Sequence[str]
+  runs: Sequence[StudyRun], tasks: Sequence[str]
 ) -> dict[str, list[sweeps_.Line]]:
   """Returns task -> its lines, for tasks that have any."""
-  by_task = {task: sweeps_.lines(runs, task) for task in tasks}
+  by_task = {task: sweeps_.sweep_lines(runs, task) for task in tasks}
   return {task: lines for task, lines in by_task.items() if lines}
 
 
-def _levels(runs: Sequence[Run], task: str) -> list[levels_.Level]:
+def _levels(runs: Sequence[StudyRun], task: str) -> list[levels_.Level]:
   """Returns the levels of a task, from the first available predictions."""
   for run in runs:
     for result in run.results:
       if result["task"] == task and results.has_predictions(result):
-        return levels_.find(results.predictions(result))
+        return levels_.levels_of(results.predictions(result))
   return []
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pausejax.study.report.runs import Run
+from pausejax.study.report.runs import StudyRun
 
 # Axes of the loss charts -> their labels.
 AXES = {
@@ -50,7 +50,7 @@ class Curve:
     num_unreadable: lines of metrics.jsonl that cannot be read.
   """
 
-  run: Run
+  run: StudyRun
   loss: tuple[Sample, ...]
   held_out: tuple[Sample, ...]
   num_lines_averaged: int
@@ -69,14 +69,14 @@ class Curve:
     return tuple((s.x["steps"], s.loss) for s in thinned)
 
 
-def read(runs: Sequence[Run]) -> list[Curve]:
+def read_curves(runs: Sequence[StudyRun]) -> list[Curve]:
   """Returns the curves of runs; the more runs, the fewer points each."""
   most = _NUM_POINTS // max(len(runs), 1)
   most = min(max(most, _FEWEST), _MOST)
   return [_curve(run, most) for run in runs]
 
 
-def _curve(run: Run, most: int) -> Curve:
+def _curve(run: StudyRun, most: int) -> Curve:
   rows, num_unreadable = run.metrics()
   trained, held_out, x = [], [], None
   for row in rows:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pausejax.study.report.runs import Run
+from pausejax.study.report.runs import StudyRun
 
 # Keys that differ within an arm by design.
 _EXPECTED = ("seed", "data.task", "data.local_dir")
 
 
-def find(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+def differing_settings(runs: Sequence[StudyRun]) -> dict[str, dict[str, str]]:
   """Returns key -> arm -> its values, for keys that differ between arms.
 
   Several values of one arm, as of several tasks, are joined by " | ".

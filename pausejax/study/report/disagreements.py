@@ -11,7 +11,7 @@ from pausejax.evaluation import results
 from pausejax.study import table
 from pausejax.study.plan import Study
 from pausejax.study.report import sweeps
-from pausejax.study.report.runs import Run
+from pausejax.study.report.runs import StudyRun
 
 # An answer is right if its metric is at least this.
 RIGHT = 0.5
@@ -23,7 +23,7 @@ class Contender:
   """The result of a variant, or of an arm, with one seed."""
 
   label: str
-  run: Run
+  run: StudyRun
   result: dict
 
 
@@ -57,8 +57,8 @@ class Disagreement:
   cases: list[Case]
 
 
-def of_study(
-  plan: Study, runs: Sequence[Run], rows: Sequence[table.Row]
+def contenders_of_study(
+  plan: Study, runs: Sequence[StudyRun], rows: Sequence[table.Row]
 ) -> dict[str, list[Contender]]:
   """Returns task -> the results behind the rows of the table."""
   by_id = {run.id: run for run in runs}
@@ -78,7 +78,7 @@ def of_study(
   return {task: list(by_name.values()) for task, by_name in by_task.items()}
 
 
-def of_runs(runs: Sequence[Run]) -> dict[str, list[Contender]]:
+def contenders_of_runs(runs: Sequence[StudyRun]) -> dict[str, list[Contender]]:
   """Returns task -> the results as finetuned, of the first seed of each arm."""
   by_task = {}
   for run in runs:
@@ -89,7 +89,7 @@ def of_runs(runs: Sequence[Run]) -> dict[str, list[Contender]]:
   return {task: list(by_arm.values()) for task, by_arm in by_task.items()}
 
 
-def find(contenders: list[Contender]) -> Disagreement:
+def compare(contenders: list[Contender]) -> Disagreement:
   """Compares the contenders of a task with the first of them."""
   answers = [
     {row["id"]: row for row in results.predictions(c.result)}
@@ -119,7 +119,7 @@ def _prompts(contender: Contender) -> dict[str, str]:
     task = tasks.downstream(result["task"])
     if getattr(task.source, "tfds", "") and not data.local_dir:
       return {}  # This could start a long download.
-    loaded = examples.load(task, result["split"], data)
+    loaded = examples.read_split(task, result["split"], data)
   except errors.UserError:
     return {}
   if loaded.sha256 != result["examples_sha256"]:

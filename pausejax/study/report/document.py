@@ -22,14 +22,15 @@ _POLICY = (
 )
 
 
-def page(it: Report, *, paper: bool) -> str:
+def report_page(it: Report, *, paper: bool) -> str:
   """Returns one self-contained HTML file."""
   variants = join(
-    sections.table(it, paper=paper), grid.section(it.plan, it.rows)
+    sections.variants_table(it, paper=paper),
+    grid.grid_section(it.plan, it.rows),
   )
   held_out = join(losses.held_out(it), losses.text_scores(it))
   training = join(
-    losses.training(it), figures.training(it), losses.machines(it)
+    losses.last_steps(it), figures.training_charts(it), losses.machines(it)
   )
   parts = [
     ("variants", "Variants", variants),
@@ -38,7 +39,7 @@ def page(it: Report, *, paper: bool) -> str:
     ("held-out", "Held-out losses", held_out),
     ("losses", "Losses", figures.curves(it)),
     ("training", "Training", training),
-    ("examples", "Where variants disagree", cases.section(it)),
+    ("examples", "Where variants disagree", cases.cases_section(it)),
     ("configs", "Differences of the configs", sections.configs(it)),
     ("commands", "Commands to reproduce", sections.commands(it)),
   ]
@@ -58,12 +59,12 @@ def page(it: Report, *, paper: bool) -> str:
   )
 
 
-def markdown(it: Report, *, paper: bool) -> str:
+def report_markdown(it: Report, *, paper: bool) -> str:
   """Returns the table, the sweeps and the state of each run."""
   text = render.markdown_text
   head = [f"# {text(it.title)}", "", f"{it.made}", ""]
   head += [f"- {text(line)}" for line in contents.advice(it)]
-  parts = ["\n".join(head) + "\n", render.markdown(it.rows, paper=paper)]
+  parts = ["\n".join(head) + "\n", render.table_markdown(it.rows, paper=paper)]
   for task, lines in it.sweeps.items():
     title = f"## {text(task)}: {text(lines[0].metric)} by pauses at inference"
     cells = [

@@ -162,16 +162,16 @@ def _metrics(task: str, lines: Sequence[Line], report: Report) -> Html:
   caption = f"{task}: percent" + (
     f"; without a model: {known}" if known else ""
   )
-  return markup.table(caption, ["arm", "M", *names, "n", "seeds"], body)
+  return markup.html_table(caption, ["arm", "M", *names, "n", "seeds"], body)
 
 
 def spelled(score: Score, num_seeds: int) -> str:
   """Returns "24.9 \u00b1 1.1 [23.1, 26.8]"."""
-  text = render.mean_and_std(score.mean, score.std, num_seeds)
+  text = render.format_mean_and_std(score.mean, score.std, num_seeds)
   return f"{text} {render.interval(score.interval)}".rstrip()
 
 
-def training(report: Report) -> Html:
+def training_charts(report: Report) -> Html:
   """Returns a chart of each quantity of the training steps, task by task."""
   styles = _styles([curve.run.arm for curve in report.curves])
   figures = [

@@ -13,9 +13,9 @@ _HEADS = ("standard", "pause")
 _DARKEST = 45  # Percent of the color in the cell with the best score.
 
 
-def section(plan: Study | None, rows: Sequence[Row]) -> Html:
+def grid_section(plan: Study | None, rows: Sequence[Row]) -> Html:
   """Returns one table per task, or nothing for other studies."""
-  square = find(plan) if plan else None
+  square = variant_grid(plan) if plan else None
   if plan is None or square is None:
     return join()
   squares = [
@@ -26,7 +26,7 @@ def section(plan: Study | None, rows: Sequence[Row]) -> Html:
   return join(note, tag("div", *squares, class_="squares"))
 
 
-def find(plan: Study) -> list[list[Variant]] | None:
+def variant_grid(plan: Study) -> list[list[Variant]] | None:
   """Returns the variants [pretraining][finetuning], standard before pause.
 
   Returns None unless the study has these four: two pretrainings, each finetuned
@@ -85,7 +85,7 @@ def _cell(row: Row, means: Sequence[float]) -> Html:
   low, high = min(means), max(means)
   share = (row.mean - low) / (high - low) if high > low else 0.0
   lines = [
-    tag("b", render.mean_and_std(row.mean, row.std, len(row.seeds))),
+    tag("b", render.format_mean_and_std(row.mean, row.std, len(row.seeds))),
     render.interval(row.score_interval),
     f"M={row.num_pauses}",
     row.variant,

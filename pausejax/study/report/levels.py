@@ -15,7 +15,7 @@ class Level:
   percent: float
 
 
-def find(rows: Sequence[dict]) -> list[Level]:
+def levels_of(rows: Sequence[dict]) -> list[Level]:
   """Returns the levels of a task's primary metric, from its predictions.
 
   With options: choosing at random, and always choosing the most frequent label

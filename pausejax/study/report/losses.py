@@ -9,7 +9,7 @@ from pausejax.study.report import markup
 from pausejax.study.report.contents import Report
 from pausejax.study.report.curves import Curve
 from pausejax.study.report.markup import Html, tag
-from pausejax.study.report.runs import Run
+from pausejax.study.report.runs import StudyRun
 
 _Rows = Sequence[dict[str, Any]]
 
@@ -35,7 +35,7 @@ def held_out(it: Report) -> Html:
     "pauses: split by the input token of the position. Best refers to the "
     "column without pauses if present, else to the loss."
   )
-  return markup.table(caption, head, body)
+  return markup.html_table(caption, head, body)
 
 
 def text_scores(it: Report) -> Html:
@@ -60,10 +60,10 @@ def text_scores(it: Report) -> Html:
   head = ["run", "text", "step", "pause fraction", "window", "nats per token"]
   head += ["perplexity", "bits per byte", "tokens"]
   caption = "Plain text, scored by pausejax evaluate --text."
-  return markup.table(caption, head, body)
+  return markup.html_table(caption, head, body)
 
 
-def training(it: Report) -> Html:
+def last_steps(it: Report) -> Html:
   """Returns the last training step of every run, and its speed."""
   body = [_training(c) for c in it.curves if c.rows]
   if not body:
@@ -79,7 +79,7 @@ def training(it: Report) -> Html:
     for c in it.curves
     if c.num_unreadable
   ]
-  return markup.join(markup.table(caption, head, body), *notes)
+  return markup.join(markup.html_table(caption, head, body), *notes)
 
 
 def machines(it: Report) -> Html:
@@ -89,10 +89,10 @@ def machines(it: Report) -> Html:
   body = [[run.id, *machine(run)] for run in it.runs]
   head = ["run", "devices", "commit", "versions"]
   caption = "From each run's newest checkpoint."
-  return markup.table(caption, head, body, class_="configs")
+  return markup.html_table(caption, head, body, class_="configs")
 
 
-def machine(run: Run) -> list[str]:
+def machine(run: StudyRun) -> list[str]:
   """Returns devices, commit and versions of a run, "unknown" if missing."""
   devices = run.meta.get("devices") or {}
   text = "unknown"

@@ -36,7 +36,7 @@ def join(*children: object) -> Html:
   )
 
 
-def table(
+def html_table(
   caption: object, head: list, body: list[list], *, class_: str = ""
 ) -> Html:
   """Returns a table in a scrolling box; the first column is the row header."""

@@ -19,7 +19,7 @@ _FIX = "remove its folder, or start that run again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class StudyRun:
   """A training run with the results of its evaluations.
 
   Attributes:
@@ -55,7 +55,7 @@ class Run:
     return metric_rows.scan(self.workdir / "metrics.jsonl")
 
 
-def of_study(plan: Study) -> list[Run]:
+def study_runs(plan: Study) -> list[StudyRun]:
   """Returns the runs of a study that have started."""
   pretrainings = [
     _read(plan.pretrained(name), f"pretrain/{name}", name)
@@ -67,7 +67,7 @@ def of_study(plan: Study) -> list[Run]:
   return [run for run in [*pretrainings, *finetunings] if run]
 
 
-def below(folder: pathlib.Path) -> list[Run]:
+def below(folder: pathlib.Path) -> list[StudyRun]:
   """Returns every run in a folder, at any depth, sorted."""
   workdirs = sorted(path.parent for path in folder.rglob("metrics.jsonl"))
   runs = []
@@ -91,17 +91,17 @@ def _arm(cell: Cell) -> str:
   return f"{cell.pretraining} {cell.finetuning}"
 
 
-def _read(workdir: pathlib.Path, name: str, arm: str) -> Run | None:
+def _read(workdir: pathlib.Path, name: str, arm: str) -> StudyRun | None:
   """Returns the run in a folder, None if no run has started there."""
   config, metrics = workdir / "config.json", workdir / "metrics.jsonl"
   if not (config.is_file() and metrics.is_file()):
     return None
-  return Run(
+  return StudyRun(
     id=name,
     arm=arm,
     workdir=workdir,
     config=saved.current(json_files.read(config, _CONFIG, _FIX), str(config)),
-    results=results.read(workdir / "evaluations"),
+    results=results.read_results(workdir / "evaluations"),
     text_scores=results.read_text_scores(workdir),
     meta=_newest_meta(workdir / "checkpoints"),
   )
@@ -112,7 +112,7 @@ def _newest_meta(folder: pathlib.Path) -> dict[str, Any]:
   try:
     for step in reversed(folders.numbered(folder)):
       with contextlib.suppress(folders.Damaged, errors.UserError):
-        return folders.read(folder, step).meta
+        return folders.read_step(folder, step).meta
   except OSError:
     pass
   return {}

@@ -35,7 +35,7 @@ def header(it: Report) -> Html:
   )
 
 
-def table(it: Report, *, paper: bool) -> Html:
+def variants_table(it: Report, *, paper: bool) -> Html:
   """Returns the table of variants; a click on a heading sorts it."""
   if not it.rows:
     return tag("p", "Nothing was evaluated yet.", class_="missing")
@@ -55,7 +55,7 @@ def table(it: Report, *, paper: bool) -> Html:
     tag("tbody", *body),
     class_="sortable",
   )
-  notes = [tag("p", note) for note in render.notes(it.rows)]
+  notes = [tag("p", note) for note in render.table_notes(it.rows)]
   return markup.join(markup.scrolling(whole, "table of variants"), *notes)
 
 
@@ -71,7 +71,7 @@ def configs(it: Report) -> Html:
     for key, row in it.differences.items()
   ]
   caption = "Keys that differ; seed, task and data folder are left out."
-  return markup.table(caption, ["key", *arms], body, class_="configs")
+  return markup.html_table(caption, ["key", *arms], body, class_="configs")
 
 
 def commands(it: Report) -> Html:
@@ -121,7 +121,7 @@ def _cells(row: Row) -> dict[str, Html]:
     _DIFFERENCE: _number(difference, row.difference),
     "M": _number("" if m is None else m, m),
     _FINETUNING: tag("td", row.finetuning, data_value=row.finetuning),
-    "n": _number(render.size(row), row.n or None),
+    "n": _number(render.format_size(row), row.n or None),
     "seeds": _number(render.seeds(row), len(row.seeds)),
     _PAPER: _number(render.published(row), row.paper and row.paper[0]),
   }

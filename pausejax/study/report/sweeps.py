@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pausejax import errors, metrics
 from pausejax.evaluation import results
 from pausejax.pause import PromptPauses
-from pausejax.study.report.runs import Run
+from pausejax.study.report.runs import StudyRun
 
 # Pauses of a run that was not finetuned on the task.
 _USUAL = PromptPauses(num_pauses=0)
@@ -66,12 +66,12 @@ class Line:
   points: tuple[Point, ...]
 
 
-def tasks(runs: Sequence[Run]) -> list[str]:
+def tasks(runs: Sequence[StudyRun]) -> list[str]:
   """Returns the tasks that any run was evaluated on, sorted."""
   return sorted({r["task"] for run in runs for r in run.results})
 
 
-def lines(runs: Sequence[Run], task: str) -> list[Line]:
+def sweep_lines(runs: Sequence[StudyRun], task: str) -> list[Line]:
   """Returns every line of a task, in the order of the runs."""
   by_line = collections.defaultdict(dict)
   for run in runs:
