@@ -50,7 +50,7 @@ class StudyConfig(ConfigGroup):
     "best is shown; a last filler=. replaces <pause> at inference.",
   )
   tasks_module: str = field(
-    "", "Python module that registers your own tasks (docs/tasks.md)."
+    "", "Python module that registers tasks of your own (docs/own_task.md)."
   )
 
 
