@@ -1,7 +1,7 @@
-# The commands of the README. `make env PYTHON=python3.11 VENV=.venv311` chooses
-# another Python than the first of these that runs here: on 3.13, SeqIO needs a
+# The commands of the README. `make env PYTHON=python3.11 VENV=.venv311` selects
+# another Python than the first available one of these: on 3.13, SeqIO needs a
 # C++ compiler (editdistance has no wheel); on 3.14, TensorFlow has no wheels,
-# and SeqIO is left out.
+# and SeqIO is not installed.
 # `make env EXTRA=cuda` (or cuda13, tpu) adds an extra of setup.cfg, not locked.
 PYTHONS := 3.12 3.13 3.11 3.14
 PYTHON ?= $(firstword $(foreach p,$(PYTHONS:%=python%) python3,$(if \
@@ -24,12 +24,12 @@ $(VENV)/installed: $(wildcard requirements/lock-*.txt) setup.cfg setup.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# pip keeps what the lock installed and adds what goes with it.
+# pip keeps the packages of the lock file and adds those of the extra.
 $(VENV)/installed-%: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[$*]'
 	touch $@
 
-# The core alone, without TensorFlow, unless `make env` was there before.
+# Only the core, without TensorFlow, unless `make env` was run before.
 demo: $(if $(wildcard $(VENV)/installed),env,$(VENV)/core)
 	BIN=$(BIN) sh launch/demo.sh
 
@@ -67,9 +67,9 @@ docs: env
 	  -r requirements/docs-$(TAG).txt
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
 
-# The locks anew, for the newest releases that setup.cfg admits. The TPU's
-# compiler, which CI asks, has one of its own: where it is installed, JAX looks
-# for TPUs and says so on every start.
+# Updates the lock files to the newest releases that setup.cfg allows. The TPU
+# compiler, which CI uses, has its own: where it is installed, JAX looks for TPUs
+# and warns on every start.
 LOCK := uv pip compile --custom-compile-command "make lock" --upgrade --generate-hashes
 EXTRAS := --extra=seqio --extra=tensorboard --extra=dev
 lock:

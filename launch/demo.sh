@@ -1,7 +1,7 @@
 #!/bin/sh
-# From nothing to a report, end to end: `make demo`, or paste it line by line.
-# Everything lands in ./demo; after the install it takes about three minutes on two
-# CPU cores.
+# All steps from the vocabulary to a report: `make demo`, or paste it line by
+# line. All output is in ./demo; after the install it takes about three minutes on
+# two CPU cores.
 set -eu
 BIN=${BIN:-.venv/bin}
 DEMO=${DEMO:-demo}
@@ -12,7 +12,7 @@ echo "== 1. A vocabulary of 2,048 pieces, and <pause>, from the docs in CPython"
 "$BIN/pausejax" tokenizer train --config=configs/smoke.py --vocab_size=2048 \
   --out="$DEMO/tokenizer.model"
 
-echo "== 2. The text, tokenized and cut into segments once"
+echo "== 2. Text, tokenized and cut into segments once"
 "$BIN/pausejax" segments --config=configs/smoke.py \
   --config.data.tokenizer="$DEMO/tokenizer.model" --out="$DEMO/segments"
 

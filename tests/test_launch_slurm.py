@@ -1,6 +1,6 @@
 """The project's own sbatch script, on a real SLURM of two nodes.
 
-Which words arrive and what is put back into the queue is shown with a stand-in
+Which arguments arrive and what is requeued is shown with a stand-in
 for `pausejax`; then a decoder is really trained, preempted, crashed, resumed
 and compared.
 """
@@ -71,7 +71,7 @@ class Job:
     self._call("scancel", *how, self.id)
 
   def state(self) -> str:
-    """Returns its state; a job that was put back starts in a second.
+    """Returns its state; a requeued job starts in a second.
 
     Not in the two minutes that SLURM gives it, and not at once, as the end of
     the attempt before may still be on its way.
@@ -130,7 +130,7 @@ def test_arguments_arrive_unchanged(submit, tmp_path):
 def test_a_run_is_requeued_as_long_as_it_saves(submit):
   job = submit("saves")
   assert job.end() == "COMPLETED"
-  assert job.log().count("back into the queue") == 3
+  assert job.log().count("; requeued") == 3
   assert "attempt 3, newest checkpoint: 2" in job.log()
 
 
@@ -139,8 +139,8 @@ def test_a_crash_without_a_new_checkpoint_is_requeued_a_limited_number_of_times(
 ):
   job = submit("crashes")
   assert job.end() == "FAILED"
-  assert job.log().count("back into the queue") == 2
-  assert "3 attempts in a row saved nothing new" in job.log()
+  assert job.log().count("; requeued") == 2
+  assert "no new checkpoint in 3 attempts" in job.log()
 
 
 @pytest.mark.parametrize("code", ["2", "3", "4"])
@@ -154,7 +154,7 @@ def test_a_cancelled_job_is_not_requeued(submit, tmp_path):
   while not (tmp_path / "record").exists():
     time.sleep(0.1)
   job.signal()
-  assert job.end() == "CANCELLED" and "not put back" in job.log()
+  assert job.end() == "CANCELLED" and "not requeued" in job.log()
 
 
 def process_of(job: Job, rank: int) -> int:
@@ -206,7 +206,7 @@ def test_training_resumes_bit_for_bit(slurm, tmp_path):
   reach(saved + 25)
   os.kill(process_of(job, 1), signal.SIGKILL)
   assert job.end() == "COMPLETED", job.log()
-  assert job.log().count("back into the queue") == 2, job.log()
+  assert job.log().count("; requeued") == 2, job.log()
   assert f"resuming from step {saved}" in job.log()
   losses = [
     [(r["step"], r["loss"]) for r in soak.rows(d)] for d in (quiet, run)

@@ -173,16 +173,16 @@ def check_values(kind: type, values: Mapping[str, Any]) -> None:
 
 def own_fields(kind: type) -> dict[str, Declared]:
   """Returns name -> declaration of a class's fields, without its groups."""
-  found = {f.name: f.metadata for f in dataclasses.fields(kind)}
-  return {n: m[_DECLARED] for n, m in found.items() if _DECLARED in m}
+  metadata = {f.name: f.metadata for f in dataclasses.fields(kind)}
+  return {n: m[_DECLARED] for n, m in metadata.items() if _DECLARED in m}
 
 
 def groups(kind: type) -> dict[str, type]:
   """Returns name -> class of a class's groups of fields."""
-  found = {
+  kinds = {
     f.name: f.metadata.get(_GROUP, f.type) for f in dataclasses.fields(kind)
   }
-  return {n: k for n, k in found.items() if _is_group(k)}
+  return {n: k for n, k in kinds.items() if _is_group(k)}
 
 
 def _is_group(kind: Any) -> bool:

@@ -45,9 +45,9 @@ def shipped() -> dict[str, pathlib.Path]:
 
 def split(spec: str) -> tuple[pathlib.Path, str]:
   """Returns (file, text after the colon); raises UsageError without a file."""
-  found = _SPEC.fullmatch(spec)
-  assert found
-  name, arg = found[1], found[2] or ""
+  match = _SPEC.fullmatch(spec)
+  assert match
+  name, arg = match[1], match[2] or ""
   names = shipped()
   if name in names:
     return names[name], arg
@@ -114,9 +114,9 @@ def _why(error: BaseException) -> str:
 
 def is_config(spec: str) -> bool:
   """Returns whether `spec` looks like a config, whether it exists or not."""
-  found = _SPEC.fullmatch(spec)
-  assert found
-  return found[1].endswith((".py", ".json")) or found[1] in shipped()
+  match = _SPEC.fullmatch(spec)
+  assert match
+  return match[1].endswith((".py", ".json")) or match[1] in shipped()
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -219,14 +219,14 @@ def nearest_fields(path: str, config: ConfigDict) -> list[str]:
   for name in field_names(config):
     by_leaf.setdefault(name.rpartition(".")[2], []).append(name)
   own = [leaf for leaf, names in by_leaf.items() if _is_any_in(names, group)]
-  for found in (
+  for similar in (
     [leaf] if leaf in by_leaf else [],
     difflib.get_close_matches(leaf, own, n=1, cutoff=0.5),
     [n for n in by_leaf if leaf == "".join(w[:1] for w in n.split("_"))],
     difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.7),
     [n for n in by_leaf if leaf in n.split("_")],
   ):
-    names = [name for n in found for name in by_leaf[n]]
+    names = [name for n in similar for name in by_leaf[n]]
     inside = [name for name in names if _is_any_in([name], group)]
     if names:
       return inside or names

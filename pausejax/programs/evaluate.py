@@ -220,17 +220,19 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
   folder = _folder(options, run)
   model = run.load()
   for task, conditions in plans:
-    found, rows = splits[task.name], rows_of(task)
-    print(f"{task.name} {found.summary()}; {len(rows):,} to answer", flush=True)
+    loaded, rows = splits[task.name], rows_of(task)
+    print(
+      f"{task.name} {loaded.summary()}; {len(rows):,} to answer", flush=True
+    )
     data = _data(options, run.meta["config"], task.name, len(plans))
     for pauses in conditions:
       began = time.perf_counter()
       with CountBar("examples", len(rows)) as bar:
         answers = predictor(task, pauses).answer(model, rows, bar.update)
       seconds = time.perf_counter() - began
-      stem = results.name(task.name, found.split, pauses, run.step)
+      stem = results.name(task.name, loaded.split, pauses, run.step)
       result = {
-        **_condition(run, task, found, pauses, data.local_dir),
+        **_condition(run, task, loaded, pauses, data.local_dir),
         "n": len(rows),
         "primary_metric": task.primary_metric,
         "metrics": answers.metrics,
@@ -246,7 +248,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
 
 
 def _condition(
-  run: saved_run.SavedRun, task, found, pauses: PromptPauses, local_dir
+  run: saved_run.SavedRun, task, loaded, pauses: PromptPauses, local_dir
 ) -> dict:
   """Returns all fields that define the condition of a result."""
   config = run.meta["config"]
@@ -255,9 +257,9 @@ def _condition(
   own = finetune.pauses(task.num_pauses) if task.name in trained_on else None
   return {
     "task": task.name,
-    "split": found.split,
-    "examples_sha256": found.sha256,
-    "num_unusable": found.num_unusable,
+    "split": loaded.split,
+    "examples_sha256": loaded.sha256,
+    "num_unusable": loaded.num_unusable,
     **pauses.condition(),
     "filler": pauses.token,
     "finetuned": own and own.condition(),

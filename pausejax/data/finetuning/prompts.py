@@ -95,14 +95,14 @@ class Format:
 
   def hints(self, example: Example) -> list[int]:
     """Returns one id for each hint; raises UserError if one has several."""
-    found = self._tokenizer.encode(list(example.hints))
-    for text, ids in zip(example.hints, found, strict=True):
+    encoded = self._tokenizer.encode(list(example.hints))
+    for text, ids in zip(example.hints, encoded, strict=True):
       if len(ids) != 1:
         raise errors.UserError(
           f"example {example.id!r}: hint {text!r} is {len(ids)} tokens, every "
           "hint must be one"
         )
-    return [ids[0] for ids in found]
+    return [ids[0] for ids in encoded]
 
   def answer(self, ids: Sequence[int]) -> str:
     """Returns the text of generated ids up to EOS or the task's stop text."""
@@ -119,8 +119,8 @@ def targets(
   task: Task, tokenizer: tokenizers.PauseTokenizer, examples: Sequence[Example]
 ) -> list[list[int]]:
   """Returns the ids of each target in the place after a prefix, with EOS."""
-  found = _continuations(task, tokenizer, [e.target for e in examples])
-  return [[*ids, tokenizer.eos_id] for ids in found]
+  encoded = _continuations(task, tokenizer, [e.target for e in examples])
+  return [[*ids, tokenizer.eos_id] for ids in encoded]
 
 
 def _continuations(task: Task, tokenizer, texts) -> list[list[int]]:
