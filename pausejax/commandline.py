@@ -179,12 +179,37 @@ class Parser(argparse.ArgumentParser):
 def shard(text: str) -> tuple[int, int]:
   """Returns (i, n) of "i/n", 1 <= i <= n."""
   match = re.fullmatch(r"(\d+)/(\d+)", text)
-  errors.require(
-    bool(match) and 1 <= int(match[1]) <= int(match[2]),
-    f"--shard: expected i/n with 1 <= i <= n, as in 2/8, got {text!r}",
-  )
-  assert match
+  if not match or not 1 <= int(match[1]) <= int(match[2]):
+    raise argparse.ArgumentTypeError(
+      f"expected i/n with 1 <= i <= n, as in 2/8, got {text!r}"
+    )
   return int(match[1]), int(match[2])
+
+
+def name_list(text: str) -> tuple[str, ...]:
+  """Returns the names in "squad,gsm8k", each once; () for an empty text."""
+  parts = [part.strip() for part in text.split(",")]
+  return tuple(dict.fromkeys(parts)) if text else ()
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+  """Returns the numbers in "0,10,50", each once; () for an empty text."""
+  parts = name_list(text)
+  if not all(part.isdecimal() and len(part) < 19 for part in parts):
+    raise argparse.ArgumentTypeError(
+      f"expected whole numbers such as 0,10,50, got {text!r}"
+    )
+  return tuple(dict.fromkeys(map(int, parts)))
+
+
+def fractions(text: str) -> tuple[float, ...]:
+  """Returns the numbers in "0,0.1", each once; () for an empty text."""
+  try:
+    return tuple(dict.fromkeys(map(float, name_list(text))))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"expected numbers such as 0,0.1, got {text!r}"
+    ) from None
 
 
 def _changed(spec: str, overrides: Sequence[str]) -> ConfigDict:

@@ -72,6 +72,8 @@ def study_of(tmp_path, **changes) -> str:
     ({"evaluate_words": "--pause=3"}, "did you mean '--pauses'?"),
     ({"evaluate_words": "--split=tests"}, "--split: unknown value 'tests'"),
     ({"evaluate_words": "--batch_size=many"}, "--batch_size"),
+    ({"evaluations": {"m10": ("--pauses=0,x",)}}, "numbers such as 0,10,50"),
+    ({"prepare": (("s", "segments --out=x --shard=3/2"),)}, "1 <= i <= n"),
     (
       {"task_words": {"stdlib_choice": ("--config.data.pipeline=x",)}},
       "-stdlib_choice-m0-s0: train: data.pipeline: unknown value 'x'",

@@ -812,3 +812,24 @@ def test_a_closed_output_pipe_shows_no_traceback():
   )
   os.close(writer)
   assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_lists_are_parsed_when_the_command_line_is():
+  from pausejax.programs import evaluate, segments
+
+  parse = lambda *words: evaluate.parser().parse(["--checkpoint=r", *words])[0]
+  options = parse("--task=squad, gsm8k,squad", "--pauses=0, 10,00,2")
+  assert options.task == ("squad", "gsm8k") and options.pauses == (0, 10, 2)
+  assert parse("--pause_fraction=0,0.1,0.10").pause_fraction == (0.0, 0.1)
+  options = parse("--pauses=")
+  assert options.pauses == options.task == options.pause_fraction == ()
+  words = ["--config=smoke", "--out=x", "--shard=2/8"]
+  assert segments.parser().parse(words)[0].shard == (2, 8)
+  for words, text in (
+    ("--pauses=1,-2", "argument --pauses: expected whole numbers such as 0,10"),
+    ("--pauses=" + "9" * 5000, "--pauses: expected whole numbers"),
+    ("--pauses=1.5", "got '1.5'"),
+    ("--pause_fraction=0,", "argument --pause_fraction: expected numbers such"),
+  ):
+    with pytest.raises(errors.UsageError, match=text):
+      parse(words)

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from pausejax import commandline, errors
+from pausejax import errors
 from pausejax.config import load_config
 from pausejax.evaluation import results
 from pausejax.programs import study as program
@@ -261,8 +261,9 @@ def test_a_shard_does_not_wait_for_what_failed_in_another(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
 def test_a_wrong_shard_is_refused(text):
+  words = [f"--config={ROOT}/configs/study.py", "--workdir=x"]
   with pytest.raises(errors.UsageError, match="--shard: expected i/n"):
-    commandline.shard(text)
+    program.main([*words, f"--shard={text}"])
 
 
 def write_result(

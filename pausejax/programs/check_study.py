@@ -55,8 +55,9 @@ def _check_options(
   """Checks the options of a command, except files that do not exist yet."""
   if verb == "evaluate":
     tasks.import_module(options.tasks_module)
-    known = examples.splits(tasks.downstream(options.task))
-    errors.require_one_of("--split", options.split or known[-1], known)
+    for name in options.task:
+      known = examples.splits(tasks.downstream(name))
+      errors.require_one_of("--split", options.split or known[-1], known)
     return
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)

@@ -25,7 +25,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pausejax
 from pausejax import commandline, errors, files, tasks
@@ -89,9 +89,19 @@ def parser() -> commandline.Parser:
   made = commandline.Parser("evaluate", __doc__, config=False)
   add = made.add_argument
   add("--checkpoint", required=True, help="workdir of a run, or a step in it")
-  add("--task", default="", help="TASK[,TASK...] or all (the run's task)")
+  add(
+    "--task",
+    type=commandline.name_list,
+    default="",
+    help="TASK[,TASK...] or all (the run's task)",
+  )
   add("--split", default="", help="split (test, else validation)")
-  add("--pauses", default="", help="M[,M...] at inference (as finetuned)")
+  add(
+    "--pauses",
+    type=commandline.whole_numbers,
+    default="",
+    help="M[,M...] at inference (as finetuned)",
+  )
   add("--position", default="", help=f"{' or '.join(POSITIONS)} (as finetuned)")
   add("--filler", default=None, help="text in place of <pause> (as finetuned)")
   add("--local_dir", default="", help="published files (as in the run)")
@@ -105,6 +115,7 @@ def parser() -> commandline.Parser:
   )
   add(
     "--pause_fraction",
+    type=commandline.fractions,
     default="",
     help="F[,F...] of the positions with --text (0, and as pretrained)",
   )
@@ -128,17 +139,17 @@ def _check_combination(options: argparse.Namespace) -> None:
     )
 
 
-def _task_names(spec: str, own: DataConfig) -> list[str]:
-  """Returns the tasks in --task; "" stands for those of the training run.
+def _task_names(given: Sequence[str], own: DataConfig) -> Sequence[str]:
+  """Returns the tasks in --task; none stands for those of the training run.
 
   "all" stands for the tasks with published data, without generated ones.
   """
-  if spec == "all":
+  if given == ("all",):
     names = tasks.downstream_names()
     return [n for n in names if _is_published(tasks.downstream(n))]
-  names = spec.split(",") if spec else list(own.rates)
+  names = given or list(own.rates)
   errors.require(
-    bool(spec) or isinstance(tasks.get(names[0]), tasks.Task),
+    bool(given) or isinstance(tasks.get(names[0]), tasks.Task),
     f"--task: the run was trained on {own.task!r}, which has no answers; name "
     "a downstream task, or score plain text with --text",
   )
@@ -161,13 +172,8 @@ def _conditions(
     pauses = dataclasses.replace(pauses, position=options.position)
   if options.filler is not None:
     pauses = dataclasses.replace(pauses, filler=options.filler)
-  counts = options.pauses or str(pauses.num_pauses)
-  for text in dict.fromkeys(counts.split(",")):
-    errors.require(
-      text.strip().isdecimal(),
-      f"--pauses: expected whole numbers such as 0,10,50, got {counts!r}",
-    )
-    yield dataclasses.replace(pauses, num_pauses=int(text))
+  for count in options.pauses or (pauses.num_pauses,):
+    yield dataclasses.replace(pauses, num_pauses=count)
 
 
 def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:

@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 
 import pausejax
 from pausejax import errors, files
@@ -35,23 +36,19 @@ def main(options: argparse.Namespace, run: saved_run.SavedRun) -> int:
   return 0
 
 
-def _fractions(text: str, run: saved_run.SavedRun) -> list[float]:
+def _fractions(
+  given: Sequence[float], run: saved_run.SavedRun
+) -> Sequence[float]:
   """Returns the requested pause fractions.
 
   The default is 0, and that of the run if its model was trained on pauses.
   """
-  if not text:
+  if not given:
     own = run.meta["config"]["data"]["pause_fraction"]
     return [0.0, own] if own and run.meta["pauses_seen"] else [0.0]
-  try:
-    fractions = [float(part) for part in text.split(",")]
-  except ValueError:
-    raise errors.UsageError(
-      f"--pause_fraction: expected numbers such as 0,0.1, got {text!r}"
-    ) from None
-  for fraction in fractions:
+  for fraction in given:
     errors.require_in_range("--pause_fraction", fraction, 0.0, _MAX_FRACTION)
-  return list(dict.fromkeys(fractions))
+  return given
 
 
 def _texts(options: argparse.Namespace) -> list[str]:

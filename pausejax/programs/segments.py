@@ -57,7 +57,6 @@ def main(argv: list[str]) -> int:
     return _verify(argv)
   options, tree = parser().parse(argv)
   errors.require_in_range("--num_workers", options.num_workers, 1)
-  shard = commandline.shard(options.shard)
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   out = pathlib.Path(options.out)
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> int:
   refused = locks.unused_removed(out, record_store.HEAD)
   if pipeline.is_finetuning(config.data.rates):
     errors.require(
-      (options.num_workers, shard) == (1, (1, 1)),
+      (options.num_workers, options.shard) == (1, (1, 1)),
       "--num_workers, --shard: the examples of a downstream task are made by "
       "one process; leave them out",
     )
@@ -78,7 +77,7 @@ def main(argv: list[str]) -> int:
     return 0
   with (
     # With several shards, another process may be building there.
-    refused if shard[1] == 1 else contextlib.nullcontext(),
+    refused if options.shard[1] == 1 else contextlib.nullcontext(),
     CountBar("units", 0) as bar,
   ):
     index = prepare.write_segments(
@@ -86,14 +85,13 @@ def main(argv: list[str]) -> int:
       tokenizer,
       out,
       _showing(bar),
-      shard=shard,
+      shard=options.shard,
       num_workers=options.num_workers,
       tasks_module=config.tasks_module,
     )
   if index is None:
-    print(
-      f"shard {options.shard} is done; other shards are not, so no index yet"
-    )
+    number, count = options.shard
+    print(f"shard {number}/{count} is done; others are not, so no index yet")
     return 0
   for split in corpora.SPLITS:
     part = index[split]
@@ -114,7 +112,12 @@ def parser() -> commandline.Parser:
   add = made.add_argument
   add("--out", required=True, help="folder of the store")
   add("--num_workers", type=int, default=1, help="processes (1)")
-  add("--shard", default="1/1", help="i/n: build every n-th unit (1/1)")
+  add(
+    "--shard",
+    type=commandline.shard,
+    default="1/1",
+    help="i/n: build every n-th unit (1/1)",
+  )
   add("--verify", metavar="DIR", help="check a store; no other option")
   return made
 

@@ -51,13 +51,18 @@ def main(argv: list[str]) -> int:
   parser = commandline.Parser("study", __doc__, config=True, kind=StudyConfig)
   add = parser.add_argument
   add("--workdir", required=True, help="folder of the study")
-  add("--shard", default="1/1", help="i/n: run every n-th cell (1/1)")
+  add(
+    "--shard",
+    type=commandline.shard,
+    default="1/1",
+    help="i/n: run every n-th cell (1/1)",
+  )
   add("--dry_run", action="store_true", help="print the commands only")
   add("--table", action="store_true", help="only write and print the table")
   options, config = parser.parse(argv)
   errors.require(bool(options.workdir), "--workdir: got '', name a folder")
   workdir = pathlib.Path(options.workdir).resolve()
-  index, count = commandline.shard(options.shard)
+  index, count = options.shard
   plan = plans.make_plan(workdir, config.to_dict())
   if options.dry_run:
     for cell in plan.cells()[index - 1 :: count]:

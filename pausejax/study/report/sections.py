@@ -76,7 +76,7 @@ def configs(it: Report) -> Html:
 
 def commands(it: Report) -> Html:
   """Returns the commands that reproduce every run."""
-  cells = it.plan.finetuning_cells() if it.plan else ()
+  cells = it.plan.finetuning_cells() if it.plan else []
   other = {cell.id for cell in cells if cell.seed != cells[0].seed}
   shown = {n: lines for n, lines in it.commands.items() if n not in other}
   note = (
