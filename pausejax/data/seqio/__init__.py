@@ -18,16 +18,18 @@ import importlib
 import os
 
 from pausejax import errors
+from pausejax.data import library_logs
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 try:
-  importlib.import_module("seqio")  # With TensorFlow Text and TFDS.
-  import tensorflow as tf
+  with library_logs.filtered():
+    importlib.import_module("seqio")  # With TensorFlow Text and TFDS.
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
 except ModuleNotFoundError as e:
   raise errors.UserError(
     f"data.pipeline=seqio and TFDS need the module {e.name!r}; install "
     "'pausejax[seqio]', or read files through data.pipeline=segments"
   ) from e
-
-tf.config.set_visible_devices([], "GPU")
