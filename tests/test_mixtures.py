@@ -107,3 +107,41 @@ def test_later_rates_are_read_in_the_config_only():
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.Attribute) and node.attr == "later_rates":
         assert path == PACKAGE / "config" / "data.py"
+
+
+# Where text with these separators is taken apart, besides the config package.
+SEPARATORS = frozenset(",;=:")
+PARSERS = {
+  "commandline.py": "options and lists on the command line",
+  "programs/segments.py": "looks for --verify before the options are parsed",
+  "programs/tasks.py": "the title in a module's docstring",
+  "preflight/collectives.py": "programs that XLA printed",
+  "runtime/environment.py": "HOST:PORT of an environment variable",
+  "runtime/peers.py": "HOST:PORT of an environment variable",
+  "tasks/file_lists.py": "files: a comma may be part of a name on disk",
+}
+
+
+def parses(node: ast.AST) -> bool:
+  """Returns whether a node takes a text apart at one of the separators."""
+  methods = ("split", "rsplit", "partition", "rpartition")
+  if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+    return False
+  if ast.unparse(node.func) == "shlex.split":
+    return True
+  return node.func.attr in methods and any(
+    isinstance(a, ast.Constant) and {*str(a.value)} & SEPARATORS
+    for a in node.args
+  )
+
+
+def test_texts_of_configs_are_taken_apart_where_configs_are_read():
+  found = set()
+  for path in PACKAGE.rglob("*.py"):
+    if any(map(parses, ast.walk(ast.parse(path.read_text())))):
+      found.add(path.relative_to(PACKAGE).as_posix())
+  config = {name for name in found if name.startswith("config/")}
+  assert found - config == {*PARSERS, "study/arms.py"}
+  assert config == {
+    f"config/{n}.py" for n in ("arguments", "fields", "loader", "mixtures")
+  }
