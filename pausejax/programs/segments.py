@@ -26,7 +26,7 @@ import time
 from etils import epath
 
 from pausejax import commandline, errors, files, locks, tasks
-from pausejax.config import train_config
+from pausejax.config import DataConfig, train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning import encoded
 from pausejax.data.pretraining import prepare
@@ -49,6 +49,9 @@ _FIELDS = (
   "data.tfds_data_dir",
   "data.local_dir",
 )
+
+# A larger share of held-out text gets a warning.
+_MAX_HELD_OUT = 0.1
 
 
 def main(argv: list[str]) -> int:
@@ -100,6 +103,8 @@ def main(argv: list[str]) -> int:
       f"{part['num_tokens']:,} tokens, {part['num_segments']:,} segments, "
       f"unigram entropy {part['unigram_entropy']:.3f} nats"
     )
+  for line in _held_out(index, config.data):
+    print(line)
   for line in _skipped(index):
     print(line)
   print(f"segments are in {out}")
@@ -120,6 +125,27 @@ def parser() -> commandline.Parser:
   )
   add("--verify", metavar="DIR", help="check a store; no other option")
   return made
+
+
+def _held_out(index: dict, data: DataConfig) -> list[str]:
+  """Returns lines on the share of the text that is held out of training."""
+  documents, tokens = (
+    [index[split][name] for split in corpora.SPLITS]
+    for name in ("num_documents", "num_tokens")
+  )
+  share = tokens[1] / sum(tokens)
+  line = (
+    f"held out: {documents[1]:,} of {sum(documents):,} documents, "
+    f"{tokens[1]:,} of {sum(tokens):,} tokens ({share:.1%})"
+  )
+  if share <= _MAX_HELD_OUT or data.validation_files:
+    return [line]
+  return [
+    line,
+    f"warning: more than {_MAX_HELD_OUT:.0%} of the text is held out, since "
+    f"one document in {data.holdout_every} is, whole, and at least one; split "
+    "the text into more documents, or name other text as data.validation_files",
+  ]
 
 
 def _skipped(index: dict) -> list[str]:

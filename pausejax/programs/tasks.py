@@ -11,6 +11,7 @@ each held-out split are counted; tasks that generate their data have no files.
 
 import pathlib
 import sys
+from collections.abc import Mapping
 
 from pausejax import commandline, errors, tasks
 from pausejax.data.finetuning import examples
@@ -42,7 +43,8 @@ def _list(argv: list[str]) -> int:
     f"--local_dir: no folder {options.local_dir!r}",
   )
   notes: list[str] = []
-  rows = [_row(tasks.get(n), folder, notes) for n in tasks.names()]
+  counts = _counts(folder, notes) if folder else {}
+  rows = [_row(tasks.get(n), counts) for n in tasks.names()]
   for line in (*tables.table_lines([_HEADER, *rows]), *notes):
     print(line)
   return 0
@@ -50,17 +52,17 @@ def _list(argv: list[str]) -> int:
 
 def _row(
   task: tasks.Task | tasks.PretrainingTask,
-  folder: pathlib.Path | None,
-  notes: list[str],
+  counts: Mapping[tuple[str, str], str],
 ) -> tuple[str, ...]:
-  """Returns the cells of a task; adds notes on what was not counted."""
+  """Returns the cells of a task, with the counts of its splits, if any."""
   if isinstance(task, tasks.PretrainingTask):
     about = sys.modules[task.source.__module__].__doc__ or ""
     about = about.partition(":")[0]
     return (task.name, "pretraining", about, "train, validation", "loss", "-")
-  splits = examples.splits(task)
-  if folder is not None and isinstance(task.source, records.Files):
-    splits = [f"{s} {_count(task, s, folder, notes)}" for s in splits]
+  splits = [
+    f"{split} {counts.get((task.name, split), '')}".rstrip()
+    for split in examples.splits(task)
+  ]
   return (
     task.name,
     task.kind,
@@ -71,18 +73,45 @@ def _row(
   )
 
 
-def _count(
-  task: tasks.Task, split: str, folder: pathlib.Path, notes: list[str]
-) -> str:
-  own = examples.folder_of(str(folder), task.name)
-  data = score.data_config(own if pathlib.Path(own).is_dir() else str(folder))
-  try:
-    loaded = examples.read_split(task, split, data)
-  except records.MissingData:
-    return "missing"
-  except errors.UserError as e:
-    notes.append(f"{task.name} {split}: {e.message}")
-    return "unreadable"
-  if loaded.num_unusable:
-    notes.append(f"{task.name} {loaded.summary()}")
-  return f"{len(loaded.rows):,}"
+def _counts(
+  folder: pathlib.Path, notes: list[str]
+) -> dict[tuple[str, str], str]:
+  """Returns (task, split) -> number of examples, or why there is none.
+
+  Several tasks publish files of the same name in different formats. So a file
+  that a task cannot read is missing, not damaged, if another task can read it.
+
+  Args:
+    folder: the files of one task, or a folder for each task.
+    notes: gets a line on each split that is damaged or has unusable records.
+  """
+  counts: dict[tuple[str, str], str] = {}
+  failed: dict[tuple[str, str], tuple[str, set[pathlib.Path]]] = {}
+  was_read: set[pathlib.Path] = set()
+  for name in tasks.downstream_names():
+    task = tasks.downstream(name)
+    if not isinstance(task.source, records.Files):
+      continue
+    own = pathlib.Path(examples.folder_of(str(folder), name))
+    place = own if own.is_dir() else folder
+    for split in examples.splits(task):
+      files: set[pathlib.Path] = set()
+      try:
+        published = split if split in task.source.splits else "train"
+        files = {*task.source.find(published, place)}
+        loaded = examples.read_split(task, split, score.data_config(str(place)))
+      except records.MissingData:
+        counts[name, split] = "missing"
+      except errors.UserError as e:
+        failed[name, split] = e.message, files
+      else:
+        counts[name, split] = f"{len(loaded.rows):,}"
+        was_read |= files
+        if loaded.num_unusable:
+          notes.append(f"{name} {loaded.summary()}")
+  for (name, split), (message, files) in failed.items():
+    is_other = bool(files) and files <= was_read
+    counts[name, split] = "missing" if is_other else "unreadable"
+    if not is_other:
+      notes.append(f"{name} {split}: {message}")
+  return counts
