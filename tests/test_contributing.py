@@ -184,7 +184,7 @@ def test_five_files_tell_what_a_train_step_computes():
   assert [text.index(f"`{path}`") for path in STEP] == sorted(
     text.index(f"`{path}`") for path in STEP
   )
-  for path, name in ((STEP[0], "main"), (STEP[1], "train")):
+  for path, name in ((STEP[0], "main"), (STEP[1], "train_loop")):
     nodes = ast.parse((ROOT / path).read_text()).body
     defined = [n for n in nodes if isinstance(n, ast.FunctionDef)]
     (one,) = (n for n in defined if n.name == name)
