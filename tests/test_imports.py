@@ -124,6 +124,15 @@ def test_tensorflow_is_imported_in_data_seqio_only(path):
   assert not tops & FORBIDDEN
 
 
+def test_private_modules_of_jax_are_read_in_one_place():
+  private = {
+    name
+    for name, path in MODULES.items()
+    if any("._src" in other for other in imported(path))
+  }
+  assert private == {"pausejax.runtime.distributed"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_runs_code_that_came_as_data(path):
   for node in ast.walk(ast.parse(path.read_text())):

@@ -284,7 +284,7 @@ def with_id(folder, out, wrong, dtype):
   records = [np.frombuffer(whole[i], "<u2") for i in range(len(whole))]
   records = [r.astype(dtype) for r in records]
   records[5][-1] = wrong
-  writer = segments.record_store.Writer(out / "new.array_record")
+  writer = segments.record_store.RecordWriter(out / "new.array_record")
   for record in records:
     writer.write(record.tobytes())
   index["train"]["shards"] = writer.close()

@@ -55,7 +55,7 @@ def find_accelerator(
         ("jax_cuda12_plugin", "jax_cuda13_plugin"),
         "make env EXTRA=cuda, or pip install 'jax[cuda12]'",
       )
-  for path in _tpu_paths(root):
+  for path in tpu_paths(root):
     return Accelerator(
       "a TPU",
       path,
@@ -113,7 +113,7 @@ def _is_cpu_asked_for() -> bool:
   return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
 
 
-def _tpu_paths(root: pathlib.Path) -> list[pathlib.Path]:
+def tpu_paths(root: pathlib.Path = pathlib.Path("/")) -> list[pathlib.Path]:
   """Returns the device files of TPUs; vfio also lists other devices."""
   paths = sorted(root.glob("dev/accel[0-9]*"))
   devices = root.glob("sys/bus/pci/devices/*")

@@ -307,7 +307,8 @@ def _client() -> Any:
 
 
 def _state() -> Any:
-  # JAX has no public API for it; Orbax reads the same object.
+  # JAX has no public API for the coordinator's key-value store, nor for the
+  # number of a process before its devices start; Orbax reads the same object.
   from jax._src import distributed
 
   return distributed.global_state

@@ -19,6 +19,7 @@ import re
 from typing import Any
 
 from pausejax import errors
+from pausejax.runtime import accelerators
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _TIMEOUT = "PAUSEJAX_PEER_TIMEOUT"
@@ -120,6 +121,4 @@ def _is_on_tpu() -> bool:
   platforms = os.environ.get("JAX_PLATFORMS", "tpu")
   if "tpu" not in platforms or not importlib.util.find_spec("libtpu"):
     return False
-  from jax._src import cloud_tpu_init
-
-  return cloud_tpu_init.running_in_cloud_tpu_vm
+  return bool(accelerators.tpu_paths())
