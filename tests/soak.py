@@ -44,7 +44,7 @@ SMALL = (
 
 
 def write_corpus(folder: pathlib.Path) -> None:
-  """Writes twelve small books, another one a file."""
+  """Writes twelve small books, one per file."""
   folder.mkdir(parents=True)
   for book in range(12):
     words = random.Random(book).choices(
@@ -106,7 +106,7 @@ def last_meta(workdir: pathlib.Path) -> dict:
 
 
 def kill_at(args, workdir: pathlib.Path, step: int, victim: int, count: int):
-  """Starts the run and kills a process at a step; False if that was late."""
+  """Starts the run and kills a process at a step; False if it had ended."""
   logs = workdir.with_name("killed-logs")
   started = processes.start([args] * count, logs, devices=1)
   while started[victim].poll() is None:

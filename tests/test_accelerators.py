@@ -12,7 +12,7 @@ from pausejax.runtime import accelerators
 
 
 def machine(root, *paths, pci=()):
-  """Makes the files that say what a machine has."""
+  """Creates the device files of a machine."""
   for path in paths:
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).touch()
@@ -53,7 +53,7 @@ def test_accelerators_are_detected_from_device_files(
 
 @pytest.fixture
 def no_wish(monkeypatch):
-  """An environment that does not say where to compute."""
+  """An environment that does not select a platform."""
   for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"):
     monkeypatch.delenv(name, raising=False)
 

@@ -41,7 +41,7 @@ def place(tmp_path_factory):
 
 
 def run_examples(name: str, folder: pathlib.Path) -> None:
-  """Runs the examples of a docstring as a user would, and fails as they do."""
+  """Runs the examples of a docstring, and fails if one fails."""
   names = {
     "np": np,
     "pausejax": pausejax,

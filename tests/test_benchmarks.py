@@ -42,7 +42,7 @@ def one_device(monkeypatch):
 
 
 class QuickTrainer:
-  """Takes steps in no time."""
+  """A trainer whose steps take no time."""
 
   def __init__(self, *_):
     pass

@@ -44,7 +44,7 @@ def abstract():
 
 
 def state_of(abstract, step):
-  """A state whose every leaf is another one at another step."""
+  """A state in which every leaf depends on the step."""
   rng = np.random.default_rng(step)
   fresh = jax.tree.map(
     lambda x: jax.device_put(
@@ -57,7 +57,7 @@ def state_of(abstract, step):
 
 @pytest.fixture(scope="module")
 def pristine(abstract, tmp_path_factory):
-  """A workdir with the whole steps 4 and 8."""
+  """A workdir with the intact steps 4 and 8."""
   workdir = tmp_path_factory.mktemp("pristine")
   store = Store(workdir / "checkpoints", KEEP)
   for step in (4, 8):
@@ -382,7 +382,7 @@ def test_an_unreadable_file_moves_nothing(workdir, abstract, part):
 
 @contextlib.contextmanager
 def without_rights():
-  """Root may read everything, so it becomes another user inside."""
+  """Switches to another user inside, since root may read everything."""
   is_root = os.geteuid() == 0
   if is_root:
     os.seteuid(65534)

@@ -60,12 +60,12 @@ COMMANDS = [command for page in PAGES for command in commands(page)]
 
 
 class Parsed(Exception):
-  """The words are right; the verb itself is not run."""
+  """The arguments are valid; the verb itself is not run."""
 
 
 @pytest.fixture
 def parse_only(monkeypatch, tmp_path):
-  """Lets every verb stop once its words are parsed, beside trained runs."""
+  """Makes every verb stop after parsing its arguments, beside trained runs."""
   parse = commandline.Parser.parse
 
   def parsed(self, argv, inherit=None):
@@ -165,7 +165,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
 
 
 def test_the_number_of_commands_that_are_not_run_is_fixed():
-  """A parser that finds no blocks would let every page pass."""
+  """With a parser that finds no blocks, every page would pass."""
   counts = collections.Counter(bool(c.needs) for c in COMMANDS)
   print(f"{counts[False]} commands run anywhere, {counts[True]} need something")
   assert counts[False] > 30 and counts[True] > 10
@@ -220,7 +220,7 @@ def test_readme_is_short():
 
 
 def templates() -> set[str]:
-  """Returns the texts in the package, {} for what is filled in."""
+  """Returns the texts in the package, with {} for each inserted value."""
   found = set()
   for path in (ROOT / "pausejax").rglob("*.py"):
     for node in ast.walk(ast.parse(path.read_text())):

@@ -44,7 +44,7 @@ REST = f"__path__.append({str(ROOT / 'pausejax')!r})\n"
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
-  """Puts stand-ins for pausejax in place; returns the calls of them."""
+  """Installs stand-ins for pausejax; returns their calls."""
   record = tmp_path / "record"
   for path in ("bin/pausejax", ".venv/bin/pausejax", "pausejax/__main__.py"):
     write_program(tmp_path / path, RECORDER)
@@ -69,20 +69,20 @@ def output(main, *args, capsys) -> str:
   return capsys.readouterr().out
 
 
-def stories() -> dict[str, str]:
-  """The commands of each story in the README that trains something."""
+def examples_by_title() -> dict[str, str]:
+  """The commands of each launcher's example in the README."""
   found = {}
   text = (ROOT / "launch/README.md").read_text()
-  for title, story in re.findall(r"(?ms)^## (.*?)\n(.*?)(?=^## |\Z)", text):
-    for commands in re.findall(r"(?ms)^```sh\n(.*?)^```", story):
+  for title, section in re.findall(r"(?ms)^## (.*?)\n(.*?)(?=^## |\Z)", text):
+    for commands in re.findall(r"(?ms)^```sh\n(.*?)^```", section):
       if "preflight" in commands:
         found[title] = commands
   return found
 
 
-@pytest.mark.parametrize("title", stories())
+@pytest.mark.parametrize("title", examples_by_title())
 def test_example_commands_of_the_readme_run(title, recorded, tmp_path):
-  commands = stories()[title]
+  commands = examples_by_title()[title]
   for name in ("docker", "gcloud", "kubectl", "sbatch", "sky", "squeue"):
     write_program(tmp_path / "bin" / name, "#!/bin/sh\necho ACTIVE\n")
   for name in ("launch", "configs"):
@@ -115,7 +115,7 @@ def test_local_dry_run_is_a_script(recorded):
 
 
 def test_local_stops_all_processes_and_returns_one_exit_code(tmp_path):
-  """A signal reaches all; what stays is killed; one code stands for all."""
+  """A signal reaches all; a process that remains is killed."""
   write_program(tmp_path / "pausejax/__init__.py", REST)
   write_program(
     tmp_path / "pausejax/__main__.py",
@@ -398,7 +398,7 @@ TPU_VM += ["--runtime_version=r", "--spot"]
 
 @pytest.fixture
 def gcloud(recorded, tmp_path, monkeypatch):
-  """Puts a gcloud in place that plays the given lives; returns its calls."""
+  """Installs a gcloud that simulates the given states; returns its calls."""
   write_program(tmp_path / "bin/gcloud", GCLOUD)
   monkeypatch.setattr(tpu_vm, "POLL_S", 0)
   calls = tmp_path / "bin/calls"

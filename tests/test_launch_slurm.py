@@ -146,7 +146,7 @@ def test_a_crash_without_a_new_checkpoint_is_requeued_a_limited_number_of_times(
 @pytest.mark.parametrize("code", ["2", "3", "4"])
 def test_a_permanent_error_is_not_requeued(submit, code):
   job = submit(code)
-  assert job.end() == "FAILED" and "queue" not in job.log()
+  assert job.end() == "FAILED" and "; requeued" not in job.log()
 
 
 def test_a_cancelled_job_is_not_requeued(submit, tmp_path):
@@ -171,7 +171,7 @@ def process_of(job: Job, rank: int) -> int:
 
 
 def test_training_resumes_bit_for_bit(slurm, tmp_path):
-  """Two nodes: preempted, then one process killed, then left alone.
+  """Two nodes: preempted, then one process killed, then undisturbed.
 
   Compared with two processes that nothing disturbs: the same number of devices
   and the same sums, so every loss has the same bits.

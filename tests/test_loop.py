@@ -16,7 +16,7 @@ from tests.test_sharding import one_device_mesh
 
 
 class Batches:
-  """Batches of nothing."""
+  """Empty batches."""
 
   def __next__(self):
     return {}

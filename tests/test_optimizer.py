@@ -65,7 +65,7 @@ def is_matrix(path) -> bool:
 
 
 def unstacked_optimizer(name: str, schedule) -> optax.GradientTransformation:
-  """What optax makes of the name, told by parameters' names what is what."""
+  """Optax's optimizer of the name, with masks from the parameters' names."""
   factory = getattr(optax.contrib, name, None) or getattr(optax, name)
   mask = functools.partial(
     jax.tree_util.tree_map_with_path, lambda path, _: is_matrix(path)

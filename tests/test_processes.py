@@ -221,7 +221,7 @@ for _ in range(10**6):
 
 
 def ours(log: str) -> list[str]:
-  """Returns the lines that pausejax wrote, what it waited for apart."""
+  """Returns the lines that pausejax wrote, except those about waiting."""
   lines = [s for s in log.splitlines() if s.startswith("pausejax: ")]
   return [line for line in lines if "waits for" not in line]
 
@@ -361,7 +361,7 @@ def prepared(tmp_path_factory):
 def begin(
   prepared, workdir, count: int, *more: str, devices: int = 4, hook: str = ""
 ):
-  """Starts a run with so many processes and devices in all."""
+  """Starts a run with these numbers of processes and devices in all."""
   command = soak.command(prepared[0], workdir, *prepared[1:], *more)
   code = f"import os, signal, sys\nfrom pausejax import cli\n{hook}\n"
   code += "sys.exit(cli.main(sys.argv[1:]))"
@@ -400,7 +400,7 @@ def evaluations(workdir) -> dict[int, tuple]:
 
 @pytest.fixture(scope="module")
 def quiet(prepared, tmp_path_factory):
-  """An undisturbed run of two processes."""
+  """An uninterrupted run of two processes."""
   workdir = tmp_path_factory.mktemp("quiet") / "run"
   finish(prepared, workdir, 2)
   return workdir

@@ -75,7 +75,7 @@ def feed_forward(c, w, x):
 
 
 def forward(model, ids, num_prefix=0):
-  """Logits [T, ids that exist] of one row; the prefix sees all of itself."""
+  """Logits [T, ids that exist] of one row; the prefix is bidirectional."""
   c = model.config
   num_prefix = num_prefix if c.prefix_attention == "bidirectional" else 0
   weights = {

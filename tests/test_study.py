@@ -55,7 +55,7 @@ def plan(workdir: pathlib.Path, **changes) -> plans.Study:
 
 
 class Recorder(program.Runner):
-  """A runner whose commands only leave their traces."""
+  """A runner that records its commands instead of running them."""
 
   def __init__(self, plan, index=1, count=1, fails=None):
     super().__init__(plan, index, count)
@@ -244,7 +244,7 @@ def test_shards_run_every_cell_once(tmp_path):
 
 
 def test_a_shard_does_not_wait_for_what_failed_in_another(tmp_path, capsys):
-  """What failed before it began may be running again, and is waited for."""
+  """It waits for cells that failed earlier, which may be running again."""
   built = plan(tmp_path)
   assert Recorder(built, fails={"pretrain/pause": 1}).run() == 1
   late = Recorder(built, 6, 8)
@@ -269,7 +269,7 @@ def test_a_wrong_shard_is_refused(text):
 def write_result(
   cell, num_pauses, values, filler="<pause>", finetuned=None, **other
 ):
-  """Puts a result of metric "em" where an evaluation would."""
+  """Writes a result of metric "em" as an evaluation does."""
   was = {"num_pauses": num_pauses, "position": "append", "filler": ""}
   rows = [
     {"id": str(i), "prediction": "", "values": {"em": v}}
@@ -369,7 +369,7 @@ def smaller(config) -> dict:
 
 @pytest.mark.slow
 def test_a_killed_study_resumes_and_runs_every_cell_once(tmp_path, request):
-  """Killed alone, with its child, and asked to stop: nothing runs twice."""
+  """Killed without or with its child, or asked to stop: nothing runs twice."""
   config = tmp_path / "small.py"
   tree = smaller(load_config("study_smoke"))
   config.write_text(

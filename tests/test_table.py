@@ -16,7 +16,7 @@ ANSWERS = np.random.default_rng(0).integers(0, 2, (3, 2, 40))
 
 
 def write(cell, values, *, groups=True, ids=None, **changes) -> None:
-  """Puts a result as finetuned where an evaluation would."""
+  """Writes a result as finetuned, as an evaluation does."""
   m = int(cell.finetuning[1:])
   ids = ids or [str(i) for i in range(len(values))]
   rows = [
@@ -149,7 +149,7 @@ def test_a_variant_on_the_runs_of_the_first_is_paired_with_it(tmp_path):
 
 
 def test_line_separators_in_predictions_are_text(built):
-  """And the page says what an interval is, as the table does."""
+  """The page explains the interval, as the table does."""
   built.save()
   for cell in built.finetuning_cells():
     test_report.write_run(cell.workdir, seed=cell.seed, task="stdlib_cloze")

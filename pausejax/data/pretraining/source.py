@@ -138,9 +138,9 @@ class SegmentSource:
     return dataclasses.replace(self, data=data)
 
   def _filled(self, text_BT: np.ndarray) -> np.ndarray:
-    """Returns segments as long as the data asks for, `PADDING` at their ends.
+    """Returns segments padded with `PADDING` to the length in the config.
 
-    "exact" stores shorter segments than a run without pauses reads.
+    With "exact", stored segments are shorter than those of a standard run.
     """
     missing = self.data.num_text_tokens - text_BT.shape[1]
     return np.pad(text_BT, ((0, 0), (0, missing)), constant_values=PADDING)
@@ -168,7 +168,7 @@ class SegmentSource:
   def batch(
     self, text_BT: np.ndarray, positions_B: np.ndarray, salt: int = 0
   ) -> Batch:
-    """Returns the batch of some segments, the pauses of their positions in."""
+    """Returns the batch of some segments, with pauses inserted."""
     pauses = self.data.pauses
     targets_BT = pauses.insert(
       text_BT,
@@ -191,7 +191,7 @@ class MixedSource:
   """Makes the batch of any step from several stores, by rate.
 
   Attributes:
-    sources: task -> its source; they differ in their stores alone.
+    sources: task -> its source; they differ only in their stores.
     stages: the rates of the tasks over the run.
   """
 
@@ -229,7 +229,7 @@ class MixedSource:
     return self._first.batch(text_BT, positions_B)
 
   def evaluation_batches(self, num_batches: int) -> Iterator[Batch]:
-    """Yields what the source of each task yields, one after another."""
+    """Yields the batches of each task's source, one task after another."""
     for source in self.sources.values():
       yield from source.evaluation_batches(num_batches)
 
@@ -239,7 +239,7 @@ class MixedSource:
     return dataclasses.replace(self, sources=sources)
 
   def fingerprint(self) -> dict:
-    """Returns that of the sources, and the rates."""
+    """Returns the fingerprint of the sources, and the rates."""
     parts = {name: s.fingerprint() for name, s in self.sources.items()}
     return {
       **self._first.fingerprint(),
@@ -251,7 +251,7 @@ class MixedSource:
 
 
 class StepBatches:
-  """The training batches of a source, made ahead by a thread."""
+  """The training batches of a source, prepared in advance by a thread."""
 
   def __init__(self, source: StepSource):
     self._source = source
@@ -267,11 +267,11 @@ class StepBatches:
     return self._source.fingerprint()
 
   def state(self) -> dict[str, bytes]:
-    """Returns the number of the next step, which is all there is."""
+    """Returns the number of the next step, the only state."""
     return {"position.json": json.dumps({"step": self._step}).encode()}
 
   def restore(self, state: dict[str, bytes]) -> None:
-    """Goes on at the step that `state` tells."""
+    """Continues at the step in `state`."""
     self._start(json.loads(state["position.json"])["step"])
 
   def _start(self, step: int) -> None:
@@ -289,6 +289,6 @@ class StepBatches:
 
 @functools.lru_cache(maxsize=64)
 def _epoch_seed(seed: int, epoch: int) -> int:
-  """Returns 32 bits that decide the order of an epoch."""
+  """Returns a 32-bit seed of the order of an epoch."""
   sequence = np.random.SeedSequence([seed % 2**64, epoch])
   return int(sequence.generate_state(1)[0])
