@@ -65,6 +65,7 @@ def _has_tensorflow() -> bool:
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb and returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
+  _open_closed_streams()
   signal.signal(signal.SIGINT, _stopped)
   signals.listen(_stopped_in_compiler)
   try:
@@ -83,6 +84,13 @@ def main(argv: list[str] | None = None) -> int:
     if exit_code is None:
       raise
     return exit_code
+
+
+def _open_closed_streams() -> None:
+  """Discards what is printed to a stream that was closed, as by `>&-`."""
+  for name in ("stdout", "stderr"):
+    if getattr(sys, name) is None:
+      setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _explain(error: BaseException) -> int | None:

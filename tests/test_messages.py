@@ -1,5 +1,8 @@
 """Messages of wrong command lines: one line, the same words in every verb."""
 
+import subprocess
+import sys
+
 import pytest
 
 import pausejax
@@ -156,3 +159,13 @@ def test_a_misspelled_name_gets_the_nearest(argv, words, runs, capfd):
   (runs / "smok.py").write_text("print('not a config')\n")
   argv = argv + ["--workdir=new"] * (argv[0] == "train")
   assert words in refused(argv, capfd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argv", ["--help", "tasks list", "train --help"])
+def test_a_closed_output_costs_no_traceback(argv):
+  command = f"{sys.executable} -m pausejax {argv} >&-"
+  done = subprocess.run(
+    ["sh", "-c", command], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -308,3 +309,20 @@ def test_the_vocabulary_size_and_its_source():
   tree.data.task = "text"
   text = train_config(tree.to_dict())
   assert program._vocab_size(0, text)[0] == 259
+
+
+def test_small_sizes_are_shown_in_small_units():
+  small = dataclasses.replace(
+    FOUND,
+    state_bytes=90_000,
+    needed_bytes=2_000_000,
+    collectives={"all-gather": {"count": 1, "bytes": 52_000, "far_bytes": 0}},
+    flops_per_token=87_000.0,
+    tokens_per_step=16,
+    num_steps=3,
+  )
+  text = table.report_text(small)
+  assert "87.89 KiB" in text and "1.91 MiB" in text and "52.00" in text
+  assert "87.00 kFLOP per token" in text
+  assert re.search(r"times +kB", text)
+  assert not re.search(r"\b0\.00+\b", text)

@@ -158,11 +158,13 @@ def _collectives(preflight: Preflight) -> list[str]:
   if not preflight.collectives:
     return []
   where = "slices" if preflight.num_slices > 1 else "hosts"
-  lines = ["collectives of a step      times         GB"]
+  most = max(row["bytes"] for row in preflight.collectives.values())
+  scale, prefix = _prefix(most)
+  lines = [f"collectives of a step      times{prefix + 'B':>11}"]
   for kind, row in preflight.collectives.items():
-    far = row["far_bytes"] / 1e9
+    far = row["far_bytes"] / scale
     between = f"   {far:.2f} of it between {where}" if far else ""
-    size = row["bytes"] / 1e9
+    size = row["bytes"] / scale
     lines.append(f"  {kind:20}{row['count']:10,}{size:11.2f}{between}")
   lines.append("  (sizes of the full arrays of each device)")
   if preflight.num_uncounted:
@@ -175,10 +177,11 @@ def _collectives(preflight: Preflight) -> list[str]:
 
 def _times(preflight: Preflight) -> list[str]:
   all_steps = f"{preflight.num_steps:,} steps"
+  scale, prefix = _prefix(preflight.flops_per_token)
   lines = [
     f"{preflight.tokens_per_step:,} tokens per step, "
-    f"{preflight.flops_per_token / 1e9:.2f} GFLOP per token; of the peak "
-    f"{preflight.peak_flops / 1e12:,.0f} TFLOP/s per device",
+    f"{preflight.flops_per_token / scale:.2f} {prefix}FLOP per token; of the "
+    f"peak {preflight.peak_flops / 1e12:,.0f} TFLOP/s per device",
     f"   MFU     s a step     tokens/s   days for 200B   days for {all_steps}",
   ]
   for utilization in _UTILIZATIONS:
@@ -187,10 +190,22 @@ def _times(preflight: Preflight) -> list[str]:
     days = _TOKENS / rate / _DAY
     run = preflight.num_steps * seconds / _DAY
     lines.append(
-      f"  {utilization:4.0%}  {seconds:11.3f}  {rate:11,.0f}  {days:14.2f}"
-      f"  {run:{len(all_steps) + 9}.2f}"
+      f"  {utilization:4.0%}  {_decimals(seconds, 3):>11}  {rate:11,.0f}"
+      f"  {_decimals(days, 2):>14}  {_decimals(run, 2):>{len(all_steps) + 9}}"
     )
   return lines
+
+
+def _prefix(value: float) -> tuple[float, str]:
+  """Returns (1e9, "G"), or a smaller unit that does not show 0.00."""
+  units = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+  return next(((s, p) for s, p in units if value >= 0.1 * s), (1.0, ""))
+
+
+def _decimals(value: float, digits: int) -> str:
+  """Returns a number with some decimals, with an exponent if all are 0."""
+  is_small = 0 < value < 10.0**-digits
+  return f"{value:.1e}" if is_small else f"{value:.{digits}f}"
 
 
 def _conclusion(preflight: Preflight) -> str:
@@ -226,4 +241,9 @@ def _advice(preflight: Preflight) -> str:
 
 
 def _gib(num_bytes: float) -> str:
-  return f"{num_bytes / _GIB:.2f} GiB"
+  """Returns a number of bytes in GiB, in a smaller unit below 0.1 GiB."""
+  units = ((_GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+  for scale, unit in units:
+    if abs(num_bytes) >= 0.1 * scale:
+      return f"{num_bytes / scale:.2f} {unit}"
+  return f"{num_bytes:.0f} bytes"
