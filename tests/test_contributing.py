@@ -123,6 +123,7 @@ def run(*words):
   assert cli.main([*words]) == 0
 
 tiny = (
+  "--config.data.task=text", "--config.data.files=texts/",
   "--config.num_steps=2", "--config.data.seq_len=64", "--config.batch_size=4",
   "--config.eval.num_batches=1", "--config.data.pause_mode=even",
   "--config.model.num_layers=1", "--config.model.d_model=16",
@@ -158,6 +159,9 @@ def copy(tmp_path_factory):
     for edit in edits:
       put_before(folder / path, *edit)
   (folder / "my_tasks.py").write_text(TASK)
+  (folder / "texts").mkdir()
+  for i in range(40):
+    (folder / "texts" / f"{i}.txt").write_text("A text to read. " * 40)
   return folder
 
 
