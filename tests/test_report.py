@@ -167,6 +167,11 @@ class Outline(html.parser.HTMLParser):
     return sum(name == tag for name, _ in self.elements)
 
 
+def read_table(path) -> list[dict]:
+  with path.open() as file:
+    return [*csv.DictReader(file)]
+
+
 def outline(workdir) -> Outline:
   return Outline((workdir / "report.html").read_text())
 
@@ -181,7 +186,7 @@ def test_every_format_shows_numbers_computed_by_hand(written):
     assert text.replace("±", "$\\pm$") in tex
   assert "0 of 2 seeds" in page.cells
   assert "7.5 ± 0.5" in page.cells  # The paper's StdPT_StdFT.
-  first, missing, pause = csv.DictReader((written / "report.csv").open())
+  first, missing, pause = read_table(written / "report.csv")
   assert [float(r["mean"]) for r in (first, pause)] == [37.5, 87.5]
   assert missing["mean"] == "" and float(pause["difference"]) == 50.0
 
@@ -286,7 +291,7 @@ def test_a_folder_of_runs_needs_no_study(tmp_path):
   write_result(tmp_path / "other", 10, [0, 1])
   out = tmp_path / "out" / "page.html"
   program.main([str(tmp_path), f"--out={out}"])
-  rows = list(csv.DictReader(out.with_suffix(".csv").open()))
+  rows = read_table(out.with_suffix(".csv"))
   assert [r["variant"] for r in rows] == ["deep/plain", "other"]
   assert [float(r["mean"]) for r in rows] == [75.0, 50.0]
   commands = json.loads(out.with_suffix(".json").read_text())["commands"]
