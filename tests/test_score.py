@@ -244,9 +244,8 @@ def test_the_list_counts_the_available_examples(folder, capsys):
   said = capsys.readouterr().out
   assert "train missing, validation 4 " in said
   assert "train 1, validation 2 " in said
-  # GSM8K calls its file by the same name.
-  assert "train unreadable" in said
-  assert f"gsm8k train: {folder}/train.jsonl:1: no field 'answer'" in said
+  # GSM8K has a file of the same name: that of PIQA is not its own.
+  assert "unreadable" not in said and "no field 'answer'" not in said
 
 
 def test_the_list_finds_a_folder_for_each_task(folder, capsys):

@@ -89,7 +89,7 @@ class LoadedRun:
     self._saved = saved
     self.workdir = saved.workdir
     self.step = saved.step
-    self.config = ConfigDict(saved.meta["config"])
+    self.config: Any = ConfigDict(saved.meta["config"])
     self.tokenizer = saved.tokenizer
 
   def __repr__(self) -> str:
