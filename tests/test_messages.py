@@ -1,5 +1,7 @@
 """Messages of wrong command lines: one line, the same words in every verb."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -169,3 +171,20 @@ def test_a_closed_output_costs_no_traceback(argv):
     ["sh", "-c", command], capture_output=True, text=True, check=False
   )
   assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_the_imports_prints_no_traceback(tmp_path):
+  # A module that is imported early presses Ctrl-C.
+  (tmp_path / "ml_collections.py").write_text(
+    "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-m", "pausejax", "train", "--config=smoke"],
+    env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode in (130, -signal.SIGINT)
+  assert "Traceback" not in done.stderr
