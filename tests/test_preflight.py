@@ -12,9 +12,9 @@ import pytest
 
 from pausejax import cli
 from pausejax.config import default, load_config, train_config
-from pausejax.preflight import table
+from pausejax.preflight import summary
 from pausejax.preflight.remedies import Remedy, find_remedies
-from pausejax.preflight.table import Preflight
+from pausejax.preflight.summary import Preflight
 from pausejax.runtime import chips, flops
 from pausejax.training import ahead
 
@@ -103,7 +103,7 @@ def test_times_follow_from_the_stated_peak():
   seconds = FOUND.step_seconds(0.5)
   tokens = 1024 * 2048
   assert seconds == pytest.approx(tokens * 8e9 / (0.5 * 197e12 * 256))
-  text = table.report_text(FOUND)
+  text = summary.report_text(FOUND)
   (line,) = [x for x in text.splitlines() if x.startswith("   50%")]
   days = 200e9 / (tokens / seconds) / 86_400
   assert f"{seconds:.3f}" in line
@@ -190,7 +190,7 @@ def test_a_smaller_batch_is_offered_only_where_it_was_accepted():
 def test_no_remedy_that_does_not_fit_is_offered_as_fitting():
   found, asked = remedies(0.5, largest=0)
   assert found == [] and len(asked) <= 6
-  text = table.report_text(dataclasses.replace(FOUND, remedies=found))
+  text = summary.report_text(dataclasses.replace(FOUND, remedies=found))
   assert "It does not fit v5e-256: the step needs 20.00 GiB" in text
   assert "16.00 GiB are available" in text and "--config" not in text
   assert "more devices" in text
@@ -201,7 +201,7 @@ def test_unchecked_remedies_are_marked():
     Remedy(words=SPLIT, needed_bytes=11 * GIB),
     Remedy(words="--config.model.remat=full"),
   ]
-  text = table.report_text(dataclasses.replace(FOUND, remedies=found))
+  text = summary.report_text(dataclasses.replace(FOUND, remedies=found))
   checked, others = text.split("not checked: ")
   assert f"add {SPLIT} (needs 11.00 GiB: it fits)" in checked
   assert "--config.model.remat=full, or more devices" in others
@@ -321,7 +321,7 @@ def test_small_sizes_are_shown_in_small_units():
     tokens_per_step=16,
     num_steps=3,
   )
-  text = table.report_text(small)
+  text = summary.report_text(small)
   assert "87.89 KiB" in text and "1.91 MiB" in text and "52.00" in text
   assert "87.00 kFLOP per token" in text
   assert re.search(r"times +kB", text)

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from pausejax.programs import report as program
-from pausejax.study.report import commands, contents, grid, levels, losses
+from pausejax.study.report import commands, contents, grid, levels, loss_tables
 from tests import test_report
 
 
@@ -70,7 +70,7 @@ def test_plain_text_scores_are_shown_and_reproduced(tmp_path):
   folder.mkdir()
   (folder / "x.json").write_text(json.dumps(text_score(step=2)))
   it = contents.collect(tmp_path)
-  assert "0.8904" in losses.text_scores(it)
+  assert "0.8904" in loss_tables.text_scores(it)
   words = shlex.split(it.commands["c"][-1])
   assert "--text=held out.txt" in words and "--limit=4" in words
   assert f"--checkpoint={tmp_path / 'c'}-again/checkpoints/2" in words
@@ -86,15 +86,15 @@ def test_held_out_losses_compare_runs_by_the_text_without_pauses(tmp_path):
   text = metrics.read_text().rsplit("\n", 1)[0] + "\nnot a row\n"
   metrics.write_text(text + "".join(json.dumps(r) + "\n" for r in rows))
   it = contents.collect(tmp_path)
-  shown = losses.held_out(it)
+  shown = loss_tables.held_out(it)
   assert "2.8750" in shown and "2.7500 (6)" in shown
-  assert "1 unreadable lines left out" in losses.last_steps(it)
+  assert "1 unreadable lines left out" in loss_tables.last_steps(it)
 
 
 def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
   test_report.write_run(tmp_path / "run")
   (run,) = contents.collect(tmp_path).runs
-  assert losses.machine(run) == ["unknown"] * 3
+  assert loss_tables.machine(run) == ["unknown"] * 3
 
 
 @pytest.mark.parametrize(

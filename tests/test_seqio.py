@@ -27,9 +27,9 @@ from pausejax.data.batch import language_model_batch  # noqa: E402
 from pausejax.data.seqio import (  # noqa: E402
   pauses,
   preprocessors,
+  pretraining,
   sources,
   stream,
-  tasks,
   vocabulary,
 )
 from pausejax.tasks import (  # noqa: E402
@@ -419,7 +419,7 @@ def test_the_identity_of_a_document_depends_on_its_text_only(folder, tmp_path):
 @pytest.mark.parametrize("seq_len", [5, 32, 100_000])
 def test_segments_lose_no_token(folder, spec, seq_len):
   data = data_config(files=folder, tokenizer=spec)
-  task = tasks.segments_task(TASK, data, vocabulary.vocabulary(spec))
+  task = pretraining.segments_task(TASK, data, vocabulary.vocabulary(spec))
   dataset = task.get_dataset({"targets": seq_len}, shuffle=False)
   segments = list(dataset.as_numpy_iterator())
   expected = all_ids(file_source(folder), spec)
@@ -435,7 +435,7 @@ def test_segments_lose_no_token(folder, spec, seq_len):
 def test_a_full_last_segment_gets_no_padding():
   texts = ["x", "held in", "abc", "abcdefghijk"]  # 7+1 + 3+1 + 11+1 = 24.
   data = data_config(holdout_every=4)
-  task = tasks.segments_task(
+  task = pretraining.segments_task(
     python_task(texts), data, vocabulary.vocabulary("bytes")
   )
   segments = list(task.get_dataset({"targets": 8}).as_numpy_iterator())
@@ -448,7 +448,9 @@ def test_registered_tasks_insert_the_pauses_of_numpy(folder, mode):
   data = data_config(files=folder, pause_mode=mode)
   twin = vocabulary.vocabulary("bytes")
   for _ in range(2):  # A second time replaces the first.
-    names = tasks.register_pretraining(TASK, data, twin, seed=11, shard=(1, 3))
+    names = pretraining.register_pretraining(
+      TASK, data, twin, seed=11, shard=(1, 3)
+    )
   assert names == ("seqio_test", "seqio_test_pause")
   plain, with_pauses = (
     list(
@@ -492,7 +494,7 @@ def test_no_pause_follows_the_last_token_of_a_text():
 
 
 def test_tasks_without_a_length_are_one_line_errors(folder):
-  task = tasks.segments_task(
+  task = pretraining.segments_task(
     TASK, data_config(files=folder), vocabulary.vocabulary("bytes")
   )
   assert "sequence_length" in message(task.get_dataset)
@@ -504,7 +506,7 @@ def test_tasks_without_a_length_are_one_line_errors(folder):
 @pytest.mark.parametrize("mode", pause.MODES)
 def test_batches_are_those_of_numpy(folder, mode):
   data = data_config(files=folder, pause_mode=mode, shuffle_buffer=1)
-  task = tasks.segments_task(TASK, data, vocabulary.vocabulary("bytes"))
+  task = pretraining.segments_task(TASK, data, vocabulary.vocabulary("bytes"))
   dataset = task.get_dataset({"targets": data.num_text_tokens}, shuffle=False)
   rows = [preprocessors.with_padding(s).numpy() for s in dataset]
   rows = np.stack(rows * 2)  # Two epochs.

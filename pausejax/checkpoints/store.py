@@ -24,11 +24,11 @@ import jax
 from pausejax import errors
 from pausejax.checkpoints import (
   arrays,
-  contents,
   folders,
   leaves,
   retention,
   space,
+  step_files,
 )
 from pausejax.config import CheckpointConfig
 from pausejax.runtime import distributed
@@ -113,9 +113,9 @@ class Store:
     if self._identity is None:
       self.prepare(state)
     self._last_finite = step - num_skipped
-    items = contents.items(state)
-    data = contents.named_by_process(data)
-    content = contents.meta_files(step, meta, items, data)
+    items = step_files.items(state)
+    data = step_files.named_by_process(data)
+    content = step_files.meta_files(step, meta, items, data)
     self._require_folder()
     try:
       if jax.process_index() == 0:
@@ -251,7 +251,7 @@ class Store:
     try:
       with folders.readable(path):
         small = folders.read_step(self._folder, step)
-      items = contents.items(abstract)
+      items = step_files.items(abstract)
       named = {**items["params"], **items["opt_state"]}
       leaves.require_same_leaves(
         small.meta["leaves"], leaves.shapes_and_dtypes(named)
@@ -260,7 +260,7 @@ class Store:
       state = leaves.unflatten(abstract, restored_leaves)
       if int(state.step) != step:
         raise folders.Damaged(f"its state is of step {int(state.step)}")
-      own = contents.of_process(small.data)
+      own = step_files.of_process(small.data)
       restored = Restored(state, own, small.meta, "")
     except folders.Damaged as e:
       broken = str(e)

@@ -24,7 +24,7 @@ from typing import Any
 from pausejax import commandline, errors
 from pausejax.config import TrainConfig, train_config
 from pausejax.data import tokenizers
-from pausejax.preflight import table, topologies
+from pausejax.preflight import summary, topologies
 from pausejax.preflight.remedies import find_remedies
 from pausejax.preflight.topologies import Topology
 
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
   os.environ.update(_ENVIRONMENT)
   result = _measure(config, vocab_size + 1, topology, compiler)
-  print(table.report_text(result))
+  print(summary.report_text(result))
   if options.json:
     whole = {"config": options.config, **dataclasses.asdict(result)}
     pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
@@ -117,7 +117,7 @@ def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
 
 def _measure(
   config: TrainConfig, vocab_size: int, topology: Topology, compiler: str
-) -> table.Preflight:
+) -> summary.Preflight:
   """Compiles the step, several times if needed, and returns the results."""
   # Imported here: the command line is checked before JAX starts.
   import jax
@@ -152,7 +152,7 @@ def _measure(
         model_config,
         frees_memory=bool(compiler),
       )
-    print(table.verdict_line(verdict), flush=True)
+    print(summary.verdict_line(verdict), flush=True)
     return verdict
 
   def ask_changed(changed: TrainConfig, words: str) -> int:
@@ -164,7 +164,7 @@ def _measure(
       verdict = ahead.compile_step(
         changed, changed_model, frees_memory=bool(compiler)
       )
-    print(table.verdict_line(verdict, words), flush=True)
+    print(summary.verdict_line(verdict, words), flush=True)
     return verdict.needed_bytes
 
   print(
@@ -193,7 +193,7 @@ def _measure(
       largest_batch=largest,
     )
   traffic = collectives.collectives(first.hlo_text)
-  return table.Preflight(
+  return summary.Preflight(
     topology=topology.name,
     compiler=compiler,
     device_kind=topology.chip.kind,
@@ -206,7 +206,7 @@ def _measure(
     available_bytes=available,
     batch_size=config.batch_size,
     largest_batch=largest,
-    verdicts=[table.as_data(verdict) for verdict in verdicts],
+    verdicts=[summary.as_data(verdict) for verdict in verdicts],
     collectives=_traffic(traffic, mesh.devices.flat),
     num_uncounted=sum(one.is_lower_bound for one in traffic),
     remedies=remedies,

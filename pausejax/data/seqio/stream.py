@@ -25,7 +25,7 @@ from pausejax.config import DataConfig
 from pausejax.data import batch, tokenizers
 from pausejax.data.batch import PADDING
 from pausejax.data.pretraining.source import EVALUATION_SEED
-from pausejax.data.seqio import preprocessors, sources, tasks
+from pausejax.data.seqio import preprocessors, pretraining, sources
 from pausejax.data.seqio.vocabulary import vocabulary
 from pausejax.tasks import PretrainingTask, corpora
 
@@ -82,7 +82,9 @@ class SeqioBatches:
     self._pauses = pauses
     self._shard = shard
     self._tokenizer = tokenizers.load_tokenizer(data.tokenizer)
-    self._task = tasks.segments_task(task, data, vocabulary(data.tokenizer))
+    self._task = pretraining.segments_task(
+      task, data, vocabulary(data.tokenizer)
+    )
     segments = self._segments()
     self._require_segment(segments)
     self._iterators = [iter(self._pipeline(segments))]

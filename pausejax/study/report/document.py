@@ -10,7 +10,7 @@ from pausejax.study.report import (
   contents,
   figures,
   grid,
-  losses,
+  loss_tables,
   sections,
 )
 from pausejax.study.report.contents import Report
@@ -28,9 +28,11 @@ def report_page(it: Report, *, paper: bool) -> str:
     sections.variants_table(it, paper=paper),
     grid.grid_section(it.plan, it.rows),
   )
-  held_out = join(losses.held_out(it), losses.text_scores(it))
+  held_out = join(loss_tables.held_out(it), loss_tables.text_scores(it))
   training = join(
-    losses.last_steps(it), figures.training_charts(it), losses.machines(it)
+    loss_tables.last_steps(it),
+    figures.training_charts(it),
+    loss_tables.machines(it),
   )
   parts = [
     ("variants", "Variants", variants),

@@ -1,7 +1,7 @@
 """Pretraining tasks as SeqIO tasks.
 
 vocabulary = vocabulary.vocabulary(data.tokenizer)
-tasks.register_pretraining(task, data, vocabulary, seed=0)
+pretraining.register_pretraining(task, data, vocabulary, seed=0)
 seqio.get_mixture_or_task("c4_pause").get_dataset({"targets": 2048})
 """
 
