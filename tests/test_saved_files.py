@@ -115,3 +115,23 @@ def test_a_saved_finetuning_resumes(saved):
   )
   assert "resuming from step 2" in output
   require_rows(saved, "finetuned")
+
+
+@pytest.mark.parametrize(
+  ("name", "loss"), [("lamb", 5.5458808), ("adafactor", 5.5673203)]
+)
+def test_a_state_of_all_layers_as_one_resumes_as_one_of_each(
+  name, loss, tmp_path
+):
+  """The next loss is what 0.1.0 had: it depends on the parameters only."""
+  archive = ARCHIVES[0].parent / "optimizers" / ARCHIVES[0].name
+  with tarfile.open(archive) as file:
+    file.extractall(tmp_path, filter="data")
+  workdir = tmp_path / name
+  words = ("train", f"--config={workdir}/config.json", f"--workdir={workdir}")
+  output = run(*words, "--config.stop_at_step=0")
+  assert "updated all layers of a parameter as one" in output
+  rows = metric_rows.read_rows(workdir / "metrics.jsonl")
+  assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+  assert rows[2]["loss"] == pytest.approx(loss, rel=1e-4)
+  assert rows[3]["loss"] < loss + 0.1

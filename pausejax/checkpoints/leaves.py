@@ -13,6 +13,12 @@ import jax.numpy as jnp
 
 from pausejax import errors
 
+_OTHER_MODEL = "give the settings of its config.json, or another --workdir"
+_OTHER_STATE = (
+  "all of them are the optimizer's: give the optimizer of its config.json, or, "
+  "if this version keeps another state for that one, start from its parameters "
+  "with --init_from and another --workdir"
+)
 _MAX_ROWS = 12  # Leaves shown in a table of differences.
 
 
@@ -61,9 +67,10 @@ def require_same_leaves(
   if rows:
     more = len(rows) - _MAX_ROWS
     table = rows[:_MAX_ROWS] + ([f"  and {more} more"] if more > 0 else [])
+    is_state = all(row.startswith("  opt_state/") for row in rows)
     raise errors.UserError(
-      f"the checkpoint does not fit this run: {len(rows)} leaves differ; give "
-      "the settings of its config.json, or another --workdir",
+      f"the checkpoint does not fit this run: {len(rows)} leaves differ; "
+      + (_OTHER_STATE if is_state else _OTHER_MODEL),
       details="\n".join(table),
     )
 

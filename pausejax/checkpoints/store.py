@@ -24,6 +24,7 @@ import jax
 from pausejax import errors
 from pausejax.checkpoints import (
   arrays,
+  earlier_states,
   folders,
   leaves,
   retention,
@@ -187,7 +188,7 @@ class Store:
         available = ", ".join(map(str, steps))
         notes = [self._set_aside(s, why) for s, why in damaged.items()]
         reason = f"newest intact checkpoint (available: {available})"
-        reason = "; ".join([reason, *notes])
+        reason = "; ".join(filter(None, [reason, restored.reason, *notes]))
         return dataclasses.replace(restored, reason=reason)
     if steps or aside:
       self._refuse(damaged, aside)
@@ -252,16 +253,12 @@ class Store:
       with folders.readable(path):
         small = folders.read_step(self._folder, step)
       items = step_files.items(abstract)
-      named = {**items["params"], **items["opt_state"]}
-      leaves.require_same_leaves(
-        small.meta["leaves"], leaves.shapes_and_dtypes(named)
-      )
-      restored_leaves = arrays.read_arrays(path, items, small.meta["digests"])
+      restored_leaves, note = _read(path, items, small.meta)
       state = leaves.unflatten(abstract, restored_leaves)
       if int(state.step) != step:
         raise folders.Damaged(f"its state is of step {int(state.step)}")
       own = step_files.of_process(small.data)
-      restored = Restored(state, own, small.meta, "")
+      restored = Restored(state, own, small.meta, note)
     except folders.Damaged as e:
       broken = str(e)
     broken = next(filter(None, distributed.all_gather(broken)), "")
@@ -318,6 +315,44 @@ class Store:
         f"{self._folder} was deleted or replaced while the run was using it; "
         "nothing more can be saved there"
       )
+
+
+def _read(
+  path: pathlib.Path,
+  items: Mapping[str, Mapping[str, Any]],
+  meta: Mapping[str, Any],
+) -> tuple[dict[str, jax.Array], str]:
+  """Returns (the arrays of a step by leaf name, a note for the user).
+
+  Args:
+    path: the step's folder.
+    items: item -> leaf name -> shape, dtype and sharding.
+    meta: meta.json of the step.
+
+  Raises:
+    Damaged: an array differs from the one that was saved.
+    UserError: the step has other leaves.
+  """
+  saved = meta["leaves"]
+  wanted = {**items["params"], **items["opt_state"]}
+  expected = leaves.shapes_and_dtypes(wanted)
+  names = earlier_states.earlier_names(saved, expected)
+  now = {n: expected[n] for n in names}
+  kept = {n: d for n, d in saved.items() if n not in names.values()}
+  leaves.require_same_leaves({**kept, **now}, expected)
+  stored = lambda n: names.get(n, n)
+  in_file = {
+    item: {
+      stored(n): earlier_states.in_file(saved[stored(n)], x)
+      for n, x in named.items()
+    }
+    for item, named in items.items()
+  }
+  read = arrays.read_arrays(path, in_file, meta["digests"])
+  fitted = {
+    n: earlier_states.fitted(read[stored(n)], x) for n, x in wanted.items()
+  }
+  return fitted, earlier_states.NOTE if names else ""
 
 
 def _say(line: str) -> None:
