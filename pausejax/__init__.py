@@ -43,4 +43,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
   """Returns the public names, imported or not."""
-  return sorted([*globals(), *_MODULES, "config"])
+  return sorted([*__all__, "__version__", "config"])

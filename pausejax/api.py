@@ -5,6 +5,7 @@ B rows, T positions.
 
 import contextlib
 import itertools
+import math
 import os
 import pathlib
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from pausejax import errors
+from pausejax import arguments, errors
 from pausejax.data import batch
 from pausejax.pause import PauseSpec
 from pausejax.runtime import accelerators, metric_rows, signals
@@ -60,11 +61,11 @@ def train(
       workdir do not fit together.
   """
   tree = _copy(config)
-  inputs.inherit(
-    tree, init_from=str(init_from), workdir=str(workdir), is_saved=False
-  )
+  workdir = arguments.path("workdir", workdir)
+  init_from = arguments.path("init_from", init_from)
+  inputs.inherit(tree, init_from=init_from, workdir=workdir, is_saved=False)
   with _stop_flag() as stop:
-    start = inputs.check_inputs(tree, str(workdir))
+    start = inputs.check_inputs(tree, workdir)
     accelerators.require_used()
     from pausejax.programs import train_setup
     from pausejax.training import loop
@@ -93,7 +94,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   Raises:
     UserError: the folder holds no metrics.jsonl that can be read.
   """
-  path = pathlib.Path(workdir) / "metrics.jsonl"
+  path = pathlib.Path(arguments.path("workdir", workdir)) / "metrics.jsonl"
   try:
     return metric_rows.arrays(path)
   except OSError as e:
@@ -118,13 +119,13 @@ def insert_pauses(
 
   Args:
     tokens: int [T] or [B, T], ids without pauses.
-    pause_id: id written at the pauses.
+    pause_id: id written at the pauses; it must fit the dtype of the tokens.
     pause_fraction: pauses as a fraction of T, in [0, 1).
     mode: "insert_trim" cuts the result to T positions, so that pauses displace
       text at the end; "exact" lengthens it, so that all text stays.
     seed: any int.
-    first_position: number of the first segment within the whole run; the
-      others follow it.
+    first_position: number of the first segment within the whole run, in
+      [0, 2**63); the others follow it.
 
   Returns:
     Array of the same dtype; its length depends on `mode`.
@@ -133,17 +134,19 @@ def insert_pauses(
     UsageError: another shape or dtype, tokens that hold `pause_id`, or a value
       out of range.
   """
-  tokens_BT = np.atleast_2d(np.asarray(tokens))
-  errors.require(
-    tokens_BT.ndim == 2 and tokens_BT.size > 0 and tokens_BT.dtype.kind in "iu",
-    f"tokens: expected whole numbers [T] or [B, T], got {tokens_BT.dtype} "
-    f"{list(np.shape(tokens))}",
+  tokens = arguments.id_array("tokens", tokens, shape="[T] or [B, T]")
+  tokens_BT = np.atleast_2d(tokens)
+  pause_id = arguments.whole_number(
+    "pause_id", pause_id, 0, np.iinfo(tokens.dtype).max
+  )
+  seed = arguments.whole_number("seed", seed, -math.inf)
+  first_position = arguments.whole_number(
+    "first_position", first_position, 0, arguments.MAX_INT64
   )
   errors.require(
     not np.any(tokens_BT == pause_id),
     f"tokens: they hold pause_id {pause_id} already",
   )
-  errors.require_in_range("first_position", first_position, 0)
   spec = PauseSpec(fraction=pause_fraction, mode=mode)
   found_BT = spec.insert(
     tokens_BT,
@@ -152,7 +155,7 @@ def insert_pauses(
     seed=seed,
     positions_B=first_position + np.arange(len(tokens_BT)),
   )
-  return found_BT if np.ndim(tokens) == 2 else found_BT[0]
+  return found_BT if tokens.ndim == 2 else found_BT[0]
 
 
 def make_batch(
@@ -186,20 +189,27 @@ def make_batch(
     `loss_mask`, True where the target counts.
 
   Raises:
-    UsageError: no row, an empty one, or one that is longer than `seq_len`.
+    UsageError: no row, an empty one, one that is longer than `seq_len`, or an
+      id that is not a whole number in [0, 2**31).
   """
-  longest = max(map(len, rows), default=0)
+  limit = arguments.MAX_INT32
+  bos_id = arguments.whole_number("bos_id", bos_id, 0, limit)
+  pad_id = arguments.whole_number("pad_id", pad_id, 0, limit)
+  pause_id = arguments.whole_number("pause_id", pause_id, 0, limit)
+  seq_len = arguments.whole_number("seq_len", seq_len, 0, limit)
+  rows_B = [
+    arguments.id_array(f"rows[{b}]", row, shape="[T]", max_id=limit)
+    for b, row in enumerate(arguments.as_list("rows", rows))
+  ]
+  errors.require(bool(rows_B), "rows: give at least one")
+  longest = max(map(len, rows_B))
   seq_len = seq_len or longest
   errors.require(
     longest <= seq_len, f"rows: one has {longest} ids, seq_len is {seq_len}"
   )
-  errors.require(
-    bool(len(rows)) and all(map(len, rows)),
-    "rows: give at least one id in each",
-  )
-  targets_BT = np.full((len(rows), seq_len), batch.PADDING, np.int32)
-  for target_T, row in zip(targets_BT, rows, strict=True):
-    target_T[: len(row)] = row
+  targets_BT = np.full((len(rows_B), seq_len), batch.PADDING, np.int32)
+  for target_T, row_T in zip(targets_BT, rows_B, strict=True):
+    target_T[: len(row_T)] = row_T
   return batch.language_model_batch(
     targets_BT,
     pauses=PauseSpec(fraction=0.0),  # Every spec counts only text as targets.

@@ -13,12 +13,12 @@ B batch, T tokens, C tokens of a chunk, D d_model, V vocabulary rows.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from pausejax import sharding
+from pausejax import errors, sharding
 
 
 def cross_entropy(
@@ -81,20 +81,49 @@ def masked_loss(
 
   Args:
     logits_BTV: float [..., V], unnormalized.
-    targets_BT: int [...], ids in [0, V).
+    targets_BT: int [...], ids in [0, V). Another id that counts makes the loss
+      NaN.
     loss_mask_BT: bool [...], True where the target counts. Other positions
       contribute exactly 0 to the value and to every gradient.
 
   Returns:
     (float32 scalar in nats, int32 scalar).
+
+  Raises:
+    UsageError: another dtype, or shapes that do not fit together.
   """
+  _require_fit(logits_BTV, targets_BT, loss_mask_BT)
   # Replaced before the softmax: a gradient of NaN times 0 would be NaN.
   safe_BTV = jnp.where(loss_mask_BT[..., None], logits_BTV, 0.0)
   log_prob_BTV = jax.nn.log_softmax(safe_BTV.astype(jnp.float32))
-  ids_BT1 = jnp.where(loss_mask_BT, targets_BT, 0)[..., None]
+  # JAX reads NaN after the last id, but counts negative ids from the end.
+  ids_BT = jnp.where(targets_BT < 0, log_prob_BTV.shape[-1], targets_BT)
+  ids_BT1 = jnp.where(loss_mask_BT, ids_BT, 0)[..., None]
   nll_BT = -jnp.take_along_axis(log_prob_BTV, ids_BT1, axis=-1)[..., 0]
   total = jnp.sum(jnp.where(loss_mask_BT, nll_BT, 0.0))
   return total, jnp.sum(loss_mask_BT, dtype=jnp.int32)
+
+
+def _require_fit(logits_BTV: Any, targets_BT: Any, loss_mask_BT: Any) -> None:
+  """Raises UsageError unless `masked_loss` accepts arrays of these types."""
+  arguments = {
+    "logits": (logits_BTV, jnp.floating, "float [..., V]"),
+    "targets": (targets_BT, jnp.integer, "int [...]"),
+    "loss_mask": (loss_mask_BT, jnp.bool_, "bool [...]"),
+  }
+  for name, (value, kind, expected) in arguments.items():
+    dtype = getattr(value, "dtype", None)
+    errors.require(
+      dtype is not None and jnp.issubdtype(dtype, kind),
+      f"{name}: expected an array, {expected}, got "
+      f"{dtype or type(value).__name__}",
+    )
+  errors.require(
+    logits_BTV.ndim > 0
+    and logits_BTV.shape[:-1] == targets_BT.shape == loss_mask_BT.shape,
+    "expected logits [..., V], targets [...] and loss_mask [...], got "
+    f"{[*logits_BTV.shape]}, {[*targets_BT.shape]}, {[*loss_mask_BT.shape]}",
+  )
 
 
 class _Options(NamedTuple):

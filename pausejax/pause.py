@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from pausejax import errors
+from pausejax import arguments, errors
 
 # Mode of pauses in text -> its description.
 MODES = {
@@ -237,7 +237,8 @@ class PromptPauses:
   in_prefix: bool = False
 
   def __post_init__(self):
-    errors.require_in_range("num_pauses", self.num_pauses, 0)
+    num_pauses = arguments.whole_number("num_pauses", self.num_pauses)
+    object.__setattr__(self, "num_pauses", num_pauses)  # May be of NumPy.
     errors.require_one_of("pause position", self.position, POSITIONS)
 
   @classmethod
@@ -344,8 +345,29 @@ def answer_targets(
   return targets_N, np.arange(len(targets_N)) >= first
 
 
-def remove_pauses(tokens_T: np.ndarray, pause_id: int) -> np.ndarray:
-  """Returns the text tokens of one sequence, in order."""
+def remove_pauses(
+  tokens_T: np.ndarray | Sequence[int], pause_id: int
+) -> np.ndarray:
+  """Returns the text tokens of one sequence, in order.
+
+  >>> pausejax.remove_pauses([99, 5, 99, 6], pause_id=99)
+  array([5, 6])
+
+  Args:
+    tokens_T: int [T], ids with pauses; T may be 0.
+    pause_id: id of the pauses.
+
+  Returns:
+    Array [number of text tokens] of the same dtype.
+
+  Raises:
+    UsageError: another shape or dtype, or a negative id. Rows of a batch may
+      keep different numbers of tokens: call it for each row.
+  """
+  pause_id = arguments.whole_number("pause_id", pause_id)
+  tokens_T = arguments.id_array(
+    "tokens", tokens_T, shape="[T]", may_be_empty=True
+  )
   return tokens_T[tokens_T != pause_id]
 
 

@@ -1,6 +1,7 @@
 """The Python API: every example in its docstrings runs, and what is refused."""
 
 import ast
+import contextlib
 import doctest
 import functools
 import json
@@ -8,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -53,7 +55,17 @@ def run_examples(name: str, folder: pathlib.Path) -> None:
   assert doctest.DocTestRunner().run(test).failed == 0
 
 
-@pytest.mark.parametrize("name", ["insert_pauses", "make_batch", "masked_loss"])
+@contextlib.contextmanager
+def one_line(words: str) -> Iterator[None]:
+  """Expects a UsageError whose message has one line with the words."""
+  with pytest.raises(errors.UsageError, match=words) as e:
+    yield
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  "name", ["insert_pauses", "remove_pauses", "make_batch", "masked_loss"]
+)
 def test_the_examples_without_a_run(name, tmp_path):
   run_examples(name, tmp_path)
 
@@ -68,7 +80,6 @@ def test_the_examples_with_a_run(name, place):
 
 def test_every_public_function_has_an_example():
   simple = {"LoadedRun", "PauseSpec", "PromptPauses", "UserError"}
-  simple |= {"remove_pauses"}
   assert {*pausejax.__all__} - TESTS.keys() == simple
   assert {f"LoadedRun.{n}" for n in ("log_likelihoods", "logits")} <= {*TESTS}
 
@@ -146,16 +157,29 @@ def test_likelihoods_are_those_of_the_logits(place):
     (lambda run: run.log_likelihoods(["a"], [[]]), "at least one text"),
     (lambda run: run.logits([0.5]), "whole numbers"),
     (lambda run: run.logits([260]), "from 0 to 259"),
-    (lambda run: run.logits([[0] * 10**4]), "with T from 1 to"),
+    (lambda run: run.logits([[0] * 10**4]), "10000 positions, the model has"),
+    (lambda run: run.logits([[[0]]]), r"\[T\] or \[B, T\], got int64"),
+    (lambda run: run.logits([[0], [0, 1]]), "whole numbers"),
+    (lambda run: run.logits(None), "whole numbers .*, got None"),
+    (lambda run: run.generate(["\ud800"]), "surrogate"),
+    (lambda run: run.generate(None), "prompts: expected a list, got None"),
+    (lambda run: run.generate([3]), "at least one text"),
+    (lambda run: run.generate("a", num_pauses=1.5), "num_pauses.* whole"),
+    (lambda run: run.generate("a", num_pauses=10**30), "lower one of them"),
+    (lambda run: run.generate("a", max_new_tokens=2.0), "max_new_tokens.* wh"),
+    (lambda run: run.generate("a", top_k=1.5), "top_k: .* whole"),
+    (lambda run: run.generate("a", seed=1.5), "seed: .* whole"),
+    (lambda run: run.log_likelihoods(["a"], None), "options: expected a list"),
+    (lambda run: run.log_likelihoods(["a"], [3]), r"options\[0\]: expected"),
+    (lambda run: run.log_likelihoods(["a"], [["\udc80"]]), "surrogate"),
   ],
 )
 def test_requests_that_a_run_cannot_serve_end_in_one_line(
   place, question, words
 ):
   run = loaded.load(place / "run")
-  with pytest.raises(errors.UsageError, match=words) as e:
+  with one_line(words):
     question(run)
-  assert "\n" not in str(e.value)
 
 
 @pytest.mark.slow
@@ -208,24 +232,111 @@ def test_pauses_in_segments_of_any_length(mode, fraction):
     ({"pause_fraction": 1.0}, "pause_fraction"),
     ({"mode": "x"}, "insert_trim"),
     ({"first_position": -1}, "first_position"),
+    ({"first_position": 0.5}, "first_position: must be a whole number"),
+    ({"first_position": 10**30}, r"from 0 to 2\*\*63 - 1"),
+    ({"tokens": [[1, 2], [3]]}, r"tokens: .* \[B, T\]"),
+    ({"tokens": [-5]}, "from 0 to"),
+    ({"tokens": None}, "got None"),
+    ({"pause_id": 9.5}, "pause_id: must be a whole number, got 9.5"),
+    ({"pause_id": "x"}, "whole number, got 'x'"),
+    ({"pause_id": True}, "whole number, got True"),
+    ({"pause_id": -1}, "pause_id: .* from 0 to"),
+    ({"tokens": np.uint8([1]), "pause_id": 300}, "from 0 to 255, got 300"),
+    ({"seed": 1.5}, "seed: must be a whole number, got 1.5"),
+    ({"seed": None}, "seed: must be a whole number, got None"),
+    ({"pause_fraction": "x"}, "pause_fraction"),
   ],
 )
 def test_pauses_that_cannot_be_inserted(arguments, words):
-  with pytest.raises(errors.UsageError, match=words):
+  with one_line(words):
     pausejax.insert_pauses(**{"tokens": [1, 2], "pause_id": 9, **arguments})
 
 
 @pytest.mark.parametrize(
-  ("rows", "words"),
+  ("arguments", "words"),
   [
-    ([], "at least one id"),
-    ([[]], "at least one"),
-    ([[1] * 5], "seq_len is 4"),
+    ({"rows": []}, "rows: give at least one"),
+    ({"rows": [[]]}, r"rows\[0\]: expected whole numbers"),
+    ({"rows": [[1] * 5]}, "seq_len is 4"),
+    ({"rows": [[1], [1.7, 2]]}, r"rows\[1\]: expected whole numbers"),
+    ({"rows": [[-5]]}, "from 0 to .*, got -5"),
+    ({"rows": [[2**40]]}, r"from 0 to 2\*\*31 - 1, got 1099511627776"),
+    ({"rows": ["ab"]}, r"rows\[0\]: .* got 'ab'"),
+    ({"rows": [1, 2]}, r"rows\[0\]: .* got 1"),
+    ({"rows": None}, "rows: expected a list, got None"),
+    ({"seq_len": 2.0}, "seq_len: must be a whole number, got 2.0"),
+    ({"seq_len": -1}, "seq_len: .* from 0 to"),
+    ({"bos_id": None}, "bos_id: must be a whole number"),
+    ({"pad_id": -1}, "pad_id: .* from 0 to"),
+    ({"pause_id": 2**31}, r"pause_id: .* from 0 to 2\*\*31 - 1"),
   ],
 )
-def test_batches_that_cannot_be_made(rows, words):
-  with pytest.raises(errors.UsageError, match=words):
-    pausejax.make_batch(rows, bos_id=1, pad_id=0, pause_id=9, seq_len=4)
+def test_batches_that_cannot_be_made(arguments, words):
+  good = {"rows": [[1]], "bos_id": 1, "pad_id": 0, "pause_id": 9, "seq_len": 4}
+  with one_line(words):
+    pausejax.make_batch(**{**good, **arguments})
+
+
+LOGITS, TARGETS = np.zeros((2, 3, 4), np.float32), np.zeros((2, 3), np.int32)
+MASK = np.ones((2, 3), bool)
+
+
+@pytest.mark.parametrize(
+  ("function", "arguments", "words"),
+  [
+    ("remove_pauses", ([[1, 99]], 99), r"tokens: .* \[T\], got int64 \[1, 2\]"),
+    ("remove_pauses", ([1.5], 99), "tokens: expected whole numbers"),
+    ("remove_pauses", ([1], 9.5), "pause_id: must be a whole number"),
+    ("load", (None,), "workdir: expected a path, got None"),
+    ("load", (3,), "workdir: expected a path, got 3"),
+    ("load", (".", 1.5), "step: must be a whole number, got 1.5"),
+    ("read_metrics", (None,), "workdir: expected a path, got None"),
+    ("read_metrics", ("a\0",), "workdir: expected a path"),
+    ("train", ({}, None), "workdir: expected a path, got None"),
+    ("train", ({"num_steps": 1}, "."), "the field .* is missing"),
+    ("masked_loss", (LOGITS, TARGETS, MASK * 1.0), "loss_mask: .* bool"),
+    ("masked_loss", (LOGITS, LOGITS[..., 0], MASK), "targets: .* int"),
+    ("masked_loss", ([[0.0]], TARGETS, MASK), "logits: .* got list"),
+    ("masked_loss", (LOGITS, TARGETS, MASK[0]), r"loss_mask .* \[3\]"),
+  ],
+)
+def test_arguments_of_another_kind_end_in_one_line(function, arguments, words):
+  with one_line(words):
+    getattr(pausejax, function)(*arguments)
+
+
+@pytest.mark.parametrize("num_pauses", [1.5, "2", None, -1])
+def test_a_number_of_pauses_is_a_whole_number(num_pauses):
+  with one_line("num_pauses: must be"):
+    pausejax.PromptPauses(num_pauses=num_pauses)
+
+
+def test_integers_of_numpy_are_whole_numbers():
+  pauses = pausejax.PromptPauses(num_pauses=np.int64(2))  # pyright: ignore
+  assert json.dumps(pauses.condition())
+  found = [
+    pausejax.insert_pauses([5, 6], pause_id=kind(9), seed=kind(1))
+    for kind in (int, np.uint8, np.int64)
+  ]
+  np.testing.assert_array_equal(found[0], found[1])
+  np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_pauses_are_removed_from_lists_and_from_nothing():
+  assert pausejax.remove_pauses([1, 99, 2], pause_id=99).tolist() == [1, 2]
+  empty = pausejax.remove_pauses([], pause_id=99)
+  assert empty.shape == (0,) and empty.dtype.kind == "i"
+
+
+@pytest.mark.parametrize("target", [-1, 4])
+def test_a_counted_target_outside_the_vocabulary_makes_the_loss_nan(target):
+  targets = np.full((2, 3), target)
+  assert np.isnan(pausejax.masked_loss(LOGITS, targets, MASK)[0])
+  assert pausejax.masked_loss(LOGITS, targets, ~MASK)[0] == 0
+
+
+def test_dir_lists_the_public_names():
+  assert {*dir(pausejax)} == {*pausejax.__all__, "__version__", "config"}
 
 
 def test_the_masked_loss_equals_the_trainers():

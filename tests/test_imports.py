@@ -15,7 +15,16 @@ PACKAGE = ROOT / "pausejax"
 
 # Lowest first: a module imports its own package and packages of lower layers.
 LAYERS = (
-  ("errors", "files", "locks", "json_files", "pause", "metrics", "__init__"),
+  (
+    "errors",
+    "arguments",
+    "files",
+    "locks",
+    "json_files",
+    "pause",
+    "metrics",
+    "__init__",
+  ),
   ("config",),
   ("tasks",),
   ("data",),

@@ -9,13 +9,14 @@ vocabulary.
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from pausejax import errors
+from pausejax import arguments, errors
 from pausejax.checkpoints import saved_run
 from pausejax.pause import PromptPauses
 from pausejax.runtime import accelerators
@@ -23,13 +24,14 @@ from pausejax.runtime import accelerators
 if TYPE_CHECKING:
   from pausejax.model.decoder import Decoder
 
-_RANGES = {
-  "max_new_tokens": (1,),
-  "seed": (0, 2**63 - 1),
-  "temperature": (0.0,),
-  "top_k": (0, 2**31 - 1),
-  "top_p": (0.0, 1.0),
+_CHOICES = {
+  "max_new_tokens": (arguments.whole_number, 1),
+  "seed": (arguments.whole_number, 0, arguments.MAX_INT64),
+  "temperature": (errors.require_in_range, 0.0),
+  "top_k": (arguments.whole_number, 0, arguments.MAX_INT32),
+  "top_p": (errors.require_in_range, 0.0, 1.0),
 }
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def load(
@@ -53,11 +55,12 @@ def load(
 
   Raises:
     CheckpointUnusable: the checkpoint is damaged.
-    UsageError: there is no such folder.
+    UsageError: there is no such folder, or `step` is not a whole number.
     UserError: no checkpoint is there, or its tokenizer is missing.
   """
-  spec = pathlib.Path(workdir)
+  spec = pathlib.Path(arguments.path("workdir", workdir))
   if step is not None:
+    step = arguments.whole_number("step", step)
     spec = spec / "checkpoints" / str(step)
   return LoadedRun(saved_run.find_run(str(spec), "workdir"))
 
@@ -70,7 +73,8 @@ def check_choices(prefix: str = "", **values: Any) -> None:
     values: arguments of `generate` by name.
   """
   for name, value in values.items():
-    errors.require_in_range(prefix + name, value, *_RANGES[name])
+    check, *bounds = _CHOICES[name]
+    check(prefix + name, value, *bounds)
 
 
 class LoadedRun:
@@ -238,23 +242,18 @@ class LoadedRun:
       UsageError: wrong shape, an id that the tokenizer does not have, or more
         positions than the model has.
     """
-    tokens_BT = np.atleast_2d(np.asarray(tokens))
     size, longest = self.tokenizer.vocab_size, self._saved.model.max_seq_len
-    errors.require(
-      tokens_BT.ndim == 2
-      and tokens_BT.dtype.kind in "iu"
-      and 0 < tokens_BT.shape[1] <= longest,
-      f"tokens: expected whole numbers [B, T] with T from 1 to {longest}, got "
-      f"{tokens_BT.dtype} {list(np.shape(tokens))}",
+    tokens = arguments.id_array(
+      "tokens", tokens, shape="[T] or [B, T]", max_id=size - 1
     )
+    tokens_BT = np.atleast_2d(tokens)
     errors.require(
-      bool(np.all((tokens_BT >= 0) & (tokens_BT < size))),
-      f"tokens: ids must be from 0 to {size - 1}, got {tokens_BT.min()} to "
-      f"{tokens_BT.max()}",
+      tokens_BT.shape[1] <= longest,
+      f"tokens: got {tokens_BT.shape[1]} positions, the model has {longest}",
     )
     logits_BTV = _logits()(self.model, tokens_BT.astype(np.int32))
     logits = np.asarray(logits_BTV)[:, :, :size]
-    return logits if np.ndim(tokens) == 2 else logits[0]
+    return logits if tokens.ndim == 2 else logits[0]
 
   def _prompt_arrays(
     self, ids: list[list[int]], num_pauses: int, position: str, num_new: int
@@ -266,19 +265,21 @@ class LoadedRun:
       position=position,
       in_prefix=self.config.finetune.pauses_in_prefix,
     )
-    self._saved.warn_of_pauses(num_pauses)
-    rows = [
-      pauses.prompt(text, bos_id=t.bos_id, pause_id=t.pause_id) for text in ids
-    ]
+    self._saved.warn_of_pauses(pauses.num_pauses)
     accelerators.require_used()
     from pausejax.inference import decode
 
-    longest = max(map(len, rows))
+    longest = 1 + max(map(len, ids))  # With BOS.
     decode.check_length(
-      longest - num_pauses, num_pauses, num_new, self._saved.model.max_seq_len
+      longest, pauses.num_pauses, num_new, self._saved.model.max_seq_len
     )
+    rows = [
+      pauses.prompt(text, bos_id=t.bos_id, pause_id=t.pause_id) for text in ids
+    ]
     tokens_BT, is_real_BT = decode.left_pad(
-      rows, width=decode.bucket_length(longest), pad_id=t.pad_id
+      rows,
+      width=decode.bucket_length(longest + pauses.num_pauses),
+      pad_id=t.pad_id,
     )
     in_prefix_BT = np.zeros_like(is_real_BT)
     for inside_T, row in zip(in_prefix_BT, rows, strict=True):
@@ -296,6 +297,7 @@ class LoadedRun:
     self, prefixes: list[str], options: Sequence[Sequence[str]]
   ) -> list[list[list[int]]]:
     """Returns the ids of each option in the place after a prefix."""
+    options = arguments.as_list("options", options)
     errors.require(
       len(options) == len(prefixes),
       f"options: got {len(options)} lists for {len(prefixes)} prefixes; give "
@@ -315,11 +317,18 @@ class LoadedRun:
 
 def _as_list(name: str, texts: str | Sequence[str]) -> list[str]:
   """Returns one text or several as a list; raises UsageError without one."""
-  texts = [texts] if isinstance(texts, str) else list(texts)
+  texts = [texts] if isinstance(texts, str) else texts
+  texts = arguments.as_list(name, texts)
   errors.require(
     bool(texts) and all(isinstance(text, str) for text in texts),
     f"{name}: expected at least one text, got {texts!r:.60}",
   )
+  for text in texts:
+    errors.require(
+      not _SURROGATE.search(text),
+      f"{name}: {text!r:.60} has half of a surrogate pair, which is not a "
+      "character; read the text with its encoding",
+    )
   return texts
 
 
