@@ -130,7 +130,7 @@ def test_draws_follow_the_truncated_distribution(temperature, top_k, top_p):
 
 
 def _truncated(logits_V, top_k, top_p):
-  """The definition: top k, renormalised, then the shortest head of mass p."""
+  """The definition: top k, renormalized, then the shortest head of mass p."""
   p_V = np.exp(logits_V)
   order = np.argsort(-p_V)
   p_V[order[top_k or len(p_V) :]] = 0

@@ -25,8 +25,8 @@ def norm(x, weights, name, eps_layer=1e-5, eps_rms=1e-6, kind="layernorm"):
   scale, bias = weights[f"{name}/scale"], weights.get(f"{name}/bias", 0.0)
   if kind == "rmsnorm":
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps_rms) * scale
-  centred = x - x.mean(-1, keepdims=True)
-  return centred / np.sqrt(x.var(-1, keepdims=True) + eps_layer) * scale + bias
+  centered = x - x.mean(-1, keepdims=True)
+  return centered / np.sqrt(x.var(-1, keepdims=True) + eps_layer) * scale + bias
 
 
 def rotate(x, theta):

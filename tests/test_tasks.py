@@ -252,7 +252,7 @@ def test_published_files_become_examples(name, gz, tmp_path, data_config):
   assert (last.prefix, last.target, found) == EXPECTED[name]
 
 
-def test_the_nine_tasks_and_no_unlabelled_split_are_there():
+def test_the_nine_tasks_and_no_unlabeled_split_are_there():
   assert set(FILES) <= set(tasks.downstream_names())
   for name, splits in FILES.items():
     assert list(tasks.downstream(name).source.splits) == list(splits)
