@@ -151,13 +151,13 @@ def last_pause(batch):
 ANY = {
   "ids are inside the vocabulary": ("tokens", (0, 5), PAUSE + 1),
   "segment ids are 1, 2, ..., then padding": ("segment_ids", (0, 5), 3),
-  "positions count from 0 in each segment": ("positions", (0, 5), 9),
+  "positions start at 0 in each segment": ("positions", (0, 5), 9),
   "an example begins with BOS": ("tokens", (0, 0), 5),
   "inputs are the targets shifted by one": ("targets", (0, 3), 77),
 }
 FINETUNING = ANY | {
-  "padding never counts": ("loss_mask", padded, True),
-  "a pause is never a target": (
+  "padding is not in the loss": ("loss_mask", padded, True),
+  "targets that are pauses are not in the loss": (
     "loss_mask",
     lambda batch: (0, first_pause(batch)[1] - 1),
     True,
@@ -169,26 +169,30 @@ FINETUNING = ANY | {
     False,
   ),
   "no loss on the prefix": ("loss_mask", (0, 2), True),
-  "targets count from the last id of the prompt to EOS": (
+  "targets are in the loss from the last id of the prompt to EOS": (
     "loss_mask",
     last_pause,
     False,
   ),
-  "counted targets are the target of an example and EOS": (
+  "targets in the loss are the target of an example and EOS": (
     "targets",
     last_pause,
     77,
   ),
-  "`counted` contains every counted position": ("counted", (0, 0), 0),
+  "`counted` lists every position whose target is in the loss": (
+    "counted",
+    (0, 0),
+    0,
+  ),
 }
 PRETRAINING = ANY | {
-  "padding never counts": ("loss_mask", padded, True),
-  "a pause is never a target": (
+  "padding is not in the loss": ("loss_mask", padded, True),
+  "targets that are pauses are not in the loss": (
     "loss_mask",
     lambda batch: tuple(np.argwhere(batch["targets"] == PAUSE)[0]),
     True,
   ),
-  "every target that is text counts": (
+  "every target that is text is in the loss": (
     "loss_mask",
     lambda batch: tuple(np.argwhere(batch["loss_mask"])[0]),
     False,

@@ -103,8 +103,10 @@ def _check_ids(batch: Batch, rules: sequences.Rules) -> Check:
 def _check_pauses_never_count(batch: Batch, rules: sequences.Rules) -> Check:
   is_pause_BT = batch["targets"] == rules.tokenizer.pause_id
   counted = int((is_pause_BT & batch["loss_mask"]).sum())
-  numbers = f"{counted:,} of {int(is_pause_BT.sum()):,} such targets count"
-  return Check("a pause is never a target", counted == 0, numbers)
+  numbers = f"{counted:,} of {int(is_pause_BT.sum()):,} are in the loss"
+  return Check(
+    "targets that are pauses are not in the loss", counted == 0, numbers
+  )
 
 
 def _check_shift(batch: Batch, rules: sequences.Rules) -> Check:
@@ -143,15 +145,15 @@ def _check_positions(batch: Batch, rules: sequences.Rules) -> Check:
     positions_N = example.arrays["positions"]
     return bool((positions_N == np.arange(len(positions_N))).all())
 
-  name = "positions count from 0 in each segment"
+  name = "positions start at 0 in each segment"
   return _each(name, "do", is_good, batch, rules)
 
 
 def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
   is_padding_BT = batch["segment_ids"] == 0
   counted = int((is_padding_BT & batch["loss_mask"]).sum())
-  numbers = f"{counted:,} of {int(is_padding_BT.sum()):,} positions count"
-  return Check("padding never counts", counted == 0, numbers)
+  numbers = f"{counted:,} of {int(is_padding_BT.sum()):,} positions are"
+  return Check("padding is not in the loss", counted == 0, numbers)
 
 
 def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
@@ -206,7 +208,7 @@ def _check_first_target(
     rest_N = example.arrays["loss_mask"][max(example.num_prompt - 1, 0) :]
     return len(rest_N) > 0 and bool(rest_N.all())
 
-  name = "targets count from the last id of the prompt to EOS"
+  name = "targets are in the loss from the last id of the prompt to EOS"
   return _each(name, "examples", is_good, batch, rules)
 
 
@@ -218,7 +220,7 @@ def _check_targets(batch: Batch, rules: sequences.FinetuningRules) -> Check:
     start = max(example.num_prompt - 1, 0)
     return tuple(example.arrays["targets"][start:].tolist()) in known
 
-  name = "counted targets are the target of an example and EOS"
+  name = "targets in the loss are the target of an example and EOS"
   return _each(name, "examples", is_good, batch, rules)
 
 
@@ -226,7 +228,7 @@ def _check_counted(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   mask_BT = batch["loss_mask"]
   seen = int(np.take_along_axis(mask_BT, batch["counted"], axis=1).sum())
   total = int(mask_BT.sum())
-  name = "`counted` contains every counted position"
+  name = "`counted` lists every position whose target is in the loss"
   return Check(name, seen == total, f"{seen:,} of {total:,}")
 
 
@@ -251,7 +253,7 @@ def _check_text_counts(
   is_text_BT = is_real_BT & (batch["targets"] != rules.tokenizer.pause_id)
   counted = int((is_text_BT & batch["loss_mask"]).sum())
   total = int(is_text_BT.sum())
-  name = "every target that is text counts"
+  name = "every target that is text is in the loss"
   return Check(name, counted == total, f"{counted:,} of {total:,}")
 
 

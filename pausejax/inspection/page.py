@@ -28,8 +28,8 @@ table { border-collapse: collapse } td, th { padding: .15em .8em .15em 0;
 """
 _LEGEND = (
   "[pause] is the pause token; ~ in the prefix; ^ the target of this position "
-  "counts and is the next token; ^x: the target x counts but is not the next "
-  "token; no ^: the target does not count."
+  "is in the loss, and is the next token; ^x: the target x is in the loss, and "
+  "is not the next token; no ^: the target is not in the loss."
 )
 
 

@@ -213,8 +213,8 @@ def _num_prompt(arrays: Batch, rules: Rules) -> int:
 def cells(example: dict) -> list[tuple[int, str, str]]:
   """Returns (position, token, mark) of one of the examples of `rows`.
 
-  The mark is "~" inside the prefix and "^" where the target counts, followed
-  by the target where that is not the next token.
+  The mark is "~" inside the prefix and "^" where the target is in the loss,
+  followed by the target where that is not the next token.
   """
   result = []
   following = [*example["tokens"][1:], None]
@@ -253,7 +253,7 @@ def statistics_lines(report: dict) -> list[str]:
     f"{s['real_fraction']:.1%} used by {s['examples']:,} examples, "
     f"{s['padding']:,} of padding",
     f"pauses: {s['pauses']:,}, {s['pause_fraction']:.2%} of used positions",
-    f"targets that count: {s['counted_targets']:,}, "
+    f"targets in the loss: {s['counted_targets']:,}, "
     f"{s['counted_fraction']:.2%} of used positions",
   ]
   for name, sizes in report.get("lengths", {}).items():

@@ -35,8 +35,9 @@ from pausejax.tasks import corpora
 
 _LEGEND = (
   "[pause] the pause token  ~ in the prefix (in_prefix)\n"
-  "^ the target of this position counts and is the next token\n"
-  "^x the target x counts but is not the next token; no ^: it does not count"
+  "^ the target of this position is in the loss, and is the next token\n"
+  "^x the target x is in the loss, and is not the next token\n"
+  "no ^: the target is not in the loss"
 )
 _REVERSE, _GREEN, _RED = "7", "32", "31"
 
@@ -80,7 +81,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   )
   add = parser.add_argument
   add("--task", default=None, help="name of a task (the config's)")
-  add("--config", metavar="FILE[:ARG]", help="config file")
+  add("--config", metavar="FILE[:ARG]", help=commandline.CONFIG_HELP)
   add("-n", type=int, default=3, help="examples to show (3)")
   add("--split", default="train", help="split (train)")
   add("--pauses", type=int, default=None, help="M (default: the task's)")
