@@ -55,3 +55,11 @@ def _read(descriptor: int) -> bytes:
     return os.read(descriptor, 4096)
   except OSError:  # What Linux says at the end of a terminal.
     return b""
+
+
+@pytest.mark.parametrize(
+  ("value", "text"),
+  [(9_728.954, "9728.95"), (69482746884803502080.0, "6.9e+19")],
+)
+def test_large_numbers_are_short(value, text):
+  assert tables.compact(value) == text

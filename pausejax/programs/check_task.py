@@ -250,8 +250,8 @@ class Checkup:
     num_pauses = format_.pauses.num_pauses
     return (
       f"{len(rows)} examples of {split} {how} after {num_pauses} "
-      f"pauses, {self.answers.num_cut} prompts cut; the first: "
-      f"{first['prediction']!r:.40}"
+      f"pauses, {self.answers.num_cut} prompts truncated on the "
+      f"left; the first: {first['prediction']!r:.40}"
     )
 
   def report(self) -> str:

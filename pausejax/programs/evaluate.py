@@ -35,7 +35,7 @@ from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
 from pausejax.pause import POSITIONS, PromptPauses
 from pausejax.programs import evaluate_text
-from pausejax.runtime import accelerators, distributed
+from pausejax.runtime import accelerators, distributed, tables
 from pausejax.tasks import records
 
 
@@ -287,11 +287,11 @@ def _interval(limits: tuple[float, float] | None) -> str:
 def _line(pauses: PromptPauses, result: dict) -> str:
   """Returns one line for the terminal: condition, metrics, n."""
   metrics = "  ".join(
-    f"{name} {value:.2f}{_interval(result['intervals'].get(name))}"
+    f"{name} {tables.compact(value)}{_interval(result['intervals'].get(name))}"
     for name, value in result["metrics"].items()
   )
   num_cut = result["num_cut"]
-  cut = f", {num_cut} prompts truncated" if num_cut else ""
+  cut = f", {num_cut} prompts truncated on the left" if num_cut else ""
   return (
     f"  M={pauses.num_pauses} {pauses.position} {pauses.token}: {metrics}  "
     f"(n={result['n']:,}{cut}, {result['seconds']:.1f} s)"

@@ -11,7 +11,7 @@ from pausejax import errors, files
 from pausejax.checkpoints import saved_run
 from pausejax.config import DataConfig, LossConfig
 from pausejax.evaluation import results
-from pausejax.runtime import accelerators
+from pausejax.runtime import accelerators, tables
 from pausejax.tasks import corpora, file_lists
 
 _MAX_FRACTION = 0.9
@@ -156,6 +156,6 @@ def _line(result: dict) -> str:
   return (
     f"  pause_fraction={result['pause_fraction']:g}: "
     f"{result['nats_per_token']:.4f} nats per token{after}  perplexity "
-    f"{result['perplexity']:.2f}  {result['bits_per_byte']:.4f} bits per byte  "
-    f"({result['seconds']:.1f} s)"
+    f"{tables.compact(result['perplexity'])}  "
+    f"{result['bits_per_byte']:.4f} bits per byte  ({result['seconds']:.1f} s)"
   )

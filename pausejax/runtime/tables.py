@@ -13,6 +13,11 @@ _UNLIMITED = 10_000  # Width where there is no terminal.
 _NARROWEST = 8  # Of a column, on average; rich leaves out what does not fit.
 
 
+def compact(value: float, decimals: int = 2) -> str:
+  """Returns a number with some decimals; from a million on, as 6.9e+19."""
+  return f"{value:.{decimals}f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
 def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
   """Returns the lines of a table with aligned columns, without escape codes.
 

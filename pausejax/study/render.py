@@ -126,7 +126,8 @@ def interval(limits: tuple[float, float] | None) -> str:
 
 def format_mean_and_std(mean: float, std: float, num_seeds: int) -> str:
   """Returns "24.9 ± 1.1", or "24.9" for a single seed."""
-  return f"{mean:.1f} ± {std:.1f}" if num_seeds > 1 else f"{mean:.1f}"
+  shown = tables.compact(mean, 1)
+  return f"{shown} ± {tables.compact(std, 1)}" if num_seeds > 1 else shown
 
 
 def difference(row: Row) -> str:

@@ -6,6 +6,7 @@ import time
 
 import jax
 
+from pausejax.runtime import tables
 from pausejax.runtime.metric_writer import MetricWriter, Silent
 from pausejax.runtime.progress import ProgressBar
 from pausejax.training.held_out import Evaluation, Sums
@@ -141,7 +142,9 @@ class Meter:
       line += f" (unigram entropy {self._unigram_entropy:.3f})"
     self._progress.print(f"{line}, over {row['num_targets']:,} text targets")
     if evaluation.answers:
-      answers = "  ".join(f"{k} {v:.2f}" for k, v in evaluation.answers.items())
+      answers = "  ".join(
+        f"{k} {tables.compact(v)}" for k, v in evaluation.answers.items()
+      )
       self._progress.print(f"step {step}: {answers}")
     self.restart_clock()
 

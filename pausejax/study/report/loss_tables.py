@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pausejax.runtime import tables
 from pausejax.study.report import markup
 from pausejax.study.report.contents import Report
 from pausejax.study.report.curves import Curve
@@ -48,7 +49,7 @@ def text_scores(it: Report) -> Html:
       f"{score['pause_fraction']:g}",
       f"{score['seq_len']:,}",
       f"{score['nats_per_token']:.4f}",
-      f"{score['perplexity']:.2f}",
+      tables.compact(score["perplexity"]),
       f"{score['bits_per_byte']:.4f}",
       f"{score['num_tokens']:,}",
     ]
@@ -120,7 +121,7 @@ def _held_out(curve: Curve) -> list[str]:
     _number(last, "eval_loss"),
     _number(last, "eval_loss_after_real"),
     _number(last, "eval_loss_after_pause"),
-    _number(last, "eval_perplexity", "{:.2f}"),
+    _number(last, "eval_perplexity", tables.compact),
     _number(last, plain),
     f"{float(best[key]):.4f} ({best['step']:,})" if best else "none is finite",
   ]
@@ -136,17 +137,21 @@ def _training(curve: Curve) -> list[str]:
     _number(last, "loss"),
     _number(last, "loss_after_real"),
     _number(last, "loss_after_pause"),
-    _number(last, "learning_rate", "{:.3g}"),
-    _number(last, "grad_norm", "{:.3g}"),
+    _number(last, "learning_rate", "{:.3g}".format),
+    _number(last, "grad_norm", "{:.3g}".format),
     _median(curve.rows, "tokens_per_second", lambda x: f"{x:,.0f}"),
     _median(curve.rows, "mfu", lambda x: f"{x:.1%}"),
     f"{skipped:,}",
   ]
 
 
-def _number(row: dict[str, Any], key: str, how: str = "{:.4f}") -> str:
+def _number(
+  row: dict[str, Any],
+  key: str,
+  show: Callable[[float], str] = "{:.4f}".format,
+) -> str:
   """Returns a number of a row, also "nan" and "inf"; "" if missing."""
-  return how.format(float(row[key])) if key in row else ""
+  return show(float(row[key])) if key in row else ""
 
 
 def _median(rows: _Rows, key: str, show: Callable[[float], str]) -> str:
