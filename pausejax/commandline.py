@@ -21,6 +21,11 @@ from pausejax.config.training import TrainConfig
 # A ConfigDict is typed as Any: its fields are known when the program runs.
 Inherit = Callable[[argparse.Namespace, Any], None]
 
+CONFIG_HELP = (
+  "a .py file, a run's config.json, or the name of a shipped config (smoke), "
+  "which works from any folder; a wrong name prints the list"
+)
+
 # Options whose values are text, or a store that may be in a bucket.
 _NO_LOCAL_PATHS = frozenset({"prompt", "filler", "verify"})
 
@@ -58,7 +63,7 @@ class Parser(argparse.ArgumentParser):
     self._kind, self._uses = kind, uses
     if config:
       self.add_argument(
-        "--config", required=True, metavar="FILE[:ARG]", help="config file"
+        "--config", required=True, metavar="FILE[:ARG]", help=CONFIG_HELP
       )
 
   def error(self, message: str):

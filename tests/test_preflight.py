@@ -282,7 +282,7 @@ def test_without_the_target_compiler_the_cpu_estimates(tmp_path):
     tmp_path, "--topology=h100-2", "--config.batch_size=8"
   )
   assert code == 0, text
-  assert "pip install 'pausejax[cuda-compiler]'" in text
+  assert "pip install '.[cuda-compiler]'" in text
   assert "ESTIMATE" in text
   assert found["num_devices"] == 2
   state = 12 * found["num_parameters"] / 2  # Parameters and two moments.

@@ -897,7 +897,7 @@ def test_the_missing_extra_is_a_one_line_error():
   done = subprocess.run(
     [sys.executable, "-c", script], capture_output=True, text=True, check=True
   )
-  assert "install 'pausejax[seqio]'" in done.stdout
+  assert "install '.[seqio]'" in done.stdout
 
 
 def test_gpus_are_hidden_from_tensorflow():

@@ -6,6 +6,8 @@
 
 `--checkpoint` is the workdir of a run, or WORKDIR/checkpoints/STEP; model and
 tokenizer come from there. Temperature 0 always selects the most likely token.
+Pauses are <pause> tokens: for a run that was finetuned with other text in their
+place, use `pausejax evaluate`, which has --filler.
 """
 
 from pausejax import commandline, errors

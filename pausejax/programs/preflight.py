@@ -5,10 +5,10 @@
 
 --topology: v4-128, v5p-128 (TensorCores), v5e-256, v6e-256 (chips), 2xv5e-128
 (two slices), h100-8, h200-16, a100-8 (GPUs). The step that `pausejax train`
-would run is compiled for it, by libtpu (pip install "pausejax[tpu]") or by
-JAX's CUDA plugin ("pausejax[cuda-compiler]"); without them, by the CPU's
-compiler, which gives an upper bound. A step that fits takes minutes to compile;
-one that does not fit is refused in seconds. No data is read.
+would run is compiled for it, by libtpu (make env EXTRA=tpu) or by JAX's CUDA
+plugin (make env EXTRA=cuda-compiler); without them, by the CPU's compiler,
+which gives an upper bound. A step that fits takes minutes to compile; one that
+does not fit is refused in seconds. No data is read.
 
 Exit code: 0 it fits, 1 it does not, 2 a wrong command line.
 """
@@ -99,9 +99,9 @@ def _compiler(topology: Topology) -> tuple[str, list[str]]:
     except importlib.metadata.PackageNotFoundError:
       continue
   return "", [
-    f"{names[0]} is not installed: pip install 'pausejax[{extra}]' for the "
-    "result of the target's compiler; the following is an ESTIMATE by the "
-    "CPU's compiler"
+    f"{names[0]} is not installed: make env EXTRA={extra}, or pip install "
+    f"'.[{extra}]' in the clone, for the result of the target's compiler; the "
+    "following is an ESTIMATE by the CPU's compiler"
   ]
 
 

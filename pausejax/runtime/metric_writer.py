@@ -210,7 +210,8 @@ def _open_events(workdir: pathlib.Path, step: int):
     import tensorboardX
   except ImportError as e:
     raise errors.UserError(
-      "log.tensorboard needs the extra: pip install 'pausejax[tensorboard]'"
+      "log.tensorboard needs the extra: make env EXTRA=tensorboard, or pip "
+      "install '.[tensorboard]' in the clone"
     ) from e
   return tensorboardX.SummaryWriter(
     str(workdir / "tensorboard"), purge_step=step + 1

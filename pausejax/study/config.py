@@ -12,9 +12,9 @@ from pausejax.json_files import Shape
 class StudyConfig(ConfigGroup):
   """The runs of a study and the rows of its table; `plan.py` plans commands.
 
-  Words are the arguments of a `pausejax` command, separated by spaces or one
-  per element. In them, {task} stands for the task and {workdir} for the folder
-  of the study.
+  The arguments of a `pausejax` command are one text, separated by spaces, or
+  one per element. In them, {task} stands for the task and {workdir} for the
+  folder of the study.
   """
 
   title: str = field("Study", "Title above the table.")
@@ -23,25 +23,35 @@ class StudyConfig(ConfigGroup):
   )
   prepare: tuple[tuple[str, ...], ...] = field(
     (),
-    "Run once, before all runs, in order: (name, words of a command); "
+    "Run once, before all runs, in order: (name, arguments of a command); "
     "{workdir}/prepare/NAME is its folder.",
   )
-  pretrain_words: str = field("", "Words of every pretraining.")
-  finetune_words: str = field("", "Words of every finetuning.")
-  evaluate_words: str = field("", "Words of every evaluation.")
+  pretrain_words: str = field(
+    "",
+    "Arguments of every pretraining, separated by spaces; {workdir} stands for "
+    "the folder of the study.",
+  )
+  finetune_words: str = field(
+    "",
+    "Arguments of every finetuning; {task} stands for its task, {workdir} for "
+    "the folder of the study.",
+  )
+  evaluate_words: str = field(
+    "", "Arguments of every evaluation; {task} and {workdir} as in finetuning."
+  )
   pretrainings: Mapping[str, tuple[str, ...]] = field(
-    {}, "Pretrainings: name -> a config and words, or the folder of a run."
+    {}, "Pretrainings: name -> a config and arguments, or the folder of a run."
   )
   tasks: tuple[str, ...] = field((), "Downstream tasks.")
   task_words: Mapping[str, tuple[str, ...]] = field(
-    {}, "Additional words of the finetunings on a task: task -> words."
+    {}, "More arguments of the finetunings on a task: task -> arguments."
   )
   finetunings: Mapping[str, tuple[str, ...]] = field(
-    {}, "Finetunings: name -> a config and words."
+    {}, "Finetunings: name -> a config and arguments."
   )
   evaluations: Mapping[str, tuple[str, ...]] = field(
     {},
-    "Evaluations in addition to the one as finetuned: finetuning -> words.",
+    "Evaluations in addition to that as finetuned: finetuning -> arguments.",
   )
   seeds: tuple[int, ...] = field((0,), "Seeds of every finetuning.")
   variants: tuple[tuple[str, ...], ...] = field(

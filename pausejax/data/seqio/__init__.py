@@ -30,6 +30,7 @@ try:
     tf.config.set_visible_devices([], "GPU")
 except ModuleNotFoundError as e:
   raise errors.UserError(
-    f"data.pipeline=seqio and TFDS need the module {e.name!r}; install "
-    "'pausejax[seqio]', or read files through data.pipeline=segments"
+    f"data.pipeline=seqio and TFDS need the module {e.name!r}: make env, or "
+    "pip install '.[seqio]' in the clone; or read files through "
+    "data.pipeline=segments"
   ) from e
