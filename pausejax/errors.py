@@ -7,6 +7,7 @@ to fix it. The command line prints it without a traceback and exits with
 
 import difflib
 import math
+import numbers
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -102,7 +103,8 @@ def require_in_range(
   name: str, value: Any, low: float, high: float = math.inf
 ) -> None:
   """Raises unless `value` is a finite number with low <= value <= high."""
-  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  kind = type(value)
+  is_number = issubclass(kind, numbers.Real) and kind is not bool
   # Not converted to float, since an int may be too large for one.
   ok = is_number and low <= value <= high and value != math.inf
   bound = f"at least {number(low)}"

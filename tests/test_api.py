@@ -127,6 +127,10 @@ def test_generation_depends_on_neither_the_batch_nor_the_call(place):
   run = pausejax.load(place / "run", step=2)
   both = run.generate(["The", "A way"], num_pauses=3, max_new_tokens=5)
   assert run.generate("A way", num_pauses=3, max_new_tokens=5) == both[1:]
+  numbers = {"num_pauses": np.int32(3), "max_new_tokens": np.int64(5)}
+  numbers |= {"top_k": np.int8(0), "seed": np.uint8(0)}
+  numbers |= {"temperature": np.float32(0), "top_p": np.float16(1)}
+  assert run.generate("A way", **numbers) == both[1:]
 
 
 @pytest.mark.slow
@@ -293,6 +297,7 @@ MASK = np.ones((2, 3), bool)
     ("read_metrics", (None,), "workdir: expected a path, got None"),
     ("read_metrics", ("a\0",), "workdir: expected a path"),
     ("train", ({}, None), "workdir: expected a path, got None"),
+    ("train", ({1: 2}, "."), "unknown field '1'"),
     ("train", ({"num_steps": 1}, "."), "the field .* is missing"),
     ("masked_loss", (LOGITS, TARGETS, MASK * 1.0), "loss_mask: .* bool"),
     ("masked_loss", (LOGITS, LOGITS[..., 0], MASK), "targets: .* int"),
@@ -311,12 +316,18 @@ def test_a_number_of_pauses_is_a_whole_number(num_pauses):
     pausejax.PromptPauses(num_pauses=num_pauses)
 
 
-def test_integers_of_numpy_are_whole_numbers():
+def test_numbers_of_numpy_are_numbers():
   pauses = pausejax.PromptPauses(num_pauses=np.int64(2))  # pyright: ignore
   assert json.dumps(pauses.condition())
   found = [
-    pausejax.insert_pauses([5, 6], pause_id=kind(9), seed=kind(1))
-    for kind in (int, np.uint8, np.int64)
+    pausejax.insert_pauses(
+      [5, 6], pause_id=kind(9), seed=kind(1), pause_fraction=half
+    )
+    for kind, half in (
+      (int, 0.5),
+      (np.uint8, np.float32(0.5)),
+      (np.int64, np.float16(0.5)),
+    )
   ]
   np.testing.assert_array_equal(found[0], found[1])
   np.testing.assert_array_equal(found[0], found[2])

@@ -120,7 +120,7 @@ def _check_group(kind: type, values: Any, may_lack: bool) -> None:
       new = fields.renamed(kind).get(name)
       hint = f"; it is now {prefix + new!r}" if new else ""
       hint = hint or errors.nearest(name, types)
-      raise errors.UsageError(f"config: unknown field {prefix + name!r}{hint}")
+      raise errors.UsageError(f"config: unknown field '{prefix}{name}'{hint}")
   for name, expected in types.items():
     if may_lack and name not in values:
       continue
