@@ -28,8 +28,9 @@ def model_config(**changes) -> ModelConfig:
     dtype="float32",
     remat="none",
   )
-  fields = {**default().model.to_dict(), **small, **changes}
-  return ModelConfig(vocab_size=VOCAB_SIZE, **fields)
+  fields = default().model
+  fields.update({**small, **changes})
+  return ModelConfig(vocab_size=VOCAB_SIZE, **fields.to_dict())
 
 
 # Every choice of the model at least once.
@@ -45,6 +46,46 @@ VARIANTS = {
   ),
   "other": dict(
     qk_norm=True, segment_attention=True, remat="names", scan_unroll=2
+  ),
+}
+
+# Choices that open models add, each at least once.
+_RMS = dict(position="rope", norm="rmsnorm", mlp="swiglu", bias=False)
+ARCHITECTURES = {
+  "qwen": _RMS | dict(qkv_bias=True, head_dim=6, qk_norm=True),
+  "olmo": _RMS
+  | dict(norm_placement="post", qk_norm=True, qk_norm_span="all_heads"),
+  "neox": dict(
+    position="rope",
+    rope_fraction=0.5,
+    norm_epsilon=1e-2,
+    residual="parallel",
+    mlp="gelu_exact",
+    mix_bias=False,
+  ),
+  "phi": dict(
+    position="rope",
+    rope_scaling="llama3",
+    rope_original_seq_len=16,
+    no_rope_every=2,
+    residual="parallel_one_norm",
+    norm_bias=False,
+    mlp_bias=False,
+    window=5,
+  ),
+  "gemma": _RMS
+  | dict(
+    num_layers=3,
+    rope_scaling="linear",
+    local_rope_theta=50.0,
+    window=4,
+    global_every=2,
+    norm="rmsnorm_zero_centered",
+    norm_placement="sandwich",
+    mlp="geglu",
+    tied_embeddings=True,
+    embedding_scale=4.0,
+    query_scale=0.7,
   ),
 }
 

@@ -57,11 +57,11 @@ def examples(kind: str) -> list[tasks.Example]:
 
 def small_model(prefix_attention="causal"):
   """A random decoder over the bytes' vocabulary."""
-  fields = default().model.to_dict()
-  fields |= dict(num_layers=2, d_model=16, num_heads=4, num_kv_heads=4, d_ff=32)
-  fields |= dict(max_seq_len=64, dtype="float32", remat="none")
-  fields |= dict(prefix_attention=prefix_attention)
-  config = ModelConfig(vocab_size=TOKENIZER.vocab_size, **fields)
+  fields = default().model
+  fields.update(num_layers=2, d_model=16, num_heads=4, num_kv_heads=4, d_ff=32)
+  fields.update(max_seq_len=64, dtype="float32", remat="none")
+  fields.update(prefix_attention=prefix_attention)
+  config = ModelConfig(vocab_size=TOKENIZER.vocab_size, **fields.to_dict())
   return models.random_model(config, seed=0)
 
 

@@ -22,12 +22,16 @@ def _inputs(num_tokens, num_heads=4, num_kv_heads=4, head_dim=16):
   return draw(num_heads), draw(num_kv_heads), draw(num_kv_heads)
 
 
-def _reference(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
+def _reference(
+  q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=None, in_prefix_BT=None, window=None
+):
   """Softmax over the whole square, from the mask's definition."""
   repeats = q_BTNH.shape[2] // k_BTKH.shape[2]
   k_BTNH, v_BTNH = (jnp.repeat(x, repeats, axis=2) for x in (k_BTKH, v_BTKH))
   scores = jnp.einsum("btnh,bsnh->bnts", q_BTNH, k_BTNH)
-  mask = attention.attention_mask(q_BTNH.shape[1], segment_ids_BT, in_prefix_BT)
+  mask = attention.attention_mask(
+    q_BTNH.shape[1], segment_ids_BT, in_prefix_BT, window
+  )
   scores = scores / np.sqrt(q_BTNH.shape[3])
   p = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf))
   return jnp.einsum("bnts,bsnh->btnh", p, v_BTNH)
@@ -83,6 +87,37 @@ def test_xla_equals_the_reference_with_a_bidirectional_prefix():
   )
 
 
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("window", [1, 70, 256])
+def test_xla_with_a_window_equals_the_reference(window, prefix):
+  in_prefix_BT = np.stack([np.arange(256) < 100] * 2) if prefix else None
+  given = dict(segment_ids_BT=_segments(256), in_prefix_BT=in_prefix_BT)
+  _assert_same(
+    # Traced, as in a scan over layers that differ.
+    lambda q, k, v: attention.attend(
+      q, k, v, kind="xla", window=jnp.int32(window), **given
+    ),
+    functools.partial(_reference, window=window, **given),
+    _inputs(256),
+  )
+
+
+def test_a_window_of_one_gives_each_position_its_own_value():
+  q, k, v = _inputs(32)
+  np.testing.assert_allclose(attention.attend(q, k, v, window=1), v, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_splash_with_a_window_equals_the_reference():
+  _assert_same(
+    lambda q, k, v: attention._splash(
+      q, k, v, None, None, window=100, interpret=True
+    ),
+    functools.partial(_reference, window=100),
+    _inputs(256, num_heads=2, num_kv_heads=2, head_dim=64),
+  )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_kv_heads", [2, 1])
 def test_splash_equals_the_reference(num_kv_heads):
@@ -116,3 +151,8 @@ def test_a_kernel_that_does_not_support_the_config_is_refused(
   in_prefix = np.ones((2, num_tokens), bool) if prefix else None
   with pytest.raises(errors.UsageError, match=words):
     attention.attend(*_inputs(num_tokens), kind=kind, in_prefix_BT=in_prefix)
+
+
+def test_splash_refuses_layers_with_different_windows():
+  with pytest.raises(errors.UsageError, match="share one window"):
+    attention.attend(*_inputs(128), kind="splash", window=jnp.int32(8))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pausejax import errors
 from pausejax.config import SIZES, ModelConfig, default
 from pausejax.model import decoder
 from tests import models
@@ -129,3 +130,18 @@ def test_initialization_is_as_documented():
   assert (model.final_norm.scale[...] == 1).all()
   layers = model.blocks.query.kernel[...]
   assert (layers[0] != layers[1]).any()
+
+
+def test_sizes_that_do_not_fit_are_refused():
+  for changes, words in (
+    (dict(d_model=30), "model.d_model 30 is not divisible by model.num_heads"),
+    (dict(num_kv_heads=3), "model.num_heads 4 is not divisible by"),
+    (
+      dict(position="rope", rope_fraction=0.25, head_dim=12),
+      "needs an even number of rotating dimensions, got 3",
+    ),
+    (dict(rope_low_frequency_factor=4.0), "must be below"),
+  ):
+    with pytest.raises(errors.UsageError, match=words):
+      models.model_config(**changes)
+  assert models.model_config(d_model=30, head_dim=6).head_dim == 6

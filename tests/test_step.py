@@ -163,11 +163,10 @@ def test_a_fixed_batch_is_learned():
 @pytest.mark.slow
 def test_the_compiled_step_never_holds_the_full_logits():
   batch_size, seq_len, vocab_size = 4, 512, 32_000
-  fields = default().model.to_dict() | dict(
-    num_layers=1, d_model=32, num_heads=1, num_kv_heads=1, d_ff=64
-  )
-  fields |= dict(max_seq_len=seq_len, dtype="float32", remat="full")
-  config = ModelConfig(vocab_size=vocab_size, **fields)
+  fields = default().model
+  fields.update(num_layers=1, d_model=32, num_heads=1, num_kv_heads=1, d_ff=64)
+  fields.update(max_seq_len=seq_len, dtype="float32", remat="full")
+  config = ModelConfig(vocab_size=vocab_size, **fields.to_dict())
   made, schedule = optimizer.make_optimizer(
     OptimConfig(**default().optim.to_dict()), 100
   )

@@ -27,12 +27,13 @@ class Follows:
   Attributes:
     name: dotted name of the other field, which is declared above this one.
     times: the factor.
-    divided_by: the divisor, rounded down.
+    divided_by: the divisor, or the dotted name of a field that is it; the
+      quotient is rounded down.
   """
 
   name: str
   times: int = 1
-  divided_by: int = 1
+  divided_by: int | str = 1
 
   def __str__(self) -> str:
     times = f"{self.times} * " if self.times != 1 else ""

@@ -7,10 +7,10 @@ command lines change it. All other code reads the classes (`training.py`).
 import dataclasses
 import re
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from pausejax import errors
 from pausejax.config import fields
@@ -47,8 +47,29 @@ def _add_defaults(root: ConfigDict, node: ConfigDict, kind: type) -> None:
 
 def _reference(root: ConfigDict, follows: fields.Follows) -> Any:
   """Returns a value that changes with the field that it refers to."""
-  node, last = _place(root, follows.name)
-  return node.get_oneway_ref(last) * follows.times // follows.divided_by
+
+  def reference(name: str) -> Any:
+    node, last = _place(root, name)
+    return node.get_oneway_ref(last)
+
+  value, divisor = reference(follows.name), follows.divided_by
+  if follows.times != 1:
+    value = value * follows.times
+  if isinstance(divisor, str):
+    return FieldReference(value, op=_Op(_quotient, [reference(divisor)]))
+  return value // divisor if divisor != 1 else value
+
+
+class _Op(NamedTuple):
+  """An operation that a reference applies when its value is read."""
+
+  fn: Callable[..., Any]
+  args: list[Any]
+
+
+def _quotient(value: int, divisor: int) -> int:
+  """Returns the quotient; 0 by a field that is 0, which its check refuses."""
+  return value // divisor if divisor else 0
 
 
 def get_field(config: ConfigDict, name: str) -> Any:

@@ -94,10 +94,12 @@ def prefill(
     is_real_BT,
     in_prefix_BT if config.prefix_attention == "bidirectional" else None,
   )
+  positions_BS = slot_positions(jnp.pad(is_real_BT, ((0, 0), (0, num_free))))
   x_BTD, cache = extend(
     decoder,
     tokens_BT,
-    positions_BT=jnp.maximum(jnp.cumsum(is_real_BT, axis=1) - 1, 0),
+    positions_BT=positions_BS[:, :prefix_len],
+    positions_BS=positions_BS,
     mask_BTS=jnp.pad(mask_BTT, ((0, 0), (0, 0), (0, num_free))),
     cache=_empty_cache(config, batch_size, prefix_len + num_free),
     offset=0,
@@ -110,6 +112,7 @@ def extend(
   tokens_BT: jax.Array,
   *,
   positions_BT: jax.Array,
+  positions_BS: jax.Array,
   mask_BTS: jax.Array,
   cache: Cache,
   offset: jax.Array | int,
@@ -120,18 +123,31 @@ def extend(
     decoder: from `unstack`.
     tokens_BT: int32 ids.
     positions_BT: int32 positions of the tokens.
+    positions_BS: int32 positions of what is in the slots, the tokens included.
     mask_BTS: bool, True where token t may attend to slot s.
     cache: keys and values so far.
     offset: the tokens go to slots offset .. offset + T - 1.
   """
   x_BTD = decoder.model.embed(tokens_BT, positions_BT)
   extended = []
-  attend = functools.partial(attention.attend_cached, mask_BTS=mask_BTS)
-  for block, layer_cache in zip(decoder.blocks, cache, strict=True):
+  attend = functools.partial(
+    attention.attend_cached,
+    mask_BTS=mask_BTS,
+    distance_BTS=positions_BT[:, :, None] - positions_BS[:, None],
+  )
+  layers = zip(decoder.blocks, cache, strict=True)
+  for layer, (block, layer_cache) in enumerate(layers):
     x_BTD = sharding.constrain(x_BTD, "batch", None, None)
-    x_BTD, layer_cache = block(x_BTD, positions_BT, attend, layer_cache, offset)
+    x_BTD, layer_cache = block(
+      x_BTD, layer, positions_BT, attend, layer_cache, offset
+    )
     extended.append(layer_cache)
   return decoder.model.final_norm(x_BTD), tuple(extended)
+
+
+def slot_positions(is_real_BS: jax.Array) -> jax.Array:
+  """Returns int32 [B, S]: the position of each slot, without the padding."""
+  return jnp.maximum(jnp.cumsum(is_real_BS, axis=1) - 1, 0)
 
 
 def _empty_cache(config, batch_size: int, num_slots: int) -> Cache:

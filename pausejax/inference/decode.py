@@ -108,6 +108,7 @@ def generate(
   )
   later = ((0, 0), (0, num_new - 1))
   is_real_BS = jnp.pad(is_real_BT, later, constant_values=True)
+  positions_BS = cached.slot_positions(is_real_BS)
   slots_S = jnp.arange(is_real_BS.shape[1])
 
   def choose(x_BD, i):
@@ -131,6 +132,7 @@ def generate(
       decoder,
       id_B[:, None],
       positions_BT=prefix.length_B1() + i - 1,
+      positions_BS=positions_BS,
       mask_BTS=(is_real_BS & (slots_S <= slot))[:, None],
       cache=cache,
       offset=slot,

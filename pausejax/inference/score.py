@@ -101,11 +101,14 @@ def _branch_vectors(decoder, prefix, options_BOC):
   index_J = jnp.tile(jnp.arange(branch_len), num_options)
   is_own_JJ = option_J[:, None] == option_J
   last = decoder.model.config.max_seq_len - 1
+  # Only padding exceeds the model's positions.
+  positions_BJ = jnp.minimum(prefix.length_B1() + index_J, last)
+  before_BT = cached.slot_positions(prefix.is_real_BT)
   x_BJD, _ = cached.extend(
     decoder,
     inputs_BOC.reshape(batch_size, len(option_J)),
-    # Only padding exceeds the model's positions.
-    positions_BT=jnp.minimum(prefix.length_B1() + index_J, last),
+    positions_BT=positions_BJ,
+    positions_BS=jnp.concatenate([before_BT, positions_BJ], axis=1),
     mask_BTS=_prefix_and_options(
       prefix.is_real_BT, is_own_JJ & (index_J <= index_J[:, None])
     ),

@@ -33,6 +33,7 @@ def attend(
   kind: str = "auto",
   segment_ids_BT: jax.Array | None = None,
   in_prefix_BT: jax.Array | None = None,
+  window: jax.Array | int | None = None,
 ) -> jax.Array:
   """Returns softmax(q k / sqrt(H)) v of one pass over T tokens, [B, T, N, H].
 
@@ -44,16 +45,18 @@ def attend(
     segment_ids_BT: attention stays within equal ids; None: one segment.
     in_prefix_BT: bool, True on the positions that attend to one another; None:
       no prefix is bidirectional.
+    window: int32 scalar: a query attends to no key that is this many or more
+      positions before it (sliding-window attention); None: to all of them.
 
   Raises:
     UsageError: `kind` names a kernel that does not support the call.
   """
   if kind == "auto":
-    kind = _fastest(q_BTNH, in_prefix_BT)
-  why = _obstacles(q_BTNH, in_prefix_BT)[kind]
+    kind = _fastest(q_BTNH, in_prefix_BT, window)
+  why = _obstacles(q_BTNH, in_prefix_BT, window)[kind]
   errors.require(not why, f"model.attention {kind!r}: {why}; choose auto")
   kernel = {"xla": _xla, "splash": _splash, "cudnn": _cudnn}[kind]
-  return kernel(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT)
+  return kernel(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window)
 
 
 def attend_cached(
@@ -62,6 +65,8 @@ def attend_cached(
   v_BSKH: jax.Array,
   *,
   mask_BTS: jax.Array,
+  distance_BTS: jax.Array,
+  window: jax.Array | int | None,
 ) -> jax.Array:
   """Returns softmax(q k / sqrt(H)) v over the slots that the mask allows.
 
@@ -70,7 +75,11 @@ def attend_cached(
     k_BSKH: keys of all slots.
     v_BSKH: values of all slots.
     mask_BTS: bool, True where t may attend to s.
+    distance_BTS: int32, positions from s to t.
+    window: as in `attend`.
   """
+  if window is not None:
+    mask_BTS &= distance_BTS < window
   return jax.nn.dot_product_attention(
     q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None]
   )
@@ -80,6 +89,7 @@ def attention_mask(
   num_tokens: int,
   segment_ids_BT: jax.Array | None = None,
   in_prefix_BT: jax.Array | None = None,
+  window: jax.Array | int | None = None,
 ) -> jax.Array:
   """Returns bool [B or 1, T, T], True where t may attend to s.
 
@@ -89,22 +99,20 @@ def attention_mask(
     in_prefix_BT: bool, True on the prefix; None: no prefix is bidirectional.
       If several examples share a row, `segment_ids_BT` is needed, too:
       prefixes within one segment count as one.
+    window: as in `attend`.
   """
-  may_BTT = jnp.tri(num_tokens, dtype=bool)[None]
-  if in_prefix_BT is not None:
-    may_BTT |= in_prefix_BT[:, :, None] & in_prefix_BT[:, None, :]
-  if segment_ids_BT is not None:
-    may_BTT &= segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-  return may_BTT
+  return _block_mask(
+    0, num_tokens, num_tokens, segment_ids_BT, in_prefix_BT, window
+  )
 
 
-def _fastest(q_BTNH: jax.Array, in_prefix_BT: jax.Array | None) -> str:
-  obstacles = _obstacles(q_BTNH, in_prefix_BT)
+def _fastest(q_BTNH: jax.Array, in_prefix_BT, window) -> str:
+  obstacles = _obstacles(q_BTNH, in_prefix_BT, window)
   kind = {"tpu": "splash", "gpu": "cudnn"}.get(_platform(), "xla")
   return "xla" if obstacles[kind] else kind
 
 
-def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
+def _obstacles(q_BTNH: jax.Array, in_prefix_BT, window) -> dict[str, str]:
   """Returns for each kernel why it does not support a call, or ""."""
   num_tokens, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
   split = "it does not split a sequence (mesh.sequence)"
@@ -112,6 +120,8 @@ def _obstacles(q_BTNH: jax.Array, in_prefix_BT) -> dict[str, str]:
   splash = cudnn = split if is_split else ""
   if in_prefix_BT is not None:
     splash = "it has no bidirectional prefix"
+  elif isinstance(window, jax.Array):
+    splash = "its layers share one window (model.global_every)"
   elif num_tokens % _SPLASH_BLOCKS[-1]:
     splash = f"{num_tokens} tokens are no multiple of {_SPLASH_BLOCKS[-1]}"
   if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
@@ -137,7 +147,7 @@ def _platform() -> str:
   return jax.default_backend()
 
 
-def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
+def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window):
   num_tokens, num_heads = q_BTNH.shape[1:3]
   # Keys and values are repeated per query head: a group axis slows XLA on CPUs.
   q_BNTH, k_BNTH, v_BNTH = (
@@ -150,7 +160,9 @@ def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
     end = start + size
     # Keys after the block are visible only to a bidirectional prefix.
     seen = num_tokens if in_prefix_BT is not None else end
-    may_BTS = _block_mask(start, end, seen, segment_ids_BT, in_prefix_BT)
+    may_BTS = _block_mask(
+      start, end, seen, segment_ids_BT, in_prefix_BT, window
+    )
     q, k, v = q_BNTH[:, :, start:end], k_BNTH[:, :, :seen], v_BNTH[:, :, :seen]
     mixed.append(_mix(q, k, v, may_BTS))
   return jnp.concatenate(mixed, axis=2).swapaxes(1, 2)
@@ -165,14 +177,17 @@ def _num_blocks(num_tokens: int, in_prefix_BT: jax.Array | None) -> int:
   return max(n for n in range(1, most + 1) if num_tokens % n == 0)
 
 
-def _block_mask(start, end, seen, segment_ids_BT, in_prefix_BT):
+def _block_mask(start, end, seen, segment_ids_BT, in_prefix_BT, window):
   """Returns rows start .. end of `attention_mask`, up to key `seen`."""
-  may_BTS = (jnp.arange(start, end)[:, None] >= jnp.arange(seen))[None]
+  distance_TS = jnp.arange(start, end)[:, None] - jnp.arange(seen)
+  may_BTS = (distance_TS >= 0)[None]
   if in_prefix_BT is not None:
     may_BTS |= in_prefix_BT[:, start:end, None] & in_prefix_BT[:, None, :seen]
   if segment_ids_BT is not None:
     ids_BT = segment_ids_BT
     may_BTS &= ids_BT[:, start:end, None] == ids_BT[:, None, :seen]
+  if window is not None:
+    may_BTS &= distance_TS < window
   return may_BTS
 
 
@@ -187,12 +202,20 @@ def _mix(q_BNTH, k_BNSH, v_BNSH, may_BTS):
 
 
 def _splash(
-  q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, interpret=False
+  q_BTNH,
+  k_BTKH,
+  v_BTKH,
+  segment_ids_BT,
+  in_prefix_BT,
+  window=None,
+  interpret=False,
 ):
   del in_prefix_BT
   if segment_ids_BT is None:
     segment_ids_BT = jnp.zeros(q_BTNH.shape[:2], jnp.int32)
-  one_shard = functools.partial(_splash_shard, interpret=interpret)
+  one_shard = functools.partial(
+    _splash_shard, window=window, interpret=interpret
+  )
   args = (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
   if not sharding.has_mesh():
     return one_shard(*args)
@@ -206,16 +229,18 @@ def _splash(
   )(*args)
 
 
-def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, interpret):
+def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, interpret):
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
   num_tokens, num_heads, head_dim = q_BTNH.shape[1:]
   size = next(s for s in _SPLASH_BLOCKS if num_tokens % s == 0)
   forward = ("q", "kv", "kv_compute")
   backward = ("q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-  causal = splash.CausalMask((num_tokens, num_tokens))
+  mask = splash.CausalMask((num_tokens, num_tokens))
+  if window is not None:
+    mask = splash.LocalMask(mask.shape, (window - 1, 0), offset=0)
   kernel = splash.make_splash_mha(
-    splash.MultiHeadMask([causal] * num_heads),
+    splash.MultiHeadMask([mask] * num_heads),
     block_sizes=splash.BlockSizes(
       **{f"block_{name}": size for name in (*forward, *backward)}
     ),
@@ -233,11 +258,11 @@ def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, interpret):
   return jax.vmap(one_row)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
 
 
-def _cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT):
+def _cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window):
+  given = segment_ids_BT, in_prefix_BT, window
   mask = None
-  if segment_ids_BT is not None or in_prefix_BT is not None:
-    num_tokens = q_BTNH.shape[1]
-    mask = attention_mask(num_tokens, segment_ids_BT, in_prefix_BT)[:, None]
+  if any(x is not None for x in given):
+    mask = attention_mask(q_BTNH.shape[1], *given)[:, None]
   return jax.nn.dot_product_attention(
     q_BTNH,
     k_BTKH,

@@ -1,11 +1,12 @@
 """The decoder: embeddings, a stack of blocks under one scan, a head.
 
-Pre-norm blocks of attention and a feed-forward; `ModelConfig` chooses learned
-or rotary positions, layer norm (epsilon 1e-5) or RMS norm (1e-6), GELU (GPT-2's
-tanh form) or SwiGLU, biases, grouped kv heads, qk norm, and a tied or separate
-head. The paper gives only the shapes (its table 5). They match its parameter
-counts with learned positions, biases and a separate head, which are therefore
-the defaults. `tests/test_reference.py` has the same model in numpy.
+Blocks of attention and a feed-forward. `ModelConfig` chooses, independently of
+one another: positions, norms and their place, activation, biases, grouped kv
+heads, qk norm, windows, and a tied or separate head, so that one decoder also
+computes what open models do. The paper gives only the shapes (its table 5).
+They match its parameter counts with learned positions, biases and a separate
+head, which are therefore the defaults. `tests/test_reference.py` has the same
+model in numpy.
 
 Initialization is GPT-2's (Radford et al., 2019): every matrix is normal with
 standard deviation 0.02, except the two per block whose output is added to the
@@ -34,10 +35,17 @@ from pausejax.config import ModelConfig
 from pausejax.model import attention, embedding, layers, products
 
 INIT_STDDEV = 0.02
+_EPSILON = {"layernorm": 1e-5, "rmsnorm": 1e-6, "rmsnorm_zero_centered": 1e-6}
 
 # What is saved for the backward pass: nothing, or the outputs of the matrix
 # products, so that only norms and activations are recomputed.
 _SAVED_NAMES = ("qkv", "attended", "mixed", "expanded")
+_ACTIVATIONS = {
+  "gelu": jax.nn.gelu,
+  "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+  "swiglu": jax.nn.silu,
+  "geglu": jax.nn.gelu,
+}
 _REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "names": jax.checkpoint_policies.save_only_these_names(*_SAVED_NAMES),
@@ -47,18 +55,33 @@ _REMAT_POLICIES = {
 class Norm(nnx.Module):
   """Layer norm or RMS norm over the last axis."""
 
-  def __init__(self, kind: str, size: int, use_bias: bool):
+  def __init__(self, kind: str, size: int, epsilon: float, use_bias: bool):
     self.kind = kind
-    self.scale = nnx.Param(jnp.ones(size), axes=("norm",))
+    self.epsilon = epsilon or _EPSILON[kind]
+    is_centered = kind == "rmsnorm_zero_centered"
+    scale = jnp.zeros(size) if is_centered else jnp.ones(size)
+    self.scale = nnx.Param(scale, axes=("norm",))
     has_bias = kind == "layernorm" and use_bias
     self.bias = nnx.Param(jnp.zeros(size), axes=("norm",)) if has_bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns `x` normalized, in its own dtype."""
-    if self.kind == "rmsnorm":
-      return layers.rms_norm(x, self.scale[...])
-    bias = None if self.bias is None else self.bias[...]
-    return layers.layer_norm(x, self.scale[...], bias)
+    scale = self.scale[...]
+    if self.kind == "layernorm":
+      bias = None if self.bias is None else self.bias[...]
+      return layers.layer_norm(x, scale, bias, self.epsilon)
+    if self.kind == "rmsnorm_zero_centered":
+      scale = 1 + scale
+    return layers.rms_norm(x, scale, self.epsilon)
+
+
+class HeadsNorm(Norm):
+  """A norm over all heads of queries or keys together."""
+
+  def __call__(self, x_BTNH: jax.Array) -> jax.Array:
+    """Returns the heads normalized, in their own dtype."""
+    flat = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
+    return super().__call__(flat).reshape(x_BTNH.shape)
 
 
 class Linear(nnx.Module):
@@ -106,42 +129,49 @@ class Block(nnx.Module):
     q_shape = (c.d_model, c.num_heads, c.head_dim)
     kv_shape = (c.d_model, c.num_kv_heads, c.head_dim)
     to_stream = INIT_STDDEV / math.sqrt(2 * c.num_layers)
-    two, one = (2, 1) if c.bias else (0, 0)
+    qkv_bias, mlp_bias = 2 * c.qkv_bias, 1 * c.mlp_bias
+    norm = lambda: Norm(c.norm, c.d_model, c.norm_epsilon, c.norm_bias)
+    has_input_norm = c.norm_placement != "post"
+    has_output_norm = c.norm_placement != "pre"
+    has_two = c.residual != "parallel_one_norm"
 
-    self.attention_norm = Norm(c.norm, c.d_model, c.bias)
-    self.query = Linear(next(keys), q_shape, qkv[0], bias_dims=two)
-    self.key = Linear(next(keys), kv_shape, qkv[1], bias_dims=two)
-    self.value = Linear(next(keys), kv_shape, qkv[1], bias_dims=two)
-    self.query_norm = Norm("rmsnorm", c.head_dim, False) if c.qk_norm else None
-    self.key_norm = Norm("rmsnorm", c.head_dim, False) if c.qk_norm else None
+    self.attention_norm = norm() if has_input_norm else None
+    self.query = Linear(next(keys), q_shape, qkv[0], bias_dims=qkv_bias)
+    self.key = Linear(next(keys), kv_shape, qkv[1], bias_dims=qkv_bias)
+    self.value = Linear(next(keys), kv_shape, qkv[1], bias_dims=qkv_bias)
+    self.query_norm = _head_norm(c, c.num_heads)
+    self.key_norm = _head_norm(c, c.num_kv_heads)
     self.mix = Linear(
       next(keys),
       (c.num_heads, c.head_dim, c.d_model),
       ("heads", "head_dim", "embed"),
-      bias_dims=one,
+      bias_dims=1 * c.mix_bias,
       num_in=2,
       stddev=to_stream,
     )
+    self.attention_output_norm = norm() if has_output_norm else None
 
-    self.mlp_norm = Norm(c.norm, c.d_model, c.bias)
+    self.mlp_norm = norm() if has_input_norm and has_two else None
     wide, wide_axes = (c.d_model, c.d_ff), ("embed", "mlp")
-    self.expand = Linear(next(keys), wide, wide_axes, bias_dims=one)
+    self.expand = Linear(next(keys), wide, wide_axes, bias_dims=mlp_bias)
     self.gate = (
-      Linear(next(keys), wide, wide_axes, bias_dims=one)
-      if c.mlp == "swiglu"
+      Linear(next(keys), wide, wide_axes, bias_dims=mlp_bias)
+      if c.is_gated
       else None
     )
     self.contract = Linear(
       next(keys),
       (c.d_ff, c.d_model),
       ("mlp", "embed"),
-      bias_dims=one,
+      bias_dims=mlp_bias,
       stddev=to_stream,
     )
+    self.mlp_output_norm = norm() if has_output_norm else None
 
   def __call__(
     self,
     x_BTD: jax.Array,
+    layer: jax.Array | int,
     positions_BT: jax.Array,
     attend: Callable[..., jax.Array],
     cache: tuple[jax.Array, jax.Array] | None,
@@ -151,24 +181,37 @@ class Block(nnx.Module):
 
     Args:
       x_BTD: the residual stream.
+      layer: index of the layer, from 0.
       positions_BT: int32 positions, for rotary embeddings.
-      attend: (queries, keys, values) -> the attention output of each query.
+      attend: (queries, keys, values, window=) -> the attention output of each
+        query.
       cache: (k_BKSH, v_BKSH); None: the tokens attend only to one another.
       offset: the tokens' keys and values go to slots offset .. offset + T - 1.
     """
-    x_BTD, cache = self._attend(x_BTD, positions_BT, attend, cache, offset)
-    x_BTD = x_BTD + self._feed_forward(self.mlp_norm(x_BTD))
-    return x_BTD, cache
+    y_BTD = _maybe(self.attention_norm, x_BTD)
+    mixed_BTD, cache = self._attend(
+      y_BTD, layer, positions_BT, attend, cache, offset
+    )
+    mixed_BTD = _maybe(self.attention_output_norm, mixed_BTD)
+    if self.config.residual == "sequential":
+      x_BTD = x_BTD + mixed_BTD
+      y_BTD = _maybe(self.mlp_norm, x_BTD)
+      return x_BTD + self._feed_forward(y_BTD), cache
+    if self.mlp_norm is not None:
+      y_BTD = self.mlp_norm(x_BTD)
+    return x_BTD + mixed_BTD + self._feed_forward(y_BTD), cache
 
-  def _attend(self, x_BTD, positions_BT, attend, cache, offset):
-    y_BTD = self.attention_norm(x_BTD)
+  def _attend(self, y_BTD, layer, positions_BT, attend, cache, offset):
+    c = self.config
     q, k, v = self.query(y_BTD), self.key(y_BTD), self.value(y_BTD)
     if self.query_norm is not None and self.key_norm is not None:
       q, k = self.query_norm(q), self.key_norm(k)
-    if self.config.position == "rope":
-      theta = self.config.rope_theta
-      q = layers.rope(q, positions_BT, theta)
-      k = layers.rope(k, positions_BT, theta)
+    if c.position == "rope":
+      angles = positions_BT[..., None] * _frequencies(c, layer)
+      q, k = layers.rope(q, angles), layers.rope(k, angles)
+    if c.query_scale:
+      # The kernels divide by the root of the head size.
+      q = q * (c.query_scale * math.sqrt(c.head_dim))
     if cache is None:
       # So that what is saved for the backward pass is sharded, too.
       k = sharding.constrain(k, "batch", "sequence", "kv_heads", None)
@@ -184,16 +227,19 @@ class Block(nnx.Module):
       v = jax.lax.dynamic_update_slice(cache[1], v.swapaxes(1, 2), start)
       cache = (k, v)
       k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    attended = checkpoint_name(attend(q, k, v), "attended")
-    mixed = self.mix(attended)
-    return x_BTD + checkpoint_name(mixed, "mixed"), cache
+    attended = attend(q, k, v, window=_window(c, layer))
+    mixed = self.mix(checkpoint_name(attended, "attended"))
+    return checkpoint_name(mixed, "mixed"), cache
 
-  def _feed_forward(self, x_BTD: jax.Array) -> jax.Array:
-    expanded = checkpoint_name(self.expand(x_BTD), "expanded")
+  def _feed_forward(self, y_BTD: jax.Array) -> jax.Array:
+    activation = _ACTIVATIONS[self.config.mlp]
+    expanded = checkpoint_name(self.expand(y_BTD), "expanded")
     if self.gate is None:
-      return self.contract(jax.nn.gelu(expanded))
-    gate = checkpoint_name(self.gate(x_BTD), "expanded")
-    return self.contract(jax.nn.silu(gate) * expanded)
+      return _maybe(self.mlp_output_norm, self.contract(activation(expanded)))
+    gate = checkpoint_name(self.gate(y_BTD), "expanded")
+    return _maybe(
+      self.mlp_output_norm, self.contract(activation(gate) * expanded)
+    )
 
 
 class Decoder(nnx.Module):
@@ -217,7 +263,7 @@ class Decoder(nnx.Module):
     self.blocks = jax.vmap(lambda k: Block(c, k))(
       jax.random.split(block_key, c.num_layers)
     )
-    self.final_norm = Norm(c.norm, c.d_model, c.bias)
+    self.final_norm = Norm(c.norm, c.d_model, c.norm_epsilon, c.norm_bias)
     self.untied_head = (
       None
       if c.tied_embeddings
@@ -252,8 +298,9 @@ class Decoder(nnx.Module):
       ),
     )
 
-    def run_block(x_BTD, block):
-      x_BTD, _ = block(x_BTD, positions_BT, attend, None, 0)
+    def run_block(x_BTD, block_and_layer):
+      block, layer = block_and_layer
+      x_BTD, _ = block(x_BTD, layer, positions_BT, attend, None, 0)
       return sharding.constrain(x_BTD, "batch", "sequence", None), None
 
     if c.remat != "none":
@@ -263,19 +310,22 @@ class Decoder(nnx.Module):
     x_BTD, _ = jax.lax.scan(
       run_block,
       sharding.constrain(x_BTD, "batch", "sequence", None),
-      self.blocks,
+      (self.blocks, jnp.arange(c.num_layers)),
       unroll=min(c.scan_unroll, c.num_layers),
     )
     return self.final_norm(x_BTD)
 
   def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
     """Returns the input vectors [B, T, D] of the first block."""
-    tables, ids = [self.embedding[...]], [tokens_BT]
+    c = self.config
+    table = self.embedding[...]
+    if c.embedding_scale != 1:
+      table = table * c.embedding_scale
+    tables, ids = [table], [tokens_BT]
     if self.position_embedding is not None:
       tables.append(self.position_embedding[...])
       ids.append(positions_BT)
-    dtype = products.compute_dtype(self.config.dtype)
-    return embedding.sum_of_rows(tables, ids, dtype)
+    return embedding.sum_of_rows(tables, ids, products.compute_dtype(c.dtype))
 
   def head_DV(self) -> jax.Array:
     """Returns the float32 matrix of the head, which maps vectors to logits."""
@@ -312,6 +362,52 @@ def num_parameters(config: ModelConfig) -> int:
   """Returns the number of parameters, including padded vocabulary rows."""
   abstract = jax.eval_shape(lambda: init(config, 0))
   return sum(math.prod(x.shape) for x in jax.tree.leaves(abstract))
+
+
+def _head_norm(
+  config: ModelConfig, num_heads: int
+) -> "Norm | HeadsNorm | None":
+  """Returns the norm of queries or keys."""
+  c = config
+  kind = "rmsnorm" if c.norm == "layernorm" else c.norm
+  if not c.qk_norm:
+    return None
+  if c.qk_norm_span == "head":
+    return Norm(kind, c.head_dim, c.norm_epsilon, False)
+  return HeadsNorm(kind, num_heads * c.head_dim, c.norm_epsilon, False)
+
+
+def _maybe(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:
+  return x_BTD if norm is None else norm(x_BTD)
+
+
+def _is_local(config: ModelConfig, layer: jax.Array | int) -> jax.Array | bool:
+  """Returns whether a layer has the window, where some have and some not."""
+  return (layer + 1) % config.global_every != 0
+
+
+def _window(
+  config: ModelConfig, layer: jax.Array | int
+) -> jax.Array | int | None:
+  """Returns the positions that a query of this layer sees; None: all."""
+  c = config
+  if not c.window or not c.global_every:
+    return c.window or None
+  return jnp.where(_is_local(c, layer), c.window, jnp.iinfo(jnp.int32).max)
+
+
+def _frequencies(config: ModelConfig, layer: jax.Array | int) -> jax.Array:
+  """Returns float32 [R] radians per position of a layer."""
+  c = config
+  all_R = layers.rope_frequencies(c.rope_theta, c)
+  frequencies_R = layers.scaled_frequencies(all_R, c)
+  if c.window and c.global_every:
+    local_R = layers.rope_frequencies(c.local_rope_theta, c)
+    frequencies_R = jnp.where(_is_local(c, layer), local_R, frequencies_R)
+  if c.no_rope_every:
+    rotates = (layer + 1) % c.no_rope_every != 0
+    frequencies_R = jnp.where(rotates, frequencies_R, 0.0)
+  return frequencies_R
 
 
 def _table(key: jax.Array, shape: tuple[int, int], axes) -> nnx.Param:

@@ -309,10 +309,11 @@ def _tiny_model(vocab_size: int, seq_len: int):
   from pausejax.model import decoder
 
   shape = dict(num_layers=1, d_model=32, num_heads=2, num_kv_heads=2, d_ff=64)
-  fields = default().model.to_dict() | shape
-  fields |= dict(max_seq_len=seq_len, dtype="float32", remat="none")
-  fields |= dict(segment_attention=True)
-  config = ModelConfig(vocab_size=vocab_size, **fields)
+  fields = default().model
+  fields.update(shape)
+  fields.update(max_seq_len=seq_len, dtype="float32", remat="none")
+  fields.update(segment_attention=True)
+  config = ModelConfig(vocab_size=vocab_size, **fields.to_dict())
   rng = np.random.default_rng(0)
 
   def draw(path, x):
