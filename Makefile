@@ -38,11 +38,8 @@ $(VENV)/core: $(wildcard requirements/core-*.txt) setup.cfg setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	@lock=requirements/core-$(TAG).txt; \
 	  count=$$(grep -c '^[a-z].*==' $$lock); \
-	  echo "installing JAX and what it needs into $(VENV): $$count packages"; \
-	  { $(BIN)/python -m pip install --require-hashes -r $$lock || echo failed; } 2>&1 | \
-	  awk -v count=$$count '/^ *Collecting/ { printf "\r%d of %d", ++n, count; fflush() } \
-	    /^ERROR/ { print } /^failed/ { bad = 1 } \
-	    /^Installing/ { printf "\runpacking    "; fflush() } END { print ""; exit bad }'
+	  echo "installing $$count packages into $(VENV); this takes some minutes"; \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r $$lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
