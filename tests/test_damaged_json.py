@@ -131,9 +131,19 @@ def test_a_config_of_an_older_version_takes_the_defaults(tmp_path, capsys):
   path.write_text(json.dumps(tree))
   config = loader.load_config(str(path))
   assert config.to_dict() == default().to_dict()
+  (line,) = capsys.readouterr().err.splitlines()
+  for field in ("optim.clip_norm=1.0", "seed=0", "log.every=1"):
+    assert f" {field}" in line
+
+
+def test_a_field_that_is_off_in_older_configs_says_so(tmp_path, capsys):
+  tree = default().to_dict()
+  del tree["optim"]["max_skipped_in_a_row"]
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(tree))
+  loader.load_config(str(path))
   said = capsys.readouterr().err
-  for name, value in (("optim.clip_norm", 1.0), ("seed", 0), ("log.every", 1)):
-    assert f"was saved before {name} existed; it is {value}" in said
+  assert "existed: optim.max_skipped_in_a_row=0 (never)" in said
 
 
 @pytest.fixture

@@ -329,14 +329,25 @@ def _from_json(path: pathlib.Path) -> ConfigDict:
   except (ValueError, TypeError, OverflowError, RecursionError) as e:
     raise _not_saved(path, e) from e
   there = {*field_names(ConfigDict(values))}
-  for name in field_names(config):
-    if name not in there:
-      print(
-        f"pausejax: {path} was saved before {name} existed; it is "
-        f"{tree.get_field(config, name)!r}",
-        file=sys.stderr,
-      )
+  newer = [name for name in field_names(config) if name not in there]
+  if newer:
+    given = ", ".join(
+      _with_meaning(n, tree.get_field(config, n)) for n in newer
+    )
+    print(
+      f"pausejax: {path} was saved before these fields existed: {given}",
+      file=sys.stderr,
+    )
   return config
+
+
+def _with_meaning(name: str, value: Any) -> str:
+  """Returns "log.every=1", with what the help says of a special value."""
+  declared = dict(fields.all_fields(TrainConfig)).get(name)
+  about = declared and re.search(
+    rf"; {re.escape(repr(value))}: ([^;.]+)", declared.help
+  )
+  return f"{name}={value!r}" + (f" ({about[1]})" if about else "")
 
 
 def _not_saved(path: pathlib.Path, error: Exception) -> errors.UsageError:
