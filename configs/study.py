@@ -8,9 +8,9 @@
 
 The study may be killed and started again; finished cells are not repeated.
 `--dry_run` prints one command per cell, for a cluster; `--shard=2/8` runs the
-second eighth. An arm consists of arguments of `pausejax train` or `pausejax
-evaluate`, where {task} stands for the task, so an ablation is one more line
-here. `only=table` omits the ablations.
+second eighth. Pretrainings, finetunings and evaluations are arguments of
+`pausejax train` or `pausejax evaluate`, where {task} stands for the task, so an
+ablation is one more line here. `only=table` omits the ablations.
 """
 
 from pausejax import config

@@ -56,7 +56,7 @@ class Line:
   Attributes:
     label: the arm, and the settings that differ from its finetuning.
     metric: the task's primary metric.
-    num_pauses_finetuned: M_ft, None if it was not finetuned on the task.
+    num_pauses_finetuned: M in finetuning; None if the task was not finetuned.
     points: in order of their number of pauses.
   """
 
