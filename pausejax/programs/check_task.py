@@ -148,8 +148,8 @@ class Checkup:
       cut = soundness.num_cut(format_, rows, targets, seq_len)
       if cut == 0:
         self.seq_len = seq_len
-      result = "do not fit" if cut is None else f"cut {cut:,}"
-      lines.append(f"seq_len {seq_len}: {result}")
+      result = "do not fit" if cut is None else f"{cut:,} truncated on the left"
+      lines.append(f"prefixes at seq_len {seq_len}: {result}")
     if self.task.kind == "decode":
       limit = self.task.max_target_len
       too_long = sum(len(ids) - 1 > limit for ids in targets)
