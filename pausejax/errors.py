@@ -110,7 +110,8 @@ def require_in_range(
   bound = f"at least {number(low)}"
   if high != math.inf:
     bound = f"from {number(low)} to {number(high)}"
-  require(ok, f"{name}: must be a finite number {bound}, got {value!r}")
+  given = f"{value!r:.60}" + ("..." if len(repr(value)) > 60 else "")
+  require(ok, f"{name}: must be a finite number {bound}, got {given}")
 
 
 def require_one_of(name: str, value: object, known: Iterable[str]) -> None:

@@ -337,7 +337,7 @@ GOOD = "from pausejax import config\ndef get_config(arg=''):\n  "
     ),
     (
       f"{GOOD}c = config.default(); c.data.door = 'seqio'; return c\n",
-      "no field 'door'; did you mean 'data.pipeline'?",
+      "no field 'door'; it is now 'data.pipeline'",
     ),
     (f"{GOOD}c = config.default(); c.data.seq = 5; return c\n", "seq"),
     (

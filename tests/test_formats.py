@@ -10,6 +10,8 @@ from pausejax.config import default, load_config, saved, train_config
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import encoded
 from pausejax.data.pretraining import prepare, segments
+from pausejax.programs import segments as segments_program
+from pausejax.programs import study
 from pausejax.runtime import run_folder
 from pausejax.study import plan
 
@@ -116,7 +118,10 @@ def test_stores_of_a_newer_version_are_refused(tmp_path, data_config):
     return segments.open_segments(out, "train", data, tokenizer)
 
   load()
+  verify = lambda: segments_program.main([f"--verify={out}"])
+  assert verify() == 0
   refused(load, str(out), *newer(out / "index.json"))
+  refused(verify, str(out), "has format")
 
 
 def test_a_store_of_examples_of_other_versions(tmp_path, data_config):
@@ -139,7 +144,10 @@ def test_a_store_of_examples_of_other_versions(tmp_path, data_config):
   (out / "index.json").write_text(older)
   assert load() == now
   (out / "index.json").write_text(json.dumps(index))
+  verify = lambda: segments_program.main([f"--verify={out}"])
+  assert verify() == 0
   refused(load, str(out), *newer(out / "index.json", "examples_format"))
+  refused(verify, str(out), "has format")
 
 
 def test_a_study_of_other_versions(tmp_path):
@@ -157,3 +165,5 @@ def test_a_study_of_other_versions(tmp_path):
   assert json.loads(path.read_text()) == now
   refused(lambda: plan.read_plan(tmp_path), str(path), *newer(path))
   refused(planned.save, str(path), "has format")
+  words = ["--config=study_smoke", f"--workdir={tmp_path}", "--dry_run"]
+  refused(lambda: study.main(words), str(path), "has format")

@@ -118,6 +118,14 @@ def test_a_file_in_place_of_a_folder_is_refused_first(argv, runs, capfd):
   assert ": cannot write " in line and "Not a directory; make it" in line
 
 
+# A config file whose line 4 sets a field.
+_SETS = """from pausejax.config import default
+def get_config(arg):
+  c = default()
+  c.{}
+"""
+
+
 @pytest.mark.parametrize(
   ("code", "words"),
   [
@@ -125,6 +133,8 @@ def test_a_file_in_place_of_a_folder_is_refused_first(argv, runs, capfd):
     ("def get_config(arg):\n  retrn 1\n", "mine.py:2: SyntaxError: invalid"),
     ("x = 1\n", "defines no get_config(arg)"),
     ("import sys\nsys.exit(0)\n", "mine.py:2: SystemExit"),
+    (_SETS.format("data.seq_len = 'x'"), "4: seq_len: expected int, got 'x'"),
+    (_SETS.format("data.door = 'x'"), "'door'; it is now 'data.pipeline'"),
     (
       "def get_config(arg):\n  return {}\n",
       "returned a dict, not a ConfigDict",

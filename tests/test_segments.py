@@ -337,7 +337,7 @@ def test_ids_outside_the_vocabulary_are_not_stored(data, tmp_path):
 
 def test_verification_detects_a_changed_bit(data, folder, tmp_path, capsys):
   assert cli.main(["segments", f"--verify={folder}"]) == 0
-  assert "4 files, 0 of them" in capsys.readouterr().out
+  assert "4 of 4 files match the index" in capsys.readouterr().out
   out = tmp_path / "out"
   shutil.copytree(folder, out)
   file = out / "train-00000.array_record"

@@ -72,11 +72,11 @@ class Declared:
 
   def check(self, name: str, value: Any) -> None:
     """Raises UsageError unless `value` is allowed."""
+    low = -math.inf if self.minimum is None else self.minimum
+    high = math.inf if self.maximum is None else self.maximum
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
-      errors.require_in_range(name, value, -_INT64, _INT64 - 1)
-    if self.minimum is not None or self.maximum is not None:
-      low = -math.inf if self.minimum is None else self.minimum
-      high = math.inf if self.maximum is None else self.maximum
+      low, high = max(low, -_INT64), min(high, _INT64 - 1)
+    if (low, high) != (-math.inf, math.inf):
       errors.require_in_range(name, value, low, high)
     if self.choices:
       several = isinstance(value, (tuple, list))

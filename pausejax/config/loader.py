@@ -27,6 +27,11 @@ from pausejax.config import arguments as config_arguments
 from pausejax.config import fields, saved, tree
 from pausejax.config.training import TrainConfig
 
+# What ml_collections says of a value that it cannot convert.
+_WRONG_TYPE = re.compile(
+  r"field .(\w+).[^.]*\. (.*) is of original type .* to type <class .(\w+).>",
+  re.DOTALL,
+)
 # A path may hold a colon, as in runs/10:30/config.json.
 _SPEC = re.compile(r"(.*?\.(?:py|json)|[^:]*)(?::(.*))?", re.DOTALL)
 
@@ -101,10 +106,14 @@ def _why(error: BaseException) -> str:
   unknown = re.search(r'Key "(\w+)" does not exist', str(error))
   if unknown:
     new = fields.renamed(TrainConfig).items()
-    names = [n for old, n in new if old.rpartition(".")[2] == unknown[1]]
-    names = names or nearest_fields(unknown[1], tree.default())
+    now = [n for old, n in new if old.rpartition(".")[2] == unknown[1]]
+    names = nearest_fields(unknown[1], tree.default())
     hint = f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
+    hint = f"; it is now {now[0]!r}" if now else hint
     return f"the config has no field {unknown[1]!r}{hint}"
+  if wrong := _WRONG_TYPE.search(str(error)):
+    name, value, expected = wrong.groups()
+    return f"{name}: expected {expected}, got {value!r:.60}"
   text = error.msg if isinstance(error, SyntaxError) else error
   line = f"{type(error).__name__}: {errors.first_line(text)}"
   if isinstance(error, ImportError) and error.name == "configs":

@@ -157,6 +157,18 @@ def read_index(
   return index
 
 
+def require_formats(folder: epath.Path, *formats: tuple[str, int]) -> None:
+  """Raises UserError if a newer version wrote the store.
+
+  Args:
+    folder: folder of the store.
+    formats: of each kind of store, as in `json_files.read`.
+  """
+  path = folder / INDEX
+  for format in formats if path.is_file() else ():
+    json_files.read(path, dict, _FIX, format=format)
+
+
 def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
   """Returns an `ArrayRecordDataSource` over the files of some rows.
 

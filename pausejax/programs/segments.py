@@ -29,7 +29,7 @@ from pausejax import commandline, errors, files, locks, tasks
 from pausejax.config import DataConfig, train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning import encoded
-from pausejax.data.pretraining import prepare
+from pausejax.data.pretraining import prepare, segments
 from pausejax.runtime.progress import CountBar
 from pausejax.tasks import corpora
 
@@ -181,10 +181,17 @@ def _verify(argv: list[str]) -> int:
   parser = commandline.Parser("segments", __doc__, config=False)
   parser.add_argument("--verify", required=True, metavar="DIR")
   options, _ = parser.parse(argv)
+  folder = epath.Path(options.verify)
+  record_store.require_formats(
+    folder,
+    ("format", segments.FORMAT),
+    ("examples_format", encoded.FORMAT),
+  )
   num_files = num_wrong = 0
-  for file, problem in record_store.verify(epath.Path(options.verify)):
+  for file, problem in record_store.verify(folder):
     num_files += 1
     num_wrong += bool(problem)
     print(f"BAD  {problem}" if problem else f"ok   {file}", flush=True)
-  print(f"{num_files:,} files, {num_wrong:,} of them differ from the index")
+  num_right = num_files - num_wrong
+  print(f"{num_right:,} of {num_files:,} files match the index")
   return 1 if num_wrong else 0

@@ -64,6 +64,7 @@ def main(argv: list[str]) -> int:
   workdir = pathlib.Path(options.workdir).resolve()
   index, count = options.shard
   plan = plans.make_plan(workdir, config.to_dict())
+  plan.check()
   if options.dry_run:
     for cell in plan.cells()[index - 1 :: count]:
       print(cell.shell())

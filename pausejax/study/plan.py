@@ -167,18 +167,23 @@ class Study:
       return pathlib.Path(arm.config)
     return self.workdir / "pretrain" / name
 
+  def check(self) -> None:
+    """Raises UserError if another study is in the folder."""
+    path = self.workdir / "study.json"
+    if not path.exists():
+      return
+    before = _read(path)
+    now = {"cells": self._commands(before)}
+    # A study's config may still name things as an older version did.
+    before, now = (upgrade(it, format=1)["cells"] for it in (before, now))
+    errors.require_same(str(path), before, now)
+
   def save(self) -> None:
     """Writes study.json; raises UserError if another study is in the folder."""
-    path = self.workdir / "study.json"
+    self.check()
     plan = json.dumps(self.as_json(), indent=2) + "\n"
-    if path.exists():
-      before = _read(path)
-      now = {"cells": self._commands(before)}
-      # A study's config may still name things as an older version did.
-      before, now = (upgrade(it, format=1)["cells"] for it in (before, now))
-      errors.require_same(str(path), before, now)
     self.workdir.mkdir(parents=True, exist_ok=True)
-    files.write(path, plan)
+    files.write(self.workdir / "study.json", plan)
 
   def as_json(self) -> dict[str, Any]:
     """Returns the plan as plain values, with the commands of every cell."""
