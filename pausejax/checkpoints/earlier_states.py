@@ -1,11 +1,13 @@
-"""Optimizer states of version 0.1.0, whose layers were one stacked parameter.
+"""Reads the arrays of a step, also from optimizer states of version 0.1.0.
 
-An optimizer that combines the elements of a parameter (LAMB, Adafactor) has
-since been applied to each layer (`unstacked.py`), and its state has other leaf
-names. Where every array has the same shape, the state is read under its earlier
-names, and the count of steps is repeated for each layer.
+In that version the layers of a parameter were one parameter to every optimizer.
+One that combines the elements of a parameter (LAMB, Adafactor) is now applied
+to each layer (`unstacked.py`), and its state has other leaf names. Where every
+array has the same shape, the state is read under its earlier names, and the
+count of steps is repeated for each layer.
 """
 
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-NOTE = (
+from pausejax.checkpoints import arrays, leaves
+
+_NOTE = (
   "the optimizer state is of version 0.1.0, which updated all layers of a "
   "parameter as one; from here on each layer is updated as one"
 )
@@ -26,7 +30,40 @@ _RENAMED = (
 )
 
 
-def earlier_names(
+def read_leaves(
+  path: pathlib.Path,
+  items: Mapping[str, Mapping[str, Any]],
+  meta: Mapping[str, Any],
+) -> tuple[dict[str, jax.Array], str]:
+  """Returns (the arrays of a step by leaf name, a note for the user).
+
+  Args:
+    path: the step's folder.
+    items: item -> leaf name -> shape, dtype and sharding.
+    meta: meta.json of the step.
+
+  Raises:
+    Damaged: an array differs from the one that was saved.
+    UserError: the step has other leaves.
+  """
+  saved = meta["leaves"]
+  wanted = {**items["params"], **items["opt_state"]}
+  expected = leaves.shapes_and_dtypes(wanted)
+  names = _earlier_names(saved, expected)
+  now = {n: expected[n] for n in names}
+  kept = {n: d for n, d in saved.items() if n not in names.values()}
+  leaves.require_same_leaves({**kept, **now}, expected)
+  stored = lambda n: names.get(n, n)
+  to_read = {
+    item: {stored(n): _in_file(saved[stored(n)], x) for n, x in named.items()}
+    for item, named in items.items()
+  }
+  read = arrays.read_arrays(path, to_read, meta["digests"])
+  arrays_now = {n: _fitted(read[stored(n)], x) for n, x in wanted.items()}
+  return arrays_now, _NOTE if names else ""
+
+
+def _earlier_names(
   saved: Mapping[str, list], expected: Mapping[str, list]
 ) -> dict[str, str]:
   """Returns leaf -> its name in the checkpoint, where that is another one.
@@ -51,7 +88,7 @@ def _earlier(name: str) -> str:
 
 
 def _can_be_fitted(saved: list, expected: list) -> bool:
-  """Returns whether `fitted` gives the value that the layers have now."""
+  """Returns whether `_fitted` gives the value that the layers have now."""
   is_count = saved == [[], "int32"]
   is_placeholder = saved[0] == [1]  # Of a moment that Adafactor does not keep.
   repeated = [expected[0][1:], expected[1]]
@@ -59,7 +96,7 @@ def _can_be_fitted(saved: list, expected: list) -> bool:
   return saved == expected or is_repeated
 
 
-def in_file(saved: list, expected: Any) -> jax.ShapeDtypeStruct:
+def _in_file(saved: list, expected: Any) -> jax.ShapeDtypeStruct:
   """Returns shape, dtype and sharding with which to read a saved array."""
   layout = expected.sharding
   if tuple(saved[0]) != expected.shape:
@@ -67,7 +104,7 @@ def in_file(saved: list, expected: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(saved[0], expected.dtype, sharding=layout)
 
 
-def fitted(x: jax.Array, expected: Any) -> jax.Array:
+def _fitted(x: jax.Array, expected: Any) -> jax.Array:
   """Returns an array of `_can_be_fitted`, repeated for each layer if needed."""
   if x.shape == expected.shape:
     return x

@@ -253,7 +253,9 @@ class Store:
       with folders.readable(path):
         small = folders.read_step(self._folder, step)
       items = step_files.items(abstract)
-      restored_leaves, note = _read(path, items, small.meta)
+      restored_leaves, note = earlier_states.read_leaves(
+        path, items, small.meta
+      )
       state = leaves.unflatten(abstract, restored_leaves)
       if int(state.step) != step:
         raise folders.Damaged(f"its state is of step {int(state.step)}")
@@ -315,44 +317,6 @@ class Store:
         f"{self._folder} was deleted or replaced while the run was using it; "
         "nothing more can be saved there"
       )
-
-
-def _read(
-  path: pathlib.Path,
-  items: Mapping[str, Mapping[str, Any]],
-  meta: Mapping[str, Any],
-) -> tuple[dict[str, jax.Array], str]:
-  """Returns (the arrays of a step by leaf name, a note for the user).
-
-  Args:
-    path: the step's folder.
-    items: item -> leaf name -> shape, dtype and sharding.
-    meta: meta.json of the step.
-
-  Raises:
-    Damaged: an array differs from the one that was saved.
-    UserError: the step has other leaves.
-  """
-  saved = meta["leaves"]
-  wanted = {**items["params"], **items["opt_state"]}
-  expected = leaves.shapes_and_dtypes(wanted)
-  names = earlier_states.earlier_names(saved, expected)
-  now = {n: expected[n] for n in names}
-  kept = {n: d for n, d in saved.items() if n not in names.values()}
-  leaves.require_same_leaves({**kept, **now}, expected)
-  stored = lambda n: names.get(n, n)
-  in_file = {
-    item: {
-      stored(n): earlier_states.in_file(saved[stored(n)], x)
-      for n, x in named.items()
-    }
-    for item, named in items.items()
-  }
-  read = arrays.read_arrays(path, in_file, meta["digests"])
-  fitted = {
-    n: earlier_states.fitted(read[stored(n)], x) for n, x in wanted.items()
-  }
-  return fitted, earlier_states.NOTE if names else ""
 
 
 def _say(line: str) -> None:
