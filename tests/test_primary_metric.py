@@ -33,7 +33,9 @@ def test_a_task_names_its_primary_metric_or_the_first_is_used():
 
 def test_the_best_checkpoint_is_chosen_by_it(monkeypatch):
   answers = types.SimpleNamespace(metrics={"em": 10.0, "f1": 60.0})
-  predictor = types.SimpleNamespace(answer=lambda *_: answers)
+  predictor = types.SimpleNamespace(
+    answer=lambda *_: answers, check=lambda *_: None
+  )
   monkeypatch.setattr(held_out_answers, "Predictor", lambda **_: predictor)
   tree = default().to_dict()
   tree["eval"]["num_examples"] = 4
@@ -46,7 +48,7 @@ def test_the_best_checkpoint_is_chosen_by_it(monkeypatch):
     )
     for i, name in enumerate(("em", "f1"))
   ]
-  score = held_out_answers.scorer(config, held_out, None, None)
+  score = held_out_answers.scorer(config, held_out, None)
   assert score(None, None)["score"] == (10.0 + 60.0) / 2
 
 
