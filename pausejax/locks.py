@@ -57,7 +57,8 @@ def unused_removed(folder: pathlib.Path, *unused: str) -> Iterator[None]:
   """On an error, removes what is new in a folder and holds no data.
 
   New folders that hold nothing but free locks are removed, and `folder` itself
-  with its parents if they did not exist before.
+  with its parents if they did not exist before. Nothing is removed while a
+  process holds a lock in `folder`: new folders may be its own.
 
   Args:
     folder: the folder that the code inside writes to.
@@ -72,7 +73,10 @@ def unused_removed(folder: pathlib.Path, *unused: str) -> Iterator[None]:
     yield
   except BaseException:
     with contextlib.suppress(OSError):
-      for path in folder.iterdir():
+      paths = [*folder.iterdir()]
+      if any(_is_held(path) for path in paths):
+        raise
+      for path in paths:
         if path.name in before or _has_data(path, unused):
           continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -87,6 +91,13 @@ def _has_data(path: pathlib.Path, unused: tuple[str, ...]) -> bool:
     return any(_has_data(p, unused) for p in path.iterdir())
   if not path.name.startswith("lock"):
     return path.name not in unused
+  return _is_held(path)
+
+
+def _is_held(path: pathlib.Path) -> bool:
+  """Returns whether a path is a lock file that a process holds."""
+  if not path.name.startswith("lock") or not path.is_file():
+    return False
   lock = take(path)
   if lock:
     lock.close()

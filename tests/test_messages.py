@@ -89,6 +89,18 @@ def test_an_error_removes_neither_data_nor_a_lock_in_use(name, tmp_path):
   assert (folder / "units" / name).exists()
 
 
+def test_a_refused_run_removes_nothing_of_the_run_that_holds_the_folder(
+  tmp_path,
+):
+  with pytest.raises(KeyError), locks.unused_removed(tmp_path / "run"):
+    # Another run started at the same moment; its folder is still empty.
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    held = locks.take(tmp_path / "run" / "lock")
+    raise KeyError
+  assert (tmp_path / "run" / "checkpoints").exists()
+  held.close()
+
+
 @pytest.mark.parametrize("verb", ["segments", "evaluate"])
 def test_a_refused_command_leaves_no_folder(verb, tmp_path, capfd):
   bad = tmp_path / "bad.jsonl"

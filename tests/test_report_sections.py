@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from pausejax import errors
 from pausejax.programs import report as program
 from pausejax.study.report import commands, contents, grid, levels, loss_tables
 from tests import test_report
@@ -41,6 +42,15 @@ def text_score(**changes):
     "step": 4,
     **changes,
   }
+
+
+def test_a_run_of_a_newer_version_is_refused(tmp_path):
+  test_report.write_run(tmp_path / "run", task="gsm8k")
+  meta = tmp_path / "run" / "checkpoints" / "99" / "meta"
+  meta.mkdir(parents=True)
+  (meta / "meta.json").write_text('{"format": 99}')
+  with pytest.raises(errors.CheckpointUnusable, match="99 has format 99"):
+    contents.collect(tmp_path)
 
 
 def test_runs_come_after_the_run_they_start_from(tmp_path):

@@ -30,7 +30,7 @@ def parse_arg(arg: str, **choices: tuple | str | int) -> types.SimpleNamespace:
 
   Args:
     arg: the text; a missing key takes its first choice.
-      **choices: key -> its allowed values, all strings or (True, False); or a
+    **choices: key -> its allowed values, all strings or (True, False); or a
       default, if any text or whole number is allowed. `--help` lists them.
 
   Raises:

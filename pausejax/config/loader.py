@@ -77,7 +77,7 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
 
 
 def argument(spec: str) -> str:
-  """Returns the text behind the colon of a config, "" if there is none."""
+  """Returns the text after the colon of a config, "" if there is none."""
   parsed = _SPEC.fullmatch(spec)
   assert parsed
   return parsed[2] or ""

@@ -1,6 +1,5 @@
 """The runs of a folder: config, losses and results of each."""
 
-import contextlib
 import dataclasses
 import pathlib
 import re
@@ -108,11 +107,19 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> StudyRun | None:
 
 
 def _newest_meta(folder: pathlib.Path) -> dict[str, Any]:
-  """Returns meta.json of the newest complete checkpoint, {} if none."""
+  """Returns meta.json of the newest complete checkpoint, {} if none.
+
+  Raises:
+    CheckpointUnusable: a newer version of pausejax wrote it.
+  """
   try:
     for step in reversed(folders.numbered(folder)):
-      with contextlib.suppress(folders.Damaged, errors.UserError):
+      try:
         return folders.read_step(folder, step).meta
+      except errors.CheckpointUnusable:
+        raise
+      except (folders.Damaged, errors.UserError):
+        continue
   except OSError:
     pass
   return {}
