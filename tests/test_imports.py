@@ -31,7 +31,7 @@ LAYERS = (
   ("sharding", "losses", "parameter_groups", "schedules"),
   ("model", "unstacked", "optimizer", "train_state", "runtime"),
   ("checkpoints", "inference"),
-  ("training",),
+  ("interop", "training"),
   ("evaluation", "inspection", "preflight"),
   ("study",),
   ("commandline", "programs", "api", "cli", "__main__"),

@@ -5,7 +5,7 @@ on disk depends neither on optax's tuples nor on Flax's wrappers.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,9 +22,11 @@ _OTHER_STATE = (
 _MAX_ROWS = 12  # Leaves shown in a table of differences.
 
 
-def flatten(tree: Any) -> dict[str, Any]:
-  """Returns {name: leaf} of any pytree."""
-  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+def flatten(
+  tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[str, Any]:
+  """Returns {name: leaf} of any pytree, down to what `is_leaf` says."""
+  paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]
   return {_name(path): leaf for path, leaf in paths}
 
 
