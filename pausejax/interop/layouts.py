@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from pausejax.interop.families import Family
+from pausejax.interop.family import Family
 
 _SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _BLOCKS = "blocks/"

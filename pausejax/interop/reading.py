@@ -19,7 +19,7 @@ from pausejax import errors, json_files, sharding
 from pausejax.checkpoints import leaves
 from pausejax.config import ModelConfig, default
 from pausejax.interop import families, layouts
-from pausejax.interop.families import Family
+from pausejax.interop.family import Family
 from pausejax.interop.tensor_files import TensorFolder
 from pausejax.model import decoder
 
