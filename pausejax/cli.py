@@ -23,6 +23,7 @@ from pausejax.runtime import distributed, signals
 VERBS = {
   "train": "pretrain or finetune; resumes automatically from the workdir",
   "preflight": "check whether a run fits a TPU pod or GPUs, without them",
+  "import": "make a run from an open model (Hugging Face)",
   "segments": "tokenize a task and cut it into segments, once",
   "tokenizer": "train a SentencePiece vocabulary on a task",
   "inspect": "show the sequences of a task, and check them",
@@ -33,8 +34,10 @@ VERBS = {
   "score": "score a file of predictions with the metrics of a task",
   "tasks": "list the tasks, or check one from source to metrics",
 }
+# The module of a verb whose name is a keyword of Python.
+_MODULES = {"import": "import_model"}
 # Verbs that several processes run together.
-MULTI_PROCESS = ("train", "evaluate")
+MULTI_PROCESS = ("train", "evaluate", "import")
 
 _leaving = threading.Lock()
 
@@ -161,7 +164,8 @@ def _run(argv: list[str]) -> int:
     distributed.connect()
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, _stopped)
-  program = importlib.import_module(f"pausejax.programs.{verb}")
+  module = _MODULES.get(verb, verb.replace("-", "_"))
+  program = importlib.import_module(f"pausejax.programs.{module}")
   return program.main(rest)
 
 

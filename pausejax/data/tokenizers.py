@@ -4,7 +4,8 @@ The spec selects one of three kinds:
 
   "bytes"             UTF-8 bytes; ids 0 pad, 1 EOS, 2 unknown, byte + 3
   path/to/x.model     SentencePiece
-  path/to/x.json      Hugging Face tokenizers (tokenizer.json)
+  path/to/x.json      Hugging Face tokenizers (tokenizer.json); BOS and EOS are
+                      those of the tokenizer_config.json beside it, if any
 
 `PauseTokenizer` adds the pause after the last id of any of them. No text can
 produce it, because encoding is exactly the base's, and the base's ids keep
@@ -15,12 +16,14 @@ to such an id, and one more of them shifts all the others.
 import hashlib
 import importlib.metadata
 import pathlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from pausejax import errors
+from pausejax import errors, json_files, pause
+
+SETTINGS = "tokenizer_config.json"
 
 
 class Tokenizer(Protocol):
@@ -154,7 +157,10 @@ class SentencePieceTokenizer:
 
 
 class HuggingFaceTokenizer:
-  """A `tokenizer.json`. Special tokens that occur in a text stay text."""
+  """A `tokenizer.json`. Special tokens that occur in a text stay text.
+
+  A special token `<pause>` with the last id is the pause, not a text id.
+  """
 
   _EOS_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 
@@ -175,19 +181,32 @@ class HuggingFaceTokenizer:
     first = self._model.encode("a", add_special_tokens=False).tokens[:1]
     self.adds_space = "".join(first).startswith(("\u2581", "\u0120"))
     vocabulary = self._model.get_vocab(with_added_tokens=True)
-    names = [n for n in self._EOS_NAMES if n in vocabulary]
-    if not names:
+    self.vocab_size = max(vocabulary.values()) + 1
+    if vocabulary.get(pause.TOKEN) == self.vocab_size - 1:
+      self.vocab_size -= 1
+    self._choose_special_tokens(path, vocabulary)
+
+  def _choose_special_tokens(
+    self, path: pathlib.Path, vocabulary: Mapping[str, int]
+  ) -> None:
+    """Sets BOS, EOS and padding."""
+    bos, eos = _named_special_tokens(path, vocabulary)
+    usual = next((n for n in self._EOS_NAMES if n in vocabulary), None)
+    eos = eos or usual
+    if eos is None:
       raise errors.UserError(
         f"data.tokenizer: {path} has no end-of-sequence token (looked for "
-        f"{', '.join(self._EOS_NAMES)})"
+        f'{", ".join(self._EOS_NAMES)}); name it as "eos_token" in a '
+        f"{SETTINGS} beside it"
       )
-    self.vocab_size = max(vocabulary.values()) + 1
-    self.eos_id = self.bos_id = self.pad_id = vocabulary[names[0]]
+    self.eos_id = self.pad_id = vocabulary[eos]
+    self.bos_id = vocabulary[bos or eos]
+    self._is_usual = (bos or eos) == eos == usual
     # Its name as text, and a character that few vocabularies have.
-    if self.eos_id in self.encode([names[0] + " \U0010ffff"])[0]:
+    if self.eos_id in self.encode([eos + " \U0010ffff"])[0]:
       raise errors.UserError(
         f"data.tokenizer: {path} encodes texts to its end-of-sequence token "
-        f"{names[0]!r}, so documents cannot be separated"
+        f"{eos!r}, so documents cannot be separated"
       )
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -200,12 +219,45 @@ class HuggingFaceTokenizer:
     return self._model.decode([int(i) for i in ids])
 
   def fingerprint(self) -> dict[str, str]:
-    """Returns the file's digest and the library version."""
+    """Returns the file's digest, the library version, unusual BOS and EOS."""
+    chosen = {"bos_eos": f"{self.bos_id}, {self.eos_id}"}
     return {
       "tokenizer": "huggingface",
       "sha256": self._sha256,
       "library": importlib.metadata.version("tokenizers"),
+      **({} if self._is_usual else chosen),
     }
+
+
+def token_text(token: Any) -> str:
+  """Returns the text of a token in tokenizer_config.json, "" for none.
+
+  A token is a text, or an object whose `content` is the text.
+  """
+  text = token.get("content") if isinstance(token, Mapping) else token
+  return text if isinstance(text, str) else ""
+
+
+def _named_special_tokens(
+  path: pathlib.Path, vocabulary: Mapping[str, int]
+) -> tuple[str, str]:
+  """Returns BOS and EOS of the tokenizer_config.json beside a tokenizer.json.
+
+  Raises:
+    UserError: it names a token that the tokenizer does not have.
+  """
+  settings = path.with_name(SETTINGS)
+  if not settings.is_file():
+    return "", ""
+  given = json_files.read(settings, dict, "repair or remove it")
+  bos, eos = (token_text(given.get(f"{n}_token")) for n in ("bos", "eos"))
+  for name, token in (("bos_token", bos), ("eos_token", eos)):
+    if token and token not in vocabulary:
+      raise errors.UserError(
+        f"{settings}: {name} {token!r} is not in {path.name}; repair or "
+        "remove it"
+      )
+  return bos, eos
 
 
 def load_tokenizer(spec: str) -> PauseTokenizer:

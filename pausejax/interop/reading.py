@@ -18,9 +18,10 @@ from flax import nnx
 from pausejax import errors, json_files, sharding
 from pausejax.checkpoints import leaves
 from pausejax.config import ModelConfig, default
-from pausejax.interop import families, layouts
+from pausejax.interop import families, layouts, tokenizer_files
 from pausejax.interop.family import Family
 from pausejax.interop.tensor_files import TensorFolder
+from pausejax.interop.tokenizer_files import TokenizerFile
 from pausejax.model import decoder
 
 _MAX_ROWS = 20
@@ -29,28 +30,37 @@ _IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 _IGNORED += (".attention.bias", ".attention.masked_bias")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenModel:
   """What a folder holds, checked before any tensor is read.
 
   Attributes:
+    values: its config.json.
     family: its architecture.
-    model: config of the decoder, with one id more for `<pause>`.
+    model: config of the decoder; the last id is `<pause>`.
     fields: the fields of `model` of a run's config.
+    tokenizer: its tokenizer, with an id for every row of the embedding.
+    has_pause: whether the last of its own rows is `<pause>`; else it gets one
+      row more.
     tensors: where each of our leaves is.
     files: the tensors.
   """
 
+  values: dict[str, Any]
   family: Family
   model: ModelConfig
   fields: dict[str, Any]
+  tokenizer: TokenizerFile
+  has_pause: bool
   tensors: list[layouts.Tensor]
   files: TensorFolder
 
   @property
-  def num_text_ids(self) -> int:
-    """Rows of the embedding in the files; the id of `<pause>`."""
-    return self.model.vocab_size - 1
+  def pauses_seen(self) -> bool:
+    """Whether the model was trained on `<pause>`."""
+    own = self.values.get("pausejax")
+    seen = own.get("pauses_seen", True) if isinstance(own, dict) else True
+    return self.has_pause and seen is not False
 
 
 def check_folder(folder: pathlib.Path) -> OpenModel:
@@ -60,16 +70,31 @@ def check_folder(folder: pathlib.Path) -> OpenModel:
     UserError: the architecture is not supported, or tensors are missing, extra
       or of another shape; the message has a table of them.
   """
-  values = json_files.read(folder / "config.json", dict, "name a model folder")
+  values = json_files.read(
+    folder / "config.json", {"vocab_size": int}, "name a model folder"
+  )
   family, fields = families.parse_config(values)
+  num_rows = values["vocab_size"]
+  tokenizer, has_pause = tokenizer_files.filled(
+    tokenizer_files.read_tokenizer(folder, values), num_rows
+  )
   tree = default().model
   tree.update(fields)
-  num_text_ids = values["vocab_size"]
-  model = ModelConfig(vocab_size=num_text_ids + 1, **tree.to_dict())
-  tensors = layouts.tensors(family, _shapes(model), num_text_ids)
+  vocab_size = num_rows if has_pause else num_rows + 1
+  model = ModelConfig(vocab_size=vocab_size, **tree.to_dict())
+  tensors = layouts.tensors(family, _shapes(model), num_rows)
   files = TensorFolder(folder)
   _require_tensors(folder, tensors, files, model)
-  return OpenModel(family, model, fields, tensors, files)
+  return OpenModel(
+    values=values,
+    family=family,
+    model=model,
+    fields=fields,
+    tokenizer=tokenizer,
+    has_pause=has_pause,
+    tensors=tensors,
+    files=files,
+  )
 
 
 def _shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -113,7 +138,8 @@ def _text(shape: tuple[int, ...] | None) -> str:
 def load_params(source: OpenModel) -> decoder.Decoder:
   """Returns the parameters in float32, sharded over the mesh in scope.
 
-  The row of `<pause>` is the mean of the others.
+  A new row of `<pause>` is the mean of the others, in the embedding and in the
+  head.
   """
   abstract = sharding.placed(
     jax.eval_shape(lambda: decoder.init(source.model, 0))
@@ -124,7 +150,12 @@ def load_params(source: OpenModel) -> decoder.Decoder:
     parts = layouts.from_tensor(source.family, tensor, values)
     for part, x in zip(tensor.parts, parts, strict=True):
       named[part.leaf] = _put(named[part.leaf], x, part.layer)
-  named["embedding"] = _with_pause(named["embedding"], source.num_text_ids)
+  if not source.has_pause:
+    pause_id = source.model.vocab_size - 1
+    named["embedding"] = _with_pause(named["embedding"], pause_id)
+    if "untied_head" in named:
+      head_DV = named["untied_head"]
+      named["untied_head"] = _with_pause(head_DV.T, pause_id).T
   return leaves.unflatten(abstract, named)
 
 

@@ -5,6 +5,7 @@ config.json           the settings of the latest start
 config_history.jsonl  one line per change of the settings:
                       {"step": last step before them, "config": all fields}
 tokenizer.*           a copy of the tokenizer's file
+tokenizer_config.json a copy of the settings beside it, if there are any
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Any
 
 from pausejax import errors, files, locks
 from pausejax.config import saved
+from pausejax.data import tokenizers
 from pausejax.runtime import distributed
 
 HISTORY = "config_history.jsonl"
@@ -62,6 +64,9 @@ def keep_inputs(
   tokenizer = pathlib.Path(tokenizer_spec)
   if tokenizer.is_file():
     contents[f"tokenizer{tokenizer.suffix}"] = tokenizer.read_bytes()
+    beside = tokenizer.with_name(tokenizers.SETTINGS)
+    if beside.is_file():
+      contents[beside.name] = beside.read_bytes()
   for name, content in contents.items():
     files.write(workdir / name, content)
 

@@ -36,8 +36,15 @@ def run_meta(
     "initial": restored.meta.get("initial") if restored else first,
     "pauses_seen": seen or _reads_pauses(config),
     "data": data,
+    **environment(config.model["dtype"]),
+  }
+
+
+def environment(dtype: str) -> dict[str, Any]:
+  """Returns the fields of meta.json on devices, dtype and versions."""
+  return {
     "mesh": dict(sharding.current_mesh().shape),
-    "compute_dtype": products.compute_dtype(config.model["dtype"]),
+    "compute_dtype": products.compute_dtype(dtype),
     "versions": provenance.versions(),
     "commit": provenance.commit(),
     "devices": provenance.device_summary(),
