@@ -4,7 +4,6 @@ python docs/generate.py docs/generated
 """
 
 import contextlib
-import importlib
 import io
 import pathlib
 import sys
@@ -65,7 +64,7 @@ def _block(verb: tuple[str, ...]) -> str:
 
 
 def _help(verb: tuple[str, ...]) -> str:
-  program = importlib.import_module(f"pausejax.programs.{verb[0]}")
+  program = cli.program(verb[0])
   printed = io.StringIO()
   with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
     program.main([*verb[1:], "--help"])

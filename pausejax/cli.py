@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+import types
 from typing import NoReturn
 
 import pausejax
@@ -164,9 +165,13 @@ def _run(argv: list[str]) -> int:
     distributed.connect()
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, _stopped)
-  module = _MODULES.get(verb, verb.replace("-", "_"))
-  program = importlib.import_module(f"pausejax.programs.{module}")
-  return program.main(rest)
+  return program(verb).main(rest)
+
+
+def program(verb: str) -> types.ModuleType:
+  """Returns the module of a verb; its `main` takes the other arguments."""
+  name = _MODULES.get(verb, verb.replace("-", "_"))
+  return importlib.import_module(f"pausejax.programs.{name}")
 
 
 def _require_text(argv: list[str]) -> None:

@@ -44,7 +44,7 @@ WRONG_VERBS = [
   (["Train"], "did you mean 'train'?"),
   (["segment"], "did you mean 'segments'?"),
   (["generte", "--prompt=x"], "did you mean 'generate'?"),
-  ([""], "known: evaluate, generate, inspect, preflight"),
+  ([""], "known: evaluate, "),
   (["--config=x", "train"], "unknown verb"),
   (["-v"], "unknown verb '-v'"),
   (["tokenizer", "trian", "--config=x"], "did you mean 'train'?"),

@@ -86,7 +86,7 @@ def pausejax(words: list[str]) -> None:
   errors.require_one_of("verb", words[0], [*cli.VERBS, "--version"])
   if {"--help", "--version"} & {*words} or words[1:] == ["list"]:
     return
-  program = importlib.import_module(f"pausejax.programs.{words[0]}")
+  program = cli.program(words[0])
   with pytest.raises(Parsed):
     program.main(words[1:])
 

@@ -181,7 +181,7 @@ class HuggingFaceTokenizer:
     first = self._model.encode("a", add_special_tokens=False).tokens[:1]
     self.adds_space = "".join(first).startswith(("\u2581", "\u0120"))
     vocabulary = self._model.get_vocab(with_added_tokens=True)
-    self.vocab_size = max(vocabulary.values()) + 1
+    self.vocab_size = max(vocabulary.values(), default=-1) + 1
     if vocabulary.get(pause.TOKEN) == self.vocab_size - 1:
       self.vocab_size -= 1
     self._choose_special_tokens(path, vocabulary)

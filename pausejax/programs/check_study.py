@@ -7,7 +7,6 @@ are reported when the command runs.
 
 import argparse
 import contextlib
-import importlib
 import io
 import pathlib
 from collections.abc import Sequence
@@ -40,7 +39,7 @@ def _check_command(cell: Cell, words: Sequence[str], plan: Study) -> None:
     if verb == "tokenizer":
       rest = rest[1:]
     if verb in ("train", "evaluate", "segments", "tokenizer"):
-      program = importlib.import_module(f"pausejax.programs.{verb}")
+      program = cli.program(verb)
       # The command prints its warnings again when it runs.
       with contextlib.redirect_stderr(io.StringIO()):
         options, tree = program.parser().parse(rest)
