@@ -1,6 +1,7 @@
 """Starting from another run's parameters, and a row for a new `<pause>`."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -8,8 +9,10 @@ from etils import epath
 from pausejax import errors, optimizer
 from pausejax.checkpoints import leaves
 from pausejax.checkpoints.store import Store
-from pausejax.config import OptimConfig, default
-from pausejax.training import initial
+from pausejax.config import FinetuneConfig, OptimConfig, default
+from pausejax.data import tokenizers
+from pausejax.model.pause_row import with_pause_row
+from pausejax.training import initial, inputs
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
 from tests.test_store import KEEP
@@ -71,7 +74,7 @@ def test_an_untrained_pause_row_is_initialized_and_no_other_changes(
 ):
   folder, before = saved
   was = np.asarray(before.model.embedding[...])
-  for row in ("mean", "normal", "keep"):
+  for row in ("mean", "normal", "covariance", "zeros", 7, "keep"):
     now = np.asarray(start(folder, made, row=row).model.embedding[...])
     others = np.arange(len(was)) != PAUSE_ID
     np.testing.assert_array_equal(now[others], was[others])
@@ -79,6 +82,10 @@ def test_an_untrained_pause_row_is_initialized_and_no_other_changes(
       mean = was[:PAUSE_ID].mean(axis=0)
       # float32 sums in another order.
       np.testing.assert_allclose(now[PAUSE_ID], mean, atol=1e-6)
+    elif row == 7:
+      np.testing.assert_array_equal(now[PAUSE_ID], was[7])
+    elif row == "zeros":
+      assert not now[PAUSE_ID].any()
     else:
       assert (now[PAUSE_ID] == was[PAUSE_ID]).all() == (row == "keep")
 
@@ -93,8 +100,62 @@ def test_a_vocabulary_without_pause_grows_by_one(saved, made):
   folder, _ = saved
   more = start(folder, made, vocab_size=models.VOCAB_SIZE - 1, seen=True)
   assert np.any(more.model.embedding[...][PAUSE_ID])
+  # In the softmax a row of zeros would be the largest of negative logits.
+  head_DV = np.asarray(more.model.head_DV())
+  mean_D = head_DV[:, :PAUSE_ID].mean(axis=1)
+  np.testing.assert_allclose(head_DV[:, PAUSE_ID], mean_D, atol=1e-6)
   with pytest.raises(errors.UsageError, match="has no <pause> to keep"):
     start(folder, made, vocab_size=models.VOCAB_SIZE - 1, row="keep")
+
+
+def test_a_row_of_covariance_has_the_moments_of_the_other_rows():
+  rng = np.random.default_rng(0)
+  mix_DD = rng.normal(size=(4, 4))
+  table_VD = jnp.asarray(rng.normal(3.0, 1.0, (50, 4)) @ mix_DD, jnp.float32)
+  draw = lambda seed: with_pause_row(table_VD, 49, "covariance", seed)[49]
+  rows_SD = np.asarray(jax.jit(jax.vmap(draw))(jnp.arange(4000)))
+  text_VD = np.asarray(table_VD[:49])
+  spread = text_VD.std(axis=0)
+  # Four standard errors of the sample of 4,000.
+  distance_D = np.abs(rows_SD.mean(axis=0) - text_VD.mean(axis=0))
+  assert (distance_D < 4 * spread / np.sqrt(4000)).all()
+  wanted_DD = np.cov(text_VD.T, bias=True) / np.outer(spread, spread)
+  found_DD = np.cov(rows_SD.T) / np.outer(spread, spread)
+  np.testing.assert_allclose(found_DD, wanted_DD, atol=0.1)
+
+
+def test_logits_of_text_keep_their_bits_whatever_the_row_of_pause():
+  for variant in ("paper", "llama"):
+    model = models.model(**models.VARIANTS[variant])
+    batch = models.batch(pause_fraction=0.0)
+    before_BTV = np.asarray(_logits(model, batch))
+    for row in ("mean", "covariance", "normal", "zeros", 7):
+      moved = jax.tree.map(lambda x: x, model)
+      moved.embedding[...] = with_pause_row(model.embedding[...], PAUSE_ID, row)
+      after_BTV = np.asarray(_logits(moved, batch))
+      np.testing.assert_array_equal(
+        after_BTV[..., :PAUSE_ID], before_BTV[..., :PAUSE_ID]
+      )
+
+
+@jax.jit
+def _logits(model, batch):
+  return model.logits(models.apply(model, batch))
+
+
+def test_a_named_token_is_one_token_of_the_tokenizer():
+  tokenizer = tokenizers.load_tokenizer("bytes")
+  init = lambda text: inputs.pause_row_init(
+    FinetuneConfig(pause_init=text), tokenizer
+  )
+  assert init("token:.") == ord(".") + 3
+  assert init("eos") == tokenizer.eos_id
+  assert init("covariance") == "covariance"
+  with pytest.raises(errors.UsageError, match="'ab' is 2 tokens"):
+    init("token:ab")
+  for text in ("covarianc", "token", "token:"):
+    with pytest.raises(errors.UsageError, match=r"finetune\.pause_init"):
+      init(text)
 
 
 def test_another_shape_is_refused_with_a_table(saved, made):

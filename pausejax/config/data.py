@@ -10,7 +10,8 @@ from pausejax.config import mixtures
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
 
-PAUSE_INITS = ("mean", "normal", "keep")
+PAUSE_INITS = ("mean", "covariance", "normal", "zeros", "eos", "keep")
+_TOKEN = "token:"  # Before the text of the token whose row is copied.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,9 +178,11 @@ class FinetuneConfig(ConfigGroup):
   )
   pause_init: str = declare(
     "mean",
-    "New <pause> row if the checkpoint was not trained on it: mean of all "
-    "rows, normal, or keep.",
-    choices=PAUSE_INITS,
+    "New <pause> row, also in pretraining, if the run of --init_from was not "
+    "trained on <pause>: mean of the other rows; covariance: normal with their "
+    "mean and covariance; normal: as fresh parameters; zeros; eos: the row of "
+    "the end of a document; token:TEXT: the row of a token, such as token:.; "
+    "keep.",
   )
   hints: bool = declare(
     True,
@@ -189,6 +192,19 @@ class FinetuneConfig(ConfigGroup):
     True,
     "Several examples per row, without attention between them; False: one.",
   )
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not self.pause_init_token:
+      errors.require_one_of(
+        "finetune.pause_init", self.pause_init, (*PAUSE_INITS, f"{_TOKEN}TEXT")
+      )
+
+  @property
+  def pause_init_token(self) -> str:
+    """The text of the token whose row `<pause>` gets; "" if none is named."""
+    is_token = self.pause_init.startswith(_TOKEN)
+    return self.pause_init.removeprefix(_TOKEN) if is_token else ""
 
   def pauses(self, num_pauses: int) -> pause.PromptPauses:
     """Returns the pauses of the prompts of a task.

@@ -23,6 +23,7 @@ from pausejax.interop.family import Family
 from pausejax.interop.tensor_files import TensorFolder
 from pausejax.interop.tokenizer_files import TokenizerFile
 from pausejax.model import decoder
+from pausejax.model.pause_row import with_pause_row
 
 _MAX_ROWS = 20
 # Of older files: buffers that are no parameters.
@@ -176,4 +177,4 @@ def _put(
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnames="pause_id")
 def _with_pause(table_VD: jax.Array, pause_id: int) -> jax.Array:
-  return table_VD.at[pause_id].set(jnp.mean(table_VD[:pause_id], axis=0))
+  return with_pause_row(table_VD, pause_id, "mean")

@@ -2,9 +2,9 @@
 
 Only parameters are loaded; moments, step and data position are new. If the
 checkpoint has no `<pause>`, or was never trained on it, the row of `<pause>` is
-initialized.
+initialized (`model/pause_row.py`).
 
-V vocabulary rows, D d_model.
+V vocabulary rows.
 """
 
 import dataclasses
@@ -19,7 +19,9 @@ from pausejax.checkpoints import leaves, saved_run
 from pausejax.checkpoints.store import Store
 from pausejax.config import ModelConfig, TrainConfig
 from pausejax.model import decoder
+from pausejax.model.pause_row import with_pause_row
 from pausejax.train_state import TrainState
+from pausejax.training.inputs import pause_row_init
 from pausejax.training.parts import Parts
 
 
@@ -36,7 +38,7 @@ def first_state(
     initial.meta,
     parts.model,
     parts.optimizer,
-    pause_init=config.finetune.pause_init,
+    pause_init=pause_row_init(config.finetune, initial.tokenizer),
     seed=config.seed,
   )
 
@@ -47,7 +49,7 @@ def from_checkpoint(
   config: ModelConfig,
   optimizer: optax.GradientTransformation,
   *,
-  pause_init: str,
+  pause_init: str | int,
   seed: int,
 ) -> TrainState:
   """Returns the state at step 0 with the parameters of a checkpoint.
@@ -58,9 +60,9 @@ def from_checkpoint(
     config: the model of this run; `<pause>` is its last id.
     optimizer: initializes the moments.
     pause_init: how to set the row of a `<pause>` that the checkpoint lacks or
-      was never trained on: "mean" of all other rows, "normal" as for fresh
-      parameters, or "keep".
-    seed: the seed of "normal".
+      was never trained on, as in `with_pause_row`. A separate head keeps its
+      row, or gets the mean if it has none.
+    seed: the seed of the methods that sample.
 
   Raises:
     UserError: the names or shapes of the parameters differ from those of
@@ -71,21 +73,26 @@ def from_checkpoint(
   errors.require(
     not (is_new and pause_init == "keep"),
     f"finetune.pause_init: the checkpoint has no <pause> to keep ({num_saved} "
-    f"ids, this run {config.vocab_size}); choose mean or normal",
+    f"ids, this run {config.vocab_size}); choose another, such as mean",
   )
   saved = dataclasses.replace(config, vocab_size=num_saved)
   shapes = jax.eval_shape(lambda: decoder.init(saved, 0))
   model = store.restore_params(sharding.placed(shapes), meta["step"])
   fresh = is_new or not meta["pauses_seen"]
+  pause_id = config.vocab_size - 1
 
   def make(model) -> TrainState:
     named = leaves.flatten(model)
-    named["embedding"] = _rows(
-      named["embedding"], config, pause_init if fresh else "keep", seed
+    named["embedding"] = with_pause_row(
+      _grown(named["embedding"], config),
+      pause_id,
+      pause_init if fresh else "keep",
+      seed,
     )
     if "untied_head" in named:
-      head_VD = _rows(named["untied_head"].T, config, "keep", seed)
-      named["untied_head"] = head_VD.T
+      head_VD = _grown(named["untied_head"].T, config)
+      row = "mean" if is_new else "keep"
+      named["untied_head"] = with_pause_row(head_VD, pause_id, row).T
     grown = leaves.unflatten(
       jax.eval_shape(lambda: decoder.init(config, 0)), named
     )
@@ -98,18 +105,7 @@ def from_checkpoint(
   return jax.jit(make, out_shardings=layout)(model)
 
 
-def _rows(
-  table_VD: jax.Array, config: ModelConfig, pause_init: str, seed: int
-) -> jax.Array:
-  """Returns the table with the rows of `config`, `<pause>` initialized."""
+def _grown(table_VD: jax.Array, config: ModelConfig) -> jax.Array:
+  """Returns the table with as many rows as `config` has, new ones 0."""
   more = config.num_vocab_rows - table_VD.shape[0]
-  table_VD = jnp.pad(table_VD, ((0, more), (0, 0)))
-  pause_id = config.vocab_size - 1
-  if pause_init == "mean":
-    row_D = jnp.mean(table_VD[:pause_id], axis=0)
-  elif pause_init == "normal":
-    shape = table_VD.shape[1:]
-    row_D = decoder.INIT_STDDEV * jax.random.normal(jax.random.key(seed), shape)
-  else:
-    return table_VD
-  return table_VD.at[pause_id].set(row_D)
+  return jnp.pad(table_VD, ((0, more), (0, 0)))

@@ -7,6 +7,7 @@ from typing import Any
 from pausejax import errors, tasks
 from pausejax.checkpoints import saved_run
 from pausejax.config import (
+  FinetuneConfig,
   ModelConfig,
   TrainConfig,
   architecture_fields,
@@ -14,6 +15,7 @@ from pausejax.config import (
   train_config,
 )
 from pausejax.data import pipeline, tokenizers
+from pausejax.data.finetuning import prompts
 from pausejax.errors import require_same
 from pausejax.runtime import distributed, provenance
 from pausejax.training import resume
@@ -72,6 +74,7 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
   tasks.import_module(config.tasks_module)
   pipeline.check_data(config.data)
   tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
+  pause_row_init(config.finetune, tokenizer)  # Raises if it is invalid.
   errors.require(bool(workdir), "--workdir: got '', name a folder")
   path = pathlib.Path(workdir).resolve()
   own = resume.own_checkpoint(path)
@@ -96,6 +99,19 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
     own=own,
     initial=initial,
   )
+
+
+def pause_row_init(
+  config: FinetuneConfig, tokenizer: tokenizers.PauseTokenizer
+) -> str | int:
+  """Returns `finetune.pause_init`, a named token as its id.
+
+  Raises:
+    UsageError: the text is not one token.
+  """
+  if text := config.pause_init_token:
+    return prompts.token_id(tokenizer, text, "finetune.pause_init: the text")
+  return tokenizer.eos_id if config.pause_init == "eos" else config.pause_init
 
 
 def inherit(

@@ -136,15 +136,28 @@ def pause_id(tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses) -> int:
   Raises:
     UsageError: the filler is not one token.
   """
-  filler = pauses.filler
-  if not filler:
+  if not pauses.filler:
     return tokenizer.pause_id
+  return token_id(tokenizer, pauses.filler, "filler")
+
+
+def token_id(tokenizer: tokenizers.PauseTokenizer, text: str, name: str) -> int:
+  """Returns the id of a text that is one token.
+
+  Args:
+    tokenizer: the tokenizer.
+    text: the text.
+    name: what the text is, for the message.
+
+  Raises:
+    UsageError: the text is not one token.
+  """
   # After another word, so that no "start of word" piece is inserted.
-  ids = tokenizer.encode([filler])[0]
+  ids = tokenizer.encode([text])[0]
   ids = ids[1:] if len(ids) == 2 and not tokenizer.decode(ids[:1]) else ids
   errors.require(
     len(ids) == 1,
-    f"filler {filler!r} is {len(ids)} tokens of this tokenizer, it must be "
+    f"{name} {text!r} is {len(ids)} tokens of this tokenizer, it must be "
     "one; choose another, such as '.'",
   )
   return ids[0]
