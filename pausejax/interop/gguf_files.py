@@ -24,7 +24,11 @@ from pausejax import errors
 SUFFIX = ".gguf"
 _FIX = "download the file again"
 _VERSIONS = (2, 3)
-_SCALARS = {i: f for i, f in enumerate("BbHhIif?")} | {10: "Q", 11: "q", 12: "d"}
+_SCALARS = {i: f for i, f in enumerate("BbHhIif?")} | {
+  10: "Q",
+  11: "q",
+  12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _MAX_AXES = 4
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -32,7 +36,7 @@ _CHUNK = 1 << 22  # Values that are dequantized at once.
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class TensorPlace:
   """Where a tensor is.
 
   Attributes:
@@ -74,7 +78,7 @@ class GgufFiles:
     paths = _model_files(path)
     self.path = paths[0]
     self.metadata: dict[str, Any] = {}
-    self.places: dict[str, Place] = {}
+    self.places: dict[str, TensorPlace] = {}
     for i, one in enumerate(paths):
       metadata, places = _read_header(one)
       self.metadata = self.metadata or metadata
@@ -141,7 +145,9 @@ def _model_files(path: pathlib.Path) -> list[pathlib.Path]:
   if match is None:
     return files
   count = int(match[3])
-  names = [f"{match[1]}-{i:05}-of-{count:05}{SUFFIX}" for i in range(1, count + 1)]
+  names = [
+    f"{match[1]}-{i:05}-of-{count:05}{SUFFIX}" for i in range(1, count + 1)
+  ]
   paths = [files[0].with_name(name) for name in names]
   for one in paths:
     if not one.is_file():
@@ -161,7 +167,9 @@ def _require_split(
     )
 
 
-def _require_readable(path: pathlib.Path, places: Iterable[Place]) -> None:
+def _require_readable(
+  path: pathlib.Path, places: Iterable[TensorPlace]
+) -> None:
   """Raises unless the package can turn all types into floats."""
   from gguf import GGML_QUANT_SIZES, quants
 
@@ -174,8 +182,8 @@ def _require_readable(path: pathlib.Path, places: Iterable[Place]) -> None:
       unknown.append(kind.name)
   if unknown:
     raise errors.UserError(
-      f"{path} has tensors of type {', '.join(unknown)}, which the package gguf "
-      "cannot read; get a file with another quantization, such as Q8_0"
+      f"{path} has tensors of type {', '.join(unknown)}, which the package "
+      "gguf cannot read; get a file with another quantization, such as Q8_0"
     )
 
 
@@ -229,12 +237,14 @@ class _Cursor:
 
 def _read_header(
   path: pathlib.Path,
-) -> tuple[dict[str, Any], dict[str, Place]]:
+) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
   """Returns the metadata and the tensors of one file."""
   try:
-    with open(path, "rb") as file:
-      with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _parse_header(_Cursor(data, path), path, len(data))
+    with (
+      open(path, "rb") as file,
+      mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+      return _parse_header(_Cursor(data, path), path, len(data))
   except (OSError, ValueError) as e:
     if isinstance(e, errors.UserError):
       raise
@@ -245,14 +255,14 @@ def _read_header(
 
 def _parse_header(
   cursor: _Cursor, path: pathlib.Path, size: int
-) -> tuple[dict[str, Any], dict[str, Place]]:
+) -> tuple[dict[str, Any], dict[str, TensorPlace]]:
   if cursor.bytes(4) != b"GGUF":
     raise cursor.damaged("it does not start with GGUF")
   version = cursor.scalar("I")
   if version not in _VERSIONS:
     raise errors.UserError(
-      f"{path} is GGUF of version {version}, or of another byte order; versions "
-      "2 and 3 in little-endian order are read: convert the model again"
+      f"{path} is GGUF of version {version}, or of another byte order; "
+      "versions 2 and 3, little-endian, are read: convert the model again"
     )
   num_tensors, num_values = cursor.scalar("Q"), cursor.scalar("Q")
   metadata: dict[str, Any] = {}
@@ -261,7 +271,7 @@ def _parse_header(
     if name in metadata:
       raise cursor.damaged(f"{name!r} is there twice")
     metadata[name] = cursor.value(cursor.scalar("I"))
-  places: dict[str, Place] = {}
+  places: dict[str, TensorPlace] = {}
   for _ in range(num_tensors):
     name, place = _parse_place(cursor, path)
     if name in places:
@@ -269,7 +279,8 @@ def _parse_header(
     places[name] = place
   start = _aligned(cursor, metadata.get("general.alignment", 32))
   places = {
-    n: dataclasses.replace(p, offset=start + p.offset) for n, p in places.items()
+    n: dataclasses.replace(p, offset=start + p.offset)
+    for n, p in places.items()
   }
   for name, place in places.items():
     if place.offset + place.num_bytes > size:
@@ -279,7 +290,7 @@ def _parse_header(
 
 def _parse_place(
   cursor: _Cursor, path: pathlib.Path
-) -> tuple[str, Place]:
+) -> tuple[str, TensorPlace]:
   """Returns a tensor's name and its place from the start of the tensors."""
   from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -297,9 +308,11 @@ def _parse_place(
   kind = GGMLQuantizationType(number)
   block, block_bytes = GGML_QUANT_SIZES[kind]
   if shape[-1] % block or not all(shape):
-    raise cursor.damaged(f"tensor {name!r} has shape {list(shape)} in {kind.name}")
+    raise cursor.damaged(
+      f"tensor {name!r} has shape {list(shape)} in {kind.name}"
+    )
   num_bytes = math.prod(shape) // block * block_bytes
-  return name, Place(path, offset, num_bytes, kind, shape)
+  return name, TensorPlace(path, offset, num_bytes, kind, shape)
 
 
 def _aligned(cursor: _Cursor, alignment: Any) -> int:

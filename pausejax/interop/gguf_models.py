@@ -99,7 +99,8 @@ class _Architecture:
 
   Attributes:
     values: metadata -> config.json, besides the common part.
-    undo: our module -> (tensor of GGUF, config.json) -> the one of transformers.
+    undo: our module -> (tensor of the file, config.json) -> the tensor of
+      transformers.
   """
 
   values: Callable[[_Given], dict[str, Any]]
@@ -185,6 +186,8 @@ def _sizes(g: _Given) -> dict[str, Any]:
     num_key_value_heads=g.get("attention.head_count_kv", int, num_heads),
     max_position_embeddings=g.get("context_length", int),
     tie_word_embeddings=not g.has("output.weight"),
+    bos_token_id=g.files.metadata.get("tokenizer.ggml.bos_token_id"),
+    eos_token_id=g.files.metadata.get("tokenizer.ggml.eos_token_id"),
   )
 
 
@@ -246,7 +249,7 @@ def _llama3(g: _Given, rotated: int, theta: float) -> dict[str, Any]:
         "original_max_position_embeddings": length,
       }
   raise errors.UserError(
-    f"{g.files.path}: {_ROPE_FACTORS} is not of the rotary scaling \"llama3\", "
+    f'{g.files.path}: {_ROPE_FACTORS} is not of the rotary scaling "llama3", '
     "the only one by frequency that the decoder has"
   )
 
@@ -292,7 +295,8 @@ def _gemma3(g: _Given) -> dict[str, Any]:
     sliding_window=g.get("attention.sliding_window", int),
     sliding_window_pattern=g.get("attention.sliding_window_pattern", int, 6),
     attn_logit_softcapping=g.get("attn_logit_softcapping", float, 0.0) or None,
-    final_logit_softcapping=g.get("final_logit_softcapping", float, 0.0) or None,
+    final_logit_softcapping=g.get("final_logit_softcapping", float, 0.0)
+    or None,
     query_pre_attn_scalar=per_head if is_27b else values["head_dim"],
     rope_parameters={
       "full_attention": values["rope_parameters"],

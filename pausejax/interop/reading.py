@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from pausejax import errors, json_files, sharding
+from pausejax import errors, sharding
 from pausejax.checkpoints import leaves
 from pausejax.config import ModelConfig, default
 from pausejax.interop import families, layouts, tokenizer_files
 from pausejax.interop.family import Family
-from pausejax.interop.tensor_files import TensorFolder
+from pausejax.interop.model_files import open_model_files
+from pausejax.interop.tensor_files import Tensors
 from pausejax.interop.tokenizer_files import TokenizerFile
 from pausejax.model import decoder
 from pausejax.model.pause_row import with_pause_row
@@ -54,7 +55,7 @@ class OpenModel:
   tokenizer: TokenizerFile
   has_pause: bool
   tensors: list[layouts.Tensor]
-  files: TensorFolder
+  files: Tensors
 
   @property
   def pauses_seen(self) -> bool:
@@ -64,28 +65,25 @@ class OpenModel:
     return self.has_pause and seen is not False
 
 
-def check_folder(folder: pathlib.Path) -> OpenModel:
-  """Returns the model of a folder.
+def check_folder(path: pathlib.Path) -> OpenModel:
+  """Returns the model of a folder, or of a GGUF file.
 
   Raises:
     UserError: the architecture is not supported, or tensors are missing, extra
       or of another shape; the message has a table of them.
   """
-  values = json_files.read(
-    folder / "config.json", {"vocab_size": int}, "name a model folder"
-  )
+  source = open_model_files(path)
+  values = source.values
   family, fields = families.parse_config(values)
   num_rows = values["vocab_size"]
-  tokenizer, has_pause = tokenizer_files.filled(
-    tokenizer_files.read_tokenizer(folder, values), num_rows
-  )
+  tokenizer, has_pause = tokenizer_files.filled(source.tokenizer(), num_rows)
   tree = default().model
   tree.update(fields)
   vocab_size = num_rows if has_pause else num_rows + 1
   model = ModelConfig(vocab_size=vocab_size, **tree.to_dict())
   tensors = layouts.tensors(family, _shapes(model), num_rows)
-  files = TensorFolder(folder)
-  _require_tensors(folder, tensors, files, model)
+  files = source.tensors()
+  _require_tensors(path, tensors, files, model)
   return OpenModel(
     values=values,
     family=family,

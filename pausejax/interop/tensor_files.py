@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +11,20 @@ from pausejax import errors, json_files
 
 INDEX = "model.safetensors.index.json"
 _FIX = "download the folder again"
+
+
+class Tensors(Protocol):
+  """The tensors of a model.
+
+  Attributes:
+    shapes: name -> (shape, name of the dtype in the file).
+  """
+
+  shapes: dict[str, tuple[tuple[int, ...], str]]
+
+  def read(self, name: str) -> np.ndarray:
+    """Returns a tensor, in the dtype of the file or as float32."""
+    ...
 
 
 class TensorFolder:

@@ -5,8 +5,9 @@
   pausejax train --config=configs/finetune.py:task=squad,pauses=10 \\
     --init_from=smollm2 --config.data.local_dir=/data/squad --workdir=squad10
 
---from is a folder in Hugging Face's format: config.json, *.safetensors, and
-tokenizer.json or tokenizer.model. Neither PyTorch nor transformers is needed
+--from is a folder in Hugging Face's format (config.json, *.safetensors, and
+tokenizer.json or tokenizer.model), or a .gguf file of llama.cpp, or a folder
+with one (extra `gguf`). Neither PyTorch nor transformers is needed
 (docs/open_models.md). --out receives config.json, the tokenizer and a
 checkpoint of step 0, from which the other verbs start. The row of `<pause>` is
 the mean of the others, and outputs without pauses are those of the model. If a
@@ -66,7 +67,7 @@ def parser() -> commandline.Parser:
     dest="source",
     required=True,
     metavar="FOLDER",
-    help="folder of the model",
+    help="folder of the model, or its .gguf file",
   )
   add("--out", required=True, help="folder of the new run")
   return made
