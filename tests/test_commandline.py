@@ -333,11 +333,11 @@ GOOD = "from pausejax import config\ndef get_config(arg=''):\n  "
     ("def get_config(arg):\n  return {'seed': 0}\n", "returned a dict"),
     (
       f"{GOOD}c = config.default(); c.num_step = 5; return c\n",
-      "no field 'num_step'; did you mean 'num_steps'?",
+      "no field 'num_step' there; did you mean config.num_steps?",
     ),
     (
       f"{GOOD}c = config.default(); c.data.door = 'seqio'; return c\n",
-      "no field 'door'; it is now 'data.pipeline'",
+      "no field 'door' there; it is now config.data.pipeline",
     ),
     (f"{GOOD}c = config.default(); c.data.seq = 5; return c\n", "seq"),
     (

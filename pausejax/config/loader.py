@@ -108,9 +108,10 @@ def _why(error: BaseException) -> str:
     new = fields.renamed(TrainConfig).items()
     now = [n for old, n in new if old.rpartition(".")[2] == unknown[1]]
     names = nearest_fields(unknown[1], tree.default())
-    hint = f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
-    hint = f"; it is now {now[0]!r}" if now else hint
-    return f"the config has no field {unknown[1]!r}{hint}"
+    named = " or ".join(f"config.{name}" for name in names)
+    hint = f"; did you mean {named}?" if names else ""
+    hint = f"; it is now config.{now[0]}" if now else hint
+    return f"no field {unknown[1]!r} there{hint}"
   if wrong := _WRONG_TYPE.search(str(error)):
     name, value, expected = wrong.groups()
     return f"{name}: expected {expected}, got {value!r:.60}"
