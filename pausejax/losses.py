@@ -27,6 +27,7 @@ def cross_entropy(
   targets_BT: jax.Array,
   loss_mask_BT: jax.Array,
   *,
+  head_bias_V: jax.Array | None = None,
   finish: Callable[[jax.Array], jax.Array],
   num_chunks: int,
   z_loss: float,
@@ -43,9 +44,10 @@ def cross_entropy(
     targets_BT: int32 ids in [0, V).
     loss_mask_BT: bool, True where the target counts. Other positions
       contribute exactly 0 to the value and to every gradient.
-    finish: logits from the products of vectors and head, float32 [..., V] to
-      the same, element by element: `decoder.finish_logits`. Ids that it sets to
-      -inf get probability 0.
+    head_bias_V: float32 bias of the head; None: it has none.
+    finish: logits from the products of vectors and head, plus the bias, float32
+      [..., V] to the same, element by element: `decoder.finish_logits`. Ids
+      that it sets to -inf get probability 0.
     num_chunks: number of chunks, which divides the T of a device; more chunks
       need less memory.
     z_loss: weight of the z-loss, 0 for none.
@@ -57,7 +59,7 @@ def cross_entropy(
   """
   return _loss(
     x_BTD,
-    head_DV,
+    (head_DV, head_bias_V),
     targets_BT,
     loss_mask_BT,
     _Options(finish=finish, num_chunks=num_chunks, z_loss=z_loss),
@@ -135,30 +137,33 @@ class _Options(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _loss(x_BTD, head_DV, targets_BT, loss_mask_BT, options):
-  args = x_BTD, head_DV, targets_BT, loss_mask_BT
+def _loss(x_BTD, head, targets_BT, loss_mask_BT, options):
+  args = x_BTD, head, targets_BT, loss_mask_BT
   return _over_shards(*args, options, with_grads=False)[0]
 
 
-def _forward(x_BTD, head_DV, targets_BT, loss_mask_BT, options):
-  args = x_BTD, head_DV, targets_BT, loss_mask_BT
+def _forward(x_BTD, head, targets_BT, loss_mask_BT, options):
+  args = x_BTD, head, targets_BT, loss_mask_BT
   return _over_shards(*args, options, with_grads=True)
 
 
 def _backward(options, grads, cotangents):
   del options
-  dx_BTD, dhead_DV = grads
+  dx_BTD, dhead = grads
   scale = cotangents[0]
-  return (scale * dx_BTD).astype(dx_BTD.dtype), scale * dhead_DV, None, None
+  dhead = jax.tree.map(lambda x: scale * x, dhead)
+  return (scale * dx_BTD).astype(dx_BTD.dtype), dhead, None, None
 
 
 _loss.defvjp(_forward, _backward)
 
 
-def _over_shards(x_BTD, head_DV, targets_BT, mask_BT, options, with_grads):
-  """Returns ((objective, nll_BT), (dx_BTD, dhead_DV) or None)."""
+def _over_shards(x_BTD, head, targets_BT, mask_BT, options, with_grads):
+  """Returns ((objective, nll_BT), (dx_BTD, gradient of the head) or None)."""
+  head_DV, bias_V = head
   # Cast here, so that a sharded head is all-gathered in that dtype.
-  args = x_BTD, head_DV.astype(x_BTD.dtype), targets_BT, mask_BT
+  head = head_DV.astype(x_BTD.dtype), bias_V
+  args = x_BTD, head, targets_BT, mask_BT
   scan = functools.partial(_scan_chunks, options=options, with_grads=with_grads)
   if sharding.num_shards(*sharding.TOKEN_AXES) == 1:
     return scan(*args)
@@ -179,16 +184,19 @@ def _over_shards(x_BTD, head_DV, targets_BT, mask_BT, options, with_grads):
   )(*args)
 
 
-def _scan_chunks(x_BTD, w_DV, targets_BT, mask_BT, *, options, with_grads):
+def _scan_chunks(x_BTD, head, targets_BT, mask_BT, *, options, with_grads):
   finish, num_chunks, z_loss = options
+  w_DV, bias_V = head
   ids_V = jnp.arange(w_DV.shape[1])
 
   def one_chunk(carry, chunk):
-    objective, dhead_DV = carry
+    objective, dhead = carry
     x_BCD, targets_BC, mask_BC = chunk
     products_BCV = jnp.einsum(
       "bcd,dv->bcv", x_BCD, w_DV, preferred_element_type=jnp.float32
     )
+    if bias_V is not None:
+      products_BCV += bias_V
     logits_BCV, pull_back = jax.vjp(finish, products_BCV)
     # A comparison, not a gather, stays local when V is sharded.
     is_target_BCV = ids_V == targets_BC[..., None]
@@ -198,25 +206,30 @@ def _scan_chunks(x_BTD, w_DV, targets_BT, mask_BT, *, options, with_grads):
     penalty_BC = jnp.where(mask_BC, z_loss * jnp.square(log_z_BC), 0.0)
     objective += jnp.sum(nll_BC + penalty_BC)
     if not with_grads:
-      return (objective, dhead_DV), (nll_BC, None)
+      return (objective, dhead), (nll_BC, None)
 
     p_BCV = jnp.exp(logits_BCV - log_z_BC[..., None])
     dlogits_BCV = p_BCV * (1 + 2 * z_loss * log_z_BC)[..., None] - is_target_BCV
     dlogits_BCV = jnp.where(mask_BC[..., None], dlogits_BCV, 0.0)
     dproducts_BCV = pull_back(dlogits_BCV)[0].astype(x_BCD.dtype)
     dx_BCD = jnp.einsum("bcv,dv->bcd", dproducts_BCV, w_DV)
+    dhead_DV, dbias_V = dhead
     dhead_DV += jnp.einsum(
       "bcd,bcv->dv", x_BCD, dproducts_BCV, preferred_element_type=jnp.float32
     )
-    return (objective, dhead_DV), (nll_BC, dx_BCD)
+    if dbias_V is not None:
+      dbias_V += jnp.sum(dproducts_BCV, (0, 1), dtype=jnp.float32)
+    return (objective, (dhead_DV, dbias_V)), (nll_BC, dx_BCD)
 
   # Zeros that vary over the mesh as the data does, as shard_map requires.
   zero = 0.0 * jnp.sum(mask_BT, dtype=jnp.float32)
-  init = (zero, jnp.zeros(w_DV.shape) + zero if with_grads else zero)
-  (objective, dhead_DV), (nll, dx) = jax.lax.scan(
-    one_chunk, init, _split((x_BTD, targets_BT, mask_BT), num_chunks)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape) + zero, head)
+  (objective, dhead), (nll, dx) = jax.lax.scan(
+    one_chunk,
+    (zero, zeros if with_grads else zero),
+    _split((x_BTD, targets_BT, mask_BT), num_chunks),
   )
-  grads = (_join(dx), dhead_DV) if with_grads else None
+  grads = (_join(dx), dhead) if with_grads else None
   return (objective, _join(nll)), grads
 
 

@@ -28,6 +28,7 @@ _TABLES = {
   ("vocab", "embed"): Kind.TOKEN_EMBEDDING,
   ("position", "embed"): Kind.POSITION_EMBEDDING,
   ("embed", "vocab"): Kind.HEAD,
+  ("vocab",): Kind.HEAD,
 }
 
 

@@ -71,6 +71,7 @@ ARCHITECTURES = {
     residual="parallel_one_norm",
     norm_bias=False,
     mlp_bias=False,
+    head_bias=True,
     window=5,
   ),
   "gemma": _RMS

@@ -1,5 +1,7 @@
 """Starting from another run's parameters, and a row for a new `<pause>`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,10 @@ from pausejax import errors, optimizer
 from pausejax.checkpoints import leaves
 from pausejax.checkpoints.store import Store
 from pausejax.config import FinetuneConfig, OptimConfig, default
+from pausejax.config.model import VOCAB_MULTIPLE
 from pausejax.data import tokenizers
 from pausejax.model.pause_row import with_pause_row
+from pausejax.train_state import TrainState
 from pausejax.training import initial, inputs
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
@@ -156,6 +160,33 @@ def test_a_named_token_is_one_token_of_the_tokenizer():
   for text in ("covarianc", "token", "token:"):
     with pytest.raises(errors.UsageError, match=r"finetune\.pause_init"):
       init(text)
+
+
+def test_the_bias_of_the_head_grows_with_the_vocabulary(tmp_path, made):
+  config = models.model_config(head_bias=True, tied_embeddings=True)
+  small, large = (
+    dataclasses.replace(config, vocab_size=n)
+    for n in (VOCAB_MULTIPLE, VOCAB_MULTIPLE + 1)
+  )
+  model = models.random_model(small, 0)
+  zero = jnp.zeros((), jnp.int32)
+  before = TrainState(
+    step=zero, num_skipped=zero, model=model, opt_state=made.init(model)
+  )
+  store = Store(epath.Path(tmp_path / "checkpoints"), KEEP)
+  store.save(before, data={"x": b""}, meta={"model": {"vocab_size": 128}})
+  store.close()
+  store = Store(epath.Path(tmp_path / "checkpoints"), None)
+  meta = {**store.meta(0), "pauses_seen": False}
+  with jax.set_mesh(one_device_mesh()):
+    after = initial.from_checkpoint(
+      store, meta, large, made, pause_init="mean", seed=0
+    )
+  was, now = before.model.head_bias[...], after.model.head_bias[...]
+  np.testing.assert_array_equal(now[: len(was)], was)
+  assert len(now) == 2 * VOCAB_MULTIPLE
+  # float32 sums in another order.
+  assert now[len(was)] == pytest.approx(float(was.mean()), abs=1e-6)
 
 
 def test_another_shape_is_refused_with_a_table(saved, made):

@@ -32,18 +32,24 @@ def capped(products):
   return padded(3.0 * jnp.tanh(products / 3.0))
 
 
-def naive(x_BTD, head_DV, targets_BT, mask_BT, z_loss=0.0, finish=padded):
+def naive(
+  x_BTD, head_DV, targets_BT, mask_BT, z_loss=0.0, finish=padded, bias=0.0
+):
   """The definition: softmax over the ids that exist, summed over the mask."""
-  logits_BTV = finish(x_BTD.astype(jnp.float32) @ head_DV)[..., :VOCAB]
+  logits_BTV = finish(x_BTD.astype(jnp.float32) @ head_DV + bias)[..., :VOCAB]
   log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
   right_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], -1)[..., 0]
   objective_BT = log_z_BT - right_BT + z_loss * log_z_BT**2
   return jnp.sum(jnp.where(mask_BT, objective_BT, 0.0))
 
 
-def chunked(*args, finish=padded, num_chunks=4, z_loss=0.0):
+def chunked(*args, finish=padded, num_chunks=4, z_loss=0.0, bias=None):
   return losses.cross_entropy(
-    *args, finish=finish, num_chunks=num_chunks, z_loss=z_loss
+    *args,
+    head_bias_V=bias,
+    finish=finish,
+    num_chunks=num_chunks,
+    z_loss=z_loss,
   )
 
 
@@ -60,6 +66,24 @@ def test_value_and_gradients_equal_the_naive_loss(inputs, num_chunks, options):
   np.testing.assert_allclose(value, wanted, rtol=1e-6)
   for a, b in zip(grads, wanted_grads, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_a_bias_of_the_head(inputs):
+  bias_V = jax.random.normal(jax.random.key(1), (ROWS,))
+  x_BTD, head_DV, targets_BT, mask_BT = inputs
+  of = lambda loss: jax.value_and_grad(
+    lambda x, w, b: jnp.sum(
+      loss(x, w, targets_BT, mask_BT, z_loss=1e-2, finish=capped, bias=b)
+    ),
+    (0, 1, 2),
+  )(x_BTD, head_DV, bias_V)
+  value, grads = of(lambda *args, **kwargs: chunked(*args, **kwargs)[0])
+  wanted, wanted_grads = of(naive)
+  # float32 sums in another order.
+  np.testing.assert_allclose(value, wanted, rtol=1e-6)
+  for a, b in zip(grads, wanted_grads, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  assert grads[2][:VOCAB].all() and not grads[2][VOCAB:].any()
 
 
 def test_value_without_gradient_is_the_same(inputs):

@@ -231,26 +231,27 @@ def test_adamw_keeps_the_layout_of_its_state():
 
 
 def test_weight_decay_touches_matrices_only():
-  model = models.model()
+  model = models.model(head_bias=True)
   decayed = optimizer.decay_mask(("heads", "kv_heads", "mlp", "vocab"))(model)
   is_decayed = {
     jax.tree_util.keystr(path, simple=True, separator="/"): flag
     for path, flag in jax.tree_util.tree_flatten_with_path(decayed)[0]
   }
   for name, flag in is_decayed.items():
-    is_matrix = "kernel" in name or "head" in name or name.startswith("embed")
+    is_matrix = "kernel" in name or name.startswith(("embed", "untied_head"))
     assert flag == is_matrix, name
 
 
 def test_only_decayed_parameters_shrink_under_zero_gradients():
   kwargs = {"weight_decay": 0.5}
   made, _ = optimizer.make_optimizer(config(name="adamw", kwargs=kwargs), 10)
-  model = models.model()
+  model = models.model(head_bias=True)
   zeros = jax.tree.map(lambda x: 0 * x, model)
   updates, _ = jax.jit(made.update)(zeros, made.init(model), model)
   assert (updates.blocks.query.kernel[...] != 0).all()
   assert (updates.blocks.query.bias[...] == 0).all()
   assert (updates.final_norm.scale[...] == 0).all()
+  assert (updates.head_bias[...] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,8 @@ def forward(model, ids, num_prefix=0):
     x = block(c, w, x, layer, num_prefix)
   x = norm(c, x, weights, "final_norm")
   head = weights.get("untied_head", weights["embedding"].T)
-  return (x @ head)[:, : c.vocab_size]
+  logits = x @ head + weights.get("head_bias", 0.0)
+  return logits[:, : c.vocab_size]
 
 
 def log_softmax(logits):

@@ -23,7 +23,7 @@ from pausejax.training import step
 from tests import models
 
 LOSS = LossConfig(num_chunks=4, z_loss=1e-4)
-SHAPE = dict(d_model=32, num_heads=8, num_kv_heads=8)
+SHAPE = dict(d_model=32, num_heads=8, num_kv_heads=8, head_bias=True)
 ROWS, SEQ_LEN = 16, 32
 
 

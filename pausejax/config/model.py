@@ -194,6 +194,9 @@ class ModelConfig(ConfigGroup):
   norm_bias: bool = field(
     Follows("model.bias"), "Biases of layer norms.", architecture=True
   )
+  head_bias: bool = field(
+    False, "Bias of the head: one number per id (Phi).", architecture=True
+  )
   embedding_scale: float = field(
     1.0,
     "Multiplies token embeddings at the input (Gemma: the root of d_model).",

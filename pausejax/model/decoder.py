@@ -269,6 +269,11 @@ class Decoder(nnx.Module):
       if c.tied_embeddings
       else _table(head_key, rows[::-1], ("embed", "vocab"))
     )
+    self.head_bias = (
+      nnx.Param(jnp.zeros(c.num_vocab_rows), axes=("vocab",))
+      if c.head_bias
+      else None
+    )
 
   def __call__(
     self,
@@ -333,17 +338,23 @@ class Decoder(nnx.Module):
       return self.embedding[...].T
     return self.untied_head[...]
 
+  def head_bias_V(self) -> jax.Array | None:
+    """Returns the float32 bias of the head; None if it has none."""
+    return None if self.head_bias is None else self.head_bias[...]
+
   def logits(self, x_BTD: jax.Array) -> jax.Array:
     """Returns float32 logits [B, T, V]; padded vocabulary rows are -inf."""
     w_DV = self.head_DV().astype(x_BTD.dtype)
     products_BTV = jnp.einsum(
       "btd,dv->btv", x_BTD, w_DV, preferred_element_type=jnp.float32
     )
+    if self.head_bias is not None:
+      products_BTV += self.head_bias[...]
     return finish_logits(products_BTV, self.config)
 
 
 def finish_logits(products: jax.Array, config: ModelConfig) -> jax.Array:
-  """Returns the logits, given the products of vectors and head.
+  """Returns the logits, given the products of vectors and head, plus its bias.
 
   Element by element, float32 [..., V]: decoding and the loss, which
   differentiates it a chunk at a time, both call this. Padded vocabulary rows

@@ -89,10 +89,13 @@ def from_checkpoint(
       pause_init if fresh else "keep",
       seed,
     )
+    row = "mean" if is_new else "keep"
     if "untied_head" in named:
       head_VD = _grown(named["untied_head"].T, config)
-      row = "mean" if is_new else "keep"
       named["untied_head"] = with_pause_row(head_VD, pause_id, row).T
+    if "head_bias" in named:
+      bias_V1 = _grown(named["head_bias"][:, None], config)
+      named["head_bias"] = with_pause_row(bias_V1, pause_id, row)[:, 0]
     grown = leaves.unflatten(
       jax.eval_shape(lambda: decoder.init(config, 0)), named
     )

@@ -152,6 +152,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     model.head_DV(),
     targets_BK,
     mask_BK,
+    head_bias_V=model.head_bias_V(),
     finish=functools.partial(decoder.finish_logits, config=model.config),
     num_chunks=_num_chunks(num_here, x_BTD.shape[1] // loss.num_chunks),
     z_loss=loss.z_loss,
