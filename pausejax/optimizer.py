@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from pausejax import errors, parameter_groups, unstacked
+from pausejax import errors, freezing, parameter_groups, unstacked
 from pausejax.config import OptimConfig
 from pausejax.parameter_groups import Kind, decay_mask
 from pausejax.schedules import make_schedule
@@ -65,11 +65,21 @@ def make_optimizer(
   mask, are optimized separately: an optimizer that estimates one scale for all
   its parameters (dog, prodigy) then estimates one for each group.
 
+  Parameters of `freeze` keep their bits (`freezing.py`). For the first
+  `pause_only_steps`, only the row of `<pause>` is trained, at a constant
+  learning rate and with an optimizer of its own. The schedule and the optimizer
+  of all parameters begin after them.
+
   Raises:
     UsageError: optax has no such optimizer, the optimizer lacks one of the
       kwargs, or it needs more than parameters, gradients and a learning rate.
   """
-  schedule = make_schedule(config, num_steps)
+  num_first = config.pause_only_steps
+  errors.require(
+    num_first <= num_steps,
+    f"optim.pause_only_steps {num_first} is more than num_steps {num_steps}",
+  )
+  schedule = make_schedule(config, num_steps - num_first)
   if config.name not in _factories():
     errors.require_one_of("optim.name", config.name, optimizer_names(config))
   known = _arguments(config.name)
@@ -79,11 +89,23 @@ def make_optimizer(
       f"optim.kwargs: optax.{config.name} takes no {key!r}"
       f"{errors.nearest(key, set(known) - set(_FILLED_IN))}",
     )
+  optimizer = freezing.with_frozen(_clipped(config, schedule), config.freeze)
+  if not num_first:
+    return optimizer, schedule
+  constant = optax.constant_schedule(config.pause_only_learning_rate)
+  row = _clipped(config, constant)
+  optimizer = freezing.pause_row_first(num_first, row, optimizer)
+  return optimizer, optax.join_schedules([constant, schedule], [num_first])
+
+
+def _clipped(
+  config: OptimConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """Returns the optimizer after clipping."""
   optimizer = _build(config, schedule)
   if not config.clip_norm:
-    return optax.chain(optimizer), schedule
-  clip = optax.clip_by_global_norm(config.clip_norm)
-  return optax.chain(clip, optimizer), schedule
+    return optax.chain(optimizer)
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
 def optimizer_names(config: OptimConfig) -> list[str]:
@@ -113,7 +135,10 @@ def treatments(
     The headings, then a row for each group of parameters.
   """
   rows = [("parameters", "number", "optimizer", "weight decay", "rate")]
-  for group, size in parameter_groups.sizes(params, config.decay_axes).items():
+  frozen, rest = freezing.frozen_and_rest(params, config.freeze)
+  for (kind, _), size in parameter_groups.sizes(frozen, ()).items():
+    rows.append((kind.value, f"{size:,}", "none: frozen", "no", "x 0"))
+  for group, size in parameter_groups.sizes(rest, config.decay_axes).items():
     kind, is_decayed = group
     is_adam = _is_muon(config.name) and kind != Kind.BLOCK_MATRIX
     decay = _value(config, _ADAM_DECAY) if is_adam else _masked_decay(config)

@@ -87,13 +87,16 @@ def _mapped(optimizer: Optimizer) -> Optimizer:
 
   def init(params: Any) -> _MappedState:
     blocks, rest = _split(params)
-    return _MappedState(jax.vmap(optimizer.init)(blocks), optimizer.init(rest))
+    stacked = jax.vmap(optimizer.init)(blocks) if blocks else None
+    return _MappedState(stacked, optimizer.init(rest))
 
   def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
     parts = zip(_split(updates), state, _split(params), strict=True)
     of_blocks, of_rest = parts
-    blocks, blocks_state = jax.vmap(optimizer.update)(*of_blocks)
     rest, rest_state = optimizer.update(*of_rest)
+    if not of_blocks[0]:
+      return rest, _MappedState(None, rest_state)
+    blocks, blocks_state = jax.vmap(optimizer.update)(*of_blocks)
     return _join(blocks, rest), _MappedState(blocks_state, rest_state)
 
   return optax.GradientTransformation(init, update)
@@ -105,9 +108,11 @@ class _Placeholder(NamedTuple):
 
 def _split(tree: Any) -> tuple[list[Block], Any]:
   """Returns the blocks of a tree and the tree without them."""
-  blocks = [x for x in jax.tree.leaves(tree, is_leaf=_is_block) if _is_block(x)]
-  hide = lambda x: _Placeholder() if _is_block(x) else x
-  return blocks, jax.tree.map(hide, tree, is_leaf=_is_block)
+  # Blocks whose parameters are all frozen have no leaves to map over.
+  is_stack = lambda x: _is_block(x) and bool(jax.tree.leaves(x))
+  blocks = [x for x in jax.tree.leaves(tree, is_leaf=is_stack) if is_stack(x)]
+  hide = lambda x: _Placeholder() if is_stack(x) else x
+  return blocks, jax.tree.map(hide, tree, is_leaf=is_stack)
 
 
 def _join(blocks: list[Block], rest: Any) -> Any:

@@ -28,7 +28,7 @@ LAYERS = (
   ("config",),
   ("tasks",),
   ("data",),
-  ("sharding", "losses", "parameter_groups", "schedules"),
+  ("sharding", "losses", "parameter_groups", "schedules", "freezing"),
   ("model", "unstacked", "optimizer", "train_state", "runtime"),
   ("checkpoints", "inference"),
   ("interop", "training"),

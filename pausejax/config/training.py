@@ -71,6 +71,24 @@ class OptimConfig(ConfigGroup):
     choices=PARAMETER_AXES,
     may_change=True,
   )
+  freeze: tuple[str, ...] = field(
+    (),
+    "Parameters that are not trained: names, or parts of names, such as "
+    "embedding,blocks/query,bias; or logical axes, such as mlp "
+    "(docs/optimizers.md).",
+  )
+  pause_only_steps: int = field(
+    0,
+    "Steps at the start that train only the row of <pause>; the schedule "
+    "begins after them.",
+    minimum=0,
+  )
+  pause_only_learning_rate: float = field(
+    Follows("optim.learning_rate"),
+    "Constant learning rate of these steps.",
+    minimum=0.0,
+    may_change=True,
+  )
   embedding_lr_multiplier: float = field(
     1.0,
     "Multiplies the learning rate of the token and position embeddings.",

@@ -174,6 +174,8 @@ def _describe(
   print(description.size_line(state.model, restored), flush=True)
   rows = optimizer.treatments(inputs.config.optim, state.model)
   print(*tables.table_lines(rows), sep="\n")
+  if num_first := inputs.config.optim.pause_only_steps:
+    print(f"the first {num_first:,} steps train only the row of <pause>")
 
 
 @contextlib.contextmanager

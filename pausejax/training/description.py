@@ -4,14 +4,12 @@ from typing import Any
 
 import jax
 
-from pausejax import sharding, tasks
+from pausejax import sharding
 from pausejax.checkpoints.store import Restored
-from pausejax.config import TrainConfig
-from pausejax.data import pipeline
 from pausejax.model import products
 from pausejax.model.decoder import Decoder
 from pausejax.runtime import provenance
-from pausejax.training.inputs import Inputs
+from pausejax.training.inputs import Inputs, reads_pauses
 
 
 def run_meta(
@@ -34,7 +32,7 @@ def run_meta(
     "tokenizer": inputs.tokenizer.fingerprint(),
     "pause_id": inputs.tokenizer.pause_id,
     "initial": restored.meta.get("initial") if restored else first,
-    "pauses_seen": seen or _reads_pauses(config),
+    "pauses_seen": seen or reads_pauses(config),
     "data": data,
     **environment(config.model["dtype"]),
   }
@@ -62,12 +60,3 @@ def size_line(model: Decoder, restored: Restored | None) -> str:
     f"device(s), mesh {mesh}, computing in {dtype}"
     + (f" (the checkpoint: in {before})" if before not in (None, dtype) else "")
   )
-
-
-def _reads_pauses(config: TrainConfig) -> bool:
-  """Returns whether the sequences of this run contain `<pause>`."""
-  if not pipeline.is_finetuning(config.data.rates):
-    return config.data.pauses.uses_pause_token
-  mixed = [tasks.downstream(n) for n in config.data.rates]
-  pauses = [config.finetune.pauses(task.num_pauses) for task in mixed]
-  return any(p.num_pause_tokens for p in pauses)

@@ -77,6 +77,12 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
   pause_row_init(config.finetune, tokenizer)  # Raises if it is invalid.
   errors.require(bool(workdir), "--workdir: got '', name a folder")
   path = pathlib.Path(workdir).resolve()
+  errors.require(
+    not config.optim.pause_only_steps or reads_pauses(config),
+    f"optim.pause_only_steps {config.optim.pause_only_steps}: no sequence of "
+    "this run holds <pause>; set it to 0, or data.pause_fraction or "
+    "finetune.num_pauses above 0",
+  )
   own = resume.own_checkpoint(path)
   initial = _initial(config.init_from) if not own else None
   if initial is not None:
@@ -145,6 +151,15 @@ def inherit(
   config.data.seq_len = min(config.data.seq_len, limit)
   for name in architecture_fields(ModelConfig):
     config.model[name] = getattr(source.model, name)
+
+
+def reads_pauses(config: TrainConfig) -> bool:
+  """Returns whether the sequences of this run contain `<pause>`."""
+  if not pipeline.is_finetuning(config.data.rates):
+    return config.data.pauses.uses_pause_token
+  mixed = [tasks.downstream(n) for n in config.data.rates]
+  pauses = [config.finetune.pauses(task.num_pauses) for task in mixed]
+  return any(p.num_pause_tokens for p in pauses)
 
 
 def _initial(spec: str) -> saved_run.SavedRun | None:

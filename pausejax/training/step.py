@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pausejax import losses, sharding
+from pausejax import freezing, losses, sharding
 from pausejax.config import LossConfig, TrainConfig
 from pausejax.model import decoder
 from pausejax.model.decoder import Decoder
@@ -32,6 +32,7 @@ def train_step(
   loss: LossConfig,
   num_microbatches: int,
   pause_id: int,
+  trained: Callable[[Decoder], Decoder] = lambda model: model,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one step and the metrics of the step.
 
@@ -47,6 +48,7 @@ def train_step(
     num_microbatches: number of parts, dividing B, over which gradients are
       summed.
     pause_id: id of `<pause>`, for the metrics.
+    trained: `freezing.stop_gradients`, if parameters are frozen.
 
   Returns:
     The state, and float32 scalars: `loss` in nats per counted target, the
@@ -54,7 +56,9 @@ def train_step(
     `learning_rate` and `skipped` (0 or 1). All but the sums and counts are
     written to metrics.jsonl under these names.
   """
-  objective = functools.partial(_summed_objective, loss=loss, pause_id=pause_id)
+  objective = lambda model, batch: _summed_objective(
+    trained(model), batch, loss=loss, pause_id=pause_id
+  )
   grads, sums = _summed_grads(objective, state.model, batch, num_microbatches)
   count = jnp.maximum(sums["num_targets"], 1.0)
   grads = jax.tree.map(lambda g: g / count, grads)
@@ -125,6 +129,7 @@ def jit_train_step(
     loss=config.loss,
     num_microbatches=config.optim.num_microbatches,
     pause_id=pause_id,
+    trained=freezing.stop_gradients(config.optim),
   )
   return jax.jit(
     step,
