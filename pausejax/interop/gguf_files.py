@@ -29,7 +29,7 @@ _SCALARS = {i: f for i, f in enumerate("BbHhIif?")} | {
   11: "q",
   12: "d",
 }
-_STRING, _ARRAY = 8, 9
+_FLOAT32, _STRING, _ARRAY = 6, 8, 9
 _MAX_AXES = 4
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _CHUNK = 1 << 22  # Values that are dequantized at once.
@@ -218,7 +218,9 @@ class _Cursor:
 
   def value(self, kind: int) -> Any:
     if kind in _SCALARS:
-      return self.scalar(_SCALARS[kind])
+      number = self.scalar(_SCALARS[kind])
+      # 1e-5 in float32 is meant as 1e-5.
+      return float(str(np.float32(number))) if kind == _FLOAT32 else number
     if kind == _STRING:
       return self.text()
     if kind != _ARRAY:

@@ -193,12 +193,15 @@ def _sizes(g: _Given) -> dict[str, Any]:
 
 def _head_dim(g: _Given, values: Mapping[str, Any]) -> int:
   """Returns the size of a head; keys and values must have the same."""
-  num_heads = max(values["num_attention_heads"], 1)
-  head_dim = g.get(
-    "attention.key_length", int, values["hidden_size"] // num_heads
-  )
-  g.require("attention.value_length", int, head_dim)
-  return head_dim
+  even = values["hidden_size"] // max(values["num_attention_heads"], 1)
+  key = g.get("attention.key_length", int, even)
+  value = g.get("attention.value_length", int, even)
+  if key != value or key < 1:
+    raise errors.UserError(
+      f"{g.files.path}: the decoder has no heads with attention.key_length "
+      f"{key} and value_length {value}"
+    )
+  return key
 
 
 def _rope(g: _Given, head_dim: int) -> dict[str, Any]:

@@ -193,7 +193,9 @@ def _sentencepiece(m: _Metadata) -> bytes:
     raise m.error("its lists of tokens and scores differ in length")
   library: Any = sentencepiece_model_pb2
   model = library.ModelProto()
-  for piece, score, kind in zip(m.tokens, scores, m.types, strict=True):
+  for token, score, kind in zip(m.tokens, scores, m.types, strict=True):
+    # The converter writes spaces in user-defined pieces as spaces.
+    piece = token.replace(" ", "\u2581") if kind == _USER_DEFINED else token
     model.pieces.add(piece=piece, score=score, type=kind)
   trainer, normalizer = model.trainer_spec, model.normalizer_spec
   trainer.model_type = trainer.BPE
