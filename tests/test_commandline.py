@@ -23,6 +23,7 @@ SMOKE = str(CONFIGS / "smoke.py")
 # What the top of each config file says that its argument can be.
 ARGS = {
   "smoke": ["", "pause=true", "pause=false"],
+  "continue_pretrain": ["", "pause=true", "pause=false"],
   "finetune": ["", "task=gsm8k", "task=squad,pauses=50", "pauses=0"],
   "finetune_smoke": ["", "task=stdlib_choice", "pauses=0"],
   "match3": ["", "arm=none", "arm=pauses", "arm=mixed"],
@@ -662,12 +663,12 @@ def test_every_config_builds_settings(name, arg):
   assert built.model_config(vocab_size=259).num_vocab_rows == 384
   if "pause=false" in arg:
     assert built.data.pause_fraction == 0.0
-  elif name in ("pretrain_c4", "smoke"):
+  elif name in ("pretrain_c4", "continue_pretrain", "smoke"):
     assert built.data.pause_fraction == 0.1
 
 
 def test_a_standard_run_differs_from_its_pause_run_in_the_pauses_only():
-  for name in ("smoke", "pretrain_c4"):
+  for name in ("smoke", "pretrain_c4", "continue_pretrain"):
     path = CONFIGS / f"{name}.py"
     paused = leaves(load(f"{path}:pause=true").to_dict())
     standard = leaves(load(f"{path}:pause=false").to_dict())
@@ -718,6 +719,8 @@ def test_an_override_takes_effect(override, path, value):
   changed = leaves(load(SMOKE, override).to_dict())
   field = "optim.kwargs" if "kwargs" in path else path
   follow = {k for k in before if path == "model.bias" and k.endswith("_bias")}
+  if path == "optim.learning_rate":
+    follow = {"optim.pause_only_learning_rate"}
   assert {k for k in before if before[k] != changed[k]} <= {field, *follow}
 
 

@@ -325,10 +325,13 @@ class TrainConfig(ConfigGroup):
       "embedding; set optim.embedding_lr_multiplier",
     )
     limit = self.model["max_seq_len"]
+    remedy = "raise that, too"
+    if self.model["position"] == "learned":
+      remedy = "with --init_from, its table of learned positions cannot grow"
     errors.require(
       self.data.seq_len <= limit,
       f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len "
-      f"{limit}",
+      f"{limit}; {remedy}",
     )
 
   def model_config(self, vocab_size: int) -> ModelConfig:
