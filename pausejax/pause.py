@@ -296,8 +296,16 @@ class PromptPauses:
 
     A filler is written as its code points, so that any text makes a name.
     """
-    filler = "".join(f"-u{ord(c):04x}" for c in self.filler)
-    return f"{self.position}{self.num_pauses}{filler}"
+    return f"{self.position}{self.num_pauses}{self._filler_slug}"
+
+  @property
+  def series(self) -> str:
+    """The condition without M, as part of a name: one series of a sweep."""
+    return f"{self.position}{self._filler_slug}"
+
+  @property
+  def _filler_slug(self) -> str:
+    return "".join(f"-u{ord(c):04x}" for c in self.filler)
 
   @property
   def options(self) -> list[str]:

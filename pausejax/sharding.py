@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pausejax import errors
@@ -275,6 +275,24 @@ def host_part(process_index: int) -> tuple[int, int]:
     "of a process, or be multiples of them",
   )
   return distinct.index(tuple(sorted(held[process_index]))), len(distinct)
+
+
+def padded_size(size: int, logical: str) -> int:
+  """Returns the smallest multiple of a logical axis' parts >= `size`."""
+  parts = _num_parts(logical)
+  return -(-size // parts) * parts
+
+
+def put_same_rows(x: np.ndarray) -> jax.Array:
+  """Returns a global batch of which every process has all rows."""
+  return jax.make_array_from_callback(x.shape, batch_sharding(), x.__getitem__)
+
+
+def fetch_rows(x: jax.Array) -> np.ndarray:
+  """Returns all rows of a batch on every process."""
+  if jax.process_count() == 1:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
 def put_batch(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

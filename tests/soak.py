@@ -66,15 +66,15 @@ def command(corpus: pathlib.Path, workdir: pathlib.Path, *more: str):
   ]
 
 
-def start(args) -> subprocess.Popen:
-  """Starts the run with one device and one thread of output."""
+def start(args, **changes: str) -> subprocess.Popen:
+  """Starts the run with one device; `changes` are variables of it."""
   # One device: the tests' eight virtual ones would only slow it down.
   flags = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
   flags["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
   return subprocess.Popen(
     args,
     cwd=ROOT,
-    env={**os.environ, **flags},
+    env={**os.environ, **flags, **changes},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

@@ -71,6 +71,7 @@ class Run:
         batches=lambda: iter([{}] * 3),
         plain_batches=None,
         answer=lambda model, show: {},
+        sample=lambda model: [],
       ),
       saver=saver.Saver(
         store=types.SimpleNamespace(

@@ -3,14 +3,13 @@ import math
 import random
 import struct
 
-import numpy as np
 import pytest
 
 from pausejax.runtime import metric_rows, metric_writer
 
 
 def write(workdir, steps, resumed_from=0, **metrics):
-  writer = metric_writer.MetricWriter(workdir, resumed_from, tensorboard=False)
+  writer = metric_writer.MetricWriter(workdir, resumed_from)
   for step in steps:
     writer.write(step, metrics or {"loss": 1 / step})
   writer.close()
@@ -40,7 +39,7 @@ def test_every_step_is_a_line(tmp_path):
 def test_resuming_drops_only_later_lines(tmp_path, resumed_from):
   write(tmp_path, range(1, 11))
   before = (tmp_path / "metrics.jsonl").read_bytes().splitlines(True)
-  writer = metric_writer.MetricWriter(tmp_path, resumed_from, False)
+  writer = metric_writer.MetricWriter(tmp_path, resumed_from)
   writer.close()
   after = (tmp_path / "metrics.jsonl").read_bytes()
   assert after == b"".join(before[:resumed_from])
@@ -126,7 +125,7 @@ def test_lines_set_aside_accumulate(tmp_path):
   path = tmp_path / "metrics.jsonl"
   for junk in (b"one\n", b"two\n"):
     path.write_bytes(junk)
-    metric_writer.MetricWriter(tmp_path, 0, False).close()
+    metric_writer.MetricWriter(tmp_path, 0).close()
   aside = tmp_path / "metrics.jsonl.unreadable"
   assert aside.read_bytes() == b"one\ntwo\n" and not path.read_bytes()
 
@@ -195,7 +194,7 @@ def test_integers_stay_integers(tmp_path):
 
 
 def test_lines_can_be_read_during_the_run(tmp_path):
-  writer = metric_writer.MetricWriter(tmp_path, 0, tensorboard=False)
+  writer = metric_writer.MetricWriter(tmp_path, 0)
   writer.write(1, {"loss": 2.0})
   assert read_lines(tmp_path) == [{"step": 1, "loss": 2.0}]
   writer.close()
@@ -207,21 +206,11 @@ def test_no_other_file_is_left_behind(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_tensorboard_events_hold_the_same_numbers_without_tensorflow(tmp_path):
-  writer = metric_writer.MetricWriter(tmp_path, 0, tensorboard=True)
-  writer.write(1, {"loss": 2.5})
-  writer.close()
-  (events,) = (tmp_path / "tensorboard").iterdir()
-  # A record of the event file holds the tag and the float32 value.
-  content = events.read_bytes()
-  assert b"loss" in content and np.float32(2.5).tobytes() in content
-
-
 def test_a_pending_held_out_loss_is_written_once(tmp_path):
   write(tmp_path, [1, 2])
   write(tmp_path, [2], resumed_from=2, eval_loss=3.0)
   before = read_lines(tmp_path)
-  writer = metric_writer.MetricWriter(tmp_path, 2, False, evaluation_due=True)
+  writer = metric_writer.MetricWriter(tmp_path, 2, evaluation_due=True)
   writer.write(2, {"eval_loss": 3.0})
   writer.close()
   assert writer.num_dropped == 1 and read_lines(tmp_path) == before

@@ -129,7 +129,7 @@ def test_metrics_wait_for_free_space_and_stop_if_the_folder_is_deleted(
   tmp_path, capsys
 ):
   with small_disk(tmp_path / "disk", 64 * 1024) as disk:
-    writer = metric_writer.MetricWriter(disk, 0, False)
+    writer = metric_writer.MetricWriter(disk, 0)
     writer.write(1, {"loss": 1.0})
     ballast = disk / "ballast"
     with contextlib.suppress(OSError):

@@ -300,13 +300,12 @@ def _convert(path: str, text: str, default: Any) -> Any:
     if kind is bool:
       return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
     if kind is tuple:
-      parts = (part.strip(" \"'") for part in text.strip("()").split(","))
       element = type(default[0]) if default else str
       errors.require(
         element in (str, int, float),
         f"config.{path}: a list of lists can only be changed in a config file",
       )
-      return tuple(element(part) for part in parts if part)
+      return tuple(element(part) for part in _parts(text) if part != "")
     return kind(text)
   except errors.UserError:
     raise
@@ -315,6 +314,14 @@ def _convert(path: str, text: str, default: Any) -> Any:
     raise errors.UsageError(
       f"config.{path}: expected {name}, got {text!r}"
     ) from None
+
+
+def _parts(text: str) -> list[Any]:
+  """Returns the elements of "a,b" or (a, b), or of a JSON list: ["a, b"]."""
+  parsed = _literal(text) if text.startswith("[") else text
+  if isinstance(parsed, list) and all(isinstance(p, str | int) for p in parsed):
+    return parsed
+  return [part.strip(" \"'") for part in text.strip("()").split(",")]
 
 
 def _literal(text: str) -> Any:

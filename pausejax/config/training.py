@@ -233,11 +233,23 @@ class EvalConfig(ConfigGroup):
   batch_size: int = field(
     32, "Examples per batch of answers.", minimum=1, may_change=True
   )
+  sample_prompts: tuple[str, ...] = field(
+    (),
+    "Texts that the model continues at each evaluation, written to "
+    "samples.jsonl; on the command line separated by commas, or a JSON list.",
+    may_change=True,
+  )
+  sample_pauses: int = field(
+    0, "Pauses after each of them.", minimum=0, may_change=True
+  )
+  sample_tokens: int = field(
+    32, "Largest number of tokens to continue with.", minimum=1, may_change=True
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig(ConfigGroup):
-  """Where metrics go besides `metrics.jsonl`, and how often."""
+  """Where metrics and samples go besides the workdir, and how often."""
 
   GROUP: ClassVar[str] = "log"
 
@@ -248,6 +260,26 @@ class LogConfig(ConfigGroup):
     False,
     "Also write TensorBoard events (extra: tensorboard).",
     may_change=True,
+  )
+  wandb: bool = field(
+    False,
+    "Also send them to Weights & Biases (extra: wandb); WANDB_MODE=offline "
+    "keeps them in the workdir.",
+    may_change=True,
+  )
+  wandb_project: str = field(
+    "", "Its project (WANDB_PROJECT, else pausejax).", may_change=True
+  )
+  wandb_name: str = field(
+    "",
+    "Name of the run there (WANDB_NAME, else the workdir's).",
+    may_change=True,
+  )
+  wandb_group: str = field(
+    "", "Group of the run there (WANDB_RUN_GROUP, else none).", may_change=True
+  )
+  wandb_tags: tuple[str, ...] = field(
+    (), "Tags of the run there.", may_change=True
   )
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from pausejax import sharding
 from pausejax.data.finetuning import prompts
@@ -118,7 +117,9 @@ class Predictor:
       eos_id=tokenizer.eos_id,
       pause_id=tokenizer.pause_id,
     )
-    answers = [self.format.answer(a) for a in self._fetch(ids_BN)[: len(ids)]]
+    answers = [
+      self.format.answer(a) for a in sharding.fetch_rows(ids_BN)[: len(ids)]
+    ]
     rows = []
     for example, answer in zip(examples, answers, strict=True):
       values = {
@@ -191,14 +192,14 @@ class Predictor:
       for o, option in enumerate(row):
         options_BOC[b, o, : len(option)] = option
         num_tokens_BO[b, o] = len(option)
-    arrays = {"options_BOC": options_BOC, "num_tokens_BO": num_tokens_BO}
     log_prob_BO, _ = score.score_options(
       model,
       **self._prompt_arrays(ids),
-      **self._put(arrays),
+      options_BOC=sharding.put_same_rows(options_BOC),
+      num_tokens_BO=sharding.put_same_rows(num_tokens_BO),
       pause_id=self.tokenizer.pause_id,
     )
-    return self._fetch(log_prob_BO)[: len(ids)]
+    return sharding.fetch_rows(log_prob_BO)[: len(ids)]
 
   def _prompt_arrays(self, ids: Sequence[np.ndarray]) -> dict[str, jax.Array]:
     """Returns the prompts of a batch, padded to `batch_size` rows."""
@@ -213,27 +214,12 @@ class Predictor:
     for b, row in enumerate(rows):
       inside = self.format.pauses.prefix_mask(len(row))
       in_prefix_BT[b, -len(row) :] = inside
-    return self._put(
-      {
-        "tokens_BT": tokens_BT,
-        "is_real_BT": is_real_BT,
-        "in_prefix_BT": in_prefix_BT,
-      }
-    )
-
-  def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts a batch on the mesh; every host has all of its rows."""
-    layout = sharding.batch_sharding()
-    return {
-      name: jax.make_array_from_callback(x.shape, layout, x.__getitem__)
-      for name, x in arrays.items()
+    arrays = {
+      "tokens_BT": tokens_BT,
+      "is_real_BT": is_real_BT,
+      "in_prefix_BT": in_prefix_BT,
     }
-
-  def _fetch(self, x: jax.Array) -> np.ndarray:
-    """Returns all rows of a batch on every host."""
-    if jax.process_count() == 1:
-      return np.asarray(x)
-    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return {name: sharding.put_same_rows(x) for name, x in arrays.items()}
 
 
 def _means(rows: Sequence[dict]) -> dict[str, float]:

@@ -81,6 +81,22 @@ def read_results(folder: pathlib.Path) -> list[dict]:
   return [{**_result(path), "path": str(path)} for path in paths]
 
 
+def sweep_points(folder: pathlib.Path) -> list[tuple[int, dict[str, float]]]:
+  """Returns (M, name -> value) of all results of a folder, ascending in M.
+
+  A name has everything but M: "squad-validation-append-step500/f1".
+  """
+  points = []
+  for result in read_results(folder):
+    pauses = PromptPauses.from_saved(result)
+    series = "-".join(
+      [result["task"], result["split"], pauses.series, f"step{result['step']}"]
+    )
+    metrics = {f"{series}/{k}": v for k, v in result["metrics"].items()}
+    points.append((pauses.num_pauses, metrics))
+  return sorted(points, key=lambda point: point[0])
+
+
 def _result(path: pathlib.Path) -> dict:
   result = json_files.read(path, _RESULT, _FIX)
   try:

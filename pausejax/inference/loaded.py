@@ -150,7 +150,7 @@ class LoadedRun:
     arrays = self._prompt_arrays(ids, num_pauses, position, max_new_tokens)
     import jax
 
-    from pausejax.inference import decode
+    from pausejax.inference import continuation, decode
 
     ids_BN = decode.generate(
       self.model,
@@ -164,7 +164,10 @@ class LoadedRun:
       pause_id=self.tokenizer.pause_id,
     )
     rows = np.asarray(ids_BN).tolist()
-    return [self._text(*pair) for pair in zip(ids, rows, strict=True)]
+    return [
+      continuation.continuation_text(self.tokenizer, *pair)
+      for pair in zip(ids, rows, strict=True)
+    ]
 
   def log_likelihoods(
     self,
@@ -267,31 +270,15 @@ class LoadedRun:
     )
     self._saved.warn_of_pauses(pauses.num_pauses)
     accelerators.require_used()
-    from pausejax.inference import decode
+    from pausejax.inference import continuation
 
-    longest = 1 + max(map(len, ids))  # With BOS.
-    decode.check_length(
-      longest, pauses.num_pauses, num_new, self._saved.model.max_seq_len
+    return continuation.prompt_arrays(
+      ids,
+      pauses,
+      t,
+      num_new=num_new,
+      max_seq_len=self._saved.model.max_seq_len,
     )
-    rows = [
-      pauses.prompt(text, bos_id=t.bos_id, pause_id=t.pause_id) for text in ids
-    ]
-    tokens_BT, is_real_BT = decode.left_pad(
-      rows,
-      width=decode.bucket_length(longest + pauses.num_pauses),
-      pad_id=t.pad_id,
-    )
-    in_prefix_BT = np.zeros_like(is_real_BT)
-    for inside_T, row in zip(in_prefix_BT, rows, strict=True):
-      inside_T[-len(row) :] = pauses.prefix_mask(len(row))
-    return tokens_BT, is_real_BT, in_prefix_BT
-
-  def _text(self, prompt: list[int], ids: list[int]) -> str:
-    """Returns the text of an answer to a prompt."""
-    eos_id, decode = self.tokenizer.eos_id, self.tokenizer.decode
-    end = ids.index(eos_id) if eos_id in ids else len(ids)
-    # Together with the prompt: SentencePiece drops a leading space.
-    return decode([*prompt, *ids[:end]]).removeprefix(decode(prompt))
 
   def _encode_options(
     self, prefixes: list[str], options: Sequence[Sequence[str]]

@@ -14,6 +14,9 @@ another file. With several tasks, local copies are read from LOCAL_DIR/TASK.
 Several processes share the work if the environment defines them
 (`runtime/environment.py`).
 
+With --track=tensorboard,wandb the results in the folder appear there, metrics
+over M, as a run beside that of the training (docs/tracking.md).
+
 With --text, every token of the files is scored once without pauses, and once
 with pauses at random places (--pause_fraction). Perplexity and bits per byte
 compare runs that were trained with different pauses. Results are written to
@@ -30,12 +33,12 @@ from collections.abc import Iterator, Sequence
 import pausejax
 from pausejax import commandline, errors, files, tasks
 from pausejax.checkpoints import saved_run
-from pausejax.config import DataConfig, FinetuneConfig
+from pausejax.config import DataConfig, FinetuneConfig, LogConfig
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
 from pausejax.pause import POSITIONS, PromptPauses
 from pausejax.programs import evaluate_text
-from pausejax.runtime import accelerators, distributed, tables
+from pausejax.runtime import accelerators, distributed, tables, trackers
 from pausejax.tasks import records
 
 
@@ -45,6 +48,8 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
   _check_combination(options)
+  for name in options.track:
+    errors.require_one_of("--track", name, trackers.NAMES)
   run = saved_run.find_run(options.checkpoint)
   distributed.require_agreement(
     {
@@ -70,6 +75,8 @@ def main(argv: list[str]) -> int:
       prompts.Format(task, run.tokenizer, pauses)
   run.warn_of_pauses(max(p.num_pause_tokens for _, ps in plans for p in ps))
   files.require_writable("--out", _folder(options, run))
+  if distributed.process_index() == 0:
+    trackers.require_usable(options.track, "--track={}")
   accelerators.require_used()
   with _mesh(options):
     splits = {
@@ -81,6 +88,10 @@ def main(argv: list[str]) -> int:
       for task, _ in plans
     }
     _evaluate(options, run, plans, splits)
+  if options.track and distributed.process_index() == 0:
+    points = results.sweep_points(_folder(options, run))
+    log = LogConfig(**config["log"])
+    trackers.send_sweep(options.track, run.workdir, log, points)
   return 0
 
 
@@ -109,6 +120,12 @@ def parser() -> commandline.Parser:
   add("--batch_size", type=int, default=32, help="examples at a time (32)")
   add("--limit", type=int, default=0, help="only the first N examples; 0: all")
   add("--out", default="", help="folder of results (in WORKDIR)")
+  add(
+    "--track",
+    type=commandline.name_list,
+    default="",
+    help=f"also show results in {' or '.join(trackers.NAMES)}, or both (none)",
+  )
   add("--text", default="", help="score plain text: a folder, glob or files")
   add(
     "--field", default="text", help="field of JSON lines with the text (text)"
@@ -130,7 +147,7 @@ def parser() -> commandline.Parser:
 
 def _check_combination(options: argparse.Namespace) -> None:
   """Raises if options of tasks and options of plain text are mixed."""
-  tasks_only = ("task", "split", "pauses", "position", "filler")
+  tasks_only = ("task", "split", "pauses", "position", "filler", "track")
   text_only = ("pause_fraction", "seq_len")
   how = "with" if options.text else "without"
   for name in tasks_only if options.text else text_only:

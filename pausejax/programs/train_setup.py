@@ -10,7 +10,7 @@ from pausejax import errors, optimizer, sharding
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.data import pipeline
 from pausejax.data.pipeline import RunData
-from pausejax.evaluation import held_out_answers
+from pausejax.evaluation import held_out_answers, samples
 from pausejax.runtime import (
   distributed,
   flops,
@@ -20,7 +20,7 @@ from pausejax.runtime import (
 )
 from pausejax.runtime.agreement import Agreement
 from pausejax.runtime.progress import ProgressBar
-from pausejax.runtime.signals import StopFlag
+from pausejax.runtime.signals import StopFlag, Stopped
 from pausejax.train_state import TrainState
 from pausejax.training import description, initial, parts, resume, step
 from pausejax.training.held_out import HeldOut
@@ -66,7 +66,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
       store.prepare(made.abstract)
       _keep_inputs(inputs, restored)
       _describe(inputs, data, state, restored)
-      with _meter(inputs, data, made, restored) as meter:
+      with _meter(inputs, data, made, restored, agreement) as meter:
         try:
           yield Run(
             config=inputs.config,
@@ -180,7 +180,11 @@ def _describe(
 
 @contextlib.contextmanager
 def _meter(
-  inputs: Inputs, data: RunData, made: Parts, restored: Restored | None
+  inputs: Inputs,
+  data: RunData,
+  made: Parts,
+  restored: Restored | None,
+  stop: Agreement,
 ) -> Iterator[Meter]:
   """Yields the meter of the run, on its metrics file and progress bar."""
   config = inputs.config
@@ -188,24 +192,33 @@ def _meter(
   writer = metric_writer.open_writer(
     inputs.workdir,
     start,
-    config.log.tensorboard,
+    config.log,
+    inputs.values,
     evaluation_due=_is_evaluation_due(restored),
     every=run_folder.History(inputs.workdir).largest_interval(),
   )
   for line in writer.notes():
     print(line)
-  with ProgressBar(start, config.num_steps) as progress:
-    yield Meter(
-      writer,
-      progress,
-      Counters(**restored.meta["counters"]) if restored else Counters(),
-      every=config.log.every,
-      trims=config.data.pauses.displaces_text and not data.held_out,
-      unigram_entropy=data.unigram_entropy,
-      flops_per_token=flops.per_token(made.model, config.data.seq_len),
-      peak_flops=flops.peak(),
-    )
-  writer.close()
+  exit_code = 1
+  try:
+    with ProgressBar(start, config.num_steps) as progress:
+      yield Meter(
+        writer,
+        progress,
+        Counters(**restored.meta["counters"]) if restored else Counters(),
+        every=config.log.every,
+        trims=config.data.pauses.displaces_text and not data.held_out,
+        unigram_entropy=data.unigram_entropy,
+        flops_per_token=flops.per_token(made.model, config.data.seq_len),
+        peak_flops=flops.peak(),
+      )
+    writer.close()
+    exit_code = stop.exit_code
+  except (errors.UserError, Stopped) as e:
+    exit_code = e.exit_code
+    raise
+  finally:
+    writer.end(exit_code)
 
 
 def _held_out(inputs: Inputs, data: RunData) -> HeldOut:
@@ -220,6 +233,7 @@ def _held_out(inputs: Inputs, data: RunData) -> HeldOut:
     batches=data.evaluation,
     plain_batches=data.plain_evaluation,
     answer=held_out_answers.scorer(config, data.held_out, tokenizer),
+    sample=samples.sampler(config, tokenizer),
   )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 Row = dict[str, Any]
 
+_SAMPLE = [("step", int), ("prompt", str), ("num_pauses", int), ("text", str)]
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
@@ -57,13 +58,25 @@ def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def parse_row(line: bytes) -> Row | None:
   """Returns the row on a line, None if the line is not a row."""
+  row = _of_step(line)
+  return row if row and all(map(_is_value, row.values())) else None
+
+
+def parse_sample(line: bytes) -> Row | None:
+  """Returns the sample on a line of samples.jsonl, None if it is not one."""
+  row = _of_step(line) or {}
+  types = [(name, type(value)) for name, value in row.items()]
+  return row if types == _SAMPLE else None
+
+
+def _of_step(line: bytes) -> Row | None:
+  """Returns the JSON object of a line if it has a step."""
   try:
     row = json.loads(line)
   except (ValueError, RecursionError):  # Not JSON, or not UTF-8.
     return None
-  if not isinstance(row, dict) or type(row.get("step")) is not int:
-    return None
-  return row if all(map(_is_value, row.values())) else None
+  has_step = isinstance(row, dict) and type(row.get("step")) is int
+  return row if has_step else None
 
 
 def _is_value(value: object) -> bool:

@@ -1,19 +1,22 @@
-"""Metrics as JSON lines, always, and as TensorBoard events on request.
+"""Metrics and samples of a run as JSON lines, and in trackers on request.
 
 `metrics.jsonl` has one line per logged step. Numbers are written so that
 reading them back gives the same bits. Numbers that are not finite are written
-as strings, since JSON cannot represent them.
+as strings, since JSON cannot represent them. `samples.jsonl` has one line per
+prompt and evaluation. Trackers (`trackers.py`) receive the same rows.
 """
 
-import json
 import math
-import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pausejax import errors, files
+from pausejax.config import LogConfig
 from pausejax.runtime import distributed, metric_rows
+from pausejax.runtime.step_lines import StepLines
+from pausejax.runtime.trackers import Guarded, run_trackers
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
 Number = int | float
 
@@ -28,24 +31,55 @@ class Silent:
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
     """Does nothing."""
 
+  def write_samples(
+    self, step: int, samples: Sequence[Mapping[str, Any]]
+  ) -> None:
+    """Does nothing."""
+
   def close(self) -> None:
+    """Does nothing."""
+
+  def end(self, exit_code: int) -> None:
     """Does nothing."""
 
 
 def open_writer(
   workdir: pathlib.Path,
   step: int,
-  tensorboard: bool,
+  log: LogConfig,
+  values: Mapping[str, Any],
   *,
   evaluation_due: bool,
   every: int,
 ) -> "MetricWriter | Silent":
-  """Returns a `MetricWriter` in process 0 and a `Silent` in the others."""
+  """Returns a `MetricWriter` in process 0 and a `Silent` in the others.
+
+  Args:
+    workdir: the run's folder.
+    step: the step resumed from, 0 if none.
+    log: names the trackers.
+    values: all fields of the run's config, for the trackers.
+    evaluation_due: as for `MetricWriter`.
+    every: as for `MetricWriter`.
+  """
   if distributed.process_index() > 0:
     return Silent()
-  return MetricWriter(
-    workdir, step, tensorboard, evaluation_due=evaluation_due, every=every
+  writer = MetricWriter(
+    workdir, step, evaluation_due=evaluation_due, every=every
   )
+  writer.trackers = run_trackers(
+    workdir,
+    log,
+    values,
+    step,
+    evaluation_due=evaluation_due,
+    dropped=writer.dropped(),
+  )
+  for tracker in writer.trackers:
+    tracker.replay(
+      metric_rows.scan(workdir / METRICS)[0], read_samples(workdir)
+    )
+  return writer
 
 
 class MetricWriter:
@@ -56,13 +90,13 @@ class MetricWriter:
       starts over moves them to `metrics.jsonl.replaced`.
     num_unreadable: number of lines moved to `metrics.jsonl.unreadable`.
     gaps: (first, last) of each range of steps whose rows are missing.
+    trackers: receive what is written.
   """
 
   def __init__(
     self,
     workdir: pathlib.Path,
     step: int,
-    tensorboard: bool,
     *,
     evaluation_due: bool = False,
     every: int = 1,
@@ -73,63 +107,47 @@ class MetricWriter:
       workdir: the run's folder.
       step: the step resumed from, 0 if none; rows of later steps are dropped,
         since those steps run again.
-      tensorboard: also write events to `<workdir>/tensorboard`.
       evaluation_due: the held-out loss of `step` is measured again, so its row
         is dropped, too.
       every: the largest number of steps between two rows so far.
-
-    Raises:
-      UserError: `tensorboard` is set but tensorboardX is not installed.
     """
-    path = workdir / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    lines = [line for line in lines if line.strip()]
-    rows = [metric_rows.parse_row(line) for line in lines]
-    pairs = list(zip(lines, rows, strict=True))
-    unreadable = [line for line, row in pairs if row is None]
-    kept = [
-      (n, r) for n, r in pairs if r and not _is_again(r, step, evaluation_due)
-    ]
-    dropped = [
-      line for line, r in pairs if r and _is_again(r, step, evaluation_due)
-    ]
-    self.num_unreadable = len(unreadable)
-    self.num_dropped = len(dropped)
-    self._starts_over = step == 0
-    self.gaps = metric_rows.gaps([row for _, row in kept], step, every)
-    if unreadable:
-      _append(path.with_name(path.name + ".unreadable"), unreadable)
-    if dropped and self._starts_over:
-      _append(path.with_name(path.name + ".replaced"), dropped)
-    files.write(path, b"".join(line + b"\n" for line, _ in kept))
-    self._path = path
-    self._file = path.open("ab", buffering=0)
-    self._unwritten = b""
-    self._events = _open_events(workdir, step) if tensorboard else None
+
+    def is_again(row: Mapping[str, Any]) -> bool:
+      is_evaluation = "eval_loss" in row or "prompt" in row
+      is_repeated = evaluation_due and row["step"] == step and is_evaluation
+      return row["step"] > step or is_repeated
+
+    def lines(name: str, parse) -> StepLines:
+      path = workdir / name
+      return StepLines(path, parse, is_again, starts_over=step == 0)
+
+    self._lines = lines(METRICS, metric_rows.parse_row)
+    self._open_samples = lambda: lines(SAMPLES, metric_rows.parse_sample)
+    there = (workdir / SAMPLES).exists()
+    self._samples = self._open_samples() if there else None
+    self.num_dropped = len(self._lines.dropped)
+    self.num_unreadable = self._lines.num_unreadable
+    rows = metric_rows.scan(workdir / METRICS)[0]
+    self.gaps = metric_rows.gaps(rows, step, every)
+    self.trackers: list[Guarded] = []
+
+  def dropped(self) -> list[dict[str, Any]]:
+    """Returns the rows of both files that the run writes again."""
+    samples = self._samples.dropped if self._samples else []
+    return self._lines.dropped + samples
 
   def notes(self) -> list[str]:
-    """Returns at most one line: which rows the file lacks, and why."""
-    notes = []
-    if self.num_dropped and self._starts_over:
-      notes.append(
-        f"{self.num_dropped} rows of an earlier start, of which no checkpoint "
-        "exists, are now in metrics.jsonl.replaced"
-      )
-    elif self.num_dropped:
-      notes.append(
-        f"{self.num_dropped} rows are replaced: their steps run again"
-      )
-    if self.num_unreadable:
-      notes.append(
-        f"{self.num_unreadable} lines could not be read and are now in "
-        "metrics.jsonl.unreadable"
-      )
+    """Returns at most one line per file: which rows it lacks, and why."""
+    notes = self._lines.notes()
     if self.gaps:
       steps = ", ".join(
         f"{a} to {b}" if a < b else f"{a}" for a, b in self.gaps
       )
       notes.append(f"the rows of these steps are missing: {steps}")
-    return ["metrics.jsonl: " + "; ".join(notes)] if notes else []
+    found = {METRICS: notes}
+    if self._samples:
+      found[SAMPLES] = self._samples.notes()
+    return [f"{name}: {'; '.join(n)}" for name, n in found.items() if n]
 
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
     """Writes the metrics of a step as one line.
@@ -140,19 +158,29 @@ class MetricWriter:
       UserError: the file was deleted or replaced.
     """
     finite = {k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}
-    line = json.dumps({"step": step, **finite}) + "\n"
-    was_full = bool(self._unwritten)
-    self._unwritten += line.encode()
-    if (error := self._flush()) and not was_full:
-      print(
-        f"pausejax: warning: cannot write {self._path}: {error}; its lines are "
-        "kept in memory and written later",
-        file=sys.stderr,
-        flush=True,
-      )
-    if self._events is not None:
-      for key, value in metrics.items():
-        self._events.add_scalar(key, value, step)
+    self._lines.write({"step": step, **finite})
+    for tracker in self.trackers:
+      tracker.send(lambda t: t.scalars(step, metrics))
+
+  def write_samples(
+    self, step: int, samples: Sequence[Mapping[str, Any]]
+  ) -> None:
+    """Writes the continuations of prompts, one line each.
+
+    Args:
+      step: the step of the model.
+      samples: for each prompt its `prompt`, `num_pauses` and `text`.
+
+    Raises:
+      UserError: the file was deleted or replaced.
+    """
+    if not samples:
+      return
+    self._samples = self._samples or self._open_samples()
+    for sample in samples:
+      self._samples.write({"step": step, **sample})
+    for tracker in self.trackers:
+      tracker.send(lambda t: t.texts(step, samples))
 
   def close(self) -> None:
     """Writes everything to disk.
@@ -160,59 +188,23 @@ class MetricWriter:
     Raises:
       UserError: some lines could not be written.
     """
-    if error := self._flush():
-      raise errors.UserError(
-        f"cannot write {self._path}: {error}; "
-        f"{self._unwritten.count(10)} lines of metrics are lost"
-      )
-    os.fsync(self._file.fileno())
-    self._file.close()
-    if self._events is not None:
-      self._events.close()
+    self._lines.close()
+    if self._samples:
+      self._samples.close()
 
-  def _flush(self) -> OSError | None:
-    """Writes as much as possible; returns the error that stopped it."""
-    if not self._is_there():
-      raise errors.UserError(
-        f"{self._path} was deleted or replaced while the run was writing it, "
-        "so the run ends"
-      )
-    try:
-      while self._unwritten:
-        written = self._file.write(self._unwritten)
-        self._unwritten = self._unwritten[written:]
-    except OSError as e:
-      return e
-    return None
+  def end(self, exit_code: int) -> None:
+    """Ends the trackers, however the run ends.
 
-  def _is_there(self) -> bool:
-    """Returns whether the path still names the open file."""
-    try:
-      return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
-    except FileNotFoundError:
-      return False
+    Args:
+      exit_code: that of the run.
+    """
+    for tracker in self.trackers:
+      tracker.close(exit_code)
 
 
-def _is_again(row: metric_rows.Row, step: int, evaluation_due: bool) -> bool:
-  """Returns whether the run will write the row again."""
-  is_repeated = evaluation_due and row["step"] == step and "eval_loss" in row
-  return row["step"] > step or is_repeated
-
-
-def _append(path: pathlib.Path, lines: Sequence[bytes]) -> None:
-  """Appends lines to a file atomically."""
-  before = path.read_bytes() if path.exists() else b""
-  files.write(path, before + b"".join(line + b"\n" for line in lines))
-
-
-def _open_events(workdir: pathlib.Path, step: int):
-  try:
-    import tensorboardX
-  except ImportError as e:
-    raise errors.UserError(
-      "log.tensorboard needs the extra: make env EXTRA=tensorboard, or pip "
-      "install '.[tensorboard]' in the clone"
-    ) from e
-  return tensorboardX.SummaryWriter(
-    str(workdir / "tensorboard"), purge_step=step + 1
-  )
+def read_samples(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the readable lines of a run's samples.jsonl, if there is one."""
+  path = workdir / SAMPLES
+  lines = path.read_bytes().split(b"\n") if path.exists() else []
+  parsed = (metric_rows.parse_sample(line) for line in lines if line.strip())
+  return [sample for sample in parsed if sample is not None]

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,11 +23,13 @@ class Evaluation:
     plain_sums: the same over the same text without pauses: `sums` itself if
       there are no pauses, None in finetuning.
     answers: metrics of the answers in percent; empty in pretraining.
+    samples: continuations of prompts, see `evaluation/samples.py`.
   """
 
   sums: Sums
   plain_sums: Sums | None
   answers: dict[str, float]
+  samples: Sequence[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,15 +44,17 @@ class HeldOut:
     answer: (model, callback between batches) -> metrics of its answers to
       held-out examples, in percent; "score" selects the best checkpoint. Empty
       in pretraining.
+    sample: model -> its continuations of prompts.
   """
 
   evaluate_batch: Callable[..., dict[str, jax.Array]]
   batches: Callable[[], Iterator[Batch]]
   plain_batches: Callable[[], Iterator[Batch]] | None
   answer: Callable[[Any, Callable[..., None]], dict[str, float]]
+  sample: Callable[[Any], Sequence[dict[str, Any]]]
 
   def evaluate(self, model: Decoder, check: Callable[..., None]) -> Evaluation:
-    """Returns the sums over all held-out batches and the answers' metrics.
+    """Returns the sums over all held-out batches, answers and samples.
 
     Args:
       model: the decoder, placed on the mesh.
@@ -64,7 +68,7 @@ class HeldOut:
       plain_sums = sums
     elif self.plain_batches is not None:
       plain_sums = self._sums(model, self.plain_batches, check)
-    return Evaluation(sums, plain_sums, answers)
+    return Evaluation(sums, plain_sums, answers, self.sample(model))
 
   def _sums(self, model, batches, check) -> Sums:
     total: Sums = collections.defaultdict(float)

@@ -17,7 +17,7 @@ from pausejax.config import (
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.finetuning import prompts
 from pausejax.errors import require_same
-from pausejax.runtime import distributed, provenance
+from pausejax.runtime import distributed, provenance, trackers
 from pausejax.training import resume
 
 
@@ -73,6 +73,8 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
   config = train_config(values)
   tasks.import_module(config.tasks_module)
   pipeline.check_data(config.data)
+  if distributed.process_index() == 0:
+    trackers.require_usable(trackers.chosen(config.log), "log.{}")
   tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
   pause_row_init(config.finetune, tokenizer)  # Raises if it is invalid.
   errors.require(bool(workdir), "--workdir: got '', name a folder")

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -116,7 +118,7 @@ class Meter:
     self._writer.write(step, row)
 
   def record_evaluation(self, step: int, evaluation: Evaluation) -> None:
-    """Writes and shows the held-out loss and the metrics of the answers.
+    """Writes and shows the held-out loss, answers and samples.
 
     Args:
       step: number of the step.
@@ -138,6 +140,7 @@ class Meter:
       if plain_sums is not sums:
         line += f", {plain:.3f} without pauses"
     self._writer.write(step, {f"eval_{k}": v for k, v in row.items()})
+    self._writer.write_samples(step, evaluation.samples)
     if self._unigram_entropy is not None:
       line += f" (unigram entropy {self._unigram_entropy:.3f})"
     self._progress.print(f"{line}, over {row['num_targets']:,} text targets")
@@ -146,7 +149,15 @@ class Meter:
         f"{k} {tables.compact(v)}" for k, v in evaluation.answers.items()
       )
       self._progress.print(f"step {step}: {answers}")
+    for sample in evaluation.samples:
+      self._progress.print(_sample_line(step, sample))
     self.restart_clock()
+
+
+def _sample_line(step: int, sample: Mapping[str, Any]) -> str:
+  """Returns the start of a sample on one line."""
+  m, text = sample["num_pauses"], sample["text"]
+  return f"step {step}: {sample['prompt']!r:.40} M={m}: {text!r:.80}"
 
 
 def losses_by_class(sums: Sums) -> dict[str, float]:

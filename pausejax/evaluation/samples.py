@@ -1,0 +1,74 @@
+"""Continuations of fixed prompts, with pauses, during training.
+
+B prompts, T positions, N new ids.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from pausejax import sharding
+from pausejax.config import TrainConfig
+from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.inference import continuation, decode
+from pausejax.pause import PromptPauses
+
+Samples = Sequence[dict[str, Any]]
+
+
+def sampler(
+  config: TrainConfig, tokenizer: PauseTokenizer
+) -> Callable[[Any], Samples]:
+  """Returns model -> its most likely continuations of `eval.sample_prompts`.
+
+  A sample has the `prompt`, its `num_pauses`, and the `text` that follows.
+
+  Args:
+    config: config of the run.
+    tokenizer: tokenizer of the run.
+
+  Raises:
+    UsageError: prompts, pauses and new tokens do not fit the positions of the
+      model.
+  """
+  prompts, num_new = config.eval.sample_prompts, config.eval.sample_tokens
+  if not prompts:
+    return lambda model: []
+  pauses = PromptPauses(
+    num_pauses=config.eval.sample_pauses,
+    in_prefix=config.finetune.pauses_in_prefix,
+  )
+  ids = tokenizer.encode([*prompts])
+  num_rows = sharding.padded_size(len(ids), "batch")
+  arrays = continuation.prompt_arrays(
+    [*ids, *[ids[-1]] * (num_rows - len(ids))],
+    pauses,
+    tokenizer,
+    num_new=num_new,
+    max_seq_len=config.model["max_seq_len"],
+  )
+
+  def sample(model) -> Samples:
+    ids_BN = decode.generate(
+      model,
+      *map(sharding.put_same_rows, arrays),
+      key=jax.random.key(0),  # Greedy: never used.
+      num_new=num_new,
+      temperature=0.0,
+      top_k=0,
+      top_p=1.0,
+      eos_id=tokenizer.eos_id,
+      pause_id=tokenizer.pause_id,
+    )
+    rows = sharding.fetch_rows(ids_BN).tolist()
+    return [
+      {
+        "prompt": prompt,
+        "num_pauses": pauses.num_pauses,
+        "text": continuation.continuation_text(tokenizer, row, new),
+      }
+      for prompt, row, new in zip(prompts, ids, rows[: len(ids)], strict=True)
+    ]
+
+  return sample
