@@ -1,5 +1,6 @@
 """Reads what trackers wrote, without TensorBoard and without a W&B server."""
 
+import importlib
 import json
 import pathlib
 import struct
@@ -12,14 +13,16 @@ _BLOCK, _HEADER = 32768, 7
 def tensorboard_scalars(folder: pathlib.Path) -> dict[str, list]:
   """Returns tag -> (step, value) of each point that TensorBoard shows.
 
-  As its EventAccumulator does, a start of a session discards the points of
-  earlier files from its step on.
+  As its EventAccumulators do, a start of a session discards the points of
+  earlier files from its step on, unless it is the first.
   """
   points: dict[str, list] = {}
+  is_first = True
   for event in _events(folder):
-    if event.HasField("session_log"):
+    if event.HasField("session_log") and not is_first:
       for tag, found in points.items():
         points[tag] = [point for point in found if point[0] < event.step]
+    is_first = is_first and not event.HasField("session_log")
     for value in event.summary.value:
       text = b"".join(value.tensor.string_val).decode()
       found = text if value.HasField("tensor") else value.simple_value
@@ -28,13 +31,13 @@ def tensorboard_scalars(folder: pathlib.Path) -> dict[str, list]:
 
 
 def _events(folder: pathlib.Path) -> Iterator[Any]:
-  from tensorboardX.proto import event_pb2
+  from tensorboardX import writer
 
   for path in sorted(folder.glob("events.*")):
     data, at = path.read_bytes(), 0
     while at < len(data):
       (size,) = struct.unpack_from("<Q", data, at)
-      event = event_pb2.Event()
+      event = writer.Event()
       event.ParseFromString(data[at + 12 : at + 12 + size])
       yield event
       at += 16 + size
@@ -46,8 +49,7 @@ def wandb_records(folder: pathlib.Path) -> Iterator[Any]:
   A file has blocks of 32 KiB with pieces of records: a checksum, the size of
   the piece, and whether it is whole (1), the first (2), middle or last (4).
   """
-  from wandb.proto import wandb_internal_pb2
-
+  protocol = importlib.import_module("wandb.proto.wandb_internal_pb2")
   (path,) = folder.glob("*.wandb")
   data, at, record = path.read_bytes(), _HEADER, b""
   while at + _HEADER <= len(data):
@@ -60,7 +62,7 @@ def wandb_records(folder: pathlib.Path) -> Iterator[Any]:
     record = piece if kind in (1, 2) else record + piece
     at += _HEADER + size
     if kind in (1, 4):
-      parsed = wandb_internal_pb2.Record()
+      parsed = protocol.Record()
       parsed.ParseFromString(record)
       yield parsed
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pausejax.runtime import metric_rows
-from tests import soak
+from tests import event_files, soak
 
 pytestmark = pytest.mark.slow
 
@@ -96,9 +96,8 @@ def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place):
   digests = [soak.last_meta(place / n)["digests"] for n in ("whole", "parts")]
   assert digests[0] == digests[1]
 
-  output = run(
-    place, "evaluate", f"--checkpoint={place / 'whole'}", "--pauses=0,3"
-  )
+  evaluate = ("evaluate", f"--checkpoint={place / 'whole'}", "--pauses=0,3")
+  output = run(place, *evaluate, "--track=tensorboard")
   results = place / "whole" / "evaluations"
   for m in (0, 3):
     stem = results / f"sums-validation-append{m}-step6"
@@ -111,6 +110,9 @@ def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place):
     assert [row["id"] for row in rows] == [str(i) for i in range(40)]
     mean = 100 * sum(row["values"]["em"] for row in rows) / 40
     assert mean == pytest.approx(result["metrics"]["em"])
+  sweep = place / "whole" / "tensorboard" / "evaluate"
+  points = event_files.tensorboard_scalars(sweep)
+  assert [m for m, _ in points["sums-validation-append-step6/em"]] == [0, 3]
 
 
 def test_plain_text_is_scored_with_and_without_pauses(place):

@@ -40,8 +40,7 @@ class TensorBoard:
       folder: the folder; an empty or new one lacks all rows.
       first_step: the first step that will be written again.
     """
-    from tensorboardX import event_file_writer
-    from tensorboardX.proto import event_pb2
+    from tensorboardX import event_file_writer, writer
 
     is_new = not any(folder.glob("events.*"))
     self.next_step = 0 if is_new else first_step
@@ -51,19 +50,19 @@ class TensorBoard:
       str(folder / "events"), f".{time.time_ns()}"
     )
     self._last_flush = time.monotonic()
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    if not is_new:
-      self._write(self.next_step, session_log=start)
+    # All but the first start of a folder discard events.
+    start = writer.SessionLog(status=writer.SessionLog.START)
+    self._write(self.next_step, session_log=start)
 
   def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the metrics of a step as one event."""
-    from tensorboardX.proto import summary_pb2
+    from tensorboardX import summary
 
     values = [
-      summary_pb2.Summary.Value(tag=name, simple_value=value)
+      summary.Summary.Value(tag=name, simple_value=value)
       for name, value in metrics.items()
     ]
-    self._write(step, summary=summary_pb2.Summary(value=values))
+    self._write(step, summary=summary.Summary(value=values))
 
   def texts(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
     """Writes each sample as a text of its own tag, by its place."""
@@ -80,12 +79,10 @@ class TensorBoard:
 
   def _write(self, step: int, **content: Any) -> None:
     """Writes an event."""
-    from tensorboardX.proto import event_pb2
+    from tensorboardX import writer
 
-    now = time.time()
-    self._writer.write_event(
-      event_pb2.Event(step=step, wall_time=now, **content)
-    )
+    event = writer.Event(step=step, wall_time=time.time(), **content)
+    self._writer.write_event(event)
     if time.monotonic() - self._last_flush >= _SECONDS_BETWEEN_FLUSHES:
       self._writer.flush()
       self._last_flush = time.monotonic()

@@ -185,7 +185,7 @@ def send_sweep(
   folder = workdir / "tensorboard" / "evaluate"
   acts = {
     "tensorboard": lambda: tensorboard_events.write_sweep(folder, points),
-    "wandb": lambda: wandb_run.write_run(workdir, log, points),
+    "wandb": lambda: wandb_run.publish_sweep(workdir, log, points),
   }
   for name in names:
     try:

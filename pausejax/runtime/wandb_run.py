@@ -164,7 +164,7 @@ def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
   return tuple(str(row.get(name)) for name in names)
 
 
-def write_run(
+def publish_sweep(
   workdir: pathlib.Path,
   log: LogConfig,
   points: Sequence[tuple[int, Mapping[str, float]]],
