@@ -12,7 +12,7 @@ import safetensors.numpy
 from pausejax import cli
 from pausejax.checkpoints import leaves, saved_run
 from pausejax.data import tokenizers
-from pausejax.interop import tokenizer_files
+from pausejax.interop import tensor_files, tokenizer_files
 from tests import open_models
 
 SHAPES = open_models.llama_shapes(open_models.LLAMA)
@@ -335,3 +335,19 @@ def test_pretraining_with_pauses_starts_from_an_imported_run(folder, tmp_path):
   )
   meta = saved_run.find_run(str(tmp_path / "paused")).meta
   assert meta["pauses_seen"]
+
+
+def test_a_large_tensor_is_read_in_pieces(tmp_path, monkeypatch):
+  monkeypatch.setattr(tensor_files, "_CHUNK", 1000)
+  rng = np.random.default_rng(0)
+  shapes = [(7,), (2500,), (1, 3000), (333, 10), (41, 5, 7)]
+  tensors = {
+    f"{i}": rng.normal(size=shape).astype(ml_dtypes.bfloat16)
+    for i, shape in enumerate(shapes)
+  }
+  safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+  files = tensor_files.TensorFolder(tmp_path)
+  for name, expected in tensors.items():
+    actual = files.read(name)
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)

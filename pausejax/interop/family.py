@@ -42,7 +42,7 @@ class Given:
     return choices.get(self._values.get(name, ""), next(iter(choices.values())))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
   """One `model_type`.
 

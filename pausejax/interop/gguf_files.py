@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pausejax import errors
+from pausejax.interop.tensor_files import zero_pages
 
 SUFFIX = ".gguf"
 _FIX = "download the file again"
@@ -32,7 +33,7 @@ _SCALARS = {i: f for i, f in enumerate("BbHhIif?")} | {
 _FLOAT32, _STRING, _ARRAY = 6, 8, 9
 _MAX_AXES = 4
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-_CHUNK = 1 << 22  # Values that are dequantized at once.
+_CHUNK = 1 << 20  # Values that are dequantized at once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,26 +93,20 @@ class GgufFiles:
 
   def read(self, name: str) -> np.ndarray:
     """Returns a tensor as float32."""
-    from gguf import GGMLQuantizationType, quants
+    from gguf import quants
 
     place = self.places[name]
-    if place.kind == GGMLQuantizationType.F32:
-      flat = np.fromfile(
-        place.path, "<f4", math.prod(place.shape), offset=place.offset
-      )
-      return flat.reshape(place.shape)
-    row = place.shape[-1]
-    num_rows = math.prod(place.shape[:-1])
-    row_bytes = place.num_bytes // num_rows
-    out = np.empty((num_rows, row), np.float32)
-    step = max(1, _CHUNK // row)
-    for i in range(0, num_rows, step):
-      n = min(step, num_rows - i)
-      data = np.fromfile(
-        place.path, np.uint8, n * row_bytes, offset=place.offset + i * row_bytes
-      )
-      out[i : i + n] = quants.dequantize(data.reshape(n, row_bytes), place.kind)
-    return out.reshape(place.shape)
+    values = zero_pages(place.shape, np.dtype(np.float32))
+    rows = values.reshape(-1, place.shape[-1])
+    row_bytes = place.num_bytes // len(rows)
+    step = max(1, _CHUNK // rows.shape[1])
+    for start in range(0, len(rows), step):
+      num = min(step, len(rows) - start)
+      offset = place.offset + start * row_bytes
+      data = np.fromfile(place.path, np.uint8, num * row_bytes, offset=offset)
+      data = data.reshape(num, row_bytes)
+      rows[start : start + num] = quants.dequantize(data, place.kind)
+    return values
 
 
 def is_gguf(path: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ was read gives the same bits.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,11 @@ class Tensor:
   name: str
   shape: tuple[int, ...]
   parts: tuple[Part, ...]
+
+  def of_any_layer(self) -> "Tensor":
+    """Returns it without name and layer, equal for all layers."""
+    parts = tuple(dataclasses.replace(p, layer=None) for p in self.parts)
+    return dataclasses.replace(self, name="", parts=parts)
 
 
 def tensors(
@@ -132,10 +138,14 @@ def _as_stored(family: Family, part: Part, shape: tuple[int, int]):
   return shape if _is_transposed(family, part) else shape[::-1]
 
 
-def from_tensor(
-  family: Family, tensor: Tensor, x: np.ndarray
-) -> list[np.ndarray]:
-  """Returns the parts that a tensor holds, in its order."""
+def from_tensor(family: Family, tensor: Tensor, x: Any) -> list[Any]:
+  """Returns the parts that a tensor holds, in its order.
+
+  Args:
+    family: whose tensor it is.
+    tensor: what it holds.
+    x: its values, an array of NumPy or JAX, like the parts.
+  """
   first = tensor.parts[0]
   if first.num_in and not _is_transposed(family, first):
     x = x.T
@@ -145,9 +155,12 @@ def from_tensor(
     num_heads, head_dim = first.shape[-2:]
     heads = x.reshape(*x.shape[:-1], num_heads, len(tensor.parts), head_dim)
     return [heads[..., i, :] for i in range(len(tensor.parts))]
-  ends = np.cumsum([_flat(p)[-1] for p in tensor.parts])[:-1]
-  pieces = np.split(x, ends, axis=-1)
-  return [a.reshape(p.shape) for a, p in zip(pieces, tensor.parts, strict=True)]
+  pieces, start = [], 0
+  for part in tensor.parts:
+    end = start + _flat(part)[-1]
+    pieces.append(x[..., start:end].reshape(part.shape))
+    start = end
+  return pieces
 
 
 def to_tensor(

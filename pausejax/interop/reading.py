@@ -24,7 +24,6 @@ from pausejax.interop.model_files import open_model_files
 from pausejax.interop.tensor_files import Tensors
 from pausejax.interop.tokenizer_files import TokenizerFile
 from pausejax.model import decoder
-from pausejax.model.pause_row import with_pause_row
 
 _MAX_ROWS = 20
 # Of older files: buffers that are no parameters.
@@ -145,16 +144,19 @@ def load_params(source: OpenModel) -> decoder.Decoder:
   )
   named = {n: _zeros(x) for n, x in leaves.flatten(abstract).items()}
   for tensor in source.tensors:
+    names = [part.leaf for part in tensor.parts]
+    held = [named[name] for name in names]
     values = source.files.read(tensor.name)
-    parts = layouts.from_tensor(source.family, tensor, values)
-    for part, x in zip(tensor.parts, parts, strict=True):
-      named[part.leaf] = _put(named[part.leaf], x, part.layer)
+    layer, kind = tensor.parts[0].layer, tensor.of_any_layer()
+    changed = _put(held, values, layer, source.family, kind)
+    named |= zip(names, changed, strict=True)
+    # Dispatched computations would hold more than one tensor.
+    jax.block_until_ready(changed)
   if not source.has_pause:
     pause_id = source.model.vocab_size - 1
-    named["embedding"] = _with_pause(named["embedding"], pause_id)
-    if "untied_head" in named:
-      head_DV = named["untied_head"]
-      named["untied_head"] = _with_pause(head_DV.T, pause_id).T
+    for name, axis in (("embedding", 0), ("untied_head", 1)):
+      if name in named:
+        named[name] = _with_pause(named[name], pause_id, axis)
   return leaves.unflatten(abstract, named)
 
 
@@ -163,16 +165,33 @@ def _zeros(x: Any) -> jax.Array:
   return make()
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=(3, 4))
 def _put(
-  leaf: jax.Array, part: jax.Array, layer: jax.Array | int | None
-) -> jax.Array:
-  """Returns the leaf with one layer of it, or its first rows, replaced."""
-  place = tuple(slice(n) for n in part.shape)
-  place = place if layer is None else (layer, *place)
-  return leaf.at[place].set(part.astype(leaf.dtype))
+  held: list[jax.Array],
+  values: jax.Array,
+  layer: jax.Array | int | None,
+  family: Family,
+  tensor: layouts.Tensor,
+) -> list[jax.Array]:
+  """Returns the leaves with one layer, or their first rows, replaced.
+
+  The host hands over the tensor as it is stored: reordering it there would
+  make a second copy.
+  """
+  parts = layouts.from_tensor(family, tensor, values)
+  changed = []
+  for leaf, part in zip(held, parts, strict=True):
+    place = tuple(slice(n) for n in part.shape)
+    place = place if layer is None else (layer, *place)
+    changed.append(leaf.at[place].set(part.astype(leaf.dtype)))
+  return changed
 
 
-@functools.partial(jax.jit, donate_argnums=0, static_argnames="pause_id")
-def _with_pause(table_VD: jax.Array, pause_id: int) -> jax.Array:
-  return with_pause_row(table_VD, pause_id, "mean")
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=(1, 2))
+def _with_pause(table: jax.Array, pause_id: int, axis: int) -> jax.Array:
+  """Returns the table with the mean of the text's rows as that of `<pause>`.
+
+  That row must be zeros: a slice without it would be a copy of the table.
+  """
+  place = (slice(None),) * axis + (pause_id,)
+  return table.at[place].set(jnp.sum(table, axis=axis) / pause_id)

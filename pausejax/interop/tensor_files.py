@@ -1,6 +1,8 @@
 """The tensors of a model folder: safetensors, read one at a time."""
 
 import contextlib
+import math
+import mmap
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -11,6 +13,7 @@ from pausejax import errors, json_files
 
 INDEX = "model.safetensors.index.json"
 _FIX = "download the folder again"
+_CHUNK = 1 << 20  # Values that are read at once.
 
 
 class Tensors(Protocol):
@@ -59,8 +62,31 @@ class TensorFolder:
 
   def read(self, name: str) -> np.ndarray:
     """Returns a tensor, in the dtype of the file."""
-    with _opened(self._files[name]) as file:
-      return file.get_tensor(name)
+    path = self._files[name]
+    with _opened(path) as file:
+      shape = self.shapes[name][0]
+      if not shape or math.prod(shape) <= _CHUNK:
+        return file.get_tensor(name)
+      dtype = file.get_slice(name)[:0].dtype
+    values = zero_pages(shape, dtype)
+    step = max(1, _CHUNK // math.prod(shape[1:]))
+    for start in range(0, shape[0], step):
+      # Opened anew, which releases the pages of the rows before.
+      with _opened(path) as file:
+        end = min(start + step, shape[0])
+        values[start:end] = file.get_slice(name)[start:end]
+    return values
+
+
+def zero_pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """Returns an array of zeros in pages of its own.
+
+  JAX on CPU reads it without a copy, since it is aligned; when it is freed, its
+  pages go back to the system.
+  """
+  num_values = math.prod(shape)
+  pages = mmap.mmap(-1, max(1, num_values * dtype.itemsize))
+  return np.frombuffer(pages, dtype, num_values).reshape(shape)
 
 
 @contextlib.contextmanager
