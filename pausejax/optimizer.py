@@ -135,10 +135,10 @@ def treatments(
     The headings, then a row for each group of parameters.
   """
   rows = [("parameters", "number", "optimizer", "weight decay", "rate")]
-  frozen, rest = freezing.frozen_and_rest(params, config.freeze)
+  frozen, trained = freezing.frozen_and_trained(params, config.freeze)
   for (kind, _), size in parameter_groups.sizes(frozen, ()).items():
     rows.append((kind.value, f"{size:,}", "none: frozen", "no", "x 0"))
-  for group, size in parameter_groups.sizes(rest, config.decay_axes).items():
+  for group, size in parameter_groups.sizes(trained, config.decay_axes).items():
     kind, is_decayed = group
     is_adam = _is_muon(config.name) and kind != Kind.BLOCK_MATRIX
     decay = _value(config, _ADAM_DECAY) if is_adam else _masked_decay(config)

@@ -45,27 +45,23 @@ def is_decayed(param: nnx.Variable, decay_axes: tuple[str, ...]) -> bool:
   return "embed" in axes and any(a in decay_axes for a in axes)
 
 
-def each(function: Callable[..., Any], params: Any, *more: Any) -> Any:
-  """Returns the tree with `function` applied to each parameter.
+def each(function: Callable[[nnx.Variable], Any], params: Any) -> Any:
+  """Returns the tree with `function` applied to each parameter."""
+  return jax.tree.map(function, params, is_leaf=_is_param)
+
+
+def each_named(function: Callable[..., Any], params: Any, *more: Any) -> Any:
+  """Returns the tree with `function` applied to each name and parameter.
 
   Args:
-    function: (parameter, what each other tree has in its place) -> new value.
+    function: (path, as in blocks/query/kernel; parameter; what each other tree
+      has in its place) -> new value.
     params: the parameters.
     *more: other trees that have anything in place of parameters.
   """
-  return jax.tree.map(function, params, *more, is_leaf=_is_param)
-
-
-def each_named(
-  function: Callable[[str, nnx.Variable], Any], params: Any
-) -> Any:
-  """Returns the tree with `function` applied to each name and parameter.
-
-  A name is a path, as in blocks/query/kernel.
-  """
   name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
   return jax.tree_util.tree_map_with_path(
-    lambda path, p: function(name(path), p), params, is_leaf=_is_param
+    lambda path, *p: function(name(path), *p), params, *more, is_leaf=_is_param
   )
 
 

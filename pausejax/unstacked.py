@@ -108,11 +108,9 @@ class _Placeholder(NamedTuple):
 
 def _split(tree: Any) -> tuple[list[Block], Any]:
   """Returns the blocks of a tree and the tree without them."""
-  # Blocks whose parameters are all frozen have no leaves to map over.
-  is_stack = lambda x: _is_block(x) and bool(jax.tree.leaves(x))
-  blocks = [x for x in jax.tree.leaves(tree, is_leaf=is_stack) if is_stack(x)]
-  hide = lambda x: _Placeholder() if is_stack(x) else x
-  return blocks, jax.tree.map(hide, tree, is_leaf=is_stack)
+  blocks = [x for x in jax.tree.leaves(tree, is_leaf=_is_block) if _is_block(x)]
+  hide = lambda x: _Placeholder() if _is_block(x) else x
+  return blocks, jax.tree.map(hide, tree, is_leaf=_is_block)
 
 
 def _join(blocks: list[Block], rest: Any) -> Any:
@@ -153,7 +151,7 @@ def _unstack(tree: Any) -> Any:
   def layers(x: Any) -> Any:
     if not _is_block(x):
       return x
-    count = x.config.num_layers
+    count = len(jax.tree.leaves(x)[0])  # Frozen layers are not here.
     return _Layers(
       tuple(jax.tree.map(lambda a, i=i: a[i], x) for i in range(count))
     )
@@ -173,4 +171,5 @@ def _stack(tree: Any) -> Any:
 
 
 def _is_block(x: Any) -> bool:
-  return isinstance(x, Block)
+  """Returns whether it is a stack; frozen ones have no leaves to map over."""
+  return isinstance(x, Block) and bool(jax.tree.leaves(x))

@@ -94,8 +94,8 @@ def test_the_norm_of_the_gradient_is_that_of_the_trained_parameters():
     model, models.batch(), loss=config().loss, pause_id=models.PAUSE_ID
   )[0]
   grads = jax.jit(jax.grad(objective))(before.model)
-  rest = freezing.frozen_and_rest(grads, FREEZE)[1]
-  squares = sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(rest))
+  trained = freezing.frozen_and_trained(grads, FREEZE)[1]
+  squares = sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(trained))
   count = float(measured["num_targets"])
   assert float(measured["grad_norm"]) == pytest.approx(
     math.sqrt(squares) / count, rel=1e-4
@@ -109,6 +109,25 @@ def test_any_optimizer_leaves_frozen_blocks_alone(name):
   states, _ = steps(frozen, 1)
   for leaf, differs in changed(*states).items():
     assert differs.any() != leaf.startswith("blocks/"), leaf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "lamb", "dog"])
+def test_layers_are_frozen_and_have_no_state(name):
+  frozen = config(name=name, kwargs={}, freeze=("blocks[:-1]", "mlp"))
+  states, _ = steps(frozen, 1, num_layers=3)
+  for leaf, differs in changed(*states).items():
+    if "expand" in leaf or leaf == "blocks/contract/kernel":
+      assert not differs.any(), leaf
+    elif leaf == "blocks/key/bias":  # Its gradient is 0 but for rounding.
+      assert not differs[:2].any()
+    elif leaf.startswith("blocks/"):
+      assert not differs[:2].any() and differs[2].any(), leaf
+    else:
+      assert differs.any(), leaf
+  moments = leaves.flatten(states[0].opt_state)
+  query = [x for n, x in moments.items() if n.endswith("/query/kernel")]
+  assert query and {x.shape[0] for x in query} == {1}
 
 
 @pytest.mark.slow
@@ -225,6 +244,8 @@ def test_eight_devices_train_as_one(changes):
     (dict(freeze=("embeding",)), "did you mean 'embedding'?"),
     (dict(freeze=("blocks/querry",)), "did you mean 'blocks/query'?"),
     (dict(freeze=("",)), "unknown value ''"),
+    (dict(freeze=("block[:1]",)), "unknown value 'block[:1]'"),
+    (dict(freeze=("blocks[1]",)), "unknown value 'blocks[1]'"),
     (dict(freeze=("embed", "norm", "bias")), "nothing is left to train"),
     (dict(pause_only_steps=11), "is more than num_steps 10"),
   ],
@@ -239,7 +260,8 @@ def test_user_errors_are_one_line_before_anything_is_computed(
 
 
 def test_the_table_names_what_is_frozen():
-  fields = {**default().optim.to_dict(), "freeze": ("embedding", "bias")}
+  freeze = ("embedding", "bias", "blocks[1:]")
+  fields = {**default().optim.to_dict(), "freeze": freeze}
   model = models.model()
   rows = optimizer.treatments(OptimConfig(**fields), model)
   number = f"{model.embedding[...].size:,}"

@@ -74,8 +74,8 @@ class OptimConfig(ConfigGroup):
   freeze: tuple[str, ...] = field(
     (),
     "Parameters that are not trained: names, or parts of names, such as "
-    "embedding,blocks/query,bias; or logical axes, such as mlp "
-    "(docs/optimizers.md).",
+    "embedding,blocks/query,bias; logical axes, such as mlp; or layers, such "
+    "as blocks[:-4] (docs/optimizers.md).",
   )
   pause_only_steps: int = field(
     0,
