@@ -11,8 +11,8 @@
 `pause=false` is the standard run, to compare with: same text, same order, same
 schedule, same number of positions. Architecture and tokenizer are those of
 --init_from, which may be any run. 10,000 steps of 256 rows of 2,048 positions
-are 5.2B; memory and time follow from the size of the model (`pausejax
-preflight`).
+are 5.2B; memory follows from the size of the model (`pausejax preflight
+--config=smollm2/config.json`).
 
 The learning rate is warmed up again, from 0 to a peak below that of the first
 pretraining, and decays again. Expect the loss to rise during the warm-up and

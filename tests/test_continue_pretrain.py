@@ -103,8 +103,14 @@ def check(place, *more: str):
 
 
 @pytest.mark.slow
-def test_lengths_and_rows_that_do_not_fit_are_refused_in_one_line(place):
+def test_lengths_and_rows_that_do_not_fit_are_refused_in_one_line(
+  place, capsys
+):
   assert check(place).config.data.seq_len == 32
+  argv = [w for w in words(place, "refused") if ".seq_len" not in w]
+  _, tree = train.parser().parse(argv, train._inherit)
+  assert tree.data.seq_len == 64
+  assert "data.seq_len 2048 is lowered to 64" in capsys.readouterr().out
   longer = "--config.data.seq_len=128"
   with pytest.raises(errors.UsageError, match="max_seq_len 64; raise that"):
     check(place, longer)
@@ -113,6 +119,10 @@ def test_lengths_and_rows_that_do_not_fit_are_refused_in_one_line(place):
   assert made.config.data.seq_len == 128
   with pytest.raises(errors.UsageError, match="'me some' is 2 tokens"):
     check(place, "--config.finetune.pause_init=token:me some")
+  values = load_config("continue_pretrain").to_dict()
+  values["model"]["max_seq_len"] = 1024
+  with pytest.raises(errors.UsageError, match="positions cannot grow"):
+    train_config(values)
 
 
 def test_the_learning_rate_is_warmed_up_again_and_decays():

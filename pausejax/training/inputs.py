@@ -150,7 +150,12 @@ def inherit(
     return
   # The model was trained on positions below this limit.
   limit = source.model.max_seq_len
-  config.data.seq_len = min(config.data.seq_len, limit)
+  if config.data.seq_len > limit:
+    print(
+      f"data.seq_len {config.data.seq_len} is lowered to {limit}, the "
+      f"model.max_seq_len of {source.workdir}"
+    )
+    config.data.seq_len = limit
   for name in architecture_fields(ModelConfig):
     config.model[name] = getattr(source.model, name)
 
