@@ -31,6 +31,7 @@ VERBS = {
   "evaluate": "answer the examples of a task, with each number of pauses",
   "study": "run four variants x pauses x seeds, and make one table",
   "report": "write a study as one self-contained page",
+  "export": "write a run as a model of transformers, with its pauses",
   "generate": "continue a prompt, with pauses before the answer",
   "score": "score a file of predictions with the metrics of a task",
   "tasks": "list the tasks, or check one from source to metrics",
@@ -38,7 +39,7 @@ VERBS = {
 # The module of a verb whose name is a keyword of Python.
 _MODULES = {"import": "import_model"}
 # Verbs that several processes run together.
-MULTI_PROCESS = ("train", "evaluate", "import")
+MULTI_PROCESS = ("train", "evaluate", "import", "export")
 
 _leaving = threading.Lock()
 

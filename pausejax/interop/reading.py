@@ -80,7 +80,7 @@ def check_folder(path: pathlib.Path) -> OpenModel:
   tree.update(fields)
   vocab_size = num_rows if has_pause else num_rows + 1
   model = ModelConfig(vocab_size=vocab_size, **tree.to_dict())
-  tensors = layouts.tensors(family, _shapes(model), num_rows)
+  tensors = layouts.tensors(family, leaf_shapes(model), num_rows)
   files = source.tensors()
   _require_tensors(path, tensors, files, model)
   return OpenModel(
@@ -95,7 +95,7 @@ def check_folder(path: pathlib.Path) -> OpenModel:
   )
 
 
-def _shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
+def leaf_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
   """Returns leaf -> (its shape, its logical axes)."""
   abstract = jax.eval_shape(lambda: decoder.init(model, 0))
   is_param = lambda x: isinstance(x, nnx.Variable)

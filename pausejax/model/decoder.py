@@ -35,7 +35,7 @@ from pausejax.config import ModelConfig
 from pausejax.model import attention, embedding, layers, products
 
 INIT_STDDEV = 0.02
-_EPSILON = {"layernorm": 1e-5, "rmsnorm": 1e-6, "rmsnorm_zero_centered": 1e-6}
+EPSILON = {"layernorm": 1e-5, "rmsnorm": 1e-6, "rmsnorm_zero_centered": 1e-6}
 
 # What is saved for the backward pass: nothing, or the outputs of the matrix
 # products, so that only norms and activations are recomputed.
@@ -57,7 +57,7 @@ class Norm(nnx.Module):
 
   def __init__(self, kind: str, size: int, epsilon: float, use_bias: bool):
     self.kind = kind
-    self.epsilon = epsilon or _EPSILON[kind]
+    self.epsilon = epsilon or EPSILON[kind]
     is_centered = kind == "rmsnorm_zero_centered"
     scale = jnp.zeros(size) if is_centered else jnp.ones(size)
     self.scale = nnx.Param(scale, axes=("norm",))
