@@ -282,9 +282,13 @@ def _olmo2(g: _Given) -> dict[str, Any]:
     return values
   has_window = g.get("attention.sliding_window_pattern", [bool])
   kinds = {True: "sliding_attention", False: "full_attention"}
-  layers = [kinds[one] for one in has_window]
+  full = values["rope_parameters"]
+  local = {"rope_type": "default", "rope_theta": full["rope_theta"]}
   return values | dict(
-    model_type="olmo3", sliding_window=window, layer_types=layers
+    model_type="olmo3",
+    sliding_window=window,
+    layer_types=[kinds[one] for one in has_window],
+    rope_parameters={"full_attention": full, "sliding_attention": local},
   )
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from pausejax.interop.family import Family
 
-_SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+# Last part of a leaf's name -> last part of the tensor's.
+_SUFFIXES = {"bias": "bias", "head_bias": "bias"}
 _BLOCKS = "blocks/"
 
 
@@ -80,16 +81,17 @@ def tensors(
 
 
 def _order(part: Part) -> int:
-  """Returns the rank of queries, keys and values in a tensor that has all."""
+  """Returns the rank of the part in a tensor that has several."""
   name = part.leaf.split("/")[-2] if "/" in part.leaf else ""
-  return ("query", "key", "value", name).index(name)
+  return ("query", "key", "value", "gate", "expand", name).index(name)
 
 
 def _parts(family, leaf, shape, axes, vocab_size) -> Iterator[tuple[str, Part]]:
   """Yields (name of the tensor, part of the leaf), one for each layer."""
   is_block = leaf.startswith(_BLOCKS)
   module, _, kind = leaf.removeprefix(_BLOCKS).partition("/")
-  name = f"{family.modules[module]}.{_SUFFIXES.get(kind, 'weight')}"
+  suffix = _SUFFIXES.get(kind or module, "weight")
+  name = f"{family.modules[module]}.{suffix}"
   if is_block:
     num_layers, *shape = shape
     axes = axes[1:] if len(axes) > len(shape) else axes

@@ -154,7 +154,7 @@ def load_params(source: OpenModel) -> decoder.Decoder:
     jax.block_until_ready(changed)
   if not source.has_pause:
     pause_id = source.model.vocab_size - 1
-    for name, axis in (("embedding", 0), ("untied_head", 1)):
+    for name, axis in (("embedding", 0), ("untied_head", 1), ("head_bias", 0)):
       if name in named:
         named[name] = _with_pause(named[name], pause_id, axis)
   return leaves.unflatten(abstract, named)
