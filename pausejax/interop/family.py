@@ -82,6 +82,11 @@ class Given:
       raise self._wrong(name, "an object")
     return Given(value, {}, f"{self._prefix}{name}.", self.missing)
 
+  def over(self, other: "Given") -> "Given":
+    """Returns the object with what only the other one has."""
+    values = other._values | {n: self._values[n] for n in self.names()}
+    return Given(values, {}, self._prefix, self.missing)
+
   def names(self) -> list[str]:
     """Returns the keys whose value is not null."""
     return [n for n, value in self._values.items() if value is not None]

@@ -152,11 +152,8 @@ def windows_and_rope(g: Given, kinds: Sequence[str]) -> dict[str, Any]:
   by_kind = g.part("rope_parameters")
   for other in sorted({*by_kind.names()} - {_FULL, _SLIDING}):
     g.missing.append(f"rope_parameters.{other:.60} of all kinds of layers")
-  full, local = by_kind.part(_FULL), by_kind.part(_SLIDING)
-  if by_kind.names():
-    g.require("rope_scaling", None)
-  else:
-    full = g.part("rope_scaling")
+  full = g.part("rope_scaling").over(by_kind.part(_FULL))
+  local = by_kind.part(_SLIDING)
   for one in (g, full, local):
     one.require("partial_rotary_factor", None, 1)
   of_full = _rope_of(g, full, "rope_theta")
