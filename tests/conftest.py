@@ -6,13 +6,18 @@ import shutil
 import tempfile
 
 # Read when jax is imported, so set before any test module is.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
-# Compiling is most of the time of a small test: without LLVM's passes it takes
-# half, and all processes share what they compiled in this session.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if os.environ.get("PAUSEJAX_TEST_GPU"):  # Of tests/test_gpu.py.
+  os.environ["JAX_PLATFORMS"] = "cuda,cpu"
+  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+else:
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+  ).strip()
+  # Compiling is most of the time of a small test: without LLVM's passes it
+  # takes half, and all processes share what they compiled in this session.
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if "PYTEST_XDIST_WORKER" not in os.environ:
   _cache = tempfile.mkdtemp(prefix="pausejax-test-programs-")
   atexit.register(shutil.rmtree, _cache, ignore_errors=True)

@@ -17,8 +17,15 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from pausejax import errors, sharding
+
+# The name of the output of a call, for policies of rematerialization. JAX's
+# cuDNN primitive returns the output and the statistics of its softmax, which
+# its gradient needs and which no name reaches.
+OUTPUT_NAME = "attended"
+CUDNN_PRIMITIVE = "dot_product_attention_fwd_wrapper"
 
 _MAX_BLOCKS = 8  # Of queries: 8 blocks need 9/16 of the full matrix.
 _MIN_BLOCK = 64
@@ -55,8 +62,11 @@ def attend(
     kind = _fastest(q_BTNH, in_prefix_BT, window)
   why = _obstacles(q_BTNH, in_prefix_BT, window)[kind]
   errors.require(not why, f"model.attention {kind!r}: {why}; choose auto")
-  kernel = {"xla": _xla, "splash": _splash, "cudnn": _cudnn}[kind]
-  return kernel(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window)
+  given = q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window
+  if kind == "cudnn":
+    return _cudnn(*given)
+  kernel = {"xla": _xla, "splash": _splash}[kind]
+  return checkpoint_name(kernel(*given), OUTPUT_NAME)
 
 
 def attend_cached(
@@ -259,15 +269,15 @@ def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, interpret):
 
 
 def _cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window):
-  given = segment_ids_BT, in_prefix_BT, window
-  mask = None
-  if any(x is not None for x in given):
-    mask = attention_mask(q_BTNH.shape[1], *given)[:, None]
-  return jax.nn.dot_product_attention(
-    q_BTNH,
-    k_BTKH,
-    v_BTKH,
-    mask=mask,
-    is_causal=mask is None,
-    implementation="cudnn",
+  fused = functools.partial(
+    jax.nn.dot_product_attention, q_BTNH, k_BTKH, v_BTKH, implementation="cudnn"
   )
+  num_tokens = q_BTNH.shape[1]
+  is_traced = isinstance(window, jax.Array)
+  if segment_ids_BT is None and in_prefix_BT is None and not is_traced:
+    # The kernel skips what neither causality nor the window allows.
+    if window is None or window >= num_tokens:
+      return fused(is_causal=True)
+    return fused(is_causal=True, local_window_size=(window - 1, 0))
+  mask_BTS = attention_mask(num_tokens, segment_ids_BT, in_prefix_BT, window)
+  return fused(mask=mask_BTS[:, None])

@@ -39,16 +39,26 @@ EPSILON = {"layernorm": 1e-5, "rmsnorm": 1e-6, "rmsnorm_zero_centered": 1e-6}
 
 # What is saved for the backward pass: nothing, or the outputs of the matrix
 # products, so that only norms and activations are recomputed.
-_SAVED_NAMES = ("qkv", "attended", "mixed", "expanded")
+_SAVED_NAMES = ("qkv", attention.OUTPUT_NAME, "mixed", "expanded")
 _ACTIVATIONS = {
   "gelu": jax.nn.gelu,
   "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
   "swiglu": jax.nn.silu,
   "geglu": jax.nn.gelu,
 }
+_is_named = jax.checkpoint_policies.save_only_these_names(*_SAVED_NAMES)
+
+
+def _is_product(primitive, *args, **params) -> bool:
+  """Returns whether a policy saves what this primitive returns."""
+  if primitive.name == attention.CUDNN_PRIMITIVE:
+    return True
+  return _is_named(primitive, *args, **params)
+
+
 _REMAT_POLICIES = {
   "full": jax.checkpoint_policies.nothing_saveable,
-  "names": jax.checkpoint_policies.save_only_these_names(*_SAVED_NAMES),
+  "names": _is_product,
 }
 
 
@@ -227,8 +237,7 @@ class Block(nnx.Module):
       v = jax.lax.dynamic_update_slice(cache[1], v.swapaxes(1, 2), start)
       cache = (k, v)
       k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    attended = attend(q, k, v, window=_window(c, layer))
-    mixed = self.mix(checkpoint_name(attended, "attended"))
+    mixed = self.mix(attend(q, k, v, window=_window(c, layer)))
     return checkpoint_name(mixed, "mixed"), cache
 
   def _feed_forward(self, y_BTD: jax.Array) -> jax.Array:
@@ -309,8 +318,12 @@ class Decoder(nnx.Module):
       return sharding.constrain(x_BTD, "batch", "sequence", None), None
 
     if c.remat != "none":
-      policy = _REMAT_POLICIES[c.remat]
-      run_block = jax.checkpoint(run_block, policy=policy, prevent_cse=False)
+      run_block = jax.checkpoint(
+        run_block,
+        policy=_REMAT_POLICIES[c.remat],
+        # Without two loops, XLA would merge what is computed twice.
+        prevent_cse=c.scan_unroll >= c.num_layers > 1,
+      )
     x_BTD = self.embed(tokens_BT, positions_BT)
     x_BTD, _ = jax.lax.scan(
       run_block,
