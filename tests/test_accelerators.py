@@ -126,3 +126,20 @@ def test_an_environment_that_jax_refuses_is_one_line(name, value):
   assert done.returncode == 1
   assert done.stderr.startswith("pausejax: JAX does not start: ")
   assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ("backend", "flags", "is_noted"),
+  [
+    ("cpu", "", False),
+    ("tpu", "", False),
+    ("gpu", "", True),
+    ("gpu", "--xla_gpu_autotune_level=0", True),
+    ("gpu", "--xla_gpu_deterministic_ops=false", True),
+    ("gpu", "--xla_gpu_deterministic_ops=true --xla_x=1", False),
+    ("gpu", "--xla_x=1 --xla_gpu_deterministic_ops", False),
+  ],
+)
+def test_a_gpu_without_the_flag_is_noted(backend, flags, is_noted):
+  note = accelerators.rounding_note(backend, flags)
+  assert ("bit-identical" in note) == is_noted

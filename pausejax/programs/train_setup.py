@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 
 import jax
@@ -12,6 +13,7 @@ from pausejax.data import pipeline
 from pausejax.data.pipeline import RunData
 from pausejax.evaluation import held_out_answers, samples
 from pausejax.runtime import (
+  accelerators,
   distributed,
   flops,
   metric_writer,
@@ -172,6 +174,9 @@ def _describe(
   for line in data.summary:
     print(line)
   print(description.size_line(state.model, restored), flush=True)
+  flags = os.environ.get("XLA_FLAGS", "")
+  if note := accelerators.rounding_note(jax.default_backend(), flags):
+    print(note)
   rows = optimizer.treatments(inputs.config.optim, state.model)
   print(*tables.table_lines(rows), sep="\n")
   if num_first := inputs.config.optim.pause_only_steps:

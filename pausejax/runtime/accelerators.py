@@ -9,10 +9,13 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import re
 
 from pausejax import errors
 
 _GOOGLE, _NETWORK = "0x1ae0", "0x0042"  # PCI vendor; its network card.
+
+_DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,21 @@ def require_installed(root: pathlib.Path = pathlib.Path("/")) -> None:
       f"{accelerator} but JAX is installed for the CPU only; install it with "
       f"{accelerator.install}; JAX_PLATFORMS=cpu selects the CPU"
     )
+
+
+def rounding_note(backend: str, xla_flags: str) -> str:
+  """Returns a line if two runs on this backend may round differently, or "".
+
+  On GPUs, XLA chooses kernels by their measured time, and some of them add in a
+  varying order.
+  """
+  is_set = re.search(rf"{_DETERMINISTIC}(=(true|1))?(\s|$)", xla_flags)
+  if backend != "gpu" or is_set:
+    return ""
+  return (
+    f"runs on GPUs differ in rounding, also after a resume; XLA_FLAGS="
+    f"{_DETERMINISTIC}=true makes them bit-identical, but slower"
+  )
 
 
 def _is_cpu_asked_for() -> bool:
