@@ -27,19 +27,21 @@ class Plan:
   Attributes:
     products: side lengths of the square matrices.
     shapes: "130m" and "1b" -> the shape.
-    searched: size -> ("remat policy", batch sizes from small to large).
+    searched: size -> batch sizes of pausejax, from small to large.
     peer_batches: size -> batch sizes of the arms without rematerialization.
     backend: "cpu" or "gpu", which selects the settings of pausejax.
-    steps: measured steps of each trial.
+    steps: size -> measured steps of each trial.
+    copied: numbers in the array whose copy measures the memory.
     new_tokens: tokens of an answer.
   """
 
   products: tuple[int, ...]
   shapes: dict[str, Shape]
-  searched: dict[str, tuple[tuple[str, tuple[int, ...]], ...]]
+  searched: dict[str, tuple[int, ...]]
   peer_batches: dict[str, tuple[int, ...]]
   backend: str
-  steps: int
+  steps: dict[str, int]
+  copied: int
   new_tokens: int
 
   def config(self, shape: Shape, kind: str, changes: tuple[str, ...] = ()):
@@ -51,14 +53,14 @@ def plan(smoke: bool) -> Plan:
   """Returns the sizes of a measurement, or toy sizes that take seconds."""
   if smoke:
     toys = dict.fromkeys(("130m", "1b"), SHAPES["toy"])
-    search = (("names", (2, 4)), ("none", (2,)))
     return Plan(
       products=(64, 128),
       shapes=toys,
-      searched=dict.fromkeys(toys, search),
+      searched=dict.fromkeys(toys, (2, 4)),
       peer_batches=dict.fromkeys(toys, (2,)),
       backend="cpu",
-      steps=2,
+      steps=dict.fromkeys(toys, 2),
+      copied=2**20,
       new_tokens=4,
     )
   # 2048 positions, as in the paper and in most reports.
@@ -66,13 +68,11 @@ def plan(smoke: bool) -> Plan:
   return Plan(
     products=(4096, 8192, 16384),
     shapes={size: long(SHAPES[size]) for size in ("130m", "1b")},
-    searched={
-      "130m": (("names", (32, 64)), ("none", (32, 64))),
-      "1b": (("names", (8, 16, 32)), ("none", (8,)), ("full", (32,))),
-    },
+    searched={"130m": (32, 64), "1b": (8, 16)},
     peer_batches={"130m": (32, 64), "1b": (8, 16)},
     backend="gpu",
-    steps=10,
+    steps={"130m": 10, "1b": 5},
+    copied=2**30,
     new_tokens=128,
   )
 
@@ -91,7 +91,7 @@ def run(part: str, session: Session, plan: Plan) -> None:
 
 
 def ceiling(session: Session, plan: Plan) -> None:
-  """Measures JAX's bfloat16 matrix products; `peers` measures PyTorch's."""
+  """Measures JAX's matrix products, PyTorch's in `peers`, and the memory."""
   import jax
   import jax.numpy as jnp
 
@@ -108,56 +108,65 @@ def ceiling(session: Session, plan: Plan) -> None:
     device = {"device": jax.devices()[0].device_kind}
     session.trial(name, lambda n=side, d=device: {**product(n), **d})
 
+  def copy() -> Row:
+    x = jnp.ones(plan.copied, jnp.float32)
+    start = jax.jit(lambda x: x + 1)
+    times = _times_of_ten(lambda: start(x), jax.block_until_ready)
+    return {"gb_per_s": 1e-9 * 2 * x.nbytes / statistics.median(times)}
+
+  session.trial("read and write memory", copy)
+
 
 def _products(side: int, start: Callable[[], Any], wait) -> Row:
   """Returns the median rate of ten products at a time."""
-  wait(start())
-  ten = lambda: wait([start() for _ in range(10)])
-  ten()
-  times = [measure.seconds(ten) / 10 for _ in range(7)]
+  times = _times_of_ten(start, wait)
   return {"tflops": 2e-12 * side**3 / statistics.median(times)}
 
 
+def _times_of_ten(start: Callable[[], Any], wait) -> list[float]:
+  """Returns the seconds of one call, measured over ten calls at a time."""
+  wait(start())
+  ten = lambda: wait([start() for _ in range(10)])
+  ten()
+  return [measure.seconds(ten) / 10 for _ in range(7)]
+
+
 def pausejax(session: Session, plan: Plan, size: str) -> None:
-  """Searches remat policy and batch, then changes one setting at a time."""
+  """Searches the batch size, then changes one setting at a time."""
   shape = plan.shapes[size]
 
-  def trial(name: str, batch_size: int, *changes: str, pauses: float = 0.0):
-    run = lambda: _ours(session, plan, of(batch_size), changes, pauses)
+  of = lambda batch_size: dataclasses.replace(shape, batch_size=batch_size)
+
+  def trial(name: str, batch_size: int, *changes: str, **more):
+    run = lambda: _ours(session, plan, size, of(batch_size), changes, **more)
     return session.trial(f"{name}, B={batch_size}", run)
 
-  of = lambda batch_size: dataclasses.replace(shape, batch_size=batch_size)
-  best, best_speed = (plan.searched[size][0][1][0], "names"), 0.0
-  for remat, sizes in plan.searched[size]:
-    for batch_size, speed in _climb(
-      sizes, lambda b, r=remat: trial(r, b, f"--config.model.remat={r}")
-    ):
-      if speed > best_speed:
-        best, best_speed = (batch_size, remat), speed
-
-  batch_size, remat = best
-  base = f"--config.model.remat={remat}"
+  rows = list(_climb(plan.searched[size], lambda b: trial("default", b)))
+  best = max(rows, key=_speed)[0] if rows else plan.searched[size][0]
   unrolled = f"--config.model.scan_unroll={shape.num_layers}"
-  trial(f"{remat}, unrolled", batch_size, base, unrolled)
-  trial(f"{remat}, 10% pauses", batch_size, base, pauses=0.1)
-  for attention in ("xla", "cudnn"):
-    change = f"--config.model.attention={attention}"
-    trial(f"{remat}, attention {attention}", batch_size, base, change)
-  for chunks in (1, 4, 16):
-    change = f"--config.loss.num_chunks={chunks}"
-    trial(f"{remat}, {chunks} chunks of the loss", batch_size, base, change)
+  trial("unrolled", best, unrolled)
 
   def simplest(batch_size: int, attention: str) -> Row | None:
     name = f"plain jax, attention {attention}, B={batch_size}"
-    run = lambda: _simplest(session, plan, of(batch_size), attention)
+    run = lambda: _simplest(session, plan, size, of(batch_size), attention)
     return session.trial(name, run)
 
   sizes = plan.peer_batches[size]
   rows = list(_climb(sizes, lambda b: simplest(b, "cudnn")))
+  trial("unrolled, llama", best, unrolled, kind="llama")
+  trial("10% pauses", best, pauses=0.1)
+  for change in (
+    "model.attention=xla",
+    "model.remat=none",
+    "model.remat=full",
+    "loss.num_chunks=1",
+    "loss.num_chunks=16",
+  ):
+    trial(change, best, f"--config.{change}")
   simplest(max(rows, key=_speed)[0] if rows else sizes[0], "xla")
 
 
-def _simplest(session, plan, shape: Shape, attention: str) -> Row:
+def _simplest(session, plan, size, shape: Shape, attention: str) -> Row:
   """Returns the row of the plain JAX trainer."""
   from benchmarks.arms import plain
 
@@ -165,7 +174,7 @@ def _simplest(session, plan, shape: Shape, attention: str) -> Row:
   start = ours.weights(ours.Trainer(config, shape.vocab_size).state.model)
   gc.collect()
   trainer = plain.Trainer(config, start, attention=attention)
-  return _train(session, plan, shape, "gpt", trainer)
+  return _train(session, plan, size, shape, "gpt", trainer)
 
 
 def _speed(row: tuple[int, float]) -> float:
@@ -187,15 +196,17 @@ def _climb(
     last = row["tokens_per_s"]
 
 
-def _ours(session, plan, shape: Shape, changes, pauses: float) -> Row:
+def _ours(
+  session, plan, size, shape: Shape, changes, *, kind="gpt", pauses=0.0
+) -> Row:
   """Returns the row of pausejax's step with some changes to the config."""
-  config = plan.config(shape, "gpt", changes)
+  config = plan.config(shape, kind, changes)
   trainer = ours.Trainer(config, shape.vocab_size)
   batch = batches(shape, 1, pause_fraction=pauses)[0]
   compile_s, needed = trainer.compile(batch)
   more = {"compile_s": compile_s, "memory_gib": needed / GIB}
   _require_memory(needed)
-  return {**_train(session, plan, shape, "gpt", trainer, pauses), **more}
+  return {**_train(session, plan, size, shape, kind, trainer, pauses), **more}
 
 
 def _require_memory(needed: int) -> None:
@@ -208,12 +219,12 @@ def _require_memory(needed: int) -> None:
     raise MemoryError(f"needs {needed / GIB:.1f} GiB of {limit / GIB:.1f}")
 
 
-def _train(session, plan, shape: Shape, kind, trainer, pauses=0.0) -> Row:
+def _train(session, plan, size, shape: Shape, kind, trainer, pauses=0.0) -> Row:
   """Returns the speed of a trainer's steps, and their use of the device."""
   feed = itertools.cycle(batches(shape, 4, pause_fraction=pauses))
   first = trainer.step(next(feed))
   times = measure.step_seconds(
-    lambda: trainer.dispatch(next(feed)), steps=plan.steps, warmup=3
+    lambda: trainer.dispatch(next(feed)), steps=plan.steps[size], warmup=2
   )
   speed = shape.num_tokens / statistics.median(times)
   model = plan.config(shape, kind).model_config(shape.vocab_size)
@@ -277,7 +288,7 @@ def _peer(session, plan, size, kind, batch_size: int, compiled: bool) -> Row:
   trainer = pytorch.Trainer(model, config, compiled=compiled)
   first = functools.partial(trainer.step, batches(shape, 1)[0])
   more = {"compile_s": measure.seconds(first)}
-  row = _train(session, plan, shape, kind, trainer)
+  row = _train(session, plan, size, shape, kind, trainer)
   if on_gpu:
     more["memory_gib"] = torch.cuda.max_memory_allocated() / GIB
   return {**row, **more}
