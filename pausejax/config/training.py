@@ -204,6 +204,13 @@ class CheckpointConfig(ConfigGroup):
     minimum=0,
     may_change=True,
   )
+  export_every: int = field(
+    0,
+    "Steps between exports to transformers, each with its checkpoint, in "
+    "WORKDIR/exports/STEP; 0: none.",
+    minimum=0,
+    may_change=True,
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from pausejax.runtime.progress import ProgressBar
 from pausejax.runtime.signals import StopFlag, Stopped
 from pausejax.train_state import TrainState
 from pausejax.training import description, initial, parts, resume, step
+from pausejax.training.exports import Exports, check_exports
 from pausejax.training.held_out import HeldOut
 from pausejax.training.inputs import Inputs
 from pausejax.training.loop import Run
@@ -48,6 +49,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
   """
   with jax.set_mesh(sharding.make_mesh(inputs.config.mesh)):
     made = parts.make_parts(inputs.config, inputs.tokenizer.vocab_size)
+    check_exports(inputs)
     with run_folder.hold_workdir(inputs.workdir):
       if distributed.process_index() == 0 and inputs.own is not None:
         inputs.require_resumable(inputs.own)
@@ -56,7 +58,8 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
       agreement = Agreement(stop)
       restored = store.restore(made.abstract)
       _resume(inputs, data, restored)
-      if restored and _is_over(inputs, restored):
+      exports = _exports(inputs, data, restored)
+      if restored and _is_over(inputs, restored, exports):
         yield None
         return
       state = (
@@ -80,6 +83,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
             saver=_saver(inputs, store, data, restored),
             meter=meter,
             stop=agreement,
+            exports=exports,
           )
         except errors.UserError:
           # A save in progress ends before the other processes are notified.
@@ -137,11 +141,25 @@ def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
     print(line)
 
 
-def _is_over(inputs: Inputs, restored: Restored) -> bool:
+def _exports(
+  inputs: Inputs, data: RunData, restored: Restored | None
+) -> Exports | None:
+  """Returns the exports of the run; None if it has none."""
+  if not inputs.config.checkpoint.export_every:
+    return None
+  meta = description.run_meta(inputs, data.batches.fingerprint(), restored)
+  return Exports(inputs=inputs, meta=meta)
+
+
+def _is_over(
+  inputs: Inputs, restored: Restored, exports: Exports | None
+) -> bool:
   """Returns whether the run is over; prints a line if so."""
   start = int(restored.state.step)
   is_over = resume.is_over(inputs.config, start)
   if not is_over or _is_evaluation_due(restored):
+    return False
+  if exports and exports.is_missing(start):
     return False
   print(resume.nothing_to_do(inputs.config, start, inputs.checkpoints))
   return True

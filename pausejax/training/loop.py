@@ -13,6 +13,7 @@ from pausejax import sharding
 from pausejax.config import TrainConfig
 from pausejax.runtime.agreement import Agreement
 from pausejax.train_state import TrainState
+from pausejax.training.exports import Exports
 from pausejax.training.held_out import HeldOut
 from pausejax.training.meter import Meter
 from pausejax.training.saver import Saver
@@ -32,6 +33,7 @@ class Run:
     saver: writes checkpoints.
     meter: writes metrics.
     stop: whether all processes have agreed to stop.
+    exports: writes exports; None: there are none.
   """
 
   config: TrainConfig
@@ -43,6 +45,7 @@ class Run:
   saver: Saver
   meter: Meter
   stop: Agreement
+  exports: Exports | None = None
 
 
 def train_loop(run: Run) -> TrainState:
@@ -54,6 +57,8 @@ def train_loop(run: Run) -> TrainState:
   c, state, pending = run.config, run.state, None
   start, end = int(state.step), min(c.num_steps, c.stop_at_step or c.num_steps)
   run.saver.require_finite_steps(start, run.meter.counters)
+  if run.exports and run.exports.is_missing(start):
+    run.exports.write(state.model, start, {})
   if run.evaluation_due and _evaluate(run, state) is None:
     end = start
   for step in range(start + 1, end + 1):
@@ -68,9 +73,11 @@ def train_loop(run: Run) -> TrainState:
       _record(run, *pending)
     pending = (step, metrics, data_wait)
 
-    leaves = bool(run.stop.ask()) or step == end
+    stops = bool(run.stop.ask())
+    leaves = stops or step == end
+    exports = run.exports if run.exports and run.exports.is_due(step) else None
     evaluates = step == c.num_steps or _divides(c.eval.every, step)
-    saves = leaves or step % c.checkpoint.every == 0
+    saves = leaves or bool(exports) or step % c.checkpoint.every == 0
     saves = saves or (evaluates and c.checkpoint.keep_best > 0)
     answers = {}
     if saves or evaluates:
@@ -80,7 +87,12 @@ def train_loop(run: Run) -> TrainState:
       answers = _evaluate(run, state)
     leaves = leaves or answers is None
     if saves or leaves:
+      if exports:
+        exports.discard(step)
       run.saver.save(state, run.meter.counters, answers)
+      # A run that stops leaves the export to the one that resumes.
+      if exports and not stops and answers is not None:
+        exports.write(state.model, step, answers)
       run.meter.restart_clock()
     if leaves:
       break
