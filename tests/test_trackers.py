@@ -8,14 +8,19 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+import pausejax
 from pausejax import cli
-from pausejax.config import LogConfig, default
-from pausejax.evaluation import results
+from pausejax.config import LogConfig, default, train_config
+from pausejax.data.tokenizers import load_tokenizer
+from pausejax.errors import UsageError
+from pausejax.evaluation import results, samples
 from pausejax.runtime import metric_rows, metric_writer, trackers
 from tests import event_files, soak
+from tests.test_sharding import one_device_mesh
 
 SMOKE = pathlib.Path(__file__).parent.parent / "configs" / "smoke.py"
 
@@ -96,6 +101,20 @@ def test_samples_of_repeated_steps_are_replaced(tmp_path):
   write(tmp_path, range(4, 7), 3)
   assert path.read_bytes() == before
   assert (tmp_path / "samples.jsonl.unreadable").exists()
+
+
+@pytest.mark.parametrize(
+  ("prompts", "num_new", "words"),
+  [
+    (("a", "b\ud800"), 4, "half of a surrogate pair"),
+    (("abc",), 1 << 20, "new tokens 1048576 make 1048580 positions"),
+  ],
+)
+def test_prompts_that_cannot_be_continued_are_refused(prompts, num_new, words):
+  tree = default()
+  tree.eval.sample_prompts, tree.eval.sample_tokens = prompts, num_new
+  with jax.set_mesh(one_device_mesh()), pytest.raises(UsageError, match=words):
+    samples.sampler(train_config(tree.to_dict()), load_tokenizer("bytes"))
 
 
 class Failing:
@@ -277,9 +296,12 @@ def test_a_run_sends_what_its_files_hold_until_a_signal_and_computes_the_same(
   (table,) = (json.loads(p.read_text()) for p in folder.rglob("*.table.json"))
   (sample,) = metric_writer.read_samples(runs[0])
   assert table["data"] == [[*sample.values()]]
+  saved = pausejax.load(runs[0], step=4)
+  same = saved.generate("call me, some", num_pauses=2, max_new_tokens=4)
+  assert same == [sample["text"]]
   config = json.loads((runs[0] / "config.json").read_text())
-  saved = event_files.wandb_config(folder)
-  assert {k: saved[k] for k in config} == config
+  sent_config = event_files.wandb_config(folder)
+  assert {k: sent_config[k] for k in config} == config
   codes = [r.exit.exit_code for r in event_files.wandb_records(folder)]
   assert codes[-1] == 143
   state = json.loads((runs[0] / "wandb_run.json").read_text())

@@ -29,8 +29,8 @@ def sampler(
     tokenizer: tokenizer of the run.
 
   Raises:
-    UsageError: prompts, pauses and new tokens do not fit the positions of the
-      model.
+    UsageError: a prompt is not text; or prompts, pauses and new tokens do not
+      fit the positions of the model.
   """
   prompts, num_new = config.eval.sample_prompts, config.eval.sample_tokens
   if not prompts:
@@ -39,7 +39,8 @@ def sampler(
     num_pauses=config.eval.sample_pauses,
     in_prefix=config.finetune.pauses_in_prefix,
   )
-  ids = tokenizer.encode([*prompts])
+  texts = continuation.text_list("eval.sample_prompts", prompts)
+  ids = tokenizer.encode(texts)
   num_rows = sharding.padded_size(len(ids), "batch")
   arrays = continuation.prompt_arrays(
     [*ids, *[ids[-1]] * (num_rows - len(ids))],

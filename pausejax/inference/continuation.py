@@ -1,15 +1,20 @@
 """The arrays of prompts with pauses, and the text of their continuations.
 
+JAX is imported when arrays are needed.
+
 B prompts, T positions.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from pausejax import arguments, errors
 from pausejax.data.tokenizers import PauseTokenizer
-from pausejax.inference import decode
 from pausejax.pause import PromptPauses
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def prompt_arrays(
@@ -32,6 +37,8 @@ def prompt_arrays(
   Raises:
     UsageError: prompt, pauses and new tokens do not fit the positions.
   """
+  from pausejax.inference import decode
+
   longest = 1 + max(map(len, ids))  # With BOS.
   decode.check_length(longest, pauses.num_pauses, num_new, max_seq_len)
   rows = [
@@ -58,3 +65,20 @@ def continuation_text(
   end = ids.index(eos_id) if eos_id in ids else len(ids)
   # Together with the prompt: SentencePiece drops a leading space.
   return decoded([*prompt, *ids[:end]]).removeprefix(decoded([*prompt]))
+
+
+def text_list(name: str, texts: str | Sequence[str]) -> list[str]:
+  """Returns one text or several as a list; raises UsageError without one."""
+  texts = [texts] if isinstance(texts, str) else texts
+  texts = arguments.as_list(name, texts)
+  errors.require(
+    bool(texts) and all(isinstance(text, str) for text in texts),
+    f"{name}: expected at least one text, got {texts!r:.60}",
+  )
+  for text in texts:
+    errors.require(
+      not _SURROGATE.search(text),
+      f"{name}: {text!r:.60} has half of a surrogate pair, which is not a "
+      "character; read the text with its encoding",
+    )
+  return texts

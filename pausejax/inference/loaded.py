@@ -9,7 +9,6 @@ vocabulary.
 import functools
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 
 from pausejax import arguments, errors
 from pausejax.checkpoints import saved_run
+from pausejax.inference import continuation
 from pausejax.pause import PromptPauses
 from pausejax.runtime import accelerators
 
@@ -31,7 +31,6 @@ _CHOICES = {
   "top_k": (arguments.whole_number, 0, arguments.MAX_INT32),
   "top_p": (errors.require_in_range, 0.0, 1.0),
 }
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def load(
@@ -145,12 +144,12 @@ class LoadedRun:
       top_k=top_k,
       top_p=top_p,
     )
-    prompts = _as_list("prompts", prompts)
+    prompts = continuation.text_list("prompts", prompts)
     ids = self.tokenizer.encode(prompts)
     arrays = self._prompt_arrays(ids, num_pauses, position, max_new_tokens)
     import jax
 
-    from pausejax.inference import continuation, decode
+    from pausejax.inference import decode
 
     ids_BN = decode.generate(
       self.model,
@@ -200,7 +199,7 @@ class LoadedRun:
       UsageError: the numbers of prefixes and lists of options differ, an option
         has no tokens, or prefix, pauses and options do not fit the model.
     """
-    prefixes = _as_list("prefixes", prefixes)
+    prefixes = continuation.text_list("prefixes", prefixes)
     encoded = self._encode_options(prefixes, options)
     longest = max(len(o) for row in encoded for o in row)
     arrays = self._prompt_arrays(
@@ -270,8 +269,6 @@ class LoadedRun:
     )
     self._saved.warn_of_pauses(pauses.num_pauses)
     accelerators.require_used()
-    from pausejax.inference import continuation
-
     return continuation.prompt_arrays(
       ids,
       pauses,
@@ -292,7 +289,7 @@ class LoadedRun:
     )
     encoded = []
     for i, texts in enumerate(options):
-      texts = _as_list(f"options[{i}]", texts)
+      texts = continuation.text_list(f"options[{i}]", texts)
       if self.tokenizer.adds_space:
         texts = [text.removeprefix(" ") for text in texts]
       encoded.append(self.tokenizer.encode(texts))
@@ -300,23 +297,6 @@ class LoadedRun:
         all(encoded[-1]), f"options[{i}]: an option has no tokens: {texts!r}"
       )
     return encoded
-
-
-def _as_list(name: str, texts: str | Sequence[str]) -> list[str]:
-  """Returns one text or several as a list; raises UsageError without one."""
-  texts = [texts] if isinstance(texts, str) else texts
-  texts = arguments.as_list(name, texts)
-  errors.require(
-    bool(texts) and all(isinstance(text, str) for text in texts),
-    f"{name}: expected at least one text, got {texts!r:.60}",
-  )
-  for text in texts:
-    errors.require(
-      not _SURROGATE.search(text),
-      f"{name}: {text!r:.60} has half of a surrogate pair, which is not a "
-      "character; read the text with its encoding",
-    )
-  return texts
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from pausejax.config.saved import config_to_json
 
 STATE = "wandb_run.json"
 _SHAPE = {"id": str, "sent": int, "open": str}
-_MODES = ("online", "offline", "disabled", "dryrun", "run")
+_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 _PREEMPTED = 143
 _SECONDS_TO_START, _SECONDS_TO_END = 30, 20
 
@@ -179,7 +179,8 @@ def publish_sweep(
     points: (M, name -> value) of each condition, ascending in M.
   """
   state = _read_state(workdir)
-  state.save(workdir)
+  if not (workdir / STATE).exists():
+    state.save(workdir)
   run = _start(workdir, log, f"{state.id}-evaluate", "evaluate", {})
   run.define_metric("num_pauses", hidden=True)
   run.define_metric("*", step_metric="num_pauses")
