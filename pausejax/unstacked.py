@@ -136,27 +136,39 @@ def _separated(optimizer: Optimizer) -> Optimizer:
   """
 
   def init(params: Any) -> Any:
-    return _stack(optimizer.init(_unstack(params)))
+    return _stack(optimizer.init(_unstack(params, _num_layers(params))))
 
   def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-    args = map(_unstack, (updates, state, params))
+    count = _num_layers(params)
+    args = [_unstack(tree, count) for tree in (updates, state, params)]
     return _stack(optimizer.update(*args))
 
   return optax.GradientTransformation(init, update)
 
 
-def _unstack(tree: Any) -> Any:
-  """Returns the tree with `_Layers` in place of every stacked `Block`."""
+def _num_layers(params: Any) -> int:
+  """Returns the number of stacked layers, without those that are frozen."""
+  blocks, _ = _split(params)
+  return len(jax.tree.leaves(blocks)[0]) if blocks else 0
+
+
+def _unstack(tree: Any, count: int) -> Any:
+  """Returns the tree with `_Layers` in place of every stacked `Block`.
+
+  Args:
+    tree: parameters, or a state, some of whose blocks may have no leaves.
+    count: number of layers; 0: nothing is stacked.
+  """
+  is_block = lambda x: bool(count) and isinstance(x, Block)
 
   def layers(x: Any) -> Any:
-    if not _is_block(x):
+    if not is_block(x):
       return x
-    count = len(jax.tree.leaves(x)[0])  # Frozen layers are not here.
     return _Layers(
       tuple(jax.tree.map(lambda a, i=i: a[i], x) for i in range(count))
     )
 
-  return jax.tree.map(layers, tree, is_leaf=_is_block)
+  return jax.tree.map(layers, tree, is_leaf=is_block)
 
 
 def _stack(tree: Any) -> Any:
