@@ -29,6 +29,7 @@ VERBS = {
   "tokenizer": "train a SentencePiece vocabulary on a task",
   "inspect": "show the sequences of a task, and check them",
   "evaluate": "answer the examples of a task, with each number of pauses",
+  "lm-eval": "evaluate a run with lm-evaluation-harness",
   "study": "run four variants x pauses x seeds, and make one table",
   "report": "write a study as one self-contained page",
   "export": "write a run as a model of transformers, with its pauses",
@@ -39,7 +40,7 @@ VERBS = {
 # The module of a verb whose name is a keyword of Python.
 _MODULES = {"import": "import_model"}
 # Verbs that several processes run together.
-MULTI_PROCESS = ("train", "evaluate", "import", "export")
+MULTI_PROCESS = ("train", "evaluate", "import", "export", "lm-eval")
 
 _leaving = threading.Lock()
 

@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from pausejax import sharding
 from pausejax.data.finetuning import prompts
 from pausejax.data.tokenizers import PauseTokenizer
-from pausejax.inference import decode, score
+from pausejax.inference import batches, decode, score
 from pausejax.model.decoder import Decoder
 from pausejax.tasks import ACCURACIES, Example
 
@@ -182,44 +181,26 @@ class Predictor:
 
   def _score(self, model, ids, options) -> np.ndarray:
     """Returns the log-likelihood [B, O] of each option's ids, in nats."""
-    num_options = max(map(len, options))
-    longest = max(len(o) for row in options for o in row)
-    width = 16 if longest <= 16 else decode.bucket_length(longest)
-    shape = (self.batch_size, num_options, width)
-    options_BOC = np.zeros(shape, np.int32)
-    num_tokens_BO = np.zeros(shape[:2], np.int32)
-    for b, row in enumerate(options):
-      for o, option in enumerate(row):
-        options_BOC[b, o, : len(option)] = option
-        num_tokens_BO[b, o] = len(option)
     log_prob_BO, _ = score.score_options(
       model,
       **self._prompt_arrays(ids),
-      options_BOC=sharding.put_same_rows(options_BOC),
-      num_tokens_BO=sharding.put_same_rows(num_tokens_BO),
+      **batches.option_arrays(
+        options,
+        batch_size=self.batch_size,
+        num_options=max(map(len, options)),
+      ),
       pause_id=self.tokenizer.pause_id,
     )
     return sharding.fetch_rows(log_prob_BO)[: len(ids)]
 
   def _prompt_arrays(self, ids: Sequence[np.ndarray]) -> dict[str, jax.Array]:
     """Returns the prompts of a batch, padded to `batch_size` rows."""
-    # A copy stops when its original does; other rows might decode for longer.
-    rows = [*ids, *[ids[-1]] * (self.batch_size - len(ids))]
-    tokens_BT, is_real_BT = decode.left_pad(
-      rows,
-      width=decode.bucket_length(max(map(len, rows))),
+    return batches.prompt_arrays(
+      ids,
+      [self.format.pauses.prefix_mask(len(row)) for row in ids],
+      batch_size=self.batch_size,
       pad_id=self.tokenizer.pad_id,
     )
-    in_prefix_BT = np.zeros_like(is_real_BT)
-    for b, row in enumerate(rows):
-      inside = self.format.pauses.prefix_mask(len(row))
-      in_prefix_BT[b, -len(row) :] = inside
-    arrays = {
-      "tokens_BT": tokens_BT,
-      "is_real_BT": is_real_BT,
-      "in_prefix_BT": in_prefix_BT,
-    }
-    return {name: sharding.put_same_rows(x) for name, x in arrays.items()}
 
 
 def _means(rows: Sequence[dict]) -> dict[str, float]:

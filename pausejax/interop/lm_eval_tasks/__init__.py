@@ -1,0 +1,1 @@
+"""The nine tasks of the paper as tasks of lm-evaluation-harness."""
