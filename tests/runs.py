@@ -56,7 +56,9 @@ def save_run(
   model = model or models.random_model(config, seed)
   zero = jnp.zeros((), jnp.int32)
   state = TrainState(step=zero, num_skipped=zero, model=model, opt_state=())
-  store = Store(workdir / "checkpoints", CheckpointConfig(**values["checkpoint"]))
+  store = Store(
+    workdir / "checkpoints", CheckpointConfig(**values["checkpoint"])
+  )
   meta = {
     "config": values,
     "model": {**values["model"], "vocab_size": loaded.vocab_size},

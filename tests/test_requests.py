@@ -116,7 +116,9 @@ def test_the_greedy_continuation_is_recognized():
   prompt = context + [PAUSE] * 3
   greedy = []
   for _ in range(3):
-    row = np.asarray(logits(np.array([prompt + greedy], np.int32)))[0, -1].copy()
+    row = np.asarray(logits(np.array([prompt + greedy], np.int32)))[
+      0, -1
+    ].copy()
     row[PAUSE] = -np.inf
     greedy.append(int(row.argmax()))
   other = [greedy[0], greedy[1] % 200 + 3]
@@ -129,7 +131,9 @@ def test_text_is_truncated_and_pauses_and_continuation_are_not():
   found, made = log_likelihoods([(context, continuation)], max_length=16)
   # 16 positions: 3 pauses, 2 ids of the continuation as inputs, 11 of text.
   prompt = context[-11:] + [PAUSE] * 3
-  assert found[0][0] == pytest.approx(expected(prompt, continuation)[0], abs=1e-4)
+  assert found[0][0] == pytest.approx(
+    expected(prompt, continuation)[0], abs=1e-4
+  )
   assert (made.num_truncated, made.num_truncated_tokens) == (1, 45 - 11)
 
 
@@ -141,6 +145,7 @@ def test_what_never_fits_is_refused(num_pauses):
     )
 
 
+@pytest.mark.slow
 def test_batches_and_devices_change_nothing():
   whole, _ = log_likelihoods(pairs(), batch_size=32)
   for settings in (
@@ -179,6 +184,7 @@ def test_rounds_of_decoding_give_the_text_of_one(monkeypatch):
   assert max(map(len, in_rounds)) > 0
 
 
+@pytest.mark.slow
 def test_devices_decode_as_one():
   contexts = [ids("ab" * n) for n in range(1, 6)]
   one, _ = texts(contexts)
@@ -205,11 +211,12 @@ def test_generation_arguments_are_used_or_refused():
   parse = harness.parse_generation
   assert parse({}, 256) == ((), 256)
   assert parse({"until": "\n", "max_new_tokens": 5}, 256) == (("\n",), 5)
-  greedy = {"do_sample": False, "temperature": 0.7, "top_p": 0.9}
+  greedy = {"do_sample": False, "temperature": 1, "top_p": 1.0}
   assert parse({"until": ["a", "b"], **greedy}, 9) == (("a", "b"), 9)
   assert parse({"temperature": 0.0, "num_beams": 1}, 9) == ((), 9)
   for wrong in (
     {"temperature": 0.7},
+    {"temperature": 0.7, "do_sample": False},
     {"do_sample": True},
     {"num_beams": 4},
     {"typical_p": 0.5},

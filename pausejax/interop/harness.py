@@ -76,15 +76,15 @@ def parse_generation(values: Mapping[str, Any], num_new: int) -> Generation:
   given = [value for value in given if value is not None]
   if given:
     num_new = arguments.whole_number(_MAX_NEW[0], given[0], 1)
-  # As in transformers: without sampling, its arguments have no effect.
-  is_greedy = values.get("do_sample") is False
+  # The default of transformers, which several tasks give without sampling.
+  if values.get("do_sample") is False and values.get("temperature") == 1:
+    del values["temperature"]
   for name, value in values.items():
-    is_unused = is_greedy and name in ("temperature", "top_p", "top_k")
     errors.require(
-      is_unused or (name in _GREEDY and value in _GREEDY[name]),
+      name in _GREEDY and value in _GREEDY[name],
       f"generation argument {name}={value!r:.60}: a pausejax model decodes "
       f"greedily up to a stop text (known: until, {', '.join(_MAX_NEW)}); "
-      "leave it out, or give do_sample=False",
+      "leave it out",
     )
   return Generation(tuple(stop_texts), num_new)
 

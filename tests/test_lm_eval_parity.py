@@ -1,0 +1,183 @@
+"""`--model pausejax` and `--model hf` answer alike (lm-eval, torch, ...).
+
+A random Llama with a row for `<pause>` is saved by transformers and read as a
+run: the same requests get the same log-likelihoods and texts. So do requests
+with pauses, whose ids transformers is given as text.
+"""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from pausejax.interop import reading
+from tests import runs
+from tests.test_sharding import one_device_mesh
+
+pytestmark = pytest.mark.slow
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+lm_eval = pytest.importorskip("lm_eval")
+tokenizers = pytest.importorskip("tokenizers")
+
+POSITIONS = 96
+TEXT = (
+  "The quick brown fox jumps over the lazy dog. How much is it? 12, or 4.\n"
+)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "bos"])
+def folders(request, tmp_path_factory):
+  """(Hugging Face folder, workdir of the same model as a run)."""
+  folder = tmp_path_factory.mktemp("parity")
+  tokenizer = folder / "tokenizer.json"
+  size = write_tokenizer(tokenizer, adds_bos=request.param)
+  torch.manual_seed(0)
+  config = transformers.LlamaConfig(
+    vocab_size=size,
+    hidden_size=48,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=POSITIONS,
+    bos_token_id=0,
+    eos_token_id=0,
+    initializer_range=0.3,
+    tie_word_embeddings=True,
+  )
+  model = transformers.LlamaForCausalLM(config).float().eval()
+  model.save_pretrained(folder / "text")
+  source = reading.check_folder(folder / "text")
+  with jax.set_mesh(one_device_mesh()):
+    params = reading.load_params(source)
+    run = runs.save_run(
+      folder / "run", params, tokenizer=str(tokenizer), **source.fields
+    )
+  rows = model.get_input_embeddings().weight.data
+  model.resize_token_embeddings(size + 1, mean_resizing=False)
+  model.get_input_embeddings().weight.data[size] = rows.mean(0)
+  model.generation_config.suppress_tokens = [size]
+  model.save_pretrained(folder / "hf")
+  values = json.loads(tokenizer.read_text())
+  values["added_tokens"].append(added("<pause>", size))
+  (folder / "hf" / "tokenizer.json").write_text(json.dumps(values))
+  settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+  settings |= {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+  settings_path = folder / "hf" / "tokenizer_config.json"
+  settings_path.write_text(json.dumps(settings))
+  return str(folder / "hf"), run
+
+
+def added(content: str, place: int) -> dict:
+  flags = dict.fromkeys(
+    ("single_word", "lstrip", "rstrip", "normalized"), False
+  )
+  return {"id": place, "content": content, "special": True, **flags}
+
+
+def write_tokenizer(path, *, adds_bos: bool) -> int:
+  """Writes a small byte-level BPE; returns its number of ids."""
+  made = tokenizers.Tokenizer(tokenizers.models.BPE())
+  made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+    add_prefix_space=False
+  )
+  made.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=400,
+    special_tokens=["<|endoftext|>"],
+    initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  made.train_from_iterator([TEXT] * 3, trainer)
+  if adds_bos:
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+      single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+  made.save(str(path))
+  return made.get_vocab_size()
+
+
+def models(folders, **settings):
+  """(transformers' model, ours), as the harness makes them."""
+  from lm_eval.models.huggingface import HFLM
+
+  from pausejax.interop.lm_eval import PauseJaxLM
+
+  hf, run = folders
+  return (
+    HFLM(hf, device="cpu", dtype="float32", batch_size=4),
+    PauseJaxLM(run, batch_size=8, **settings),
+  )
+
+
+def instances(kind: str, rows: list[tuple]):
+  return [lm_eval.api.instance.Instance(kind, {}, row, 0) for row in rows]
+
+
+def pairs(pauses: str = "") -> list[tuple[str, str]]:
+  """Contexts from none to longer than the model, some with options."""
+  contexts = ["", "The", "How much is", "ends in spaces  ", TEXT * 2, TEXT * 9]
+  return [
+    (context + pauses, continuation)
+    for context in contexts
+    for continuation in (" dog", " the lazy dog. 12", "é\n", TEXT)
+  ]
+
+
+def test_log_likelihoods(folders):
+  hf, ours = models(folders)
+  asked = instances("loglikelihood", pairs())
+  expected, found = hf.loglikelihood(asked), ours.loglikelihood(asked)
+  for (a, a_greedy), (b, b_greedy) in zip(expected, found, strict=True):
+    assert a == pytest.approx(b, abs=1e-3)
+    assert a_greedy == b_greedy
+  assert ours.get_model_info()["num_truncated"] > 0
+
+
+def test_rolling_log_likelihoods(folders):
+  hf, ours = models(folders)
+  asked = instances("loglikelihood_rolling", [("",), ("The",), (TEXT * 9,)])
+  expected = hf.loglikelihood_rolling(asked)
+  np.testing.assert_allclose(
+    ours.loglikelihood_rolling(asked), expected, atol=1e-3
+  )
+
+
+def test_texts(folders):
+  hf, ours = models(folders)
+  limits = [
+    {"until": ["\n"], "max_gen_toks": 40, "do_sample": False},
+    {"until": ["e", " "], "max_gen_toks": 40},
+    {"until": [], "max_gen_toks": 7, "temperature": 0.0},
+  ]
+  contexts = ["The", "How much is", TEXT * 2, TEXT * 9]
+  rows = [(context, kwargs) for context in contexts for kwargs in limits]
+  expected = hf.generate_until(instances("generate_until", rows))
+  found = ours.generate_until(instances("generate_until", rows))
+  assert found == expected
+  assert len({*found}) > 3
+
+
+@pytest.mark.parametrize("num_pauses", [1, 10])
+def test_with_pauses_transformers_reads_them_as_text(folders, num_pauses):
+  hf, ours = models(folders, num_pauses=num_pauses)
+  text = "<pause>" * num_pauses
+  # Contexts that fit and end in no space, which the harness would move.
+  rows = [("The", " dog"), ("How much is", " it? 12"), (TEXT.strip(), " lazy")]
+  expected = hf.loglikelihood(
+    instances("loglikelihood", [(c + text, after) for c, after in rows])
+  )
+  found = ours.loglikelihood(instances("loglikelihood", rows))
+  assert [x for x, _ in found] == pytest.approx(
+    [x for x, _ in expected], abs=1e-3
+  )
+  kwargs = {"until": ["\n"], "max_gen_toks": 20}
+  expected = hf.generate_until(
+    instances("generate_until", [(c + text, kwargs) for c, _ in rows])
+  )
+  found = ours.generate_until(
+    instances("generate_until", [(c, kwargs) for c, _ in rows])
+  )
+  assert found == expected
