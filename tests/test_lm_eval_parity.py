@@ -7,13 +7,10 @@ with pauses, whose ids transformers is given as text.
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
-from pausejax.interop import reading
-from tests import runs
-from tests.test_sharding import one_device_mesh
+from pausejax import cli
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")
@@ -29,11 +26,11 @@ TEXT = (
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "bos"])
 def folders(request, tmp_path_factory):
-  """(Hugging Face folder, workdir of the same model as a run)."""
+  """(Hugging Face folder, the same model as a run, whether texts get BOS)."""
   folder = tmp_path_factory.mktemp("parity")
-  tokenizer = folder / "tokenizer.json"
-  size = write_tokenizer(tokenizer, adds_bos=request.param)
+  hf = folder / "hf"
   torch.manual_seed(0)
+  size = write_tokenizer(folder, adds_bos=request.param)
   config = transformers.LlamaConfig(
     vocab_size=size,
     hidden_size=48,
@@ -48,37 +45,16 @@ def folders(request, tmp_path_factory):
     tie_word_embeddings=True,
   )
   model = transformers.LlamaForCausalLM(config).float().eval()
-  model.save_pretrained(folder / "text")
-  source = reading.check_folder(folder / "text")
-  with jax.set_mesh(one_device_mesh()):
-    params = reading.load_params(source)
-    run = runs.save_run(
-      folder / "run", params, tokenizer=str(tokenizer), **source.fields
-    )
-  rows = model.get_input_embeddings().weight.data
-  model.resize_token_embeddings(size + 1, mean_resizing=False)
-  model.get_input_embeddings().weight.data[size] = rows.mean(0)
-  model.generation_config.suppress_tokens = [size]
-  model.save_pretrained(folder / "hf")
-  values = json.loads(tokenizer.read_text())
-  values["added_tokens"].append(added("<pause>", size))
-  (folder / "hf" / "tokenizer.json").write_text(json.dumps(values))
-  settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
-  settings |= {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-  settings_path = folder / "hf" / "tokenizer_config.json"
-  settings_path.write_text(json.dumps(settings))
-  return str(folder / "hf"), run
+  model.generation_config.suppress_tokens = [size - 1]
+  model.save_pretrained(hf)
+  for name in ("tokenizer.json", "tokenizer_config.json"):
+    (folder / name).rename(hf / name)
+  assert cli.main(["import", f"--from={hf}", f"--out={folder / 'run'}"]) == 0
+  return str(hf), str(folder / "run"), request.param
 
 
-def added(content: str, place: int) -> dict:
-  flags = dict.fromkeys(
-    ("single_word", "lstrip", "rstrip", "normalized"), False
-  )
-  return {"id": place, "content": content, "special": True, **flags}
-
-
-def write_tokenizer(path, *, adds_bos: bool) -> int:
-  """Writes a small byte-level BPE; returns its number of ids."""
+def write_tokenizer(folder, *, adds_bos: bool) -> int:
+  """Writes a small byte-level BPE with `<pause>`; returns its number of ids."""
   made = tokenizers.Tokenizer(tokenizers.models.BPE())
   made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
     add_prefix_space=False
@@ -95,7 +71,12 @@ def write_tokenizer(path, *, adds_bos: bool) -> int:
     made.post_processor = tokenizers.processors.TemplateProcessing(
       single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
-  made.save(str(path))
+  pause = tokenizers.AddedToken("<pause>", special=True, normalized=False)
+  made.add_special_tokens([pause])
+  made.save(str(folder / "tokenizer.json"))
+  settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+  settings |= {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+  (folder / "tokenizer_config.json").write_text(json.dumps(settings))
   return made.get_vocab_size()
 
 
@@ -105,10 +86,10 @@ def models(folders, **settings):
 
   from pausejax.interop.lm_eval import PauseJaxLM
 
-  hf, run = folders
+  hf, run, bos = folders
   return (
     HFLM(hf, device="cpu", dtype="float32", batch_size=4),
-    PauseJaxLM(run, batch_size=8, **settings),
+    PauseJaxLM(run, batch_size=8, add_bos_token=bos, **settings),
   )
 
 

@@ -34,7 +34,6 @@ class Tokenizer(Protocol):
   eos_id: int
   pad_id: int
   adds_space: bool  # Whether a space is prepended to the first word.
-  adds_bos: bool  # Whether its library prepends BOS, or has no say in it.
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the ids of each text, without BOS or EOS."""
@@ -60,7 +59,6 @@ class PauseTokenizer:
     self.eos_id = base.eos_id
     self.pad_id = base.pad_id
     self.adds_space = base.adds_space
-    self.adds_bos = base.adds_bos
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the base's ids of each text, never a pause."""
@@ -99,7 +97,6 @@ class ByteTokenizer:
   pad_id = bos_id = 0
   eos_id = 1
   adds_space = False
-  adds_bos = True
   _first_byte = 3
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -118,8 +115,6 @@ class ByteTokenizer:
 
 class SentencePieceTokenizer:
   """A SentencePiece model. T5's has no BOS; padding then stands in for it."""
-
-  adds_bos = True
 
   def __init__(self, path: pathlib.Path):
     import sentencepiece
@@ -207,8 +202,6 @@ class HuggingFaceTokenizer:
     self.eos_id = self.pad_id = vocabulary[eos]
     self.bos_id = vocabulary[bos or eos]
     self._is_usual = (bos or eos) == eos == usual
-    special = self._model.encode("a", add_special_tokens=True)
-    self.adds_bos = special.ids[:1] == [self.bos_id]
     # Its name as text, and a character that few vocabularies have.
     if self.eos_id in self.encode([eos + " \U0010ffff"])[0]:
       raise errors.UserError(

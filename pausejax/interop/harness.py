@@ -22,6 +22,7 @@ MODEL_ARGUMENTS = (
   "max_length",
   "max_gen_toks",
   "add_bos_token",
+  "dtype",
 )
 _MAX_NEW = (
   "max_gen_toks",

@@ -4,14 +4,15 @@
   lm_eval --model pausejax --model_args checkpoint=runs/squad50,num_pauses=10
 
 `pausejax lm-eval` registers it and runs the harness' command line. Texts become
-ids as for `--model hf`: BOS comes first if the tokenizer puts it there, an
-empty context is BOS, and a context that does not fit is truncated on the left.
-Pauses are added to the ids.
+ids as for `--model hf` with an export of the run: BOS comes first, an empty
+context is BOS, and a context that does not fit is truncated on the left, with
+its BOS. Pauses are added to the ids.
 
 In a run of several processes, every process makes the same requests, and the
 harness writes results in the one whose LOCAL_RANK is 0.
 """
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -61,7 +62,8 @@ class PauseJaxLM(TemplateLM):
     batch_size: int = 32,
     max_length: int | None = None,
     max_gen_toks: int = 256,
-    add_bos_token: bool | None = None,
+    add_bos_token: bool = True,
+    dtype: str = "",
     model: str = "",
     **others: Any,
   ):
@@ -75,8 +77,9 @@ class PauseJaxLM(TemplateLM):
       batch_size: requests per batch; rounded up to a multiple of the devices.
       max_length: positions that a request may use; default: the model's.
       max_gen_toks: new tokens of an answer whose task does not say.
-      add_bos_token: whether texts start with BOS; by default as tokenizer.json
-        says, and always with other kinds of tokenizers.
+      add_bos_token: whether texts start with BOS, as in training and in the
+        tokenizer of an export.
+      dtype: compute dtype, a value of `model.dtype`; default: the run's.
       model: the name of the harness' folder of results; not read here.
       **others: refused, except those that the harness passes by default.
 
@@ -95,6 +98,9 @@ class PauseJaxLM(TemplateLM):
     )
     self.max_gen_toks = arguments.whole_number("max_gen_toks", max_gen_toks, 1)
     saved = saved_run.find_run(os.fspath(checkpoint), "checkpoint")
+    if dtype:
+      shape = dataclasses.replace(saved.model, dtype=dtype)
+      saved = dataclasses.replace(saved, model=shape)
     self.max_length = arguments.whole_number(
       "max_length",
       saved.model.max_seq_len if max_length is None else max_length,
@@ -102,10 +108,8 @@ class PauseJaxLM(TemplateLM):
       saved.model.max_seq_len,
     )
     self._saved, self._tokenizer = saved, saved.tokenizer
-    adds_bos = add_bos_token
-    self.add_bos_token = bool(
-      self._tokenizer.adds_bos if adds_bos is None else adds_bos
-    )
+    errors.require_one_of("add_bos_token", add_bos_token, (True, False))
+    self.add_bos_token = add_bos_token
     saved.warn_of_pauses(self.pauses.num_pause_tokens)
     self._load(batch_size)
 
@@ -158,6 +162,7 @@ class PauseJaxLM(TemplateLM):
       **harness.description(self._saved, self.pauses),
       "fingerprint": self._fingerprint,
       "add_bos_token": self.add_bos_token,
+      "dtype": self._dtype,
       "max_length": self.max_length,
       "num_truncated": self._runner.num_truncated,
       "num_truncated_tokens": self._runner.num_truncated_tokens,
@@ -172,7 +177,14 @@ class PauseJaxLM(TemplateLM):
       self.add_bos_token,
       self.max_length,
       self.max_gen_toks,
+      self._dtype,
     )
+
+  @property
+  def _dtype(self) -> str:
+    from pausejax.model import products
+
+    return products.compute_dtype(self._saved.model.dtype)
 
   def set_cache_hook(self, cache_hook: Any) -> None:
     """Keeps the answers of each model and condition apart in --use_cache.

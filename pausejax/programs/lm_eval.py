@@ -69,7 +69,12 @@ def parser() -> commandline.Parser:
   add(
     "--max_gen_toks", type=int, help="new tokens if a task does not say (256)"
   )
-  add("--add_bos_token", type=_boolean, help="texts start with BOS (see docs)")
+  add(
+    "--add_bos_token",
+    type=_boolean,
+    help="true or false: texts start with BOS (true)",
+  )
+  add("--dtype", help="compute dtype, such as float32 (the run's)")
   add("--local_dir", default="", help="published files (as in the run)")
   return made
 
