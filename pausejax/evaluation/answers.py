@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
+from pausejax import sharding
 from pausejax.data.finetuning import prompts
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import batches, decode, score
@@ -184,7 +185,7 @@ class Predictor:
     log_prob_BO, _ = score.score_options(
       model,
       **self._prompt_arrays(ids),
-      **batches.option_arrays(
+      **batches.batch_of_options(
         options,
         batch_size=self.batch_size,
         num_options=max(map(len, options)),
@@ -195,7 +196,7 @@ class Predictor:
 
   def _prompt_arrays(self, ids: Sequence[np.ndarray]) -> dict[str, jax.Array]:
     """Returns the prompts of a batch, padded to `batch_size` rows."""
-    return batches.prompt_arrays(
+    return batches.batch_of_prompts(
       ids,
       [self.format.pauses.prefix_mask(len(row)) for row in ids],
       batch_size=self.batch_size,

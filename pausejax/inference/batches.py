@@ -17,7 +17,7 @@ from pausejax.inference import decode
 Options = Sequence[Sequence[Sequence[int]]]
 
 
-def prompt_arrays(
+def batch_of_prompts(
   rows: Sequence[np.ndarray],
   in_prefix: Sequence[np.ndarray],
   *,
@@ -50,7 +50,7 @@ def prompt_arrays(
   return {name: sharding.put_same_rows(x) for name, x in arrays.items()}
 
 
-def option_arrays(
+def batch_of_options(
   options: Options, *, batch_size: int, num_options: int
 ) -> dict[str, jax.Array]:
   """Returns `options_BOC` and `num_tokens_BO` on the mesh.

@@ -197,7 +197,7 @@ class RequestRunner:
     scores = score.score_options(
       self.model,
       **self._arrays([row.prompt for row in options]),
-      **batches.option_arrays(
+      **batches.batch_of_options(
         [[requests[i][1] for i in row.places] for row in options],
         batch_size=self.batch_size,
         num_options=options[0].num_options,
@@ -222,7 +222,7 @@ class RequestRunner:
     return sharding.fetch_rows(ids_BN)[: len(rows)].tolist()
 
   def _arrays(self, rows: Sequence[_Prompt]) -> dict[str, jax.Array]:
-    return batches.prompt_arrays(
+    return batches.batch_of_prompts(
       [row.ids_N for row in rows],
       [row.in_prefix_N for row in rows],
       batch_size=self.batch_size,
