@@ -131,11 +131,9 @@ def is_far(logits_TV: np.ndarray | None, other_TV: np.ndarray | None) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST)
 def test_bfloat16_is_as_near_as_that_of_transformers(name):
-  exact_TV = saved()[name]
-  model = jax_model(name, dtype="bfloat16")
-  logits_TV = np.asarray(jax_logits(model), np.float32)[-NUM_LAST:]
-  error = open_families.relative_error(logits_TV, exact_TV)
-  # Of transformers', from the same float32 logits: all positions, one model.
+  logits_TV = np.asarray(jax_logits(jax_model(name, dtype="bfloat16")))
+  error = open_families.relative_error(logits_TV, numpy_logits(name))
+  # Both are rounded, in other places.
   assert 0 < error < 1.5 * saved()[f"{name}_bfloat16_error"]
 
 

@@ -116,7 +116,9 @@ def _gemma(g: Given) -> dict[str, Any]:
 
 
 def _gemma3(g: Given) -> dict[str, Any]:
-  kinds = _every_nth_full(g, g.whole("sliding_window_pattern"))
+  kinds: list[str] = []
+  if not g.get("layer_types"):
+    kinds = _every_nth_full(g, g.whole("sliding_window_pattern"))
   return {
     **_gemma_base(g, "hidden_activation"),
     **windows_and_rope(g, kinds),
