@@ -6,6 +6,7 @@ logits of transformers are compared; with them, those that it computes, too.
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ SIZES = {
   "max_seq_len",
 }
 FIRST = [f"{kind}_0" for kind in families.FAMILIES]
+PAGE = "docs/architectures.md"
 QUICK = ["llama_0", "gemma3_text_0", "gpt_neox_0", "gpt2_0", "phi_0"]
 REST = [name for name in CASES if name not in QUICK]
 
@@ -189,3 +191,23 @@ def test_transformers_computes_the_stored_logits(kind):
       if getattr(config, f.name) != getattr(again, f.name)
     }
     assert not changed, name
+
+
+def page_rows() -> list[str]:
+  """The table of docs/architectures.md."""
+  rows = []
+  for kind, family in families.FAMILIES.items():
+    fields: dict[str, None] = {}
+    for values in CASES.values():
+      if values["model_type"] == kind:
+        fields |= dict.fromkeys(families.parse_config(values)[1])
+    names = ", ".join(f"`{f}`" for f in fields if f not in {*SIZES, "bias"})
+    rows.append(f"| `{kind}` | {family.architecture} | {names} |")
+  return rows
+
+
+def test_the_page_of_architectures_is_true():
+  page = (pathlib.Path(__file__).parent.parent / PAGE).read_text()
+  rows = [line for line in page.splitlines() if line.startswith("| `")]
+  assert rows == page_rows()
+  assert f"{len(CASES)} small random models" in page
