@@ -8,6 +8,7 @@ import pytest
 from pausejax import errors
 from pausejax.config import ModelConfig, default
 from pausejax.interop import families, hf_config
+from pausejax.interop.computed_fields import computed_fields
 from tests import models
 
 _RMS = dict(position="rope", norm="rmsnorm", mlp="swiglu", bias=False)
@@ -24,6 +25,24 @@ CLASSES = {
   "Gemma3ForCausalLM": models.ARCHITECTURES["gemma"]
   | dict(qk_norm=True, query_scale=20**-0.5),
   "GPTNeoXForCausalLM": models.ARCHITECTURES["neox"] | dict(mix_bias=True),
+  "MinistralForCausalLM": _RMS | dict(window=5, global_every=2),
+  "Phi3ForCausalLM": _RMS | dict(rope_fraction=0.5, window=5),
+  "GemmaForCausalLM": _RMS
+  | dict(
+    norm="rmsnorm_zero_centered",
+    mlp="geglu",
+    embedding_scale=4.0,
+    tied_embeddings=True,
+  ),
+  "PhiForCausalLM": dict(
+    position="rope",
+    rope_fraction=0.5,
+    residual="parallel_one_norm",
+    head_bias=True,
+  ),
+  "StableLmForCausalLM": _RMS
+  | dict(norm="layernorm", norm_bias=True, rope_fraction=0.5),
+  "Starcoder2ForCausalLM": dict(position="rope", num_kv_heads=2, window=5),
   "GPT2LMHeadModel": {},
 }
 # The choices of each field, most of them those of the base config.
@@ -96,7 +115,7 @@ def test_a_model_is_read_back_the_same_or_refused_by_name():
   rng, num_exported, num_refused = random.Random(0), 0, 0
   for _ in range(200):
     model = random_config(rng)
-    own = hf_config.computed_fields(model)
+    own = computed_fields(model)
     try:
       _, values = hf_config.exported_config(model)
     except errors.UserError as e:
@@ -109,7 +128,7 @@ def test_a_model_is_read_back_the_same_or_refused_by_name():
         assert own[name.removeprefix("model.")] is not None, e.message
     else:
       num_exported += 1
-      assert hf_config.computed_fields(read_back(values)) == own
+      assert computed_fields(read_back(values)) == own
   assert num_exported > 40
   assert num_refused > 40
 
@@ -119,9 +138,9 @@ def test_a_field_without_effect_does_not_decide():
   same = dataclasses.replace(
     model, no_rope_every=9, qk_norm_span="all_heads", norm_epsilon=1e-6
   )
-  assert hf_config.computed_fields(same) == hf_config.computed_fields(model)
+  assert computed_fields(same) == computed_fields(model)
   other = dataclasses.replace(model, norm_epsilon=1e-5)
-  assert hf_config.computed_fields(other) != hf_config.computed_fields(model)
+  assert computed_fields(other) != computed_fields(model)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +150,10 @@ def test_a_field_without_effect_does_not_decide():
     (dict(prefix_attention="bidirectional"), "'bidirectional'"),
     (dict(residual="parallel"), "model.position 'learned'"),
     (_RMS | dict(mix_bias=True), "model.mix_bias True"),
-    (_RMS | dict(rope_fraction=0.5), "model.rope_fraction 0.5"),
+    (
+      _RMS | dict(rope_fraction=0.5, qk_norm=True),
+      "model.rope_fraction 0.5",
+    ),
     (dict(num_heads=3, num_kv_heads=3, head_dim=6), "model.num_heads 3"),
     (
       models.ARCHITECTURES["gemma"] | dict(qk_norm=True),
