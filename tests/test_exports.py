@@ -9,7 +9,7 @@ import pytest
 
 from pausejax import errors, sharding
 from pausejax.interop import reading
-from pausejax.programs import train
+from pausejax.programs import export, train
 
 _SMALL = (
   "--config.model.num_layers=1",
@@ -76,6 +76,11 @@ def test_exports_appear_at_their_steps_and_missing_ones_are_made(tmp_path):
   assert run(tmp_path, "--config.num_steps=4") == 0
   assert {p.name for p in exports.iterdir()} == {"2", "4"}
   assert np.array_equal(table(tmp_path, 4), last)
+
+  # The verb writes the same model.
+  words = [f"--checkpoint={checkpoints / '4'}", f"--out={exports / '8'}"]
+  assert export.main(words) == 0
+  assert np.array_equal(table(tmp_path, 8), last)
 
 
 def test_a_model_without_a_class_is_refused_before_training(tmp_path):
