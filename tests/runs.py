@@ -50,7 +50,7 @@ def save_run(
   loaded = tokenizers.load_tokenizer(tokenizer)
   tree = default()
   tree.model.update({**SMALL, **fields})
-  tree.data.tokenizer = tokenizer
+  tree.data.update(tokenizer=tokenizer, seq_len=tree.model.max_seq_len)
   values = tree.to_dict()
   config = ModelConfig(vocab_size=loaded.vocab_size, **values["model"])
   model = model or models.random_model(config, seed)
