@@ -26,7 +26,7 @@ def main(path: pathlib.Path, workdir: str) -> int:
   num_different = 0
   answers = ours.generate(PROMPTS, max_new_tokens=64)
   for prompt, answer in zip(PROMPTS, answers, strict=True):
-    ids = torch.tensor(tokenizer.encode([prompt]))
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode([prompt])[0]]])
     found = theirs.generate(
       ids,
       attention_mask=torch.ones_like(ids),
