@@ -98,7 +98,9 @@ def shapes(values: dict) -> dict[str, tuple[int, ...]]:
   tree = default().model
   tree.update(fields)
   model = ModelConfig(vocab_size=values["vocab_size"] + 1, **tree.to_dict())
-  found = layouts.tensors(family, reading._shapes(model), values["vocab_size"])
+  found = layouts.tensors(
+    family, reading.leaf_shapes(model), values["vocab_size"]
+  )
   return {tensor.name: tensor.shape for tensor in found}
 
 
