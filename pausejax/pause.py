@@ -276,6 +276,11 @@ class PromptPauses:
     place = POSITIONS[self.position]
     return place.mask(np.arange(num_prompt), num_prompt, self.num_pauses)
 
+  def in_order(self, prefix: str, pauses: str) -> tuple[str, str]:
+    """Returns a prefix and its pauses in the order of the prompt."""
+    _, is_pause, _ = dataclasses.replace(self, num_pauses=1).mask(3)
+    return (pauses, prefix) if is_pause else (prefix, pauses)
+
   def prefix_mask(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True inside a bidirectional prefix."""
     return self.in_prefix | ~self.mask(num_prompt)

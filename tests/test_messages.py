@@ -146,7 +146,10 @@ def get_config(arg):
     ("x = 1\n", "defines no get_config(arg)"),
     ("import sys\nsys.exit(0)\n", "mine.py:2: SystemExit"),
     (_SETS.format("data.seq_len = 'x'"), "4: seq_len: expected int, got 'x'"),
-    (_SETS.format("data.door = 'x'"), "'door'; it is now 'data.pipeline'"),
+    (
+      _SETS.format("data.door = 'x'"),
+      "'door' there; it is now config.data.pipeline",
+    ),
     (
       "def get_config(arg):\n  return {}\n",
       "returned a dict, not a ConfigDict",

@@ -113,6 +113,7 @@ def test_later_rates_are_read_in_the_config_only():
 SEPARATORS = frozenset(",;=:")
 PARSERS = {
   "commandline.py": "options and lists on the command line",
+  "programs/lm_eval.py": "arguments that are not its own, before the harness",
   "programs/segments.py": "looks for --verify before the options are parsed",
   "programs/tasks.py": "the title in a module's docstring",
   "preflight/collectives.py": "programs that XLA printed",

@@ -37,12 +37,12 @@ def parse_config(values: Values) -> tuple[Family, dict[str, Any]]:
   given = Given(values, family.defaults)
   unsupported.note_features(given)
   if given.missing:
-    raise _lacking(given)
+    raise errors.UserError(f"config.json: {_missing(given)}")
   _require_head(family, given)
   num_ids = given.whole("vocab_size")
   fields = family.fields(given)
   if given.missing:
-    raise _lacking(given)
+    raise errors.UserError(f"config.json: {_missing(given)}")
   _require_model(num_ids, fields)
   return family, fields
 
@@ -64,14 +64,12 @@ def _unknown(kind: str, values: Values) -> str:
   given = Given(values, {})
   unsupported.note_features(given)
   if given.missing:
-    return f"{start}: {_lacking(given).message.partition(': ')[2]}"
+    return f"{start}: {_missing(given)}"
   return f"{start}{errors.nearest(kind, FAMILIES)}"
 
 
-def _lacking(given: Given) -> errors.UserError:
-  return errors.UserError(
-    f"config.json: the decoder has no {', no '.join(given.missing)}"
-  )
+def _missing(given: Given) -> str:
+  return f"the decoder has no {', no '.join(given.missing)}"
 
 
 def _require_head(family: Family, given: Given) -> None:

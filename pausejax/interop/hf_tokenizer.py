@@ -210,6 +210,4 @@ def _chat_template(spec: str, pauses: pause.PromptPauses) -> str:
   # Those of an earlier export are replaced. Jinja drops a last line feed.
   before, *_, after = f"{template}{_MARK}".split(_MARK)[:3]
   template = (before or after).removesuffix("\n")
-  if pauses.position == "prepend":
-    return _MARK + inserted + _MARK + template
-  return template + _MARK + inserted
+  return "".join(pauses.in_order(template, _MARK + inserted + _MARK))

@@ -182,10 +182,6 @@ print(tokenizer.decode(new, skip_special_tokens=True))
 ```
 
 `generation_config.json` keeps the model from generating `{token}`.{chat}"""
-_PROMPTS = {
-  "append": f'prompt + "{pause.TOKEN}" * M',
-  "prepend": f'"{pause.TOKEN}" * M + prompt',
-}
 _CHAT = """
 
 The chat template inserts M pauses, too:
@@ -202,7 +198,9 @@ def _usage(
     if training.is_finetuned
     else "It was not finetuned for a task: M is yours to choose.",
     number=number,
-    prompt=_PROMPTS[training.pauses.position],
+    prompt=" + ".join(
+      training.pauses.in_order("prompt", f'"{pause.TOKEN}" * M')
+    ),
     token=pause.TOKEN,
     tokenizer=tokenizer_class,
     chat=_CHAT.format(number=number) if has_chat_template else "",
