@@ -233,7 +233,7 @@ def _rows(rows: Iterator[tuple[str, str]]) -> str:
 
 def _metrics(scores: Sequence[CardScore]) -> str:
   if not scores:
-    return "No metrics of this checkpoint were computed."
+    return "`pausejax evaluate` was not run on this checkpoint."
   head = [
     "| data | pauses | metric | value | examples |",
     "|---|---|---|---|---|",
