@@ -351,3 +351,149 @@ def test_a_large_tensor_is_read_in_pieces(tmp_path, monkeypatch):
     actual = files.read(name)
     assert actual.dtype == expected.dtype
     np.testing.assert_array_equal(actual, expected)
+
+
+def tied_folder(path, head=None):
+  """Writes a model whose embeddings are tied, and perhaps a head."""
+  values = {"tie_word_embeddings": True}
+  shapes = open_models.llama_shapes({**open_models.LLAMA, **values})
+  tensors = open_models.random_tensors(shapes)
+  if head is not None:
+    tensors["lm_head.weight"] = head(tensors["model.embed_tokens.weight"])
+  return open_models.write_folder(path, values, tensors)
+
+
+def test_a_stored_copy_of_the_embedding_is_no_additional_tensor(tmp_path):
+  import_model(tied_folder(tmp_path / "tied", np.copy), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("head", "fragment"),
+  [
+    (np.negative, "lm_head.weight differs from model.embed_tokens.weight"),
+    (lambda x: x[:7, :3], "lm_head.weight: expected none"),
+  ],
+)
+def test_another_head_of_tied_embeddings_is_refused(
+  tmp_path, head, fragment, capsys
+):
+  folder = tied_folder(
+    tmp_path / "tied", lambda x: np.ascontiguousarray(head(x))
+  )
+  refused(folder, tmp_path / "run", capsys, fragment)
+
+
+def test_a_file_beside_the_index_is_refused(tmp_path, capsys):
+  folder = open_models.write_folder(tmp_path / "model", num_files=2)
+  save(folder, open_models.random_tensors(SHAPES))
+  refused(folder, tmp_path / "run", capsys, "model.safetensors is beside")
+
+
+def with_dtype(content: bytes, name: str, dtype: str) -> bytes:
+  """Returns a safetensors file in which a tensor has another type."""
+  end = 8 + int.from_bytes(content[:8], "little")
+  header = json.loads(content[8:end])
+  header[name]["dtype"] = dtype
+  text = json.dumps(header).encode()
+  return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+@pytest.mark.parametrize(
+  ("stored", "dtype"),
+  [
+    (np.int8, "I8"),
+    (bool, "BOOL"),
+    (np.float64, "F64"),
+    (np.int8, "F8_E4M3"),
+    (np.int8, "F8_E5M2"),
+  ],
+)
+def test_values_that_are_no_weights_are_refused(
+  folder, tmp_path, stored, dtype, capsys
+):
+  tensors = open_models.random_tensors(SHAPES)
+  save(folder, {**tensors, LAST: tensors[LAST].astype(stored)})
+  path = folder / "model.safetensors"
+  path.write_bytes(with_dtype(path.read_bytes(), LAST, dtype))
+  refused(folder, tmp_path / "run", capsys, f"{LAST}: ", f"[32, 48] of {dtype}")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, value, capsys):
+  tensors = open_models.random_tensors(SHAPES)
+  tensors[LAST][3, 4] = value
+  folder = open_models.write_folder(tmp_path / "model", tensors=tensors)
+  refused(folder, tmp_path / "run", capsys, "blocks/contract", "NaN or inf")
+
+
+def test_names_without_the_base_model_are_those_of_the_model(folder, tmp_path):
+  import_model(folder, tmp_path / "run")
+  bare = {
+    name.removeprefix("model."): x
+    for name, x in open_models.random_tensors(SHAPES).items()
+  }
+  save(folder, bare)
+  import_model(folder, tmp_path / "bare")
+  first, second = (
+    leaves.flatten(load(tmp_path / name)[1]) for name in ("run", "bare")
+  )
+  for name, x in first.items():
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(second[name]))
+
+
+def test_a_buffer_of_another_architecture_is_an_additional_tensor(
+  folder, tmp_path, capsys
+):
+  tensors = open_models.random_tensors(SHAPES)
+  tensors["x.attention.bias"] = np.zeros(3, np.float32)
+  save(folder, tensors)
+  refused(folder, tmp_path / "run", capsys, "x.attention.bias: expected none")
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**30, True, [], None])
+def test_ids_of_eos_that_no_token_has_are_left_out(tmp_path, wrong):
+  folder = open_models.write_folder(
+    tmp_path / "model", {"eos_token_id": wrong, "bos_token_id": wrong}
+  )
+  import_model(folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "fragment"),
+  [
+    ("chat_template.jinja", b"\xff", "chat template"),
+    ("tokenizer_config.json", b'{"chat_template": "\\ud800"}', "not text"),
+    (
+      "tokenizer.json",
+      b'{"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", '
+      b'"vocab": {"b": 0}, "unk_token": "gone"}}',
+      "is not a tokenizer.json",
+    ),
+  ],
+)
+def test_a_damaged_tokenizer_is_one_line(
+  folder, tmp_path, name, content, fragment, capsys
+):
+  (folder / name).write_bytes(content)
+  refused(folder, tmp_path / "run", capsys, fragment)
+
+
+def test_the_default_of_several_chat_templates_is_kept(folder, tmp_path):
+  several = [
+    {"name": "tool", "template": "{# t #}"},
+    {"name": "default", "template": "{# d #}"},
+  ]
+  path = folder / tokenizers.SETTINGS
+  path.write_text(json.dumps({"chat_template": several}))
+  import_model(folder, tmp_path / "run")
+  kept = json.loads((tmp_path / "run" / tokenizers.SETTINGS).read_text())
+  assert kept["chat_template"] == "{# d #}"
+
+
+def test_a_disk_without_space_leaves_nothing(
+  folder, tmp_path, monkeypatch, capsys
+):
+  usage = shutil.disk_usage(tmp_path)
+  full = lambda _: usage._replace(free=1000)
+  monkeypatch.setattr("pausejax.checkpoints.space.shutil.disk_usage", full)
+  refused(folder, tmp_path / "run", capsys, "no space for a checkpoint")

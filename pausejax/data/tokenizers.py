@@ -170,6 +170,7 @@ class HuggingFaceTokenizer:
     self._sha256 = _sha256(path)
     try:
       self._model = tokenizers.Tokenizer.from_file(str(path))
+      first = self._model.encode("a", add_special_tokens=False).tokens[:1]
     except Exception as e:
       raise errors.UserError(
         f"data.tokenizer: {path} is not a tokenizer.json ({e})"
@@ -178,7 +179,6 @@ class HuggingFaceTokenizer:
     # Many files enable truncation or padding.
     self._model.no_truncation()
     self._model.no_padding()
-    first = self._model.encode("a", add_special_tokens=False).tokens[:1]
     self.adds_space = "".join(first).startswith(("\u2581", "\u0120"))
     vocabulary = self._model.get_vocab(with_added_tokens=True)
     self.vocab_size = max(vocabulary.values(), default=-1) + 1

@@ -79,7 +79,7 @@ def _require_head(family: Family, given: Given) -> None:
     return
   if not isinstance(classes, list) or family.architecture not in classes:
     raise errors.UserError(
-      f"config.json: architectures {classes!r:.60} must have "
+      f"config.json: architectures {classes!r:.60} must be a list with "
       f"{family.architecture}; save the model as that class"
     )
 

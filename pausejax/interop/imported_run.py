@@ -51,12 +51,14 @@ def write_run(
     "data": {},
     **environment,
   }
+  model = reading.load_params(source)
+  reading.require_finite(model, folder)
+  zero = jnp.zeros((), jnp.int32)
+  state = TrainState(step=zero, num_skipped=zero, model=model, opt_state=())
+  store = Store(out / "checkpoints", CheckpointConfig(**values["checkpoint"]))
+  store.prepare(state)
   if distributed.process_index() == 0:
     run_folder.keep_inputs(out, str(tokenizer), values)
-  zero = jnp.zeros((), jnp.int32)
-  store = Store(out / "checkpoints", CheckpointConfig(**values["checkpoint"]))
-  model = reading.load_params(source)
-  state = TrainState(step=zero, num_skipped=zero, model=model, opt_state=())
   store.save(state, data=_STEP_0, meta=meta)
   store.close()
 

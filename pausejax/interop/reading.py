@@ -8,7 +8,9 @@ D d_model, V vocabulary rows.
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -21,14 +23,19 @@ from pausejax.config import ModelConfig, default
 from pausejax.interop import families, layouts, tokenizer_files
 from pausejax.interop.family import Family
 from pausejax.interop.model_files import open_model_files
-from pausejax.interop.tensor_files import Tensors
+from pausejax.interop.tensor_files import Tensors, with_prefix
 from pausejax.interop.tokenizer_files import TokenizerFile
 from pausejax.model import decoder
 
 _MAX_ROWS = 20
 # Of older files: buffers that are no parameters.
-_IGNORED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-_IGNORED += (".attention.bias", ".attention.masked_bias")
+_BUFFERS = re.compile(
+  r"(model|gpt_neox)\.(layers\.\d+\.\w+\.)?rotary_emb\.inv_freq"
+  r"|transformer\.h\.\d+\.attn\.(masked_)?bias"
+  r"|gpt_neox\.layers\.\d+\.attention\.(masked_)?bias"
+)
+# Types that are no weights, or that need scales beside them.
+_REFUSED_DTYPES = re.compile(r"BOOL|[IU]\d+|F64|C64|F[468](_.*)?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,18 +82,21 @@ def check_folder(path: pathlib.Path) -> OpenModel:
   values = source.values
   family, fields = families.parse_config(values)
   num_rows = values["vocab_size"]
-  tokenizer, has_pause = tokenizer_files.filled(source.tokenizer(), num_rows)
   tree = default().model
   tree.update(fields)
-  vocab_size = num_rows if has_pause else num_rows + 1
-  model = ModelConfig(vocab_size=vocab_size, **tree.to_dict())
+  model = ModelConfig(vocab_size=num_rows + 1, **tree.to_dict())
   tensors = layouts.tensors(family, leaf_shapes(model), num_rows)
-  files = source.tensors()
-  _require_tensors(path, tensors, files, model)
+  files = with_prefix(source.tensors(), family)
+  copied = _copied_head(family, model, files)
+  _require_tensors(path, tensors, files, copied)
+  if copied:
+    _require_copy(path, family, files, copied)
+  tokenizer, has_pause = tokenizer_files.filled(source.tokenizer(), num_rows)
+  vocab_size = num_rows if has_pause else num_rows + 1
   return OpenModel(
     values=values,
     family=family,
-    model=model,
+    model=dataclasses.replace(model, vocab_size=vocab_size),
     fields=fields,
     tokenizer=tokenizer,
     has_pause=has_pause,
@@ -105,17 +115,41 @@ def leaf_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
   }
 
 
-def _require_tensors(folder, tensors, files, model) -> None:
-  expected = {t.name: t.shape for t in tensors}
-  ignored = _IGNORED + (("lm_head.weight",) if model.tied_embeddings else ())
+def _copied_head(family: Family, model: ModelConfig, files: Tensors) -> str:
+  """Returns the name of a head that tied embeddings make superfluous, or ""."""
+  head, embedding = (
+    f"{family.modules.get(n)}.weight" for n in ("untied_head", "embedding")
+  )
+  has_both = model.tied_embeddings and {head, embedding} <= files.shapes.keys()
+  is_copy = has_both and files.shapes[head] == files.shapes[embedding]
+  return head if is_copy else ""
+
+
+def _require_copy(folder, family: Family, files: Tensors, head: str) -> None:
+  """Raises unless a stored head is the embedding, as config.json says."""
+  embedding = f"{family.modules['embedding']}.weight"
+  # One after the other, since the host has space for one.
+  sums = {hashlib.sha256(files.read(n)).digest() for n in (head, embedding)}
+  if len(sums) > 1:
+    raise errors.UserError(
+      f"{folder}: {head} differs from {embedding}, and config.json has "
+      "tie_word_embeddings true; set it to false to keep the head, or remove "
+      "the tensor"
+    )
+
+
+def _require_tensors(folder, tensors, files: Tensors, copied: str) -> None:
+  """Raises unless the files hold exactly these tensors, in floats."""
+  expected = {t.name: _text(t.shape) for t in tensors}
   actual = {
-    n: shape
-    for n, (shape, _) in files.shapes.items()
-    if n in expected or not n.endswith(ignored)
+    name: _text(shape)
+    + (f" of {dtype}" if _REFUSED_DTYPES.fullmatch(dtype) else "")
+    for name, (shape, dtype) in files.shapes.items()
+    if name in expected or not (_BUFFERS.fullmatch(name) or name == copied)
   }
   rows = [
-    f"  {n}: expected {_text(expected.get(n))}, the file has "
-    f"{_text(actual.get(n))}"
+    f"  {n}: expected {expected.get(n, 'none')}, the file has "
+    f"{actual.get(n, 'none')}"
     for n in sorted(expected.keys() | actual.keys())
     if expected.get(n) != actual.get(n)
   ]
@@ -123,14 +157,14 @@ def _require_tensors(folder, tensors, files, model) -> None:
     more = len(rows) - _MAX_ROWS
     table = rows[:_MAX_ROWS] + ([f"  and {more} more"] if more > 0 else [])
     raise errors.UserError(
-      f"{folder}: {len(rows)} tensors differ from those of its config.json; "
-      "nothing was written",
+      f"{folder}: {len(rows)} tensors differ from those of its config.json (in "
+      "float32, float16 or bfloat16); nothing was written",
       details="\n".join(table),
     )
 
 
-def _text(shape: tuple[int, ...] | None) -> str:
-  return "none" if shape is None else str(list(shape))
+def _text(shape: tuple[int, ...]) -> str:
+  return str(list(shape))
 
 
 def load_params(source: OpenModel) -> decoder.Decoder:
@@ -158,6 +192,20 @@ def load_params(source: OpenModel) -> decoder.Decoder:
       if name in named:
         named[name] = _with_pause(named[name], pause_id, axis)
   return leaves.unflatten(abstract, named)
+
+
+def require_finite(model: decoder.Decoder, folder: pathlib.Path) -> None:
+  """Raises a UserError that names a parameter with values that are not finite.
+
+  All processes call it together.
+  """
+  is_finite = jax.jit(lambda x: jnp.isfinite(x).all())
+  for name, x in leaves.flatten(model).items():
+    if not is_finite(x):
+      raise errors.UserError(
+        f"{folder}: values of {name} are NaN or infinite; nothing was written; "
+        "download the folder again"
+      )
 
 
 def _zeros(x: Any) -> jax.Array:

@@ -1,19 +1,22 @@
 """The tensors of a model folder: safetensors, read one at a time."""
 
 import contextlib
+import dataclasses
 import math
 import mmap
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from pausejax import errors, json_files
+from pausejax.interop.family import Family
 
 INDEX = "model.safetensors.index.json"
 _FIX = "download the folder again"
 _CHUNK = 1 << 20  # Values that are read at once.
+_MAX_NAME = 200  # Characters of a file's name.
 
 
 class Tensors(Protocol):
@@ -28,6 +31,36 @@ class Tensors(Protocol):
   def read(self, name: str) -> np.ndarray:
     """Returns a tensor, in the dtype of the file or as float32."""
     ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Renamed:
+  """Tensors under other names."""
+
+  tensors: Tensors
+  names: Mapping[str, str]  # New name -> name in the files.
+
+  @property
+  def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {new: self.tensors.shapes[old] for new, old in self.names.items()}
+
+  def read(self, name: str) -> np.ndarray:
+    return self.tensors.read(self.names[name])
+
+
+def with_prefix(tensors: Tensors, family: Family) -> Tensors:
+  """Returns the tensors under their full names.
+
+  Files of a model without its head, and the first files of GPT-2, leave out the
+  name of the base model: "wte.weight" is "transformer.wte.weight".
+  """
+  prefix = family.modules["embedding"].partition(".")[0] + "."
+  head = family.modules.get("untied_head", "") + "."
+  bare = [n for n in tensors.shapes if not n.startswith((prefix, head))]
+  if any(name.startswith(prefix) for name in tensors.shapes):
+    return tensors
+  full = {n: prefix + n if n in bare else n for n in tensors.shapes}
+  return _Renamed(tensors, {new: old for old, new in full.items()})
 
 
 class TensorFolder:
@@ -108,14 +141,22 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   if index.is_file():
     named = sorted(set(_weight_map(index).values()))
     for name in named:
-      if pathlib.PurePath(name).name != name:
-        raise errors.UserError(f"{index}: {name!r} is not a file name; {_FIX}")
+      if pathlib.PurePath(name).name != name or len(name) > _MAX_NAME:
+        raise errors.UserError(
+          f"{index}: {name!r:.60} is not a file name; {_FIX}"
+        )
       if not (folder / name).is_file():
         raise errors.UserError(
           f"{index} names {name}, which is not there; {_FIX}"
         )
+    for path in sorted(folder.glob("model*.safetensors")):
+      if path.name not in named:
+        raise errors.UserError(
+          f"{path} is beside {INDEX}, which does not name it; remove one"
+        )
     return [folder / name for name in named]
-  files = sorted(folder.glob("*.safetensors"))
+  # Names that begin with a dot are of the file system.
+  files = sorted(folder.glob("[!.]*.safetensors"))
   if not files:
     raise errors.UserError(
       f"{folder} has no .safetensors; pickled weights (.bin, .pt) are not "

@@ -13,6 +13,7 @@ from pausejax import errors, json_files, pause
 from pausejax.data import tokenizers
 
 _FIX = "download the folder again"
+_MAX_ID = 2**32  # Of the tokenizers library.
 _RESERVED = "<|pausejax_reserved_{}|>"
 
 
@@ -81,12 +82,25 @@ def _settings(folder: pathlib.Path) -> dict[str, str]:
     name: tokenizers.token_text(given.get(name))
     for name in ("bos_token", "eos_token")
   }
-  template = folder / "chat_template.jinja"
-  if template.is_file():
-    given["chat_template"] = template.read_text(encoding="utf-8")
-  if isinstance(given.get("chat_template"), str):
-    named["chat_template"] = given["chat_template"]
+  named["chat_template"] = _chat_template(folder, given.get("chat_template"))
   return {name: text for name, text in named.items() if text}
+
+
+def _chat_template(folder: pathlib.Path, named: Any) -> str:
+  """Returns the template of the file, or the (default) one of the settings."""
+  path = folder / "chat_template.jinja"
+  try:
+    if path.is_file():
+      return path.read_text(encoding="utf-8")
+    if isinstance(named, list):
+      named = next((t["template"] for t in named if t["name"] == "default"), "")
+    text = named if isinstance(named, str) else ""
+    text.encode()
+    return text
+  except (UnicodeError, TypeError, KeyError) as e:
+    raise errors.UserError(
+      f"the chat template in {folder} is not text: {e}; {_FIX}"
+    ) from e
 
 
 def _special_tokens(
@@ -101,7 +115,7 @@ def _special_tokens(
   for name in ("bos_token", "eos_token"):
     ids = values.get(f"{name}_id")
     first = ids[0] if isinstance(ids, list) and ids else ids
-    if isinstance(first, int) and model.id_to_token(first):
+    if type(first) is int and 0 <= first < _MAX_ID and model.id_to_token(first):
       found[name] = model.id_to_token(first)
   plain = model.encode("a", add_special_tokens=False).tokens
   added = model.encode("a", add_special_tokens=True).tokens
@@ -119,7 +133,9 @@ def load_model(content: bytes, where: str) -> Any:
   import tokenizers as library
 
   try:
-    return library.Tokenizer.from_buffer(content)
+    model = library.Tokenizer.from_buffer(content)
+    model.encode("a")  # Some files are damaged in parts that only this reads.
+    return model
   except Exception as e:
     raise errors.UserError(
       f"{where} is not a tokenizer.json ({errors.first_line(e)}); {_FIX}"
