@@ -8,7 +8,7 @@ set -eu
 BIN=${BIN:-.venv/bin}
 DEMO=${DEMO:-demo-open-model}
 STEPS=${STEPS:-20}
-LIMIT=${LIMIT:-40}
+LIMIT=${LIMIT:-20}
 SECONDS_AT_START=$(date +%s)
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
