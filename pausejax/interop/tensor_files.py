@@ -1,7 +1,6 @@
 """The tensors of a model folder: safetensors, read one at a time."""
 
 import contextlib
-import dataclasses
 import math
 import mmap
 import pathlib
@@ -33,19 +32,15 @@ class Tensors(Protocol):
     ...
 
 
-@dataclasses.dataclass(frozen=True)
 class _Renamed:
-  """Tensors under other names."""
+  """Tensors under other names: new name -> name in the files."""
 
-  tensors: Tensors
-  names: Mapping[str, str]  # New name -> name in the files.
-
-  @property
-  def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {new: self.tensors.shapes[old] for new, old in self.names.items()}
+  def __init__(self, tensors: Tensors, names: Mapping[str, str]):
+    self._tensors, self._names = tensors, names
+    self.shapes = {new: tensors.shapes[old] for new, old in names.items()}
 
   def read(self, name: str) -> np.ndarray:
-    return self.tensors.read(self.names[name])
+    return self._tensors.read(self._names[name])
 
 
 def with_prefix(tensors: Tensors, family: Family) -> Tensors:
