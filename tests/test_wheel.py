@@ -96,7 +96,10 @@ def test_shipped_experiments_run_by_name_from_any_folder(pausejax, tmp_path):
 
 @pytest.mark.parametrize(
   ("spec", "words"),
-  [("smok", "did you mean 'smoke'?"), ("nonsense", "known: finetune, ")],
+  [
+    ("smok", "did you mean 'smoke'?"),
+    ("nonsense", "known: continue_pretrain, "),
+  ],
 )
 def test_the_error_for_an_unknown_experiment_lists_the_known_ones(
   pausejax, spec, words
