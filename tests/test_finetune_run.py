@@ -85,8 +85,15 @@ def finetune(place, workdir, *more, expect=0):
   return run(place, *finetune_words(place, workdir, *more), expect=expect)
 
 
-def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place):
+@pytest.fixture(scope="module")
+def evaluated(place):
+  """The output of the evaluation of `whole`, a run that was not stopped."""
   finetune(place, "whole")
+  evaluate = ("evaluate", f"--checkpoint={place / 'whole'}", "--pauses=0,3")
+  return run(place, *evaluate, "--track=tensorboard")
+
+
+def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place, evaluated):
   output = finetune(place, "parts", "--config.stop_at_step=3")
   assert "40 examples" in output and "% full" in output
   assert "parameters from step 2" in output
@@ -96,20 +103,19 @@ def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place):
   digests = [soak.last_meta(place / n)["digests"] for n in ("whole", "parts")]
   assert digests[0] == digests[1]
 
-  evaluate = ("evaluate", f"--checkpoint={place / 'whole'}", "--pauses=0,3")
-  output = run(place, *evaluate, "--track=tensorboard")
   results = place / "whole" / "evaluations"
   for m in (0, 3):
     stem = results / f"sums-validation-append{m}-step6"
     result = json.loads(stem.with_suffix(".json").read_text())
     assert (result["n"], result["num_pauses"]) == (40, m)
     assert result["finetuned"]["num_pauses"] == 3
-    assert f"M={m} append <pause>: em {result['metrics']['em']:.2f}" in output
+    em = result["metrics"]["em"]
+    assert f"M={m} append <pause>: em {em:.2f}" in evaluated
     lines = (results / f"{stem.name}.predictions.jsonl").read_text()
     rows = [json.loads(line) for line in lines.splitlines()]
     assert [row["id"] for row in rows] == [str(i) for i in range(40)]
     mean = 100 * sum(row["values"]["em"] for row in rows) / 40
-    assert mean == pytest.approx(result["metrics"]["em"])
+    assert mean == pytest.approx(em)
   sweep = place / "whole" / "tensorboard" / "evaluate"
   points = event_files.tensorboard_scalars(sweep)
   assert [m for m, _ in points["sums-validation-append-step6/em"]] == [0, 3]
@@ -164,6 +170,7 @@ def test_a_finetuning_run_resumes_without_its_pretraining_run(place, tmp_path):
   assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.usefixtures("evaluated")
 def test_the_commands_of_the_report_reproduce_the_results(place):
   run(place, "report", f"--workdir={place}", f"--out={place / 'page.html'}")
   commands = json.loads((place / "page.json").read_text())["commands"]
