@@ -1,12 +1,16 @@
-"""Small model folders in Hugging Face's format, made without transformers."""
+"""Small model folders in Hugging Face's format, and their import."""
 
 import json
+import os
 import pathlib
 import zlib
 
 import numpy as np
 import safetensors.numpy
 import tokenizers as huggingface
+
+from pausejax import cli
+from pausejax.checkpoints import saved_run
 
 TEXT = "Think before you speak: the model waits, and then it answers. " * 3
 
@@ -117,3 +121,29 @@ def write_folder(
   index = {"metadata": {}, "weight_map": files}
   (folder / "model.safetensors.index.json").write_text(json.dumps(index))
   return folder
+
+
+def import_model(folder, out, *, expect=0):
+  assert cli.main(["import", f"--from={folder}", f"--out={out}"]) == expect
+
+
+def load(run):
+  import jax
+
+  from pausejax import sharding
+
+  saved = saved_run.find_run(str(run))
+  with jax.set_mesh(sharding.data_mesh()):
+    return saved, saved.load()
+
+
+def refused(folder, out, capsys, *fragments):
+  """Asserts that an import ends with one line and writes nothing."""
+  import_model(folder, out, expect=1)
+  err = capsys.readouterr().err
+  first, *table = err.strip().splitlines()
+  assert first.startswith("pausejax: "), err
+  assert all(fragment in err for fragment in fragments), err
+  assert not table or all(line.startswith("  ") for line in table), err
+  assert "Traceback" not in err
+  assert not os.path.exists(out)
