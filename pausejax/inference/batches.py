@@ -36,16 +36,13 @@ def batch_of_prompts(
   missing = batch_size - len(rows)
   rows = [*rows, *[rows[-1]] * missing]
   in_prefix = [*in_prefix, *[in_prefix[-1]] * missing]
-  tokens_BT, is_real_BT = decode.left_pad(
-    rows, width=decode.bucket_length(max(map(len, rows))), pad_id=pad_id
-  )
-  in_prefix_BT = np.zeros_like(is_real_BT)
-  for inside_T, mask_N in zip(in_prefix_BT, in_prefix, strict=True):
-    inside_T[-len(mask_N) :] = mask_N
+  width = decode.bucket_length(max(map(len, rows)))
+  tokens_BT, is_real_BT = decode.left_pad(rows, width=width, pad_id=pad_id)
+  in_prefix_BT, _ = decode.left_pad(in_prefix, width=width, pad_id=0)
   arrays = {
     "tokens_BT": tokens_BT,
     "is_real_BT": is_real_BT,
-    "in_prefix_BT": in_prefix_BT,
+    "in_prefix_BT": in_prefix_BT.astype(bool),
   }
   return {name: sharding.put_same_rows(x) for name, x in arrays.items()}
 

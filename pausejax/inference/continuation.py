@@ -45,15 +45,13 @@ def prompt_arrays(
     pauses.prompt(text, bos_id=tokenizer.bos_id, pause_id=tokenizer.pause_id)
     for text in ids
   ]
+  width = decode.bucket_length(longest + pauses.num_pauses)
   tokens_BT, is_real_BT = decode.left_pad(
-    rows,
-    width=decode.bucket_length(longest + pauses.num_pauses),
-    pad_id=tokenizer.pad_id,
+    rows, width=width, pad_id=tokenizer.pad_id
   )
-  in_prefix_BT = np.zeros_like(is_real_BT)
-  for inside_T, row in zip(in_prefix_BT, rows, strict=True):
-    inside_T[-len(row) :] = pauses.prefix_mask(len(row))
-  return tokens_BT, is_real_BT, in_prefix_BT
+  masks = [pauses.prefix_mask(len(row)) for row in rows]
+  in_prefix_BT, _ = decode.left_pad(masks, width=width, pad_id=0)
+  return tokens_BT, is_real_BT, in_prefix_BT.astype(bool)
 
 
 def continuation_text(
