@@ -118,8 +118,7 @@ def test_a_workdir_that_is_deleted_is_named(tmp_path, abstract, again):
   save(store, abstract, 1)
   shutil.rmtree(tmp_path / "run")
   if again:
-    (tmp_path / "new").mkdir()  # Takes the inode, perhaps.
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True)  # May take the inode of the one before.
   with pytest.raises(errors.UserError, match="was deleted or replaced"):
     save(store, abstract, 2)
   assert not folder.exists() or not list(folder.iterdir())

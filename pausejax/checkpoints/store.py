@@ -62,7 +62,7 @@ class Store:
     self._folder = pathlib.Path(folder)
     self._config = config
     self._writer = arrays.ArrayWriter()
-    self._identity: tuple[int, int] | None = None
+    self._opened: int | None = None  # File descriptor of the folder.
     self._size = 0  # Bytes of a step.
     self._pending: int | None = None  # The step that is being written.
     self._last_finite = 0
@@ -82,7 +82,9 @@ class Store:
       retention.empty_trash(self._folder)
       space.require_space(self._folder, self._size, self._config)
     distributed.all_gather("prepared")
-    self._identity = _identity(self._folder)
+    # While it is open, no other folder can have its inode.
+    with folders.readable(self._folder):
+      self._opened = os.open(self._folder, os.O_RDONLY)
 
   def save(
     self,
@@ -111,7 +113,7 @@ class Store:
     """
     self.wait()
     step = int(state.step)
-    if self._identity is None:
+    if self._opened is None:
       self.prepare(state)
     self._last_finite = step - num_skipped
     items = step_files.items(state)
@@ -164,6 +166,9 @@ class Store:
         "the folder, and start the same command again"
       )
     self._writer.close()
+    if self._opened is not None:
+      os.close(self._opened)
+      self._opened = None
 
   def restore(self, abstract: TrainState) -> Restored | None:
     """Returns the newest intact checkpoint, or None if there are none.
@@ -312,21 +317,20 @@ class Store:
 
   def _require_folder(self) -> None:
     """Raises unless the folder is the one that the run started with."""
-    if _identity(self._folder) != self._identity:
+    if not self._is_there():
       raise errors.UserError(
         f"{self._folder} was deleted or replaced while the run was using it; "
         "nothing more can be saved there"
       )
 
+  def _is_there(self) -> bool:
+    if self._opened is None:
+      return True
+    try:
+      return os.path.samestat(self._folder.stat(), os.fstat(self._opened))
+    except OSError:
+      return False
+
 
 def _say(line: str) -> None:
   print(f"pausejax: {line}", file=sys.stderr, flush=True)
-
-
-def _identity(folder: pathlib.Path) -> tuple[int, int] | None:
-  """Returns what distinguishes a folder from another of the same name."""
-  try:
-    status = folder.stat()
-  except FileNotFoundError:
-    return None
-  return status.st_dev, status.st_ino
