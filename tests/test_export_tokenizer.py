@@ -87,6 +87,19 @@ def test_text_and_pauses_encode_to_the_prompt_of_the_run(kind, specs):
     assert model.decode(ids) == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("kind", ["bytes", "huggingface"])
+def test_prompts_of_the_harness_have_the_ids_of_the_export(kind, specs):
+  tokenizer, made = exported(specs[kind])
+  model = huggingface.Tokenizer.from_str(made.files["tokenizer.json"])
+  eos = model.id_to_token(tokenizer.eos_id)
+  texts = [*TEXTS, f"{eos}a {eos} b<pause>", "<pause><pause> c"]
+  encode = hf_tokenizer.prompt_encoder(tokenizer, specs[kind])
+  for text, ids in zip(texts, encode(texts), strict=True):
+    assert model.encode(text).ids == [tokenizer.bos_id, *ids], text
+  assert tokenizer.eos_id in encode(texts[-2:])[0]
+  assert encode(texts[-2:])[1].count(tokenizer.pause_id) == 2
+
+
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "huggingface"])
 def test_the_export_is_read_as_the_same_tokenizer(kind, specs, tmp_path):
   tokenizer, made = exported(specs[kind])

@@ -100,10 +100,11 @@ def instances(kind: str, rows: list[tuple]):
 def pairs(pauses: str = "") -> list[tuple[str, str]]:
   """Contexts from none to longer than the model, some with options."""
   contexts = ["", "The", "How much is", "ends in spaces  ", TEXT * 2, TEXT * 9]
+  contexts += ["<|endoftext|>The", "The <|endoftext|>quick<pause>"]
   return [
     (context + pauses, continuation)
     for context in contexts
-    for continuation in (" dog", " the lazy dog. 12", "é\n", TEXT)
+    for continuation in (" dog", " the lazy <pause>dog. 12", "é\n", TEXT)
   ]
 
 
@@ -119,7 +120,10 @@ def test_log_likelihoods(folders):
 
 def test_rolling_log_likelihoods(folders):
   hf, ours = models(folders)
-  asked = instances("loglikelihood_rolling", [("",), ("The",), (TEXT * 9,)])
+  asked = instances(
+    "loglikelihood_rolling",
+    [("",), ("The",), ("<|endoftext|>a <pause>",), (TEXT * 9,)],
+  )
   expected = hf.loglikelihood_rolling(asked)
   np.testing.assert_allclose(
     ours.loglikelihood_rolling(asked), expected, atol=1e-3
@@ -133,7 +137,7 @@ def test_texts(folders):
     {"until": ["e", " "], "max_gen_toks": 40},
     {"until": [], "max_gen_toks": 7, "temperature": 0.0},
   ]
-  contexts = ["The", "How much is", TEXT * 2, TEXT * 9]
+  contexts = ["The", "How much<|endoftext|> is<pause>", TEXT * 2, TEXT * 9]
   rows = [(context, kwargs) for context in contexts for kwargs in limits]
   expected = hf.generate_until(instances("generate_until", rows))
   found = ours.generate_until(instances("generate_until", rows))

@@ -8,6 +8,7 @@ of `pause.PromptPauses`.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from pausejax import errors, json_files, pause
@@ -98,6 +99,31 @@ def exported_tokenizer(
     loader="PreTrainedTokenizerFast" if is_rebuilt else "AutoTokenizer",
     has_chat_template=bool(template),
   )
+
+
+def prompt_encoder(
+  tokenizer: tokenizers.PauseTokenizer, spec: str
+) -> Callable[[list[str]], list[list[int]]]:
+  """Returns a function from texts to ids, without BOS.
+
+  The ids are those of the exported tokenizer: the text of a special token is
+  that token, as in transformers. A SentencePiece model encodes it as text.
+
+  Args:
+    tokenizer: of the run.
+    spec: the value of `data.tokenizer` that loads it.
+  """
+  if spec.endswith(".model"):
+    return tokenizer.encode
+  model, _ = _converted(tokenizer, spec)
+  if model.get_vocab_size(with_added_tokens=True) == tokenizer.pause_id:
+    _add_pause(model, tokenizer.pause_id)
+
+  def encode(texts: list[str]) -> list[list[int]]:
+    batch = model.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in batch]
+
+  return encode
 
 
 def _json(value: Any) -> str:

@@ -31,7 +31,7 @@ import pausejax
 from pausejax import arguments, errors
 from pausejax.checkpoints import saved_run
 from pausejax.data.finetuning import prompts
-from pausejax.interop import harness
+from pausejax.interop import harness, hf_tokenizer
 from pausejax.pause import PromptPauses
 from pausejax.runtime import accelerators, distributed
 from pausejax.runtime.progress import CountBar
@@ -108,6 +108,9 @@ class PauseJaxLM(TemplateLM):
       saved.model.max_seq_len,
     )
     self._saved, self._tokenizer = saved, saved.tokenizer
+    self._encode = hf_tokenizer.prompt_encoder(
+      saved.tokenizer, saved.tokenizer_spec
+    )
     errors.require_one_of("add_bos_token", add_bos_token, (True, False))
     self.add_bos_token = add_bos_token
     saved.warn_of_pauses(self.pauses.num_pause_tokens)
@@ -201,12 +204,16 @@ class PauseJaxLM(TemplateLM):
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
   ) -> list[int]:
-    """Returns the ids of a text, with BOS if asked for or by default."""
+    """Returns the ids of a text, with BOS if asked for or by default.
+
+    The text of a special token is that token. By default, a text that begins
+    with BOS gets no second one.
+    """
     del kwargs
+    bos, ids = [self._tokenizer.bos_id], self._encode([string])[0]
     if add_special_tokens is None:
-      add_special_tokens = self.add_bos_token
-    bos = [self._tokenizer.bos_id] if add_special_tokens else []
-    return bos + self._tokenizer.encode([string])[0]
+      add_special_tokens = self.add_bos_token and ids[:1] != bos
+    return bos + ids if add_special_tokens else ids
 
   def _loglikelihood_tokens(
     self, requests: Sequence[tuple], **kwargs: Any
