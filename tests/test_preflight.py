@@ -118,6 +118,14 @@ def test_the_step_of_the_paper_needs_the_flops_of_the_formula():
   d, layers = 2048, 24
   matrices = layers * 12 * d * d + d * 32_256
   assert flops.per_token(model, 2048) == 6 * matrices + 6 * layers * 2048 * d
+  # nanochat and llm-foundry count the whole square.
+  full = flops.per_token(model, 2048, full_attention=True)
+  assert full == 6 * matrices + 12 * layers * 2048 * d
+  windows = dataclasses.replace(model, window=512, global_every=6)
+  full = flops.per_token(windows, 2048, full_attention=True)
+  assert full == 6 * matrices + 12 * d * (4 * 2048 + 20 * 512)
+  causal = flops.per_token(windows, 2048)
+  assert causal == 6 * matrices + 12 * d * (4 * 1024 + 20 * 448)
 
 
 # Of a run of 1,024 rows on 8 devices, each with a copy of the parameters: what
