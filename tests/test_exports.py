@@ -2,14 +2,16 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from pausejax import errors, sharding
-from pausejax.interop import reading
-from pausejax.programs import export, train
+from pausejax.checkpoints import saved_run
+from pausejax.interop import model_card, reading
+from pausejax.programs import export, import_model, train
 
 _SMALL = (
   "--config.model.num_layers=1",
@@ -81,6 +83,25 @@ def test_exports_appear_at_their_steps_and_missing_ones_are_made(tmp_path):
   words = [f"--checkpoint={checkpoints / '4'}", f"--out={exports / '8'}"]
   assert export.main(words) == 0
   assert np.array_equal(table(tmp_path, 8), last)
+
+
+@pytest.mark.slow
+def test_the_card_names_the_open_model_behind_the_run(tmp_path):
+  assert run(tmp_path, "--config.num_steps=1", every=1) == 0
+  made = (tmp_path / "run" / "exports" / "1").rename(tmp_path / "open")
+  imported = tmp_path / "imported"
+  assert import_model.main([f"--from={made}", f"--out={imported}"]) == 0
+  words = [f"--config.data.files={tmp_path / 'text.jsonl'}", *_SMALL]
+  for start, name in ((imported, "first"), (tmp_path / "first", "second")):
+    where = [f"--init_from={start}", f"--workdir={tmp_path / name}"]
+    argv = ["--config=continue_pretrain", *where, "--config.num_steps=1"]
+    assert train.main([*argv, *words]) == 0
+  second = saved_run.find_run(str(tmp_path / "second"), "checkpoint")
+  assert model_card.describe_training(second).base == (
+    "step 1 of first, from step 0 of imported, from open (gpt2)"
+  )
+  shutil.rmtree(tmp_path / "first")
+  assert model_card.describe_training(second).base == "step 1 of first"
 
 
 def test_a_model_without_a_class_is_refused_before_training(tmp_path):

@@ -44,7 +44,8 @@ class Training:
       second half. "?PT": the run that it started from is gone.
     pauses: of the prompts: M, the largest of a mixture, and their place; M is 0
       for a run without finetuning.
-    base: "step 100 of FOLDER", the run or the model that it started from.
+    base: the runs that it started from, back to an open model: "step 100 of
+      continued, from step 0 of smollm2, from SmolLM2-135M (llama)".
   """
 
   config: TrainConfig
@@ -90,22 +91,36 @@ def _pretraining(meta: Mapping[str, Any]) -> str:
     return "Std"
   if not _is_finetuned(meta):
     return "Pause"
-  if not (initial := meta.get("initial")):
+  if not meta.get("initial"):
     return "Std"
+  before = _meta_before(meta)
+  return _pretraining(before) if before else "?"
+
+
+def _meta_before(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """Returns meta.json of the run that this one started from, None if gone."""
+  if not (initial := meta.get("initial")):
+    return None
   try:
     workdir = pathlib.Path(initial["workdir"])
     step = folders.require_step(workdir / "checkpoints", initial["step"])
-    return _pretraining(saved_run.checked(step.meta))
+    return saved_run.checked(step.meta)
   except errors.UserError:
-    return "?"
+    return None
 
 
 def _base(meta: Mapping[str, Any]) -> str:
+  """Returns the runs that this one started from, back to an open model."""
   if imported := meta.get("imported"):
     return f"{pathlib.Path(imported['folder']).name} ({imported['model_type']})"
-  if initial := meta.get("initial"):
-    return f"step {initial['step']} of {pathlib.Path(initial['workdir']).name}"
-  return ""
+  if not (initial := meta.get("initial")):
+    return ""
+  name = pathlib.Path(initial["workdir"]).name
+  before = _meta_before(meta)
+  earlier = _base(before) if before else ""
+  return ", from ".join(
+    filter(None, [f"step {initial['step']} of {name}", earlier])
+  )
 
 
 def model_card(
