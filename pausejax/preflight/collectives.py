@@ -30,8 +30,6 @@ KINDS = (
   "collective-broadcast",
 )
 
-_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d\w*)\[([\d,]*)\]")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collective:
@@ -59,7 +57,7 @@ class Collective:
   def num_bytes(self) -> int:
     """Bytes of its arrays times `count`."""
     sizes = (
-      math.prod(shape) * _itemsize(dtype) for dtype, shape in self.arrays
+      math.prod(shape) * hlo.itemsize(dtype) for dtype, shape in self.arrays
     )
     return self.count * sum(sizes)
 
@@ -135,19 +133,10 @@ def _collective(
     kind = "reduce-scatter"
   return Collective(
     kind=kind,
-    arrays=tuple(
-      (dtype, tuple(map(int, filter(None, dims.split(",")))))
-      for dtype, dims in _ARRAY.findall(" ".join(types))
-    ),
+    arrays=tuple(hlo.array_shapes(" ".join(types))),
     groups=_groups(one.rest),
     count=count,
   )
-
-
-def _itemsize(dtype: str) -> int:
-  """Returns bytes per element of an HLO dtype; 4-bit ones count as a byte."""
-  bits = re.search(r"\d+", dtype)
-  return max(1, int(bits[0]) // 8) if bits else 1
 
 
 def _groups(rest: str) -> tuple[tuple[int, ...], ...]:

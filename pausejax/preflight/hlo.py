@@ -7,6 +7,7 @@ changes by the same amount in every iteration.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,12 @@ _CALLED = re.compile(
 )
 _TRIPS = re.compile(r'known_trip_count[^\d}]*?"?n"?\W+(\d+)')
 _INTEGER = re.compile(r"(pred|[su]\d+)\[\]")
+_CONTINUED = re.compile(r"kernel_metadata=\{\n(.*)\n\}")  # Mosaic kernels.
+_LOCATION = re.compile(
+  r"^(\d+) \{file_name_id=(\d+) function_name_id=(\d+) line=(\d+)", re.MULTILINE
+)
+_FRAME = re.compile(r"^(\d+) \{file_location_id=(\d+)", re.MULTILINE)
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d\w*)\[([\d,]*)\]")
 _UNCHANGED = (
   *("copy", "copy-done", "convert", "bitcast", "bitcast-convert", "reshape"),
   *("get-tuple-element", "opt-barrier", "optimization-barrier", "domain"),
@@ -86,7 +93,7 @@ class Module:
   def __init__(self, text: str):
     self.computations: dict[str, dict[str, Instruction]] = {"": {}}
     self.entry = name = ""
-    for line in text.splitlines():
+    for line in _CONTINUED.sub(r"kernel_metadata={\1}", text).splitlines():
       if header := _COMPUTATION.match(line):
         name = header[2]
         self.computations[name] = {}
@@ -230,12 +237,55 @@ class Module:
     return _wrapped(_ARITHMETIC[one.op](a, b), one.type)
 
 
+def source_lines(text: str) -> dict[str, tuple[str, int, str]]:
+  """Returns stack_frame_id -> (file, line, function) from the tables of HLO."""
+  files = _names(text, "FileNames")
+  functions = _names(text, "FunctionNames")
+  places = {
+    place: (files.get(file, ""), int(line), functions.get(function, ""))
+    for place, file, function, line in _LOCATION.findall(text)
+  }
+  return {
+    frame: places[place]
+    for frame, place in _FRAME.findall(text)
+    if place in places
+  }
+
+
+def _names(text: str, table: str) -> dict[str, str]:
+  """Returns number -> name from a table in front of the computations."""
+  _, _, rest = text.partition(f"\n{table}\n")
+  rows = rest.partition("\n\n")[0]
+  return dict(re.findall(r'^(\d+) "(.*)"$', rows, re.MULTILINE))
+
+
 def _wrapped(value: int, type_: str) -> int:
   """Returns the integer wrapped to its type: u8 254 + 10 is 8."""
   bits = type_.partition("[")[0].lstrip("predsu")
   kind, size = type_[0], 2 ** int(bits or 1)
   value %= size
   return value - size if kind == "s" and value >= size // 2 else value
+
+
+def array_shapes(type_: str) -> list[tuple[str, tuple[int, ...]]]:
+  """Returns (dtype, shape) of the arrays of a type, also those of a tuple."""
+  return [
+    (dtype, tuple(map(int, filter(None, dims.split(",")))))
+    for dtype, dims in _ARRAY.findall(type_)
+  ]
+
+
+def type_bytes(type_: str) -> int:
+  """Returns the bytes of the arrays of a type, without padding."""
+  return sum(
+    math.prod(shape) * itemsize(dtype) for dtype, shape in array_shapes(type_)
+  )
+
+
+def itemsize(dtype: str) -> int:
+  """Returns bytes per element of an HLO dtype; 4-bit ones count as a byte."""
+  bits = re.search(r"\d+", dtype)
+  return max(1, int(bits[0]) // 8) if bits else 1
 
 
 def elements(type_: str) -> list[str]:

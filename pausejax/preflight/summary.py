@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pausejax.preflight.estimate_report import EstimatedStep, estimate_lines
+
 if TYPE_CHECKING:
   from pausejax.preflight.remedies import Remedy
   from pausejax.training import ahead
@@ -45,6 +47,8 @@ class Preflight:
     flops_per_token: forward and backward pass, without rematerialization.
     peak_flops: peak of a device, dense bfloat16.
     num_steps: steps of the run.
+    estimate: estimated time of a step; None if not asked for, or if the
+      compiler refused the step.
   """
 
   topology: str
@@ -67,6 +71,7 @@ class Preflight:
   flops_per_token: float
   peak_flops: float
   num_steps: int
+  estimate: EstimatedStep | None = None
 
   @property
   def fits(self) -> bool:
@@ -77,6 +82,12 @@ class Preflight:
     """Returns the time of a step at a fraction of the peak rate."""
     rate = utilization * self.peak_flops * self.num_devices
     return self.tokens_per_step * self.flops_per_token / rate
+
+
+def report_data(preflight: Preflight) -> dict[str, Any]:
+  """Returns the report as plain values."""
+  estimate = preflight.estimate and preflight.estimate.as_data()
+  return {**dataclasses.asdict(preflight), "estimate": estimate}
 
 
 def verdict_line(verdict: "ahead.Verdict", change: str = "") -> str:
@@ -106,6 +117,7 @@ def report_text(preflight: Preflight) -> str:
     _memory(preflight),
     _collectives(preflight),
     _times(preflight),
+    estimate_lines(preflight.estimate) if preflight.estimate else [],
   ]
   parts.append([_conclusion(preflight)])
   return "\n\n".join("\n".join(lines) for lines in parts if lines)

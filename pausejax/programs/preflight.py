@@ -8,7 +8,8 @@
 would run is compiled for it, by libtpu (make env EXTRA=tpu) or by JAX's CUDA
 plugin (make env EXTRA=cuda-compiler); without them, by the CPU's compiler,
 which gives an upper bound. A step that fits takes minutes to compile; one that
-does not fit is refused in seconds. No data is read.
+does not fit is refused in seconds. No data is read. --estimate adds the time of
+a step by libtpu's own cost model.
 
 Exit code: 0 it fits, 1 it does not, 2 a wrong command line.
 """
@@ -22,9 +23,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from pausejax import commandline, errors
-from pausejax.config import TrainConfig, train_config
+from pausejax.config import ModelConfig, TrainConfig, train_config
 from pausejax.data import tokenizers
-from pausejax.preflight import summary, topologies
+from pausejax.preflight import estimate, summary, topologies
+from pausejax.preflight.estimate_report import EstimatedStep
 from pausejax.preflight.remedies import find_remedies
 from pausejax.preflight.topologies import Topology
 
@@ -60,6 +62,11 @@ def main(argv: list[str]) -> int:
     "for C4 without a tokenizer file, T5's 32128)",
   )
   add("--json", default="", help="JSON file to write")
+  add(
+    "--estimate",
+    action="store_true",
+    help="estimate the time of a step with libtpu's cost model (TPUs)",
+  )
   options, tree = parser.parse(argv)
   config = train_config(tree.to_dict())
   errors.require_in_range("--vocab_size", options.vocab_size, 0)
@@ -74,14 +81,18 @@ def main(argv: list[str]) -> int:
   )
   topology = topologies.parse_topology(options.topology)
   compiler, missing = _compiler(topology)
+  if options.estimate:
+    estimate.require_cost_model(topology.name, topology.chip, compiler)
   print(f"{options.config} on {topology.name}", *missing, sep="\n", flush=True)
   vocab_size, origin = _vocab_size(options.vocab_size, config)
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
   os.environ.update(_ENVIRONMENT)
-  result = _measure(config, vocab_size + 1, topology, compiler)
+  result = _measure(
+    config, vocab_size + 1, topology, compiler, options.estimate
+  )
   print(summary.report_text(result))
   if options.json:
-    whole = {"config": options.config, **dataclasses.asdict(result)}
+    whole = {"config": options.config, **summary.report_data(result)}
     pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
   return 0 if result.fits else 1
 
@@ -116,7 +127,11 @@ def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
 
 
 def _measure(
-  config: TrainConfig, vocab_size: int, topology: Topology, compiler: str
+  config: TrainConfig,
+  vocab_size: int,
+  topology: Topology,
+  compiler: str,
+  estimates: bool,
 ) -> summary.Preflight:
   """Compiles the step, several times if needed, and returns the results."""
   # Imported here: the command line is checked before JAX starts.
@@ -171,6 +186,12 @@ def _measure(
     f"compiling with {compiler or 'the CPU'}, jax {jax.__version__}", flush=True
   )
   first = ask(config.batch_size)
+  traffic = collectives.collectives(first.hlo_text)
+  step = None
+  if estimates and not first.is_refused:
+    step = _estimated_step(
+      first.hlo_text, config, model_config, topology, traffic, mesh.devices.flat
+    )
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   largest, verdicts = ahead.largest_batch(
     first,
@@ -192,7 +213,6 @@ def _measure(
       num_shards=shards,
       largest_batch=largest,
     )
-  traffic = collectives.collectives(first.hlo_text)
   return summary.Preflight(
     topology=topology.name,
     compiler=compiler,
@@ -214,6 +234,39 @@ def _measure(
     flops_per_token=flops.per_token(model_config, config.data.seq_len),
     peak_flops=topology.chip.peak_flops,
     num_steps=config.num_steps,
+    estimate=step,
+  )
+
+
+def _estimated_step(
+  hlo_text: str,
+  config: TrainConfig,
+  model_config: ModelConfig,
+  topology: Topology,
+  traffic: list[Any],
+  devices: Iterable[Any],
+) -> EstimatedStep:
+  """Returns the estimate of the compiled step."""
+  from pausejax.runtime import flops
+
+  seq_len = config.data.seq_len
+  keys = flops.causal_keys(model_config, seq_len)
+  times = estimate.estimate(
+    hlo_text,
+    topology.chip,
+    share_of_keys=keys / (model_config.num_layers * seq_len),
+    collectives=traffic,
+    slices=[getattr(d, "slice_index", 0) for d in devices],
+  )
+  return EstimatedStep(
+    times=times,
+    chip=topology.chip,
+    num_devices=topology.num_devices,
+    tokens_per_step=config.batch_size * seq_len,
+    flops_per_token=flops.per_token(model_config, seq_len),
+    whole_flops_per_token=flops.per_token(
+      model_config, seq_len, full_attention=True
+    ),
   )
 
 

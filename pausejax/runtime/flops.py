@@ -37,13 +37,13 @@ def per_token(
   num_mlp_matrices = 3 if c.is_gated else 2
   layer = attention + num_mlp_matrices * c.d_model * c.d_ff
   head = c.d_model * c.num_vocab_rows
-  num_keys = (_all_keys if full_attention else _causal_keys)(c, seq_len)
+  num_keys = (_all_keys if full_attention else causal_keys)(c, seq_len)
   return 6 * (c.num_layers * layer + head) + 12 * (
     num_keys * c.num_heads * c.head_dim
   )
 
 
-def _causal_keys(config: ModelConfig, seq_len: int) -> float:
+def causal_keys(config: ModelConfig, seq_len: int) -> float:
   """Returns the keys that a query sees on average, summed over the layers."""
   window = min(config.window or seq_len, seq_len)
   local = window - window**2 / (2 * seq_len)

@@ -1,0 +1,387 @@
+"""Estimates the time of a compiled TPU step from libtpu's own cost model.
+
+libtpu writes `estimated_cycles` beside nearly every instruction of a compiled
+program. Their sum along the program, loops multiplied by their trip counts, is
+the time in which one device computes a step. Added to it:
+
+  attention kernels  carry no estimate. Their FLOPs follow from their shapes,
+                     with head_dim padded to the matrix unit; they are assumed
+                     to run at `KERNEL_EFFICIENCY` of the peak.
+  the rest           (gathers, scatters, sorts) is as slow as its operands and
+                     results pass through the memory, once each.
+  collectives        take the bytes that a device sends, over the bandwidth of
+                     all its links. Whether they overlap with the computation
+                     is not known: both bounds are given.
+
+Copies between the memories of a chip ("-start") overlap with the computation
+and are reported separately. A conditional counts as its slowest branch.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from pausejax import errors
+from pausejax.preflight import hlo
+from pausejax.preflight.collectives import KINDS, Collective
+from pausejax.runtime.chips import Chip, CostModel
+
+# Assumed share of the peak of a Mosaic attention kernel, of the FLOPs of the
+# keys that a query sees and of a padded head_dim: 35% for a head_dim of 64 on
+# a matrix unit of 128.
+KERNEL_EFFICIENCY = 0.7
+
+_CYCLES = re.compile(r'"estimated_cycles":"?([1-9]\d*)')
+_TARGET = r'custom_call_target="([^"]+)"'
+_FREE = (
+  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "domain"),
+  *("opt-barrier", "optimization-barrier", "add-dependency", "after-all"),
+  *("partition-id", "replica-id"),
+)
+_FREE_TARGETS = (
+  *("AllocateBuffer", "ConcatBitcast"),
+  *("Sharding", "AssumeGatherIndicesInBound"),
+)
+_FLOATS = ("bf16", "f16", "f32")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Operation:
+  """An instruction of the compiled step, outside of its collectives.
+
+  Attributes:
+    kind: "product", "attention", "other", "unpriced" (no estimate: the time of
+      its bytes) or "copy" (between memories, overlapped).
+    name: its name in the compiled program.
+    type: dtype, shape and layout of its result, as in HLO.
+    where: pass, source line and function that it comes from, as far as known.
+    count: number of times it runs in a step.
+    seconds: of all of them together.
+  """
+
+  kind: str
+  name: str
+  type: str
+  where: str
+  count: int
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+  """Estimated times of a step on one device, in seconds.
+
+  Attributes:
+    product_seconds: matrix products, fused with what libtpu fuses into them.
+    attention_seconds: Mosaic attention kernels, modelled.
+    other_seconds: everything else with an estimate.
+    unpriced_seconds: instructions without one, by their bytes.
+    num_unpriced: name -> number of these instructions.
+    copy_seconds: copies between memories, not part of the step's time.
+    collective_seconds: kind -> time of its bytes on the links.
+    far_bytes: bytes sent between slices if their bandwidth is not known; not in
+      `collective_seconds`.
+    num_uncounted: loops of unknown trip count, which count once.
+    dearest: operations outside the products, dearest first.
+  """
+
+  product_seconds: float
+  attention_seconds: float
+  other_seconds: float
+  unpriced_seconds: float
+  num_unpriced: dict[str, int]
+  copy_seconds: float
+  collective_seconds: dict[str, float]
+  far_bytes: float
+  num_uncounted: int
+  dearest: list[Operation]
+
+  @property
+  def computing_seconds(self) -> float:
+    """The time of a step without its collectives."""
+    return (
+      self.product_seconds
+      + self.attention_seconds
+      + self.other_seconds
+      + self.unpriced_seconds
+    )
+
+  @property
+  def bounds(self) -> tuple[float, float]:
+    """Seconds of a step, collectives overlapped and not overlapped."""
+    links = sum(self.collective_seconds.values())
+    return max(self.computing_seconds, links), self.computing_seconds + links
+
+
+def require_cost_model(name: str, chip: Chip, compiler: str) -> None:
+  """Checks that the step of a topology can be estimated.
+
+  Args:
+    name: of the topology.
+    chip: its chip.
+    compiler: the target's compiler; "" if it is not installed.
+  """
+  errors.require(
+    chip.kind.startswith("TPU"),
+    f"--estimate: it needs libtpu's cost model, and {name} is no TPU; omit it",
+  )
+  errors.require(
+    chip.cost_model is not None,
+    f"--estimate: the cost model of {chip.kind} is not calibrated; known: v4, "
+    "v5e, v5p, v6e",
+  )
+  if not compiler:
+    raise errors.UserError(
+      "--estimate: libtpu is not installed: make env EXTRA=tpu, or pip install "
+      "'.[tpu]' in the clone"
+    )
+
+
+def estimate(
+  hlo_text: str,
+  chip: Chip,
+  *,
+  share_of_keys: float,
+  collectives: Iterable[Collective] = (),
+  slices: Sequence[int] = (0,),
+) -> Estimate:
+  """Returns the estimate for one device.
+
+  Args:
+    hlo_text: the optimized program, as libtpu prints it.
+    chip: the device, which has a cost model.
+    share_of_keys: keys that a query sees in an attention kernel, as a share of
+      the row: 1/2 for causal attention, less with a window.
+    collectives: those of the program (`collectives.collectives`).
+    slices: the slice of each device of the mesh.
+
+  Raises:
+    UserError: the program has no estimated cycles.
+  """
+  if not _CYCLES.search(hlo_text):
+    raise errors.UserError(
+      "--estimate: this version of libtpu writes no estimated cycles into the "
+      "compiled step; install the one that this version pins (make env "
+      "EXTRA=tpu)"
+    )
+  program = _Program(hlo_text, chip, share_of_keys)
+  operations = program.operations(program.module.entry, 1, [])
+  seconds: dict[str, float] = collections.defaultdict(float)
+  for one in operations:
+    seconds[one.kind] += one.seconds
+  outside = [o for o in operations if o.kind not in ("product", "copy")]
+  on_links, far_bytes = _on_links(collectives, slices, program.rates)
+  return Estimate(
+    product_seconds=seconds["product"],
+    attention_seconds=seconds["attention"],
+    other_seconds=seconds["other"],
+    unpriced_seconds=seconds["unpriced"],
+    num_unpriced=dict(
+      collections.Counter(
+        re.sub(r"[.\d]+$", "", o.name) for o in outside if o.kind == "unpriced"
+      )
+    ),
+    copy_seconds=seconds["copy"],
+    collective_seconds=on_links,
+    far_bytes=far_bytes,
+    num_uncounted=program.num_uncounted,
+    dearest=sorted(outside, key=lambda o: -o.seconds),
+  )
+
+
+class _Program:
+  """Prices the instructions of a program."""
+
+  def __init__(self, text: str, chip: Chip, share_of_keys: float):
+    assert chip.cost_model is not None
+    self.module = hlo.Module(text)
+    self.rates = chip.cost_model
+    self.num_uncounted = 0
+    self._peak_flops = chip.peak_flops
+    self._share_of_keys = share_of_keys
+    self._source_lines = hlo.source_lines(text)
+    self._found: dict[tuple[str, str], bool] = {}
+
+  def operations(
+    self, name: str, count: int, given: Sequence[hlo.Known]
+  ) -> list[Operation]:
+    """Returns what a computation runs that takes time.
+
+    Args:
+      name: of the computation.
+      count: number of times that it runs.
+      given: known values of its parameters.
+    """
+    result = []
+    for one in self.module.computations.get(name, {}).values():
+      if one.op == "while":
+        result += self._loop(name, one, count, given)
+      elif one.op == "conditional":
+        branches = [self.operations(c, count, []) for c in one.called]
+        result += max(branches, key=lambda b: sum(o.seconds for o in b))
+      elif one.op in ("call", "call-start", "async-start"):
+        values = self.module.parameters(name, one, given)
+        for called in one.called:
+          result += self.operations(called, count, values)
+      elif priced := self._price(name, one):
+        kind, seconds = priced
+        result.append(self._operation(one, kind, count, seconds))
+    return result
+
+  def _loop(
+    self, name: str, one: hlo.Instruction, count: int, given
+  ) -> list[Operation]:
+    trips, same = self.module.loop(name, one, given)
+    self.num_uncounted += trips is None
+    body = one.attribute(r"body=%?([\w.\-]+)") or ""
+    if trips == 0:
+      return []
+    return self.operations(body, count * (trips or 1), [same])
+
+  def _price(
+    self, computation: str, one: hlo.Instruction
+  ) -> tuple[str, float] | None:
+    """Returns (kind, seconds of one execution); None if it takes no time."""
+    op = one.op.removesuffix("-start")
+    if op in _FREE or op in KINDS or op.endswith(("-done", "-update")):
+      return None
+    if cycles := one.attribute(_CYCLES.pattern):
+      is_product = self._has(one, "convolution", "dot")
+      kind = "product" if is_product else "other"
+      return kind, int(cycles) / self.rates.clock
+    if one.op == "fusion" and self._has(one, *KINDS):
+      return None
+    if one.attribute(_TARGET) in _FREE_TARGETS:
+      return None
+    if seconds := self._attention_seconds(computation, one):
+      return "attention", seconds
+    return self._by_bytes(computation, one)
+
+  def _by_bytes(
+    self, computation: str, one: hlo.Instruction
+  ) -> tuple[str, float] | None:
+    """Returns the time in which its operands and results are copied."""
+    bandwidth = self.rates.hbm_bandwidth
+    if one.op.endswith("-start"):  # (destination, source, ...) or reversed.
+      sizes = [hlo.type_bytes(t) for t in hlo.elements(one.type)[:2]]
+      return "copy", min(sizes) / bandwidth
+    if not any(shape for _, shape in hlo.array_shapes(one.type)):
+      return None  # Scalars.
+    scope = self.module.computations[computation]
+    read = [scope[n].type for n in one.operands if n in scope]
+    total = sum(map(hlo.type_bytes, [one.type, *read]))
+    return "unpriced", total / bandwidth
+
+  def _has(self, one: hlo.Instruction, *ops: str) -> bool:
+    """Returns whether it is one of these, or calls one."""
+    if one.op.removesuffix("-start") in ops:
+      return True
+    return any(self._contains(name, ops) for name in one.called)
+
+  def _contains(self, computation: str, ops: tuple[str, ...]) -> bool:
+    key = computation, ops[0]
+    if key not in self._found:
+      scope = self.module.computations.get(computation, {})
+      self._found[key] = any(self._has(one, *ops) for one in scope.values())
+    return self._found[key]
+
+  def _attention_seconds(
+    self, computation: str, one: hlo.Instruction
+  ) -> float | None:
+    """Returns the time of a splash attention kernel, None if it is not one."""
+    products = _num_products(one)
+    if not products:
+      return None
+    scope = self.module.computations[computation]
+    # The first floating-point operands are queries, keys and values.
+    shapes = [
+      shape
+      for name in one.operands
+      if name in scope
+      for dtype, shape in hlo.array_shapes(scope[name].type)
+      if dtype in _FLOATS
+    ]
+    if len(shapes) < 2 or min(map(len, shapes[:2])) < 3:
+      return None
+    q, k = shapes[:2]  # [B, N, T, H], [B, K, S, H].
+    unit = self.rates.matrix_unit
+    padded = -(-q[-1] // unit) * unit
+    keys = self._share_of_keys * k[-2]
+    flops = products * 2 * math.prod(q[:-1]) * keys * padded
+    return flops / (KERNEL_EFFICIENCY * self._peak_flops)
+
+  def _operation(
+    self, one: hlo.Instruction, kind: str, count: int, seconds: float
+  ) -> Operation:
+    return Operation(
+      kind=kind,
+      name=one.name,
+      type=one.type,
+      where=self._where(one),
+      count=count,
+      seconds=count * seconds,
+    )
+
+  def _where(self, one: hlo.Instruction) -> str:
+    """Returns "backward reduce_sum, model/layers.py:60 Norm.__call__"."""
+    path = one.attribute(r'op_name="([^"]+)"') or ""
+    direction = next(
+      (word for mark, word in _PASSES.items() if mark in path), ""
+    )
+    words = [direction, path.rpartition("/")[2]]
+    frame = one.attribute(r"stack_frame_id=(\d+)") or ""
+    if frame in self._source_lines:
+      file, line, function = self._source_lines[frame]
+      file = re.sub(r"^.*/(site-packages|pausejax)/", "", file)
+      words[-1] += f", {file}:{line} {function.replace('.<locals>', '')}"
+    return " ".join(filter(None, words))
+
+
+_PASSES = {
+  "rematted_computation": "recomputed",
+  "transpose(jvp": "backward",
+  "jvp(": "forward",
+}
+
+
+def _num_products(one: hlo.Instruction) -> int:
+  """Returns the matrix products of a splash attention kernel, or 0."""
+  name = one.name + (one.attribute(r'op_name="([^"]+)"') or "")
+  if one.attribute(_TARGET) != "tpu_custom_call" or "splash" not in name:
+    return 0
+  if "_dkv" in one.name:  # With the gradients of the queries, if fused.
+    is_fused = r"use_fused_bwd_kernel\": true" in one.rest
+    return 5 if is_fused else 4
+  return 3 if "_dq" in one.name else 2
+
+
+# Bytes that a device sends, as a share of the full array, for n devices.
+_SENT: dict[str, Callable[[int], float]] = {
+  "all-gather": lambda n: (n - 1) / n,
+  "reduce-scatter": lambda n: (n - 1) / n,
+  "all-reduce": lambda n: 2 * (n - 1) / n,
+  "all-to-all": lambda n: (n - 1) / n,
+  "ragged-all-to-all": lambda n: (n - 1) / n,
+  "collective-permute": lambda n: 1.0,
+  "collective-broadcast": lambda n: 1.0,
+}
+
+
+def _on_links(
+  collectives: Iterable[Collective], slices: Sequence[int], rates: CostModel
+) -> tuple[dict[str, float], float]:
+  """Returns (kind -> seconds, bytes that go where the rate is not known)."""
+  seconds: dict[str, float] = collections.defaultdict(float)
+  unknown = 0.0
+  for one in collectives:
+    groups = one.groups or (tuple(range(len(slices))),)
+    size = max(map(len, groups))
+    sent = _SENT[one.kind](size) * one.num_bytes if size > 1 else 0.0
+    is_far = any(len({slices[i] for i in group}) > 1 for group in groups)
+    if rate := rates.dcn_bandwidth if is_far else rates.ici_bandwidth:
+      seconds[one.kind] += sent / rate
+    else:
+      unknown += sent
+  return dict(seconds), unknown

@@ -1,0 +1,371 @@
+"""Estimated step times: what is summed, from small programs in HLO."""
+
+import math
+
+import pytest
+
+from pausejax import cli, errors
+from pausejax.preflight import collectives, estimate, hlo
+from pausejax.preflight.estimate_report import EstimatedStep, estimate_lines
+from pausejax.runtime import chips
+
+V5E = chips.CHIPS["v5e"]
+CYCLE = 1 / V5E.cost_model.clock
+
+
+def cycles(number):
+  return f'backend_config={{"window_config":{{"estimated_cycles":"{number}"}}}}'
+
+
+PRODUCT = """
+%fused_product (a: bf16[8,8], b: bf16[8,8]) -> bf16[8,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %b = bf16[8,8]{1,0} parameter(1)
+  ROOT %c = bf16[8,8]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+}
+
+%fused_sum (a: bf16[8,8], b: bf16[8,8]) -> bf16[8,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %b = bf16[8,8]{1,0} parameter(1)
+  ROOT %c = bf16[8,8]{1,0} add(%a, %b)
+}
+"""
+
+
+def program(lines, computations="", tables=""):
+  """Returns a module whose entry has these lines, and two fusions to call."""
+  body = "\n".join(f"  {line}" for line in lines)
+  return (
+    f"HloModule m\n{tables}\n{PRODUCT}\n{computations}\n"
+    "ENTRY %main (x: bf16[8,8]) -> bf16[8,8] {\n"
+    f"  %x = bf16[8,8]{{1,0}} parameter(0)\n{body}\n"
+    "  ROOT %r = bf16[8,8]{1,0} copy(%x), "
+    f"{cycles(1)}\n}}\n"
+  )
+
+
+def fusion(name, of, number, metadata=""):
+  note = f", metadata={{{metadata}}}" if metadata else ""
+  return (
+    f"%{name} = bf16[8,8]{{1,0}} fusion(%x, %x), kind=kOutput, "
+    f"calls=%{of}{note}, {cycles(number)}"
+  )
+
+
+def priced(text, **kwargs):
+  return estimate.estimate(
+    text,
+    V5E,
+    share_of_keys=0.5,
+    collectives=collectives.collectives(text),
+    **kwargs,
+  )
+
+
+def test_products_and_other_operations_are_summed_apart():
+  found = priced(
+    program([fusion("p", "fused_product", 1000), fusion("s", "fused_sum", 200)])
+  )
+  assert found.product_seconds == pytest.approx(1000 * CYCLE)
+  assert found.other_seconds == pytest.approx(201 * CYCLE)
+  assert found.bounds == pytest.approx((1201 * CYCLE, 1201 * CYCLE))
+  # Products are not among the dearest.
+  assert [one.name for one in found.dearest] == ["s", "r"]
+
+
+LOOP = """
+%condition (p: (s32[], bf16[8,8])) -> pred[] {{
+  %p = (s32[], bf16[8,8]{{1,0}}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] {limit}
+  ROOT %go = pred[] compare(%i, %n), direction=LT
+}}
+
+%body (p: (s32[], bf16[8,8])) -> (s32[], bf16[8,8]) {{
+  %p = (s32[], bf16[8,8]{{1,0}}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %step = s32[] constant({step})
+  %next = s32[] add(%i, %step)
+  %x = bf16[8,8]{{1,0}} get-tuple-element(%p), index=1
+  {inside}
+  ROOT %out = (s32[], bf16[8,8]{{1,0}}) tuple(%next, %x)
+}}
+"""
+WHILE = [
+  "%zero = s32[] constant(0)",
+  "%init = (s32[], bf16[8,8]{1,0}) tuple(%zero, %x)",
+  "%w = (s32[], bf16[8,8]{1,0}) while(%init), condition=%condition, body=%body",
+]
+
+
+def loop(inside, step=1, limit="constant(12)"):
+  body = LOOP.format(inside=inside, step=step, limit=limit)
+  return program(WHILE, body)
+
+
+@pytest.mark.parametrize("step,trips", [(1, 12), (2, 6)])
+def test_a_loop_multiplies_what_is_in_it(step, trips):
+  found = priced(loop(fusion("f", "fused_product", 100), step))
+  assert found.product_seconds == pytest.approx(trips * 100 * CYCLE)
+  assert found.num_uncounted == 0
+
+
+def test_a_loop_of_unknown_length_counts_once_and_is_reported():
+  inside = fusion("f", "fused_product", 100)
+  found = priced(loop(inside, limit="custom-call(%i)"))
+  assert found.product_seconds == pytest.approx(100 * CYCLE)
+  assert found.num_uncounted == 1
+  assert "1 loops of unknown trip count" in report(found)
+
+
+def test_a_call_is_entered_and_a_conditional_takes_its_slowest_branch():
+  branches = "".join(
+    f"""
+%branch_{n} (x: bf16[8,8]) -> bf16[8,8] {{
+  %x = bf16[8,8]{{1,0}} parameter(0)
+  ROOT {fusion(f"s{n}", "fused_sum", n)}
+}}
+"""
+    for n in (30, 70, 500)
+  )
+  lines = [
+    "%c = bf16[8,8]{1,0} call(%x), to_apply=%branch_500",
+    "%k = s32[] constant(0)",
+    "%d = bf16[8,8]{1,0} conditional(%k, %x, %x), "
+    "branch_computations={%branch_30, %branch_70}",
+  ]
+  found = priced(program(lines, branches))
+  assert found.other_seconds == pytest.approx((500 + 70 + 1) * CYCLE)
+
+
+def test_an_asynchronous_pair_counts_once():
+  wrapped = f"""
+%async (x: bf16[8,8]) -> bf16[8,8] {{
+  %x = bf16[8,8]{{1,0}} parameter(0)
+  ROOT {fusion("s", "fused_sum", 40)}
+}}
+"""
+  lines = [
+    "%a = ((bf16[8,8]{1,0}), bf16[8,8]{1,0}, u32[]) async-start(%x), "
+    "calls=%async",
+    "%b = bf16[8,8]{1,0} async-done(%a), calls=%async",
+    "%e = (bf16[4096,512]{1,0:S(1)}, bf16[4096,512]{1,0}, u32[]) "
+    "copy-start(%x)",
+    "%f = bf16[4096,512]{1,0:S(1)} copy-done(%e)",
+  ]
+  found = priced(program(lines, wrapped))
+  assert found.computing_seconds == pytest.approx(41 * CYCLE)
+  assert found.copy_seconds == pytest.approx(2 * 4096 * 512 / 819e9)
+
+
+GATHER = (
+  "%g = (bf16[1024,512]{1,0}, bf16[4096,512]{1,0}) all-gather-start(%h), "
+  "channel_id=1, replica_groups={{0,1,2,3}}, dimensions={0}"
+)
+SCATTER = """
+%all-reduce-scatter (input: f32[4096,512]) -> f32[1024,512] {
+  %input = f32[4096,512]{1,0} parameter(0)
+  ROOT %z = f32[4096,512]{1,0} all-reduce(%input), channel_id=2, replica_groups={{0,1,2,3}}, to_apply=%sum
+}
+"""  # noqa: E501
+
+
+def test_collectives_take_their_bytes_over_the_links():
+  lines = [
+    "%h = bf16[1024,512]{1,0} broadcast(%x), " + cycles(10),
+    GATHER,
+    "%i = bf16[4096,512]{1,0} all-gather-done(%g)",
+    "%j = f32[1024,512]{1,0} fusion(%y), kind=kCustom, "
+    "calls=%all-reduce-scatter",
+  ]
+  found = priced(program(lines, SCATTER), slices=[0] * 4)
+  sent = 3 / 4 * 4096 * 512
+  assert found.collective_seconds == pytest.approx(
+    {"all-gather": 2 * sent / 200e9, "reduce-scatter": 4 * sent / 200e9}
+  )
+  assert found.unpriced_seconds == 0  # Fused collectives are not counted twice.
+  links = 6 * sent / 200e9
+  assert found.bounds == pytest.approx((links, links + 11 * CYCLE))
+  # Between slices, the data-center network.
+  far = priced(program(lines, SCATTER), slices=[0, 0, 1, 1])
+  assert far.collective_seconds["all-gather"] == pytest.approx(
+    2 * sent / V5E.cost_model.dcn_bandwidth
+  )
+  # One device communicates with no other.
+  alone = program([line.replace("{0,1,2,3}", "{0}") for line in lines[:3]])
+  assert sum(priced(alone).collective_seconds.values()) == 0
+
+
+def test_an_unknown_bandwidth_between_slices_is_reported():
+  text = program([GATHER])
+  found = estimate.estimate(
+    text,
+    chips.CHIPS["v4"],
+    share_of_keys=0.5,
+    collectives=collectives.collectives(text),
+    slices=[0, 0, 1, 1],
+  )
+  assert found.far_bytes == 2 * 3 / 4 * 4096 * 512
+  assert "GB sent between slices" in report(found, chips.CHIPS["v4"])
+
+
+def test_what_has_no_estimate_is_counted_by_its_bytes():
+  lines = [
+    "%t = f32[4096]{0} parameter(1)",
+    "%sort.3 = (f32[4096]{0}, f32[4096]{0}) sort(%t, %t)",
+    "%sort.4 = (f32[4096]{0}, f32[4096]{0}) sort(%t, %t)",
+    '%u = f32[4096]{0} custom-call(%t), custom_call_target="Unheard"',
+    '%v = f32[4096]{0} custom-call(%t), custom_call_target="AllocateBuffer"',
+    "%one = f32[] add(%a, %b)",
+  ]
+  found = priced(program(lines))
+  assert found.num_unpriced == {"sort": 2, "u": 1}
+  num_bytes = 4 * 4096 * (4 + 4 + 2)
+  assert found.unpriced_seconds == pytest.approx(num_bytes / 819e9)
+  assert "sort 2, u 1" in report(found)
+
+
+def kernel(name, q="bf16[2,12,2048,64]", k="bf16[2,4,2048,64]", fused="false"):
+  """Returns the lines of a splash kernel, as JAX writes them."""
+  return [
+    "%m = s8[1,4,4]{2,1,0} parameter(1)",
+    f"%q = {q}{{3,2,1,0}} parameter(2)",
+    f"%k = {k}{{3,2,1,0}} parameter(3)",
+    "%stat = f32[2,12,2048,128]{3,2,1,0} parameter(4)",
+    f"%splash_mha_{name}.1 = ({q}{{3,2,1,0}}, f32[2,12,2048,128]{{3,2,1,0}}) "
+    'custom-call(%m, %q, %k, %k, %stat), custom_call_target="tpu_custom_call", '
+    'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{'
+    f'\\"use_fused_bwd_kernel\\": {fused}}}"\n'
+    '}}, metadata={op_name="jit(step)/transpose(jvp())/pallas_call"}, '
+    'backend_config={"custom_call_config":{"body":"TUzv"}}',
+  ]
+
+
+@pytest.mark.parametrize(
+  "name,fused,products",
+  [
+    ("fwd_segmented_residuals", "false", 2),
+    ("dq_segmented_no_residuals", "false", 3),
+    ("dkv_segmented_no_residuals", "false", 4),
+    ("dkv_segmented_no_residuals", "true", 5),
+  ],
+)
+def test_an_attention_kernel_is_modelled_from_its_shapes(name, fused, products):
+  text = program(kernel(name, fused=fused))
+  # Causal: half of the keys; head_dim 64 fills half of a matrix unit.
+  flops = products * 2 * (2 * 12 * 2048) * 1024 * 128
+  assert priced(text).attention_seconds == pytest.approx(
+    flops / (estimate.KERNEL_EFFICIENCY * 197e12)
+  )
+  assert priced(text).dearest[0].where == "backward pallas_call"
+  windowed = estimate.estimate(text, V5E, share_of_keys=0.1)
+  assert windowed.attention_seconds == pytest.approx(
+    priced(text).attention_seconds / 5
+  )
+  # On a matrix unit of 256, a quarter of it is filled.
+  v6e = chips.CHIPS["v6e"]
+  wide = estimate.estimate(text, v6e, share_of_keys=0.5)
+  assert wide.attention_seconds == pytest.approx(
+    2 * flops / (estimate.KERNEL_EFFICIENCY * v6e.peak_flops)
+  )
+
+
+def test_a_kernel_that_is_not_attention_has_no_estimate():
+  lines = [line.replace("splash_mha_fwd", "megablox") for line in kernel("fwd")]
+  found = priced(program(lines))
+  assert found.attention_seconds == 0
+  assert found.num_unpriced == {"megablox": 1}
+
+
+TABLES = """
+FileNames
+1 "/home/me/pausejax/model/layers.py"
+2 "/env/lib/python3.11/site-packages/optax/adam.py"
+
+FunctionNames
+1 "Norm.__call__.<locals>.inner"
+2 "update"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=60 end_line=60 column=1 end_column=2}
+2 {file_name_id=2 function_name_id=2 line=7 end_line=7 column=1 end_column=2}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=1}
+
+"""
+
+
+def test_operations_name_their_pass_and_source_line():
+  again = "jit(step)/transpose(jvp())/rematted_computation/reduce_sum"
+  lines = [
+    fusion("a", "fused_sum", 9, f'op_name="{again}" stack_frame_id=1'),
+    fusion("b", "fused_sum", 8, 'op_name="jit(step)/mul" stack_frame_id=2'),
+  ]
+  found = priced(program(lines, tables=TABLES))
+  assert [one.where for one in found.dearest] == [
+    "recomputed reduce_sum, model/layers.py:60 Norm.__call__.inner",
+    "mul, optax/adam.py:7 update",
+    "",
+  ]
+  text = report(found)
+  assert "model/layers.py:60" in text and "no source line" in text
+
+
+def report(found, chip=V5E):
+  step = EstimatedStep(
+    times=found,
+    chip=chip,
+    num_devices=4,
+    tokens_per_step=4000,
+    flops_per_token=8e9,
+    whole_flops_per_token=9e9,
+  )
+  return "\n".join(estimate_lines(step))
+
+
+def test_utilization_has_both_conventions_and_both_peaks():
+  found = priced(program([fusion("p", "fused_product", 10**9)]))
+  step = EstimatedStep(
+    times=found,
+    chip=V5E,
+    num_devices=4,
+    tokens_per_step=4000,
+    flops_per_token=8e9,
+    whole_flops_per_token=9e9,
+  )
+  mfu = step.utilizations(0.1)
+  assert mfu["causal"] == pytest.approx(1000 * 8e9 / 0.1 / 197e12)
+  assert mfu["whole"] == pytest.approx(mfu["causal"] * 9 / 8)
+  assert mfu["causal_calibrated"] == pytest.approx(mfu["causal"] / 0.878)
+  data = step.as_data()
+  assert data["step_seconds"] == found.bounds[0]
+  assert data["tokens_per_second"] == pytest.approx(4000 / found.bounds[0])
+  assert math.isfinite(data["mfu"]["whole"])
+  assert "87.8% of the peak 197 TFLOP/s" in report(found)
+
+
+def test_a_program_without_estimated_cycles_is_refused():
+  with pytest.raises(errors.UserError, match="no estimated cycles"):
+    estimate.estimate("HloModule m", V5E, share_of_keys=0.5)
+
+
+@pytest.mark.parametrize(
+  "topology,said",
+  [("h100-8", "h100-8 is no TPU"), ("tpu7x-8", "TPU7x is not calibrated")],
+)
+def test_a_target_without_a_cost_model_is_refused(topology, said, capsys):
+  code = cli.main(
+    ["preflight", "--config=smoke", f"--topology={topology}", "--estimate"]
+  )
+  assert code == 2
+  assert said in capsys.readouterr().err
+
+
+def test_the_last_lines_of_a_kernel_belong_to_it():
+  module = hlo.Module(program(kernel("fwd")))
+  (one,) = [
+    o for o in module.computations["main"].values() if "splash" in o.name
+  ]
+  assert one.attribute(r'op_name="([^"]+)"').endswith("pallas_call")
