@@ -217,10 +217,14 @@ def test_what_has_no_estimate_is_counted_by_its_bytes():
     '%u = f32[4096]{0} custom-call(%t), custom_call_target="Unheard"',
     '%v = f32[4096]{0} custom-call(%t), custom_call_target="AllocateBuffer"',
     "%one = f32[] add(%a, %b)",
+    "%row = f32[8]{0} slice(%t), " + cycles(1),
+    "%d.1 = f32[4096]{0} dynamic-update-slice(%t, %row, %one)",
+    "%rows = f32[16]{0} gather(%t, %row)",
   ]
   found = priced(program(lines))
-  assert found.num_unpriced == {"sort": 2, "u": 1}
-  num_bytes = 4 * 4096 * (4 + 4 + 2)
+  assert found.num_unpriced == {"sort": 2, "u": 1, "d": 1, "rows": 1}
+  # Of an update in place and of a gather, not the whole array.
+  num_bytes = 4 * (4096 * (4 + 4 + 2) + 2 * 8 + 2 * 16)
   assert found.unpriced_seconds == pytest.approx(num_bytes / 819e9)
   assert "sort 2, u 1" in report(found)
 

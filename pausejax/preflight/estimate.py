@@ -7,8 +7,8 @@ the time in which one device computes a step. Added to it:
   attention kernels  carry no estimate. Their FLOPs follow from their shapes,
                      with head_dim padded to the matrix unit; they are assumed
                      to run at `KERNEL_EFFICIENCY` of the peak.
-  the rest           (gathers, scatters, sorts) is as slow as its operands and
-                     results pass through the memory, once each.
+  the rest           (gathers, scatters, sorts) takes the time in which its
+                     operands and results pass through the memory, once each.
   collectives        take the bytes that a device sends, over the bandwidth of
                      all its links. Whether they overlap with the computation
                      is not known: both bounds are given.
@@ -29,9 +29,9 @@ from pausejax.preflight.collectives import KINDS, Collective
 from pausejax.runtime.chips import Chip, CostModel
 
 # Assumed share of the peak of a Mosaic attention kernel, of the FLOPs of the
-# keys that a query sees and of a padded head_dim: 35% for a head_dim of 64 on
-# a matrix unit of 128.
-KERNEL_EFFICIENCY = 0.7
+# keys that a query sees and of a padded head_dim: 25% for a head_dim of 64 on
+# a matrix unit of 128. Not measured on a device.
+KERNEL_EFFICIENCY = 0.5
 
 _CYCLES = re.compile(r'"estimated_cycles":"?([1-9]\d*)')
 _TARGET = r'custom_call_target="([^"]+)"'
@@ -271,8 +271,12 @@ class _Program:
       return None  # Scalars.
     scope = self.module.computations[computation]
     read = [scope[n].type for n in one.operands if n in scope]
-    total = sum(map(hlo.type_bytes, [one.type, *read]))
-    return "unpriced", total / bandwidth
+    moved = [one.type, *read]
+    if one.op == "dynamic-update-slice":  # In place: the update alone.
+      moved = 2 * read[1:2]
+    elif self._has(one, "gather"):  # Not the whole table.
+      moved = 2 * [one.type]
+    return "unpriced", sum(map(hlo.type_bytes, moved)) / bandwidth
 
   def _has(self, one: hlo.Instruction, *ops: str) -> bool:
     """Returns whether it is one of these, or calls one."""
