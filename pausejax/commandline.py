@@ -70,6 +70,17 @@ class Parser(argparse.ArgumentParser):
     """Raises a UsageError instead of printing the usage."""
     raise errors.UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
+  def add_checkpoint(self) -> None:
+    """Adds the options that name the parameters of a run."""
+    self.add_argument(
+      "--checkpoint", required=True, help="workdir of a run, or a step in it"
+    )
+    self.add_argument(
+      "--average",
+      action="store_true",
+      help="use the average of the parameters (of runs with optim.ema_decay)",
+    )
+
   def parse(
     self, argv: Sequence[str], inherit: Inherit | None = None
   ) -> tuple[argparse.Namespace, Any]:

@@ -17,7 +17,8 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
     linear    a straight line down to `final_fraction` of it at `num_steps`
     rsqrt     learning_rate * sqrt(warmup_steps / step)
     wsd       constant, then linear to `final_fraction` over the last
-              `decay_steps` (Hu et al., 2024, MiniCPM)
+              `decay_steps`: the schedule of Hu et al. (2024, MiniCPM) with the
+              linear decay of Haegele et al. (2024, section 3)
     constant  `learning_rate` to the end
   """
   c, peak = config, config.learning_rate

@@ -150,9 +150,11 @@ def _slices_per_axis(sizes: Sequence[int], num_slices: int) -> list[int]:
 
 def check_run(config: TrainConfig, model: ModelConfig) -> None:
   """Raises unless a run's batch and model divide over the mesh."""
-  microbatch = config.batch_size // config.optim.num_microbatches
+  parts = config.optim.num_microbatches
+  for rows in config.batch_sizes.sizes:
+    name = "batch_size / optim.num_microbatches"
+    check_divisible({name: (rows // parts, "batch")})
   sizes = {
-    "batch_size / optim.num_microbatches": (microbatch, "batch"),
     "data.seq_len": (config.data.seq_len, "sequence"),
     "model.num_heads": (model.num_heads, "heads"),
     "model.num_kv_heads": (model.num_kv_heads, "kv_heads"),

@@ -10,7 +10,7 @@ from pausejax import pause
 from pausejax.config import ModelConfig, default
 from pausejax.data.batch import Batch, language_model_batch
 from pausejax.model import decoder
-from pausejax.train_state import TrainState
+from pausejax.train_state import TrainState, fresh_state
 
 VOCAB_SIZE = 101  # `<pause>` is the last id.
 PAUSE_ID = VOCAB_SIZE - 1
@@ -114,12 +114,7 @@ def random_model(config: ModelConfig, seed: int) -> decoder.Decoder:
 def train_state(optimizer, **changes) -> TrainState:
   """The state before the first step, of `model(**changes)`."""
   fresh = model(**changes)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    num_skipped=jnp.zeros((), jnp.int32),
-    model=fresh,
-    opt_state=optimizer.init(fresh),
-  )
+  return fresh_state(fresh, optimizer)
 
 
 def batch(

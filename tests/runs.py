@@ -30,6 +30,7 @@ def save_run(
   *,
   tokenizer: str = "bytes",
   seed: int = 0,
+  has_average: bool = False,
   **fields,
 ) -> str:
   """Writes step 0 of a run; returns its workdir.
@@ -39,6 +40,7 @@ def save_run(
     model: the parameters; random by default.
     tokenizer: the value of data.tokenizer; a file is copied into the run.
     seed: of random parameters.
+    has_average: whether other random parameters are saved as their average.
     **fields: of the model, besides `SMALL`.
   """
   workdir.mkdir(parents=True)
@@ -55,7 +57,10 @@ def save_run(
   config = ModelConfig(vocab_size=loaded.vocab_size, **values["model"])
   model = model or models.random_model(config, seed)
   zero = jnp.zeros((), jnp.int32)
-  state = TrainState(step=zero, num_skipped=zero, model=model, opt_state=())
+  average = models.random_model(config, seed + 1) if has_average else None
+  state = TrainState(
+    step=zero, num_skipped=zero, model=model, opt_state=(), average=average
+  )
   store = Store(
     workdir / "checkpoints", CheckpointConfig(**values["checkpoint"])
   )

@@ -33,7 +33,9 @@ def deal_all(mixture, num_positions):
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("seed", [0, -5])
 def test_rates_are_followed_exactly_at_the_end_of_every_block(rates, seed):
-  mixture = mixing.Mixture("abc", [Stage(0, rates)], batch_size=8, seed=seed)
+  mixture = mixing.Mixture(
+    "abc", [Stage(0, rates)], first_row=lambda s: 8 * s, seed=seed
+  )
   corpora, draws = deal_all(mixture, 40 * K)
   for number, name in enumerate("abc"):
     # Each corpus is drawn from its first draw on, none skipped or repeated.
@@ -50,7 +52,7 @@ def test_rates_change_at_their_step_and_draws_continue(num_later):
   batch_size = 24
   rates = (RATES[1], {"b": 1, "c": 1}, {"a": 1, "c": 5})
   stages = [*map(Stage, (0, 97, 200), rates)][: num_later + 1]
-  mixture = mixing.Mixture("abc", stages, batch_size=batch_size, seed=3)
+  mixture = mixing.Mixture("abc", stages, first_row=batch_size.__mul__, seed=3)
   corpora, draws = deal_all(mixture, 400 * batch_size)
   for number in range(3):
     mine = draws[corpora == number]
@@ -65,14 +67,17 @@ def test_rates_change_at_their_step_and_draws_continue(num_later):
       assert share or not (part == number).any()
   # What comes later does not change what was before.
   before, _ = deal_all(
-    mixing.Mixture("abc", stages[:1], batch_size=batch_size, seed=3), 97 * 24
+    mixing.Mixture("abc", stages[:1], first_row=batch_size.__mul__, seed=3),
+    97 * 24,
   )
   np.testing.assert_array_equal(before, corpora[: 97 * 24])
 
 
 def test_any_position_is_computed_directly_and_in_any_order():
   stages = [Stage(0, RATES[2]), Stage(1000, RATES[1])]
-  make = lambda: mixing.Mixture("abc", stages, batch_size=64, seed=9)
+  make = lambda: mixing.Mixture(
+    "abc", stages, first_row=lambda s: 64 * s, seed=9
+  )
   whole = np.stack(deal_all(make(), 2000 * 64))
   rng = np.random.default_rng(0)
   for _ in range(20):
@@ -84,7 +89,7 @@ def test_any_position_is_computed_directly_and_in_any_order():
 
 def test_seeds_mix_in_other_orders():
   make = lambda seed: mixing.Mixture(
-    "ab", [Stage(0, {"a": 1, "b": 1})], batch_size=1, seed=seed
+    "ab", [Stage(0, {"a": 1, "b": 1})], first_row=lambda s: s, seed=seed
   )
   a, b = (deal_all(make(seed), 4 * K)[0] for seed in (0, 1))
   assert abs((a == b).mean() - 0.5) < 0.1
@@ -93,7 +98,9 @@ def test_seeds_mix_in_other_orders():
 
 def test_a_rate_too_small_for_a_block_is_an_error():
   with pytest.raises(errors.UsageError, match="at least one in 1,024"):
-    mixing.Mixture("ab", [Stage(0, {"a": 1, "b": 1024})], batch_size=1, seed=0)
+    mixing.Mixture(
+      "ab", [Stage(0, {"a": 1, "b": 1024})], first_row=lambda s: s, seed=0
+    )
 
 
 @pytest.fixture(scope="module")

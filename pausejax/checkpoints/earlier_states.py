@@ -47,7 +47,7 @@ def read_leaves(
     UserError: the step has other leaves.
   """
   saved = meta["leaves"]
-  wanted = {**items["params"], **items["opt_state"]}
+  wanted = {n: x for named in items.values() for n, x in named.items()}
   expected = leaves.shapes_and_dtypes(wanted)
   names = _earlier_names(saved, expected)
   now = {n: expected[n] for n in names}

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from pausejax import errors, json_files
@@ -21,15 +21,8 @@ from pausejax.checkpoints import upgrade
 
 META, META_SHA256 = "meta.json", "meta.sha256"
 SET_ASIDE = "set_aside"
-_PARTS = (
-  "commit_success.txt",
-  *(
-    f"{item}/{name}"
-    for item in ("params", "opt_state")
-    for name in ("_METADATA", "manifest.ocdbt")
-  ),
-  "data",
-)
+_PARTS = ("commit_success.txt", "data")
+_ARRAY_PARTS = ("_METADATA", "manifest.ocdbt")
 _FIELDS = {"format": int, "step": int, "leaves": dict, "digests": dict}
 
 
@@ -85,7 +78,8 @@ def read_step(folder: pathlib.Path, step: int) -> Small:
   meta = _meta(path)
   if meta["step"] != step:
     raise Damaged(f"meta/{META} is of step {meta['step']}")
-  for part in _PARTS:
+  items = ("params", "opt_state", *["average"] * has_average(meta))
+  for part in (*_PARTS, *(f"{i}/{p}" for i in items for p in _ARRAY_PARTS)):
     _require(path, part)
   if meta["digests"].keys() != meta["leaves"].keys():
     raise Damaged(f"meta/{META} does not have a digest of every leaf")
@@ -94,6 +88,11 @@ def read_step(folder: pathlib.Path, step: int) -> Small:
     if name.endswith("position.json") and _position(name, content) != step:
       raise Damaged(f"data/{name} is of another step")
   return Small(meta, data)
+
+
+def has_average(meta: Mapping[str, Any]) -> bool:
+  """Returns whether a step has an average of the parameters."""
+  return any(name.startswith("average/") for name in meta["leaves"])
 
 
 def require_step(folder: pathlib.Path, step: int) -> Small:

@@ -34,6 +34,7 @@ class SavedRun:
     tokenizer: the tokenizer that the run saved.
     tokenizer_spec: the value of `data.tokenizer` that loads the same one.
     model: the decoder's shape and options.
+    average: whether `load` returns the average of the parameters.
   """
 
   workdir: pathlib.Path
@@ -42,6 +43,7 @@ class SavedRun:
   tokenizer: tokenizers.PauseTokenizer
   tokenizer_spec: str
   model: ModelConfig
+  average: bool = False
 
   def load(self) -> "Decoder":
     """Returns the decoder, its parameters on the mesh in scope; imports JAX.
@@ -57,7 +59,13 @@ class SavedRun:
 
     store = Store(self.workdir / "checkpoints", None)
     shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
-    return store.restore_params(sharding.placed(shapes), self.step)
+    return store.restore_params(
+      sharding.placed(shapes), self.step, average=self.average
+    )
+
+  def results_folder(self, name: str) -> pathlib.Path:
+    """Returns the folder of results in the workdir, apart for the average."""
+    return self.workdir / (f"{name}_average" if self.average else name)
 
   def warn_of_pauses(self, num_pauses: float, what: str = "pauses") -> None:
     """Warns on standard error if the model was never trained on pauses.
@@ -75,7 +83,13 @@ class SavedRun:
       )
 
 
-def find_run(spec: str, name: str = "--checkpoint") -> SavedRun:
+def find_run(
+  spec: str,
+  name: str = "--checkpoint",
+  *,
+  average: bool = False,
+  average_name: str = "--average",
+) -> SavedRun:
   """Returns the run at `WORKDIR` or `WORKDIR/checkpoints/STEP`, without JAX.
 
   For a workdir, this is its newest checkpoint, even if that is damaged.
@@ -83,10 +97,12 @@ def find_run(spec: str, name: str = "--checkpoint") -> SavedRun:
   Args:
     spec: the run or the checkpoint.
     name: the option or argument that gave it, for messages.
+    average: whether to use the average of the parameters.
+    average_name: the option or argument that asked for it.
 
   Raises:
     CheckpointUnusable: the checkpoint is damaged.
-    UsageError: there is no such folder.
+    UsageError: there is no such folder, or the run has no average.
     UserError: there is no checkpoint, or its tokenizer is missing or differs.
   """
   workdir, step = folders.locate_checkpoint(spec, name)
@@ -98,7 +114,14 @@ def find_run(spec: str, name: str = "--checkpoint") -> SavedRun:
     f"the tokenizer in {workdir}", tokenizer.fingerprint(), meta["tokenizer"]
   )
   model = ModelConfig(**meta["model"])
-  return SavedRun(workdir, step, meta, tokenizer, tokenizer_spec, model)
+  errors.require(
+    not average or folders.has_average(meta),
+    f"{average_name}: step {step} of {workdir} has no average of the "
+    "parameters; it is kept by runs with optim.ema_decay above 0",
+  )
+  return SavedRun(
+    workdir, step, meta, tokenizer, tokenizer_spec, model, average
+  )
 
 
 def checked(meta: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The contents of a step: arrays in two items, files of `data`, meta.json."""
+"""The contents of a step: two or three items of arrays, data, meta.json."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def meta_files(
     arrays_: `items` of the state.
     data: the files of this process, from `named_by_process`.
   """
-  named = {**arrays_["params"], **arrays_["opt_state"]}
+  named = {n: x for item in arrays_.values() for n, x in item.items()}
   sums = {name: folders.sha256(content) for name, content in data.items()}
   gathered = [pair for d in distributed.all_gather(sums) for pair in d.items()]
   content = json.dumps(
@@ -70,8 +70,13 @@ def of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def items(state: TrainState) -> dict[str, dict[str, Any]]:
-  """Returns the named leaves of the two array items of a step."""
+  """Returns the named leaves of the array items of a step.
+
+  They are params, opt_state, and average if the run averages its parameters.
+  """
   named = leaves.flatten(state)
   params = {n: x for n, x in named.items() if n.startswith("model/")}
-  rest = {n: x for n, x in named.items() if n not in params}
-  return {"params": params, "opt_state": rest}
+  average = {n: x for n, x in named.items() if n.startswith("average/")}
+  rest = {n: x for n, x in named.items() if n not in params | average}
+  found = {"params": params, "opt_state": rest, "average": average}
+  return {item: x for item, x in found.items() if x}

@@ -2,10 +2,11 @@
 
   checkpoints/<step>/params     the model's parameters
   checkpoints/<step>/opt_state  moments and counters
+  checkpoints/<step>/average    the average of the parameters, if there is one
   checkpoints/<step>/data       the position in the data, one file per process
   checkpoints/<step>/meta       meta.json: config, tokenizer, versions, digests
 
-The four are committed together. Every value has a digest, since Orbax stores
+They are committed together. Every value has a digest, since Orbax stores
 none for arrays: leaves have one that is computed on the device (`leaves.py`),
 files have a SHA-256 (`folders.py`). A step that is proven to be damaged is set
 aside, never deleted, and the next older one is restored; if no step is intact,
@@ -199,28 +200,50 @@ class Store:
       self._refuse(damaged, aside)
     return None
 
-  def restore_params(self, abstract_model: Any, step: int) -> Any:
+  def restore_step(self, abstract: TrainState, step: int) -> Restored:
+    """Returns the checkpoint of a step, to continue it in another folder.
+
+    Raises:
+      CheckpointUnusable: the step is damaged.
+      UserError: the leaves differ from those of `abstract`.
+    """
+    restored, damage = self._restore_step(step, abstract)
+    if restored is None:
+      folders.refuse(self._folder, step, damage)
+    return restored
+
+  def restore_params(
+    self, abstract_model: Any, step: int, *, average: bool = False
+  ) -> Any:
     """Returns the model of a step, without optimizer state.
+
+    Args:
+      abstract_model: its shapes, dtypes and shardings.
+      step: the step.
+      average: read the average of the parameters in their place.
 
     Raises:
       CheckpointUnusable: the step is damaged.
       UserError: the leaves differ from those of `abstract_model`.
     """
-    named = {f"model/{n}": x for n, x in leaves.flatten(abstract_model).items()}
+    item, prefix = ("average",) * 2 if average else ("params", "model")
+    named = leaves.flatten(abstract_model)
+    named = {f"{prefix}/{n}": x for n, x in named.items()}
     meta = folders.require_step(self._folder, step).meta
     saved = meta["leaves"]
     leaves.require_same_leaves(
-      {n: d for n, d in saved.items() if n.startswith("model/")},
+      {n: d for n, d in saved.items() if n.startswith(f"{prefix}/")},
       leaves.shapes_and_dtypes(named),
     )
     try:
       params = arrays.read_arrays(
-        self._folder / str(step), {"params": named}, meta["digests"]
+        self._folder / str(step), {item: named}, meta["digests"]
       )
     except folders.Damaged as e:
       folders.refuse(self._folder, step, str(e))
     return leaves.unflatten(
-      abstract_model, {n.removeprefix("model/"): x for n, x in params.items()}
+      abstract_model,
+      {n.removeprefix(f"{prefix}/"): x for n, x in params.items()},
     )
 
   def set_aside_after(self, step: int) -> tuple[int | None, list[int]]:

@@ -1,10 +1,12 @@
 """The fields of training, and the whole config of a run."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pausejax import errors
+from pausejax.config.batch_sizes import BatchSizes, batch_sizes
 from pausejax.config.data import DataConfig, FinetuneConfig
 from pausejax.config.fields import ConfigGroup, Follows, field, group
 from pausejax.config.model import ModelConfig
@@ -99,6 +101,13 @@ class OptimConfig(ConfigGroup):
     "Multiplies that of the head; tied embeddings have no head of their own.",
     minimum=0.0,
   )
+  ema_decay: float = field(
+    0.0,
+    "Decay per step of an average of the parameters (EMA), which evaluations "
+    "and exports can use; 0: no average.",
+    minimum=0.0,
+    maximum=0.9999999,
+  )
   num_microbatches: int = field(
     1,
     "Parts of a batch whose gradients are summed before the update.",
@@ -119,6 +128,11 @@ class OptimConfig(ConfigGroup):
     for key, value in self.kwargs.items():
       if isinstance(value, float):
         errors.require_in_range(f"optim.kwargs.{key}", value, 0.0)
+
+  @property
+  def has_average(self) -> bool:
+    """Whether the train state has an average of the parameters."""
+    return self.ema_decay > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,6 +254,12 @@ class EvalConfig(ConfigGroup):
   batch_size: int = field(
     32, "Examples per batch of answers.", minimum=1, may_change=True
   )
+  average: bool = field(
+    False,
+    "Evaluate, sample and export the average of the parameters "
+    "(optim.ema_decay) in place of the parameters.",
+    may_change=True,
+  )
   sample_prompts: tuple[str, ...] = field(
     (),
     "Texts that the model continues at each evaluation, written to "
@@ -323,11 +343,24 @@ class TrainConfig(ConfigGroup):
     "Rows of the global batch, over all devices and hosts.",
     minimum=1,
   )
+  later_batch_sizes: str = field(
+    "",
+    "Other batch sizes from later steps on, STEP:ROWS, such as "
+    "2000:512,6000:1024; the step is compiled once for each size.",
+  )
   init_from: str = field(
     "",
     "Workdir of a run (or one of its checkpoints/STEP) to load parameters "
     "from.",
     local_path=True,
+    may_change=True,
+  )
+  init_load: str = field(
+    "parameters",
+    "What to load from it: parameters; average: the average of its parameters "
+    "(optim.ema_decay); state: also the optimizer's state, the step and the "
+    "position in the data, to continue that run in another workdir.",
+    choices=("parameters", "average", "state"),
     may_change=True,
   )
   tasks_module: str = field(
@@ -348,10 +381,20 @@ class TrainConfig(ConfigGroup):
   def __post_init__(self):
     super().__post_init__()
     self.model_config(vocab_size=1)
-    size, parts = self.batch_size, self.optim.num_microbatches
+    for size in self.batch_sizes.sizes:
+      parts = self.optim.num_microbatches
+      errors.require(
+        size % parts == 0,
+        f"batch_size {size} is not divisible by optim.num_microbatches {parts}",
+      )
     errors.require(
-      size % parts == 0,
-      f"batch_size {size} is not divisible by optim.num_microbatches {parts}",
+      not self.later_batch_sizes or self.data.pipeline == "segments",
+      f"later_batch_sizes: data.pipeline={self.data.pipeline} reads batches of "
+      "one size; use data.pipeline=segments",
+    )
+    errors.require(
+      bool(self.init_from) or self.init_load == "parameters",
+      f"init_load: {self.init_load!r} needs a run to load from; set init_from",
     )
     size, parts = self.data.seq_len, self.loss.num_chunks
     errors.require(
@@ -363,6 +406,10 @@ class TrainConfig(ConfigGroup):
       "optim.head_lr_multiplier: with model.tied_embeddings the head is the "
       "embedding; set optim.embedding_lr_multiplier",
     )
+    errors.require(
+      self.optim.has_average or not self.eval.average,
+      "eval.average: the run has no average; set optim.ema_decay above 0",
+    )
     limit = self.model["max_seq_len"]
     remedy = "raise that, too"
     if self.model["position"] == "learned":
@@ -372,6 +419,11 @@ class TrainConfig(ConfigGroup):
       f"data.seq_len {self.data.seq_len} is longer than model.max_seq_len "
       f"{limit}; {remedy}",
     )
+
+  @functools.cached_property
+  def batch_sizes(self) -> BatchSizes:
+    """The rows of the global batch at every step."""
+    return batch_sizes(self.batch_size, self.later_batch_sizes)
 
   def model_config(self, vocab_size: int) -> ModelConfig:
     """Returns the model of this run for a vocabulary of `vocab_size` ids."""

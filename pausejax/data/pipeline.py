@@ -189,6 +189,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
       packing=config.finetune.packing,
       tokenizer=tokenizer,
       batch_size=config.batch_size,
+      later_batch_sizes=config.later_batch_sizes,
       seed=config.seed,
       host=host,
     )
@@ -218,6 +219,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
         ),
         tokenizer=tokenizer,
         batch_size=config.batch_size,
+        later_batch_sizes=config.later_batch_sizes,
         seed=config.seed,
         host=host,
       )

@@ -116,13 +116,13 @@ def _result(path: pathlib.Path) -> dict:
   return result
 
 
-def read_text_scores(workdir: pathlib.Path) -> list[dict]:
-  """Returns the scores of plain text of a run, sorted by name.
+def read_text_scores(folder: pathlib.Path) -> list[dict]:
+  """Returns the scores of plain text in a folder, sorted by name.
 
   Raises:
     UserError: a file is not a score.
   """
-  paths = sorted((workdir / TEXT_SCORES).glob("*.json"))
+  paths = sorted(folder.glob("*.json"))
   return [json_files.read(path, _TEXT_SCORE, _FIX) for path in paths]
 
 

@@ -34,7 +34,10 @@ _CHOICES = {
 
 
 def load(
-  workdir: str | os.PathLike[str], step: int | None = None
+  workdir: str | os.PathLike[str],
+  step: int | None = None,
+  *,
+  average: bool = False,
 ) -> "LoadedRun":
   """Returns the trained run in a workdir.
 
@@ -51,17 +54,24 @@ def load(
   Args:
     workdir: folder of the run.
     step: step of the checkpoint; by default the newest.
+    average: whether to use the average of the parameters (optim.ema_decay).
 
   Raises:
     CheckpointUnusable: the checkpoint is damaged.
-    UsageError: there is no such folder, or `step` is not a whole number.
+    UsageError: there is no such folder, the run has no average, or `step` is
+      not a whole number.
     UserError: no checkpoint is there, or its tokenizer is missing.
   """
   spec = pathlib.Path(arguments.path("workdir", workdir))
   if step is not None:
     step = arguments.whole_number("step", step)
     spec = spec / "checkpoints" / str(step)
-  return LoadedRun(saved_run.find_run(str(spec), "workdir"))
+  errors.require_one_of("average", average, (True, False))
+  return LoadedRun(
+    saved_run.find_run(
+      str(spec), "workdir", average=average, average_name="average"
+    )
+  )
 
 
 def check_choices(prefix: str = "", **values: Any) -> None:

@@ -64,6 +64,7 @@ class PauseJaxLM(TemplateLM):
     max_gen_toks: int = 256,
     add_bos_token: bool = True,
     dtype: str = "",
+    average: bool = False,
     model: str = "",
     **others: Any,
   ):
@@ -80,6 +81,7 @@ class PauseJaxLM(TemplateLM):
       add_bos_token: whether texts start with BOS, as in training and in the
         tokenizer of an export.
       dtype: compute dtype, a value of `model.dtype`; default: the run's.
+      average: whether to use the average of the parameters (optim.ema_decay).
       model: the name of the harness' folder of results; not read here.
       **others: refused, except those that the harness passes by default.
 
@@ -97,7 +99,13 @@ class PauseJaxLM(TemplateLM):
       num_pauses=num_pauses, position=position, filler=filler
     )
     self.max_gen_toks = arguments.whole_number("max_gen_toks", max_gen_toks, 1)
-    saved = saved_run.find_run(os.fspath(checkpoint), "checkpoint")
+    errors.require_one_of("average", average, (True, False))
+    saved = saved_run.find_run(
+      os.fspath(checkpoint),
+      "checkpoint",
+      average=average,
+      average_name="average",
+    )
     if dtype:
       shape = dataclasses.replace(saved.model, dtype=dtype)
       saved = dataclasses.replace(saved, model=shape)

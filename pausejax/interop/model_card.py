@@ -225,7 +225,8 @@ def _usage(
 def _facts(saved: SavedRun, training: Training) -> Iterator[tuple[str, str]]:
   c = training.config
   yield "Variant", training.variant
-  yield "Step", f"{saved.step:,}"
+  average = f", average with decay {training.config.optim.ema_decay:g}"
+  yield "Step", f"{saved.step:,}" + (average if saved.average else "")
   if training.base:
     yield "Started from", training.base
   if saved.meta.get("imported"):
@@ -236,7 +237,8 @@ def _facts(saved: SavedRun, training: Training) -> Iterator[tuple[str, str]]:
     yield "Pauses in finetuning (M_ft)", str(training.pauses)
   else:
     yield "Pauses in pretraining", f"{c.data.pauses} ({c.data.pause_mode})"
-  yield "Batch", f"{c.batch_size} rows of {c.data.seq_len} positions"
+  batch = f"{c.batch_size} rows of {c.data.seq_len} positions"
+  yield "Batch", ", ".join(filter(None, [batch, c.later_batch_sizes]))
   yield "Optimizer", f"{c.optim.name}, learning rate {c.optim.learning_rate:g}"
   yield "pausejax", saved.meta.get("versions", {}).get("pausejax", "unknown")
 
@@ -275,6 +277,7 @@ def _commands(saved: SavedRun, out: str) -> str:
       train.append(f"--init_from={pathlib.Path(initial['workdir']).name}")
   checkpoint = f"{run}/checkpoints/{saved.step}"
   export = ["export", f"--checkpoint={checkpoint}", f"--out={out}"]
+  export += ["--average"] * saved.average
   lines = [shlex.join(["pausejax", *words]) for words in (train, export)]
   return "\n".join(["```sh", *lines, "```"]) + (
     "\n\n`pausejax_config.json`, in this folder, has all settings of the run."

@@ -198,12 +198,7 @@ class Checkup:
     optimizer, schedule = optimizers.make_optimizer(config, 1)
     with jax.set_mesh(_mesh()):
       before = _tiny_model(self.tokenizer.vocab_size, self.seq_len)
-      start = train_state.TrainState(
-        step=jax.numpy.zeros((), "int32"),
-        num_skipped=jax.numpy.zeros((), "int32"),
-        model=before,
-        opt_state=optimizer.init(before),
-      )
+      start = train_state.fresh_state(before, optimizer)
       train = functools.partial(
         step.train_step,
         optimizer=optimizer,

@@ -21,6 +21,9 @@ With --text, every token of the files is scored once without pauses, and once
 with pauses at random places (--pause_fraction). Perplexity and bits per byte
 compare runs that were trained with different pauses. Results are written to
 WORKDIR/text_scores/.
+
+With --average, the average of the parameters answers (optim.ema_decay), and the
+results are in WORKDIR/evaluations_average/ and WORKDIR/text_scores_average/.
 """
 
 import argparse
@@ -50,7 +53,7 @@ def main(argv: list[str]) -> int:
   _check_combination(options)
   for name in options.track:
     errors.require_one_of("--track", name, trackers.NAMES)
-  run = saved_run.find_run(options.checkpoint)
+  run = saved_run.find_run(options.checkpoint, average=options.average)
   distributed.require_agreement(
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
@@ -99,7 +102,7 @@ def parser() -> commandline.Parser:
   """Returns the parser of the verb."""
   made = commandline.Parser("evaluate", __doc__, config=False)
   add = made.add_argument
-  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
+  made.add_checkpoint()
   add(
     "--task",
     type=commandline.name_list,
@@ -205,7 +208,7 @@ def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
 
 def _folder(options, run: saved_run.SavedRun) -> pathlib.Path:
   """Returns the folder of the results."""
-  return pathlib.Path(options.out or run.workdir / "evaluations")
+  return pathlib.Path(options.out or run.results_folder("evaluations"))
 
 
 @contextlib.contextmanager
@@ -290,6 +293,7 @@ def _condition(
     "local_dir": local_dir,
     "checkpoint": str(run.workdir),
     "step": run.step,
+    "average": run.average,
     "tokenizer": run.meta["tokenizer"],
     "prefix_attention": run.model.prefix_attention,
     "pausejax": pausejax.__version__,

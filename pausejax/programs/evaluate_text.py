@@ -87,7 +87,7 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
   from pausejax.evaluation import plain_text
   from pausejax.runtime.progress import CountBar
 
-  folder = pathlib.Path(options.out or run.workdir / results.TEXT_SCORES)
+  folder = pathlib.Path(options.out or run.results_folder(results.TEXT_SCORES))
   with jax.set_mesh(sharding.data_mesh()):
     sharding.check_divisible({"--batch_size": (options.batch_size, "batch")})
     files.require_writable("--out", folder)
@@ -131,6 +131,7 @@ def _condition(options, run: saved_run.SavedRun, documents) -> dict:
     "num_bytes": documents.num_bytes,
     "checkpoint": str(run.workdir),
     "step": run.step,
+    "average": run.average,
     "tokenizer": run.meta["tokenizer"],
     "pausejax": pausejax.__version__,
   }

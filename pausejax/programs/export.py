@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
   errors.require(options.out != "", "--out: got '', name a folder")
   out = pathlib.Path(options.out).resolve()
   files.require_writable("--out", out.parent)
-  saved = saved_run.find_run(options.checkpoint)
+  saved = saved_run.find_run(options.checkpoint, average=options.average)
   accelerators.require_used()
   # JAX is imported once the command line is checked.
   import jax
@@ -61,7 +61,7 @@ def parser() -> commandline.Parser:
   """Returns the parser of the verb."""
   made = commandline.Parser("export", __doc__, config=False)
   add = made.add_argument
-  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
+  made.add_checkpoint()
   add("--out", required=True, help="folder of the exported model")
   add(
     "--dtype",
@@ -91,7 +91,7 @@ def _scores(saved: SavedRun) -> list:
       value=value,
       count=result["n"],
     )
-    for result in results.read_results(saved.workdir / "evaluations")
+    for result in results.read_results(saved.results_folder("evaluations"))
     for name, value in result["metrics"].items()
     if result["step"] == saved.step
   ]
@@ -103,6 +103,8 @@ def _scores(saved: SavedRun) -> list:
       value=text["perplexity"],
       count=text["num_documents"],
     )
-    for text in results.read_text_scores(saved.workdir)
+    for text in results.read_text_scores(
+      saved.results_folder(results.TEXT_SCORES)
+    )
     if text["step"] == saved.step
   ]

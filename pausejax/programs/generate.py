@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
   """Prints each prompt and its continuation."""
   parser = commandline.Parser("generate", __doc__, config=False)
   add = parser.add_argument
-  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
+  parser.add_checkpoint()
   add("--prompt", required=True, action="append", help="text, repeatable")
   add("--pauses", type=int, default=0, help="pauses with each prompt (0)")
   add("--position", default="append", help=f"{' or '.join(POSITIONS)} (append)")
@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
     for name in ("max_new_tokens", "seed", "temperature", "top_k", "top_p")
   }
   loaded.check_choices("--", **choices)
-  answers = loaded.LoadedRun(saved_run.find_run(options.checkpoint)).generate(
+  run = saved_run.find_run(options.checkpoint, average=options.average)
+  answers = loaded.LoadedRun(run).generate(
     options.prompt,
     num_pauses=options.pauses,
     position=options.position,

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
   _check_others(others)
   errors.require_in_range("--num_pauses", options.num_pauses, 0)
   errors.require_one_of("--position", options.position, POSITIONS)
-  run = saved_run.find_run(options.checkpoint)
+  run = saved_run.find_run(options.checkpoint, average=options.average)
   distributed.require_agreement({"options": argv, "step": run.step})
   model_args = {
     name: value
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
   local_dir = options.local_dir or run.meta["config"]["data"]["local_dir"]
   name = f"{run.workdir.name}-step{run.step}"
   name += f"-{options.position}{options.num_pauses}"
+  name += "-average" * options.average
   _harness().run_command_line(others, {**model_args, "model": name}, local_dir)
   return 0
 
@@ -61,7 +62,7 @@ def parser() -> commandline.Parser:
   """Returns the parser of the options that are not the harness'."""
   made = commandline.Parser("lm-eval", __doc__, config=False)
   add = made.add_argument
-  add("--checkpoint", required=True, help="workdir of a run, or a step in it")
+  made.add_checkpoint()
   add("--num_pauses", type=int, default=0, help="M, pauses in a request (0)")
   add("--position", default="append", help=f"{' or '.join(POSITIONS)} (append)")
   add("--filler", default="", help="text in place of <pause>")
@@ -92,13 +93,20 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
   for word in argv:
     name, equals, _ = word.partition("=")
     is_own = takes_value or name in known
-    takes_value = not takes_value and name in _names() and not equals
+    takes_value = not takes_value and name in _names(1) and not equals
     (own if is_own else others).append(word)
   return own, others
 
 
-def _names() -> set[str]:
-  return {o for o in parser()._option_string_actions if o.startswith("--")}
+def _names(num_values: int = 0) -> set[str]:
+  """Returns the options of this verb that take at least so many values."""
+  actions = parser()._option_string_actions
+  takes = lambda action: 1 if action.nargs is None else 0
+  return {
+    option
+    for option, action in actions.items()
+    if option.startswith("--") and takes(action) >= num_values
+  }
 
 
 def _check_others(words: Sequence[str]) -> None:

@@ -79,6 +79,10 @@ def main(argv: list[str]) -> int:
     pathlib.Path(options.json).parent.is_dir(),
     f"--json: there is no folder for {options.json!r}",
   )
+  if config.later_batch_sizes:
+    rows = config.batch_sizes.sizes[-1]
+    print(f"batch size: {rows:,} rows, the largest of the run")
+    config = dataclasses.replace(config, batch_size=rows, later_batch_sizes="")
   topology = topologies.parse_topology(options.topology)
   compiler, missing = _compiler(topology)
   if options.estimate:

@@ -56,7 +56,7 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
       store = _open_store(inputs, made)
       data = _open_data(inputs, made)
       agreement = Agreement(stop)
-      restored = store.restore(made.abstract)
+      restored = store.restore(made.abstract) or _continued(inputs, made)
       _resume(inputs, data, restored)
       exports = _exports(inputs, data, restored)
       if restored and _is_over(inputs, restored, exports):
@@ -98,6 +98,13 @@ def _open_store(inputs: Inputs, made: Parts) -> Store:
   if distributed.all_gather(is_new)[0]:
     store.prepare(made.abstract)
   return store
+
+
+def _continued(inputs: Inputs, made: Parts) -> Restored | None:
+  """Returns the checkpoint of another run that this run continues, if any."""
+  if inputs.initial is None or inputs.config.init_load != "state":
+    return None
+  return initial.continued_state(made, inputs.initial)
 
 
 def _open_data(inputs: Inputs, made: Parts) -> RunData:
@@ -197,6 +204,8 @@ def _describe(
     print(note)
   rows = optimizer.treatments(inputs.config.optim, state.model)
   print(*tables.table_lines(rows), sep="\n")
+  if inputs.config.later_batch_sizes:
+    print(f"batch sizes: {inputs.config.batch_sizes.summary()}")
   if num_first := inputs.config.optim.pause_only_steps:
     print(f"the first {num_first:,} steps train only the row of <pause>")
 

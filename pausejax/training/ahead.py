@@ -59,7 +59,9 @@ def state_shapes(
 ) -> train_state.TrainState:
   """Returns the shapes and shardings of the run's state."""
   optimizer, _ = optimizers.make_optimizer(config.optim, config.num_steps)
-  return train_state.abstract(model_config, optimizer)
+  return train_state.abstract(
+    model_config, optimizer, has_average=config.optim.has_average
+  )
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -90,7 +92,7 @@ def compile_step(
   optimizer, schedule = optimizers.make_optimizer(
     config.optim, config.num_steps
   )
-  shapes = train_state.abstract(model_config, optimizer)
+  shapes = state_shapes(config, model_config)
   train_step = step.jit_train_step(
     config,
     optimizer,

@@ -31,7 +31,7 @@ def run_meta(
     "model": {"vocab_size": inputs.tokenizer.vocab_size, **config.model},
     "tokenizer": inputs.tokenizer.fingerprint(),
     "pause_id": inputs.tokenizer.pause_id,
-    "initial": restored.meta.get("initial") if restored else first,
+    "initial": first or (restored and restored.meta.get("initial")),
     "pauses_seen": seen or reads_pauses(config),
     "data": data,
     **environment(config.model["dtype"]),

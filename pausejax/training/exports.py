@@ -97,6 +97,7 @@ class Exports:
       tokenizer=i.tokenizer,
       tokenizer_spec=i.config.data.tokenizer,
       model=i.config.model_config(i.tokenizer.vocab_size),
+      average=i.config.eval.average,
     )
     scores = [
       CardScore(

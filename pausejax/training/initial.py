@@ -1,6 +1,7 @@
 """The first state of a run that starts from another run's parameters.
 
-Only parameters are loaded; moments, step and data position are new. If the
+With `init_load=state` it is the whole state of the other run. Else only
+parameters are loaded; moments, step and data position are new. If the
 checkpoint has no `<pause>`, or was never trained on it, the row of `<pause>` is
 initialized (`model/pause_row.py`).
 
@@ -16,7 +17,7 @@ import optax
 
 from pausejax import errors, sharding, train_state
 from pausejax.checkpoints import leaves, saved_run
-from pausejax.checkpoints.store import Store
+from pausejax.checkpoints.store import Restored, Store
 from pausejax.config import ModelConfig, TrainConfig
 from pausejax.model import decoder
 from pausejax.model.pause_row import with_pause_row
@@ -31,8 +32,14 @@ def first_state(
   """Returns fresh parameters, or those of the run to start from."""
   if initial is None:
     print("fresh parameters: no --init_from")
-    return train_state.init_on_mesh(parts.model, parts.optimizer, config.seed)
-  print(f"parameters from step {initial.step} of {initial.workdir}")
+    return train_state.init_on_mesh(
+      parts.model,
+      parts.optimizer,
+      config.seed,
+      has_average=config.optim.has_average,
+    )
+  what = "average of the parameters" if initial.average else "parameters"
+  print(f"{what} from step {initial.step} of {initial.workdir}")
   return from_checkpoint(
     Store(initial.workdir / "checkpoints", None),
     initial.meta,
@@ -40,7 +47,22 @@ def first_state(
     parts.optimizer,
     pause_init=pause_row_init(config.finetune, initial.tokenizer),
     seed=config.seed,
+    has_average=config.optim.has_average,
+    average=initial.average,
   )
+
+
+def continued_state(parts: Parts, source: saved_run.SavedRun) -> Restored:
+  """Returns the checkpoint of another run that this run continues.
+
+  Raises:
+    CheckpointUnusable: the checkpoint is damaged.
+    UserError: it has other leaves than the state of this run.
+  """
+  store = Store(source.workdir / "checkpoints", None)
+  restored = store.restore_step(parts.abstract, source.step)
+  reason = "; ".join(filter(None, [str(source.workdir), restored.reason]))
+  return dataclasses.replace(restored, reason=reason)
 
 
 def from_checkpoint(
@@ -51,6 +73,8 @@ def from_checkpoint(
   *,
   pause_init: str | int,
   seed: int,
+  has_average: bool = False,
+  average: bool = False,
 ) -> TrainState:
   """Returns the state at step 0 with the parameters of a checkpoint.
 
@@ -63,6 +87,8 @@ def from_checkpoint(
       was never trained on, as in `with_pause_row`. A separate head keeps its
       row, or gets the mean if it has none.
     seed: the seed of the methods that sample.
+    has_average: whether this run averages its parameters.
+    average: whether to load the average of the other run's parameters.
 
   Raises:
     UserError: the names or shapes of the parameters differ from those of
@@ -77,7 +103,9 @@ def from_checkpoint(
   )
   saved = dataclasses.replace(config, vocab_size=num_saved)
   shapes = jax.eval_shape(lambda: decoder.init(saved, 0))
-  model = store.restore_params(sharding.placed(shapes), meta["step"])
+  model = store.restore_params(
+    sharding.placed(shapes), meta["step"], average=average
+  )
   fresh = is_new or not meta["pauses_seen"]
   pause_id = config.vocab_size - 1
 
@@ -99,10 +127,7 @@ def from_checkpoint(
     grown = leaves.unflatten(
       jax.eval_shape(lambda: decoder.init(config, 0)), named
     )
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-      step=zero, num_skipped=zero, model=grown, opt_state=optimizer.init(grown)
-    )
+    return train_state.fresh_state(grown, optimizer, has_average=has_average)
 
   layout = sharding.shardings(jax.eval_shape(make, model))
   return jax.jit(make, out_shardings=layout)(model)

@@ -86,9 +86,14 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
     "finetune.num_pauses above 0",
   )
   own = resume.own_checkpoint(path)
-  initial = _initial(config.init_from) if not own else None
+  initial = None
+  if not own:
+    wants_average = config.init_load == "average"
+    initial = _initial(config.init_from, average=wants_average)
   if initial is not None:
     _check_tokenizer(tokenizer, initial)
+    if config.init_load == "state":
+      resume.require_continuable(initial, config, values)
   distributed.require_agreement(
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
@@ -169,9 +174,13 @@ def reads_pauses(config: TrainConfig) -> bool:
   return any(p.num_pause_tokens for p in pauses)
 
 
-def _initial(spec: str) -> saved_run.SavedRun | None:
+def _initial(spec: str, *, average: bool = False) -> saved_run.SavedRun | None:
   """Returns the run whose parameters to use, None if `spec` is empty."""
-  return saved_run.find_run(spec, "--init_from") if spec else None
+  if not spec:
+    return None
+  return saved_run.find_run(
+    spec, "--init_from", average=average, average_name="init_load=average"
+  )
 
 
 def _check_tokenizer(tokenizer, initial: saved_run.SavedRun) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pausejax import sharding
 from pausejax.config import TrainConfig
+from pausejax.model.decoder import Decoder
 from pausejax.runtime.agreement import Agreement
 from pausejax.train_state import TrainState
 from pausejax.training.exports import Exports
@@ -58,7 +59,7 @@ def train_loop(run: Run) -> TrainState:
   start, end = int(state.step), min(c.num_steps, c.stop_at_step or c.num_steps)
   run.saver.require_finite_steps(start, run.meter.counters)
   if run.exports and run.exports.is_missing(start):
-    run.exports.write(state.model, start, {})
+    run.exports.write(_evaluated(run, state), start, {})
   if run.evaluation_due and _evaluate(run, state) is None:
     end = start
   for step in range(start + 1, end + 1):
@@ -92,7 +93,7 @@ def train_loop(run: Run) -> TrainState:
       run.saver.save(state, run.meter.counters, answers)
       # A run that stops leaves the export to the one that resumes.
       if exports and not stops and answers is not None:
-        exports.write(state.model, step, answers)
+        exports.write(_evaluated(run, state), step, answers)
       run.meter.restart_clock()
     if leaves:
       break
@@ -114,11 +115,16 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, float] | None:
       raise _Interrupted
 
   try:
-    evaluation = run.held_out.evaluate(state.model, check)
+    evaluation = run.held_out.evaluate(_evaluated(run, state), check)
   except _Interrupted:
     return None
   run.meter.record_evaluation(int(state.step), evaluation)
   return evaluation.answers
+
+
+def _evaluated(run: Run, state: TrainState) -> Decoder:
+  """Returns the parameters that are evaluated and exported."""
+  return state.parameters(average=run.config.eval.average)
 
 
 class _Interrupted(Exception):

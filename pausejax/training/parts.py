@@ -51,7 +51,9 @@ def make_parts(config: TrainConfig, vocab_size: int) -> Parts:
     config.optim, config.num_steps
   )
   sharding.check_run(config, model)
-  abstract = train_state.abstract(model, optimizer)
+  abstract = train_state.abstract(
+    model, optimizer, has_average=config.optim.has_average
+  )
   train_step = step.jit_train_step(
     config,
     optimizer,
@@ -60,7 +62,9 @@ def make_parts(config: TrainConfig, vocab_size: int) -> Parts:
     layout=jax.tree.map(lambda x: x.sharding, abstract),
   )
   # Tracing raises the errors of unsupported options.
-  train_step.trace(abstract, ahead.batch_shapes(config))
+  for rows in config.batch_sizes.sizes:
+    sized = dataclasses.replace(config, batch_size=rows, later_batch_sizes="")
+    train_step.trace(abstract, ahead.batch_shapes(sized))
   return Parts(
     model=model,
     optimizer=optimizer,

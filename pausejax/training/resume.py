@@ -64,7 +64,7 @@ def require_resumable(
   workdir: pathlib.Path, saved: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
   """Raises UsageError with a table of the fields that must not differ."""
-  refused = [d for d in differences(saved, new) if not may_change(d[0])]
+  refused = _refused(saved, new)
   if refused:
     raise errors.UsageError(
       f"--workdir: the run in {workdir} cannot resume with another "
@@ -72,6 +72,39 @@ def require_resumable(
       "or give the saved values",
       "\n".join(difference_lines(refused)),
     )
+
+
+def require_continuable(
+  source: saved_run.SavedRun, config: TrainConfig, new: Mapping[str, Any]
+) -> None:
+  """Raises unless another workdir may continue a run from its checkpoint.
+
+  Args:
+    source: the checkpoint (`init_load=state`).
+    config: the config to continue with.
+    new: its fields as plain values.
+
+  Raises:
+    UsageError: a field must not differ, or no step is left.
+  """
+  refused = _refused(source.meta["config"], new)
+  if refused:
+    raise errors.UsageError(
+      f"init_load=state: the run in {source.workdir} cannot continue with "
+      f"another {', '.join(name for name, _, _ in refused)}; give the saved "
+      "values, or load only its parameters (init_load=parameters)",
+      "\n".join(difference_lines(refused)),
+    )
+  errors.require(
+    not is_over(config, source.step),
+    f"init_load=state: the run starts at step {source.step} of "
+    f"{source.workdir}, and num_steps is {config.num_steps}, stop_at_step "
+    f"{config.stop_at_step}; raise num_steps",
+  )
+
+
+def _refused(saved: Mapping[str, Any], new: Mapping) -> list[Difference]:
+  return [d for d in differences(saved, new) if not may_change(d[0])]
 
 
 def difference_lines(rows: list[Difference]) -> list[str]:

@@ -18,7 +18,7 @@ from pausejax import freezing, losses, sharding
 from pausejax.config import LossConfig, TrainConfig
 from pausejax.model import decoder
 from pausejax.model.decoder import Decoder
-from pausejax.train_state import TrainState
+from pausejax.train_state import TrainState, updated_average
 
 Metrics = dict[str, jax.Array]
 
@@ -32,6 +32,7 @@ def train_step(
   loss: LossConfig,
   num_microbatches: int,
   pause_id: int,
+  ema_decay: float = 0.0,
   trained: Callable[[Decoder], Decoder] = lambda model: model,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one step and the metrics of the step.
@@ -48,6 +49,7 @@ def train_step(
     num_microbatches: number of parts, dividing B, over which gradients are
       summed.
     pause_id: id of `<pause>`, for the metrics.
+    ema_decay: decay of the average of the parameters, if the state has one.
     trained: `freezing.stop_gradients`, if parameters are frozen.
 
   Returns:
@@ -68,12 +70,17 @@ def train_step(
 
   updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
   model = optax.apply_updates(state.model, updates)
+  average = state.average
+  if average is not None:
+    count = state.step + 1 - state.num_skipped
+    average = updated_average(average, model, count, ema_decay)
   keep = lambda new, old: jnp.where(is_finite, new, old)
   new_state = TrainState(
     step=state.step + 1,
     num_skipped=state.num_skipped + ~is_finite,
     model=jax.tree.map(keep, model, state.model),
     opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    average=jax.tree.map(keep, average, state.average),
   )
   metrics = {
     **sums,
@@ -129,6 +136,7 @@ def jit_train_step(
     loss=config.loss,
     num_microbatches=config.optim.num_microbatches,
     pause_id=pause_id,
+    ema_decay=config.optim.ema_decay,
     trained=freezing.stop_gradients(config.optim),
   )
   return jax.jit(

@@ -4,7 +4,8 @@ The examples come in blocks. A block of a single task is one epoch. A block of a
 mixture has as many draws, by rate, as the mixture has examples, and each task
 has its own epochs. The order of a block is a function of (seed, block), and its
 examples are packed into rows in that order. Batch s starts at row
-s * batch_size of all blocks, so it is a function of the step.
+s * batch_size of all blocks, so it is a function of the step, also with
+later batch sizes.
 
 A row holds several examples, each with its own segment id and positions, and
 without attention between them (`model.segment_attention`). A row is full when
@@ -22,9 +23,15 @@ import numpy as np
 
 from pausejax import errors, pause
 from pausejax.config import DataConfig, FinetuneConfig
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import batch
 from pausejax.data.finetuning import prompts
 from pausejax.data.finetuning.examples import Examples
+from pausejax.data.pretraining.source import (
+  require_divisible,
+  sizes_fingerprint,
+  step_rows,
+)
 from pausejax.data.tokenizers import PauseTokenizer
 
 _OPEN_ROWS = 64  # Rows that may still be filled while packing.
@@ -131,6 +138,7 @@ class FinetuneSource:
     tokenizer: PauseTokenizer,
     batch_size: int,
     seed: int,
+    later_batch_sizes: str = "",
     host: tuple[int, int] = (0, 1),
   ):
     """Stores the tasks; packing starts with the first batch.
@@ -141,14 +149,13 @@ class FinetuneSource:
       data: `seq_len`, the positions of a row, and `prefetch`.
       packing: whether a row holds several examples, or one.
       tokenizer: defines the padding id.
-      batch_size: rows of the global batch.
+      batch_size: rows of the global batch from step 0 on, and in evaluations.
       seed: determines the order.
+      later_batch_sizes: those of later steps, as in the config.
       host: (index, count) of this process, which builds only its own rows.
     """
-    errors.require(
-      batch_size % host[1] == 0,
-      f"batch_size {batch_size} is not divisible by {host[1]} hosts",
-    )
+    self._sizes = batch_sizes(batch_size, later_batch_sizes)
+    require_divisible(self._sizes, host)
     self.data = data
     self._tasks = tasks
     self._rates = np.asarray(rates, float) / sum(rates)
@@ -166,7 +173,8 @@ class FinetuneSource:
 
   def training_batch(self, step: int) -> batch.Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
-    return self._batch([self._row(int(p)) for p in self._positions(step)])
+    places = step_rows(self._sizes, step, self._host)
+    return self._batch([self._row(int(p)) for p in places])
 
   def evaluation_batches(self, num_batches: int) -> Iterator[batch.Batch]:
     """Yields every example once, in order; the last rows may be padding.
@@ -181,8 +189,9 @@ class FinetuneSource:
     ]
     rows = self._pack(order)
     available = -(-len(rows) // self._batch_size)
+    sizes = batch_sizes(self._batch_size, "")
     for step in range(min(num_batches or available, available)):
-      places = self._positions(step)
+      places = step_rows(sizes, step, self._host)
       yield self._batch([rows[p] if p < len(rows) else [] for p in places])
 
   def fingerprint(self) -> dict:
@@ -205,6 +214,7 @@ class FinetuneSource:
       "packing": self._packing,
       "max_counted": self._max_counted,
       "batch_size": self._batch_size,
+      **sizes_fingerprint(self._sizes),
       "seed": self._seed,
     }
 
@@ -234,11 +244,6 @@ class FinetuneSource:
       most = max(most, math.ceil(_COUNTED_MARGIN * average))
     rounded = -(-most // _COUNTED_MULTIPLE) * _COUNTED_MULTIPLE
     return min(rounded, self.data.seq_len)
-
-  def _positions(self, step: int) -> np.ndarray:
-    index, count = self._host
-    rows = self._batch_size // count
-    return step * self._batch_size + np.arange(index * rows, (index + 1) * rows)
 
   def _row(self, position: int) -> list[tuple[int, int]]:
     """Returns the (task, example) pairs of a row, numbered over all blocks."""

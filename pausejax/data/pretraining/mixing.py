@@ -18,7 +18,7 @@ B rows of a batch, K positions of a block.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -57,7 +57,7 @@ class Mixture:
     names: Sequence[str],
     stages: Sequence[mixtures.Stage],
     *,
-    batch_size: int,
+    first_row: Callable[[int], int],
     seed: int,
   ):
     """Checks the rates.
@@ -66,7 +66,7 @@ class Mixture:
       names: names of the corpora.
       stages: rates of the corpora, by step, the first at 0; a corpus without
         a rate is not drawn.
-      batch_size: positions per step.
+      first_row: step -> number of positions before it.
       seed: determines the order inside blocks.
 
     Raises:
@@ -75,7 +75,7 @@ class Mixture:
     self._seed = seed
     self._stages: list[_Stage] = []
     for stage in stages:
-      start = stage.first_step * batch_size
+      start = first_row(stage.first_step)
       before = self._drawn_before(start) if start else (0,) * len(names)
       self._stages.append(_Stage(start, _sums(names, stage), before))
     self._starts = [stage.start for stage in self._stages]

@@ -1,6 +1,7 @@
 """Batches as a pure function of the step: the `segments` pipeline.
 
-Row r of step s has the position p = s * batch_size + r in the whole run. In a
+Row r of step s has the position p = s * batch_size + r in the whole run, with
+later batch sizes the rows of all earlier steps + r. In a
 mixture, `mixing.py` assigns p to draw d of one store; with a single store,
 d = p. Epoch and index are divmod(d, number of segments); a seeded permutation
 of the epoch maps the index to a record, and the pauses are a function of
@@ -19,6 +20,7 @@ import numpy as np
 
 from pausejax import errors
 from pausejax.config import DataConfig, mixtures
+from pausejax.config.batch_sizes import BatchSizes, batch_sizes
 from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, Batch, language_model_batch
 from pausejax.data.pretraining import mixing, segments
@@ -70,7 +72,8 @@ class SegmentSource:
     data: length and pauses.
     store: the segments of one split.
     tokenizer: defines the ids of BOS, padding and `<pause>`.
-    batch_size: rows of the global batch.
+    batch_size: rows of the global batch from step 0 on, and in evaluations.
+    later_batch_sizes: those of later steps, as in the config.
     seed: determines order and pauses.
     host: (index, count) of this process, which builds its contiguous rows.
   """
@@ -80,14 +83,16 @@ class SegmentSource:
   tokenizer: tokenizers.PauseTokenizer
   batch_size: int
   seed: int
+  later_batch_sizes: str = ""
   host: tuple[int, int] = (0, 1)
 
   def __post_init__(self):
-    _, count = self.host
-    errors.require(
-      self.batch_size % count == 0,
-      f"batch_size {self.batch_size} is not divisible by {count} hosts",
-    )
+    require_divisible(self.sizes, self.host)
+
+  @functools.cached_property
+  def sizes(self) -> BatchSizes:
+    """The rows of the global batch at every step."""
+    return batch_sizes(self.batch_size, self.later_batch_sizes)
 
   def training_batch(self, step: int) -> Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
@@ -96,7 +101,7 @@ class SegmentSource:
 
   def positions(self, step: int) -> np.ndarray:
     """Returns int64 [B], the positions of this host's rows in the run."""
-    return step * self.batch_size + self._rows()
+    return step_rows(self.sizes, step, self.host)
 
   def text(self, draws_B: np.ndarray) -> np.ndarray:
     """Returns int32 [B, segment_len], the segments of these draws."""
@@ -125,8 +130,9 @@ class SegmentSource:
       num_batches: at most so many; 0 for all of them.
     """
     available = -(-len(self.store) // self.batch_size)
+    sizes = batch_sizes(self.batch_size, "")
     for step in range(min(num_batches or available, available)):
-      positions_B = step * self.batch_size + self._rows()
+      positions_B = step_rows(sizes, step, self.host)
       exists_B = positions_B < len(self.store)
       text_BT = self.store.read(np.where(exists_B, positions_B, 0), PADDING)
       text_BT[~exists_B] = PADDING
@@ -156,14 +162,10 @@ class SegmentSource:
       **self.tokenizer.fingerprint(),
       "seq_len": self.data.seq_len,
       "batch_size": self.batch_size,
+      **sizes_fingerprint(self.sizes),
       "seed": self.seed,
       **self.data.pauses.fingerprint(),
     }
-
-  def _rows(self) -> np.ndarray:
-    index, count = self.host
-    rows = self.batch_size // count
-    return np.arange(index * rows, (index + 1) * rows)
 
   def batch(
     self, text_BT: np.ndarray, positions_B: np.ndarray, salt: int = 0
@@ -209,7 +211,7 @@ class MixedSource:
     return mixing.Mixture(
       list(self.sources),
       self.stages,
-      batch_size=first.batch_size,
+      first_row=first.sizes.first_row,
       seed=first.seed,
     )
 
@@ -285,6 +287,30 @@ class StepBatches:
     )
     batches = steps.map(self._source.training_batch)
     self._iterator = iter(batches.to_iter_dataset(options))
+
+
+def step_rows(
+  sizes: BatchSizes, step: int, host: tuple[int, int]
+) -> np.ndarray:
+  """Returns int64 [B], a host's rows of a step, numbered over the whole run."""
+  index, count = host
+  rows = sizes.rows(step) // count
+  return sizes.first_row(step) + np.arange(index * rows, (index + 1) * rows)
+
+
+def sizes_fingerprint(sizes: BatchSizes) -> dict[str, str]:
+  """Returns what a fingerprint has besides the first batch size."""
+  later = sizes.later()
+  return {"later_batch_sizes": later} if later else {}
+
+
+def require_divisible(sizes: BatchSizes, host: tuple[int, int]) -> None:
+  """Raises UsageError unless every host has equally many rows."""
+  for rows in sizes.sizes:
+    errors.require(
+      rows % host[1] == 0,
+      f"batch_size {rows} is not divisible by {host[1]} hosts",
+    )
 
 
 @functools.lru_cache(maxsize=64)

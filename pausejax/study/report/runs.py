@@ -101,7 +101,7 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> StudyRun | None:
     workdir=workdir,
     config=saved.current(json_files.read(config, _CONFIG, _FIX), str(config)),
     results=results.read_results(workdir / "evaluations"),
-    text_scores=results.read_text_scores(workdir),
+    text_scores=results.read_text_scores(workdir / results.TEXT_SCORES),
     meta=_newest_meta(workdir / "checkpoints"),
   )
 
