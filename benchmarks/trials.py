@@ -66,7 +66,7 @@ def append(path: pathlib.Path, row: Row) -> None:
   record = json.loads(path.read_text())
   record["rows"].append(row)
   write(path, record)
-  is_shown = lambda k, v: k != "part" and not isinstance(v, list)
+  is_shown = lambda k, v: k != "part" and not isinstance(v, list | dict)
   shown = (f"{k}={_short(v)}" for k, v in row.items() if is_shown(k, v))
   print(f"[{row['part']}]", *shown, flush=True)
 

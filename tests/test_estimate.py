@@ -6,7 +6,9 @@ import pytest
 
 from pausejax import cli, errors
 from pausejax.preflight import collectives, estimate, hlo
-from pausejax.preflight.estimate_report import EstimatedStep, estimate_lines
+from pausejax.preflight.attention_kernels import KERNEL_EFFICIENCY
+from pausejax.preflight.estimate_report import estimate_lines
+from pausejax.preflight.estimated_step import EstimatedStep
 from pausejax.runtime import chips
 
 V5E = chips.CHIPS["v5e"]
@@ -116,6 +118,13 @@ def test_a_loop_of_unknown_length_counts_once_and_is_reported():
   assert found.product_seconds == pytest.approx(100 * CYCLE)
   assert found.num_uncounted == 1
   assert "1 loops of unknown trip count" in report(found)
+
+
+def test_time_in_windowed_einsum_loops_is_reported():
+  body = "%wide.windowed_dot_general_body_ag.1"
+  text = loop(fusion("f", "fused_product", 100)).replace("%body", body)
+  assert priced(text).windowed_seconds == pytest.approx(1200 * CYCLE)
+  assert priced(loop(fusion("f", "fused_sum", 100))).windowed_seconds == 0
 
 
 def test_a_call_is_entered_and_a_conditional_takes_its_slowest_branch():
@@ -259,7 +268,7 @@ def test_an_attention_kernel_is_modelled_from_its_shapes(name, fused, products):
   # Causal: half of the keys; head_dim 64 fills half of a matrix unit.
   flops = products * 2 * (2 * 12 * 2048) * 1024 * 128
   assert priced(text).attention_seconds == pytest.approx(
-    flops / (estimate.KERNEL_EFFICIENCY * 197e12)
+    flops / (KERNEL_EFFICIENCY * 197e12)
   )
   assert priced(text).dearest[0].where == "backward pallas_call"
   windowed = estimate.estimate(text, V5E, share_of_keys=0.1)
@@ -270,7 +279,7 @@ def test_an_attention_kernel_is_modelled_from_its_shapes(name, fused, products):
   v6e = chips.CHIPS["v6e"]
   wide = estimate.estimate(text, v6e, share_of_keys=0.5)
   assert wide.attention_seconds == pytest.approx(
-    2 * flops / (estimate.KERNEL_EFFICIENCY * v6e.peak_flops)
+    2 * flops / (KERNEL_EFFICIENCY * v6e.peak_flops)
   )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 
 from pausejax import cli
 from pausejax.config import default, load_config, train_config
-from pausejax.preflight import summary
+from pausejax.preflight import notes, summary
+from pausejax.preflight.interruptions import Checkpoint, Interruptions
 from pausejax.preflight.remedies import Remedy, find_remedies
 from pausejax.preflight.summary import Preflight
 from pausejax.runtime import chips, flops
@@ -42,6 +44,9 @@ FOUND = Preflight(
   flops_per_token=8e9,
   peak_flops=197e12,
   num_steps=1000,
+  checkpoint=Checkpoint(
+    num_bytes=12 * 10**9, host_bytes=10**9, keep=3, every=1000
+  ),
 )
 
 
@@ -222,6 +227,8 @@ def test_unchecked_remedies_are_marked():
     ([], "--topology"),
     (["--topology=v5e256"], "did you mean 'v5e-256'"),
     (["--topology=v5e-8", "--vocab_size=-1"], "--vocab_size"),
+    (["--topology=v5e-8", "--preemptions_per_day=-1"], "--preemptions_per_day"),
+    (["--topology=v5e-8", "--restart_minutes=nan"], "--restart_minutes"),
     (["--topology=v5e-8", "--topolgy=x"], "did you mean '--topology'"),
   ],
 )
@@ -317,6 +324,78 @@ def test_the_vocabulary_size_and_its_source():
   tree.data.task = "text"
   text = train_config(tree.to_dict())
   assert program._vocab_size(0, text)[0] == 259
+
+
+def test_the_goodput_follows_from_the_lost_steps():
+  interruptions = Interruptions(
+    per_day=24, restart_seconds=360, step_seconds=1.2, step_source="estimated"
+  )
+  assert interruptions.goodput_with_notice == pytest.approx(1 / 1.1)
+  # 20 minutes apart, one failure an hour.
+  t, r, restart = 1200, 1 / 3600, 360
+  lost = math.exp(r * restart) * math.expm1(r * t)
+  assert interruptions.goodput(1000) == pytest.approx(r * t / lost)
+  # Rare failures lose half of the interval and the restart.
+  rare = dataclasses.replace(interruptions, per_day=0.1)
+  expected = 1 - 0.1 / 86_400 * (600 + 360)
+  assert rare.goodput(1000) == pytest.approx(expected, abs=1e-5)
+  text = summary.report_text(
+    dataclasses.replace(FOUND, interruptions=interruptions)
+  )
+  assert "goodput with 24 preemptions a day, 6 minutes" in text
+  assert "90.9%  the run saves" in text
+  assert "checkpoint.every=100: 2.0 minutes apart" in text
+  data = summary.report_data(
+    dataclasses.replace(FOUND, interruptions=interruptions)
+  )
+  assert data["goodput"]["killed_without_notice"] == interruptions.goodput(1000)
+
+
+@pytest.mark.parametrize(
+  "per_day,seconds", [(1e9, 1.0), (1.0, 1e9), (1e5, 1e5)]
+)
+def test_a_run_that_never_gets_through_has_no_goodput(per_day, seconds):
+  never = Interruptions(
+    per_day=per_day, restart_seconds=1e5, step_seconds=seconds, step_source=""
+  )
+  assert never.goodput(1000) == pytest.approx(0)
+
+
+def test_the_report_states_what_checkpoints_need():
+  text = summary.report_text(FOUND)
+  assert "12.00 GB on disk" in text
+  assert "48.00 GB on disk, at most: 4 of them while one is written" in text
+  assert "1.00 GB while one is written" in text
+
+
+def note_on(*, hlo_text="", **model):
+  config = train_config(load_config("pretrain_c4:size=1b").to_dict())
+  changed = dataclasses.replace(config.model_config(32_129), **model)
+  return notes.tpu_notes(changed, hlo_text, None)
+
+
+def test_a_padded_head_is_noted_with_the_heads_that_are_not():
+  (note,) = note_on()
+  assert "model.head_dim=64 is padded to 128" in note and "50%" in note
+  assert "--config.model.head_dim=128 --config.model.num_heads=16" in note
+  assert not note_on(head_dim=128, num_heads=16, num_kv_heads=16)
+  (grouped,) = note_on(num_kv_heads=8)
+  assert "--config.model.num_heads=16 --config.model.num_kv_heads=4" in grouped
+  (odd,) = note_on(num_kv_heads=1)  # Half a head does not exist.
+  assert "padded" in odd and "--config" not in odd
+
+
+def test_windowed_einsum_loops_are_noted():
+  loops = [
+    f"  %w{n} = (f32[]) while(%x), condition=%c, "
+    f"body=%wide.windowed_dot_general_body_ag.{n}.clone"
+    for n in range(3)
+  ]
+  (note,) = note_on(
+    hlo_text="\n".join(loops), head_dim=128, num_heads=16, num_kv_heads=16
+  )
+  assert note.startswith("3 windowed einsum loops")
+  assert "xla_jf_spmd_threshold_for_windowed_einsum_mib" in note
 
 
 def test_small_sizes_are_shown_in_small_units():

@@ -6,7 +6,7 @@ the time in which one device computes a step. Added to it:
 
   attention kernels  carry no estimate. Their FLOPs follow from their shapes,
                      with head_dim padded to the matrix unit; they are assumed
-                     to run at `KERNEL_EFFICIENCY` of the peak.
+                     to run at a share of the peak.
   the rest           (gathers, scatters, sorts) takes the time in which its
                      operands and results pass through the memory, once each.
   collectives        take the bytes that a device sends, over the bandwidth of
@@ -19,22 +19,17 @@ and are reported separately. A conditional counts as its slowest branch.
 
 import collections
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from pausejax import errors
 from pausejax.preflight import hlo
+from pausejax.preflight.attention_kernels import TARGET, attention_seconds
 from pausejax.preflight.collectives import KINDS, Collective
-from pausejax.runtime.chips import Chip, CostModel
-
-# Assumed share of the peak of a Mosaic attention kernel, of the FLOPs of the
-# keys that a query sees and of a padded head_dim: 25% for a head_dim of 64 on
-# a matrix unit of 128. Not measured on a device.
-KERNEL_EFFICIENCY = 0.5
+from pausejax.preflight.links import seconds_on_links
+from pausejax.runtime.chips import Chip
 
 _CYCLES = re.compile(r'"estimated_cycles":"?([1-9]\d*)')
-_TARGET = r'custom_call_target="([^"]+)"'
 _FREE = (
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "domain"),
   *("opt-barrier", "optimization-barrier", "add-dependency", "after-all"),
@@ -44,7 +39,6 @@ _FREE_TARGETS = (
   *("AllocateBuffer", "ConcatBitcast"),
   *("Sharding", "AssumeGatherIndicesInBound"),
 )
-_FLOATS = ("bf16", "f16", "f32")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +53,7 @@ class Operation:
     where: pass, source line and function that it comes from, as far as known.
     count: number of times it runs in a step.
     seconds: of all of them together.
+    loop: name of the body of the innermost loop around it; "" outside of loops.
   """
 
   kind: str
@@ -67,6 +62,7 @@ class Operation:
   where: str
   count: int
   seconds: float
+  loop: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +75,8 @@ class Estimate:
     other_seconds: everything else with an estimate.
     unpriced_seconds: instructions without one, by their bytes.
     num_unpriced: name -> number of these instructions.
+    windowed_seconds: of all these, in windowed einsum loops, which gather the
+      weights of a product piece by piece.
     copy_seconds: copies between memories, not part of the step's time.
     collective_seconds: kind -> time of its bytes on the links.
     far_bytes: bytes sent between slices if their bandwidth is not known; not in
@@ -92,6 +90,7 @@ class Estimate:
   other_seconds: float
   unpriced_seconds: float
   num_unpriced: dict[str, int]
+  windowed_seconds: float
   copy_seconds: float
   collective_seconds: dict[str, float]
   far_bytes: float
@@ -167,12 +166,12 @@ def estimate(
       "EXTRA=tpu)"
     )
   program = _Program(hlo_text, chip, share_of_keys)
-  operations = program.operations(program.module.entry, 1, [])
+  operations = program.operations(program.module.entry, 1, [], "")
   seconds: dict[str, float] = collections.defaultdict(float)
   for one in operations:
     seconds[one.kind] += one.seconds
   outside = [o for o in operations if o.kind not in ("product", "copy")]
-  on_links, far_bytes = _on_links(collectives, slices, program.rates)
+  on_links, far_bytes = seconds_on_links(collectives, slices, program.rates)
   return Estimate(
     product_seconds=seconds["product"],
     attention_seconds=seconds["attention"],
@@ -182,6 +181,11 @@ def estimate(
       collections.Counter(
         re.sub(r"[.\d]+$", "", o.name) for o in outside if o.kind == "unpriced"
       )
+    ),
+    windowed_seconds=sum(
+      o.seconds
+      for o in operations
+      if "windowed_dot_general" in o.loop and o.kind != "copy"
     ),
     copy_seconds=seconds["copy"],
     collective_seconds=on_links,
@@ -199,13 +203,13 @@ class _Program:
     self.module = hlo.Module(text)
     self.rates = chip.cost_model
     self.num_uncounted = 0
-    self._peak_flops = chip.peak_flops
+    self._chip = chip
     self._share_of_keys = share_of_keys
     self._source_lines = hlo.source_lines(text)
     self._found: dict[tuple[str, str], bool] = {}
 
   def operations(
-    self, name: str, count: int, given: Sequence[hlo.Known]
+    self, name: str, count: int, given: Sequence[hlo.Known], loop: str
   ) -> list[Operation]:
     """Returns what a computation runs that takes time.
 
@@ -213,21 +217,22 @@ class _Program:
       name: of the computation.
       count: number of times that it runs.
       given: known values of its parameters.
+      loop: the body of the innermost loop around it.
     """
     result = []
     for one in self.module.computations.get(name, {}).values():
       if one.op == "while":
         result += self._loop(name, one, count, given)
       elif one.op == "conditional":
-        branches = [self.operations(c, count, []) for c in one.called]
+        branches = [self.operations(c, count, [], loop) for c in one.called]
         result += max(branches, key=lambda b: sum(o.seconds for o in b))
       elif one.op in ("call", "call-start", "async-start"):
         values = self.module.parameters(name, one, given)
         for called in one.called:
-          result += self.operations(called, count, values)
+          result += self.operations(called, count, values, loop)
       elif priced := self._price(name, one):
         kind, seconds = priced
-        result.append(self._operation(one, kind, count, seconds))
+        result.append(self._operation(one, kind, count, seconds, loop))
     return result
 
   def _loop(
@@ -238,7 +243,7 @@ class _Program:
     body = one.attribute(r"body=%?([\w.\-]+)") or ""
     if trips == 0:
       return []
-    return self.operations(body, count * (trips or 1), [same])
+    return self.operations(body, count * (trips or 1), [same], body)
 
   def _price(
     self, computation: str, one: hlo.Instruction
@@ -253,9 +258,12 @@ class _Program:
       return kind, int(cycles) / self.rates.clock
     if one.op == "fusion" and self._has(one, *KINDS):
       return None
-    if one.attribute(_TARGET) in _FREE_TARGETS:
+    if one.attribute(TARGET) in _FREE_TARGETS:
       return None
-    if seconds := self._attention_seconds(computation, one):
+    scope = self.module.computations[computation]
+    if seconds := attention_seconds(
+      one, scope, self._chip, self._share_of_keys
+    ):
       return "attention", seconds
     return self._by_bytes(computation, one)
 
@@ -291,33 +299,13 @@ class _Program:
       self._found[key] = any(self._has(one, *ops) for one in scope.values())
     return self._found[key]
 
-  def _attention_seconds(
-    self, computation: str, one: hlo.Instruction
-  ) -> float | None:
-    """Returns the time of a splash attention kernel, None if it is not one."""
-    products = _num_products(one)
-    if not products:
-      return None
-    scope = self.module.computations[computation]
-    # The first floating-point operands are queries, keys and values.
-    shapes = [
-      shape
-      for name in one.operands
-      if name in scope
-      for dtype, shape in hlo.array_shapes(scope[name].type)
-      if dtype in _FLOATS
-    ]
-    if len(shapes) < 2 or min(map(len, shapes[:2])) < 3:
-      return None
-    q, k = shapes[:2]  # [B, N, T, H], [B, K, S, H].
-    unit = self.rates.matrix_unit
-    padded = -(-q[-1] // unit) * unit
-    keys = self._share_of_keys * k[-2]
-    flops = products * 2 * math.prod(q[:-1]) * keys * padded
-    return flops / (KERNEL_EFFICIENCY * self._peak_flops)
-
   def _operation(
-    self, one: hlo.Instruction, kind: str, count: int, seconds: float
+    self,
+    one: hlo.Instruction,
+    kind: str,
+    count: int,
+    seconds: float,
+    loop: str,
   ) -> Operation:
     return Operation(
       kind=kind,
@@ -326,6 +314,7 @@ class _Program:
       where=self._where(one),
       count=count,
       seconds=count * seconds,
+      loop=loop,
     )
 
   def _where(self, one: hlo.Instruction) -> str:
@@ -348,44 +337,3 @@ _PASSES = {
   "transpose(jvp": "backward",
   "jvp(": "forward",
 }
-
-
-def _num_products(one: hlo.Instruction) -> int:
-  """Returns the matrix products of a splash attention kernel, or 0."""
-  name = one.name + (one.attribute(r'op_name="([^"]+)"') or "")
-  if one.attribute(_TARGET) != "tpu_custom_call" or "splash" not in name:
-    return 0
-  if "_dkv" in one.name:  # With the gradients of the queries, if fused.
-    is_fused = r"use_fused_bwd_kernel\": true" in one.rest
-    return 5 if is_fused else 4
-  return 3 if "_dq" in one.name else 2
-
-
-# Bytes that a device sends, as a share of the full array, for n devices.
-_SENT: dict[str, Callable[[int], float]] = {
-  "all-gather": lambda n: (n - 1) / n,
-  "reduce-scatter": lambda n: (n - 1) / n,
-  "all-reduce": lambda n: 2 * (n - 1) / n,
-  "all-to-all": lambda n: (n - 1) / n,
-  "ragged-all-to-all": lambda n: (n - 1) / n,
-  "collective-permute": lambda n: 1.0,
-  "collective-broadcast": lambda n: 1.0,
-}
-
-
-def _on_links(
-  collectives: Iterable[Collective], slices: Sequence[int], rates: CostModel
-) -> tuple[dict[str, float], float]:
-  """Returns (kind -> seconds, bytes that go where the rate is not known)."""
-  seconds: dict[str, float] = collections.defaultdict(float)
-  unknown = 0.0
-  for one in collectives:
-    groups = one.groups or (tuple(range(len(slices))),)
-    size = max(map(len, groups))
-    sent = _SENT[one.kind](size) * one.num_bytes if size > 1 else 0.0
-    is_far = any(len({slices[i] for i in group}) > 1 for group in groups)
-    if rate := rates.dcn_bandwidth if is_far else rates.ici_bandwidth:
-      seconds[one.kind] += sent / rate
-    else:
-      unknown += sent
-  return dict(seconds), unknown

@@ -1,75 +1,17 @@
-"""The report of an estimate, as text and as plain values."""
+"""The report of an estimate, as text."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
-from pausejax.preflight.estimate import KERNEL_EFFICIENCY, Estimate, Operation
-from pausejax.runtime.chips import Chip
-
-_NUM_DEAREST = 10
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EstimatedStep:
-  """An estimate, and the work that the step does in this time.
-
-  Attributes:
-    times: the estimate for one device.
-    chip: the device.
-    num_devices: number of devices.
-    tokens_per_step: of the global batch.
-    flops_per_token: with causal attention at half the square.
-    whole_flops_per_token: with attention over the whole square.
-  """
-
-  times: Estimate
-  chip: Chip
-  num_devices: int
-  tokens_per_step: int
-  flops_per_token: float
-  whole_flops_per_token: float
-
-  def utilizations(self, seconds: float) -> dict[str, float]:
-    """Returns the MFU of a step that takes this time, by convention.
-
-    Keys: "causal" counts attention at half the square, "whole" at the whole
-    square as nanochat and llm-foundry do, both of the peak of the data sheet;
-    "causal_calibrated" is of the rate of a plain product in the cost model.
-    """
-    assert self.chip.cost_model is not None
-    work = self.tokens_per_step / self.num_devices / seconds
-    peak = self.chip.peak_flops
-    causal = work * self.flops_per_token / peak
-    return {
-      "causal": causal,
-      "whole": work * self.whole_flops_per_token / peak,
-      "causal_calibrated": causal / self.chip.cost_model.product_share,
-    }
-
-  def as_data(self) -> dict[str, Any]:
-    """Returns it as plain values, for JSON."""
-    overlapped, serial = self.times.bounds
-    return {
-      **dataclasses.asdict(self.times),
-      "dearest": [
-        dataclasses.asdict(one) for one in self.times.dearest[:_NUM_DEAREST]
-      ],
-      "step_seconds": overlapped,
-      "step_seconds_without_overlap": serial,
-      "tokens_per_second": self.tokens_per_step / overlapped,
-      "mfu": self.utilizations(overlapped),
-      "mfu_without_overlap": self.utilizations(serial),
-      "cost_model": dataclasses.asdict(self.chip)["cost_model"],
-      "kernel_efficiency": KERNEL_EFFICIENCY,
-    }
+from pausejax.preflight.attention_kernels import KERNEL_EFFICIENCY
+from pausejax.preflight.estimate import Estimate, Operation
+from pausejax.preflight.estimated_step import NUM_DEAREST, EstimatedStep
 
 
 def estimate_lines(step: EstimatedStep) -> list[str]:
   """Returns the lines of the report."""
   lines = ["estimated time of a step, by libtpu's cost model (not measured)"]
   lines += [*_parts(step.times), *_totals(step), ""]
-  lines += _dearest(step.times.dearest[:_NUM_DEAREST])
+  lines += _dearest(step.times.dearest[:NUM_DEAREST])
   return [*lines, "", *_assumptions(step)]
 
 

@@ -8,7 +8,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pausejax.preflight.estimate_report import EstimatedStep, estimate_lines
+from pausejax.preflight.estimate_report import estimate_lines
+from pausejax.preflight.estimated_step import EstimatedStep
+from pausejax.preflight.interruptions import (
+  Checkpoint,
+  Interruptions,
+  checkpoint_lines,
+  goodput_lines,
+)
 
 if TYPE_CHECKING:
   from pausejax.preflight.remedies import Remedy
@@ -49,6 +56,9 @@ class Preflight:
     num_steps: steps of the run.
     estimate: estimated time of a step; None if not asked for, or if the
       compiler refused the step.
+    checkpoint: the size of a checkpoint.
+    interruptions: how often the run is interrupted; None if not given.
+    notes: one line each.
   """
 
   topology: str
@@ -72,6 +82,9 @@ class Preflight:
   peak_flops: float
   num_steps: int
   estimate: EstimatedStep | None = None
+  checkpoint: Checkpoint
+  interruptions: Interruptions | None = None
+  notes: Sequence[str] = ()
 
   @property
   def fits(self) -> bool:
@@ -87,7 +100,13 @@ class Preflight:
 def report_data(preflight: Preflight) -> dict[str, Any]:
   """Returns the report as plain values."""
   estimate = preflight.estimate and preflight.estimate.as_data()
-  return {**dataclasses.asdict(preflight), "estimate": estimate}
+  data = {**dataclasses.asdict(preflight), "estimate": estimate}
+  if times := preflight.interruptions:
+    data["goodput"] = {
+      "stopped_by_sigterm": times.goodput_with_notice,
+      "killed_without_notice": times.goodput(preflight.checkpoint.every),
+    }
+  return data
 
 
 def verdict_line(verdict: "ahead.Verdict", change: str = "") -> str:
@@ -115,9 +134,12 @@ def report_text(preflight: Preflight) -> str:
   parts = [
     _machine(preflight),
     _memory(preflight),
+    checkpoint_lines(preflight.checkpoint),
     _collectives(preflight),
     _times(preflight),
     estimate_lines(preflight.estimate) if preflight.estimate else [],
+    _goodput(preflight),
+    [f"note: {note}" for note in preflight.notes],
   ]
   parts.append([_conclusion(preflight)])
   return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -206,6 +228,12 @@ def _times(preflight: Preflight) -> list[str]:
       f"  {_decimals(days, 2):>14}  {_decimals(run, 2):>{len(all_steps) + 9}}"
     )
   return lines
+
+
+def _goodput(preflight: Preflight) -> list[str]:
+  if preflight.interruptions is None:
+    return []
+  return goodput_lines(preflight.interruptions, preflight.checkpoint)
 
 
 def _prefix(value: float) -> tuple[float, str]:

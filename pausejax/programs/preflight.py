@@ -14,8 +14,8 @@ a step by libtpu's own cost model.
 Exit code: 0 it fits, 1 it does not, 2 a wrong command line.
 """
 
+import collections
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -23,25 +23,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from pausejax import commandline, errors
-from pausejax.config import ModelConfig, TrainConfig, train_config
+from pausejax.config import CheckpointConfig, TrainConfig, train_config
 from pausejax.data import tokenizers
-from pausejax.preflight import estimate, summary, topologies
-from pausejax.preflight.estimate_report import EstimatedStep
+from pausejax.preflight import compilers, estimate, summary, topologies
+from pausejax.preflight.estimated_step import estimated_step
+from pausejax.preflight.interruptions import Checkpoint, Interruptions
+from pausejax.preflight.notes import tpu_notes
 from pausejax.preflight.remedies import find_remedies
 from pausejax.preflight.topologies import Topology
 
 _T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
-
-# Compilers use no network, look for no hardware, may run concurrently, and log
-# only errors. Read when jax and libtpu are imported.
-_ENVIRONMENT = {
-  "JAX_PLATFORMS": "cpu",
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-  "TF_CPP_MIN_LOG_LEVEL": "3",
-}
 
 _PLAIN_ATTENTION = (
   "attention: XLA's, in place of a kernel that only the target itself can "
@@ -67,9 +58,23 @@ def main(argv: list[str]) -> int:
     action="store_true",
     help="estimate the time of a step with libtpu's cost model (TPUs)",
   )
+  add(
+    "--preemptions_per_day",
+    type=float,
+    default=0.0,
+    help="of the whole job; adds the goodput",
+  )
+  add(
+    "--restart_minutes",
+    type=float,
+    default=5.0,
+    help="from a preemption to the first new step",
+  )
   options, tree = parser.parse(argv)
   config = train_config(tree.to_dict())
   errors.require_in_range("--vocab_size", options.vocab_size, 0)
+  for name in ("preemptions_per_day", "restart_minutes"):
+    errors.require_in_range(f"--{name}", getattr(options, name), 0)
   errors.require(
     not config.init_from or options.config.endswith(".json"),
     "init_from: preflight reads no other run; give the config.json of the run "
@@ -84,40 +89,30 @@ def main(argv: list[str]) -> int:
     print(f"batch size: {rows:,} rows, the largest of the run")
     config = dataclasses.replace(config, batch_size=rows, later_batch_sizes="")
   topology = topologies.parse_topology(options.topology)
-  compiler, missing = _compiler(topology)
+  compiler, missing = compilers.installed(topology)
   if options.estimate:
     estimate.require_cost_model(topology.name, topology.chip, compiler)
   print(f"{options.config} on {topology.name}", *missing, sep="\n", flush=True)
   vocab_size, origin = _vocab_size(options.vocab_size, config)
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
-  os.environ.update(_ENVIRONMENT)
+  os.environ.update(compilers.ENVIRONMENT)
   result = _measure(
     config, vocab_size + 1, topology, compiler, options.estimate
   )
+  if options.preemptions_per_day:
+    times = result.estimate and result.estimate.times
+    interruptions = Interruptions(
+      per_day=options.preemptions_per_day,
+      restart_seconds=60 * options.restart_minutes,
+      step_seconds=times.bounds[0] if times else result.step_seconds(0.5),
+      step_source="estimated" if times else "at 50% of the peak",
+    )
+    result = dataclasses.replace(result, interruptions=interruptions)
   print(summary.report_text(result))
   if options.json:
     whole = {"config": options.config, **summary.report_data(result)}
     pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
   return 0 if result.fits else 1
-
-
-def _compiler(topology: Topology) -> tuple[str, list[str]]:
-  """Returns (the target's compiler, []) or ("", how to install it)."""
-  names, extra = (
-    (("libtpu",), "tpu")
-    if topology.is_tpu
-    else (("jax-cuda12-plugin", "jax-cuda13-plugin"), "cuda-compiler")
-  )
-  for name in names:
-    try:
-      return f"{name} {importlib.metadata.version(name)}", []
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return "", [
-    f"{names[0]} is not installed: make env EXTRA={extra}, or pip install "
-    f"'.[{extra}]' in the clone, for the result of the target's compiler; the "
-    "following is an ESTIMATE by the CPU's compiler"
-  ]
 
 
 def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
@@ -142,7 +137,7 @@ def _measure(
   import jax
 
   from pausejax import sharding
-  from pausejax.preflight import collectives
+  from pausejax.preflight import collectives as hlo_collectives
   from pausejax.runtime import flops
   from pausejax.training import ahead
 
@@ -190,11 +185,11 @@ def _measure(
     f"compiling with {compiler or 'the CPU'}, jax {jax.__version__}", flush=True
   )
   first = ask(config.batch_size)
-  traffic = collectives.collectives(first.hlo_text)
+  traffic = hlo_collectives.collectives(first.hlo_text)
   step = None
   if estimates and not first.is_refused:
-    step = _estimated_step(
-      first.hlo_text, config, model_config, topology, traffic, mesh.devices.flat
+    step = estimated_step(
+      first.hlo_text, config, model_config, topology, devices
     )
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   largest, verdicts = ahead.largest_batch(
@@ -239,38 +234,33 @@ def _measure(
     peak_flops=topology.chip.peak_flops,
     num_steps=config.num_steps,
     estimate=step,
-  )
-
-
-def _estimated_step(
-  hlo_text: str,
-  config: TrainConfig,
-  model_config: ModelConfig,
-  topology: Topology,
-  traffic: list[Any],
-  devices: Iterable[Any],
-) -> EstimatedStep:
-  """Returns the estimate of the compiled step."""
-  from pausejax.runtime import flops
-
-  seq_len = config.data.seq_len
-  keys = flops.causal_keys(model_config, seq_len)
-  times = estimate.estimate(
-    hlo_text,
-    topology.chip,
-    share_of_keys=keys / (model_config.num_layers * seq_len),
-    collectives=traffic,
-    slices=[getattr(d, "slice_index", 0) for d in devices],
-  )
-  return EstimatedStep(
-    times=times,
-    chip=topology.chip,
-    num_devices=topology.num_devices,
-    tokens_per_step=config.batch_size * seq_len,
-    flops_per_token=flops.per_token(model_config, seq_len),
-    whole_flops_per_token=flops.per_token(
-      model_config, seq_len, full_attention=True
+    checkpoint=_checkpoint(state, held, config.checkpoint, devices),
+    notes=(
+      tpu_notes(model_config, first.hlo_text, step) if topology.is_tpu else []
     ),
+  )
+
+
+def _checkpoint(
+  state: Any, held: int, config: CheckpointConfig, devices: Iterable[Any]
+) -> Checkpoint:
+  """Returns the size of a checkpoint of a state.
+
+  Args:
+    state: its shapes.
+    held: bytes of it on each device.
+    config: how often it is saved.
+    devices: all devices, which know their host.
+  """
+  from pausejax.checkpoints import leaves, space
+
+  num_bytes = space.step_size(leaves.flatten(state))
+  most = max(collections.Counter(d.process_index for d in devices).values())
+  return Checkpoint(
+    num_bytes=num_bytes,
+    host_bytes=min(num_bytes, most * held),
+    keep=config.keep,
+    every=config.every,
   )
 
 

@@ -1,0 +1,178 @@
+"""Estimated step times on TPUs, by libtpu's own cost model, without a TPU.
+
+  python -m benchmarks.estimate --json=estimate.json
+  python -m benchmarks.estimate --json=estimate.json --chips=v5e --sizes=1b \\
+    --devices=256 --rows=4 --remat=names,full --attention=auto,xla
+
+Each arm is a train step of `configs/pretrain_c4.py` that is compiled for a chip
+and estimated as by `pausejax preflight --estimate`, whose assumptions hold: all
+combinations of the lists. The product of each chip is its calibration: a plain
+bfloat16 product of 8192 x 8192 in the same model.
+
+An arm takes minutes to compile (1b: 3 to 8), so each row is written as it is
+measured, and the rows that the file already has are not measured again.
+`--config.FIELD=VALUE` changes the config of all arms; use another file then.
+Needs libtpu (make env EXTRA=tpu).
+"""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+
+from benchmarks import measure, trials
+from pausejax.preflight import compilers, topologies
+
+_SIZE = 8192  # Of the product.
+_COLUMNS = {
+  "step_ms": ",.1f",
+  "products": ".1%",
+  "attention": ".1%",
+  "collectives_ms": ",.1f",
+  "mfu": ".1%",
+  "mfu_whole": ".1%",
+  "of_product": ".1%",
+  "gib": ",.2f",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Estimates the arms that the file lacks, then prints its table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--json", type=pathlib.Path, required=True, help="file for the result")
+  add("--chips", type=_list, default="v5e,v6e,v5p,v4", help="of TPUs")
+  add("--sizes", type=_list, default="130m,1b", help="of the model")
+  add("--devices", type=_list, default="8", help="JAX devices, all in fsdp")
+  add("--rows", type=_list, default="4", help="rows per device")
+  add("--remat", type=_list, default="names", help="model.remat")
+  add("--attention", type=_list, default="auto", help="model.attention")
+  options, overrides = measure.parse(parser, argv)
+  if not compilers.installed(topologies.parse_topology("v5e-1"))[0]:
+    parser.error("libtpu is not installed: make env EXTRA=tpu")
+  os.environ.update(compilers.ENVIRONMENT)
+  arms = [
+    (topology_name(chip, int(count)), *rest)
+    for chip, count, *rest in itertools.product(
+      options.chips, options.devices, options.sizes, options.rows,
+      options.remat, options.attention,
+    )
+  ]  # fmt: skip
+  for name, *_ in arms:  # A wrong name is refused before anything is measured.
+    topologies.parse_topology(name)
+  if not options.json.exists():
+    trials.write(options.json, {"benchmark": "estimate", "rows": []})
+  session = trials.Session(options.json, "estimate", float("inf"))
+  for chip in options.chips:
+    run(session, f"{chip} product", functools.partial(product, chip))
+  for arm in arms:
+    name = "{} {} rows {} {} {}".format(*arm)
+    run(session, name, functools.partial(train_step, *arm, overrides))
+  show(session.rows())
+
+
+def _list(text: str) -> list[str]:
+  return text.split(",")
+
+
+def run(session: trials.Session, name: str, arm) -> None:
+  """Measures an arm unless the file has its result."""
+  done = {row["name"] for row in session.rows() if "failed" not in row}
+  if name not in done:
+    session.trial(name, arm)
+
+
+def topology_name(chip: str, num_devices: int) -> str:
+  """Returns the name of a slice with so many JAX devices."""
+  cores = 2 if chip in ("v4", "v5p") else 1
+  return f"{chip}-{cores * num_devices}"
+
+
+def product(chip: str) -> trials.Row:
+  """Returns the share of the peak that a plain product gets in the model."""
+  import jax
+  import jax.numpy as jnp
+
+  from pausejax.preflight.estimate import estimate
+
+  smallest = 8 if chip in ("v4", "v5p") else 1
+  topology = topologies.parse_topology(f"{chip}-{smallest}")
+  device = topologies.described_devices(topology)[0]
+  layout = jax.sharding.SingleDeviceSharding(device)
+  x = jax.ShapeDtypeStruct((_SIZE, _SIZE), jnp.bfloat16, sharding=layout)
+  text = jax.jit(jnp.matmul).lower(x, x).compile().as_text()
+  seconds = estimate(text or "", topology.chip, share_of_keys=0.5)
+  share = 2 * _SIZE**3 / seconds.product_seconds / topology.chip.peak_flops
+  return {"step_ms": 1e3 * seconds.product_seconds, "mfu": share}
+
+
+def train_step(
+  topology_name: str,
+  size: str,
+  rows: str,
+  remat: str,
+  attention: str,
+  overrides: list[str],
+) -> trials.Row:
+  """Returns the estimate of one train step."""
+  import jax
+
+  from pausejax import commandline, config, sharding
+  from pausejax.preflight.estimated_step import estimated_step
+  from pausejax.training import ahead
+
+  topology = topologies.parse_topology(topology_name)
+  devices = topologies.described_devices(topology)
+  words = [
+    f"--config=pretrain_c4:size={size}",
+    f"--config.batch_size={int(rows) * topology.num_devices}",
+    f"--config.model.remat={remat}",
+    f"--config.model.attention={attention}",
+    *("--config.mesh.data=1", "--config.mesh.fsdp=-1", *overrides),
+  ]
+  parser = commandline.Parser("estimate", __doc__, config=True)
+  run_config = config.train_config(parser.parse(words)[1].to_dict())
+  model = dataclasses.replace(run_config.model_config(32_129), dtype="bfloat16")
+  mesh = sharding.make_mesh(run_config.mesh, devices)
+  with jax.set_mesh(mesh):
+    verdict = ahead.compile_step(run_config, model)
+  gib = verdict.needed_bytes / 2**30
+  if verdict.is_refused:
+    return {"missing": f"it does not fit: {gib:.2f} GiB"}
+  step = estimated_step(
+    verdict.hlo_text, run_config, model, topology, list(mesh.devices.flat)
+  )
+  return {**columns(step.as_data()), "gib": gib, "estimate": step.as_data()}
+
+
+def columns(data: dict) -> trials.Row:
+  """Returns the columns of the table; shares are of the computing time."""
+  parts = ("product", "attention", "other", "unpriced")
+  total = sum(data[f"{part}_seconds"] for part in parts)
+  return {
+    "step_ms": 1e3 * data["step_seconds"],
+    "products": data["product_seconds"] / total,
+    "attention": data["attention_seconds"] / total,
+    "collectives_ms": 1e3 * sum(data["collective_seconds"].values()),
+    "mfu": data["mfu"]["causal"],
+    "mfu_whole": data["mfu"]["whole"],
+    "of_product": data["mfu"]["causal_calibrated"],
+  }
+
+
+def show(rows: list[trials.Row]) -> None:
+  """Prints the table, the last result of each arm."""
+  latest = {row["name"]: row for row in rows}
+  shown = [
+    {**row, "missing": row.get("failed") or row.get("missing")}
+    for row in latest.values()
+  ]
+  measure.print_table(shown, _COLUMNS)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,67 @@
+"""The time of splash attention kernels, which the compiler does not estimate.
+
+Their FLOPs follow from their shapes: the keys that a query sees, and head_dim
+padded to the matrix unit. B batch, N query heads, K kv heads, T query tokens, S
+key tokens, H head_dim.
+"""
+
+import math
+from collections.abc import Mapping
+
+from pausejax.preflight import hlo
+from pausejax.runtime.chips import Chip
+
+# Assumed share of the peak, of the FLOPs with a padded head_dim: 25% for a
+# head_dim of 64 on a matrix unit of 128. Not measured on a device.
+KERNEL_EFFICIENCY = 0.5
+
+TARGET = r'custom_call_target="([^"]+)"'
+
+_FLOATS = ("bf16", "f16", "f32")
+
+
+def attention_seconds(
+  one: hlo.Instruction,
+  scope: Mapping[str, hlo.Instruction],
+  chip: Chip,
+  share_of_keys: float,
+) -> float | None:
+  """Returns the time of one execution; None if it is no such kernel.
+
+  Args:
+    one: an instruction.
+    scope: name -> instruction, of its computation.
+    chip: the device.
+    share_of_keys: keys that a query sees, as a share of S.
+  """
+  products = _num_products(one)
+  if not products:
+    return None
+  # The first floating-point operands are queries, keys and values.
+  shapes = [
+    shape
+    for name in one.operands
+    if name in scope
+    for dtype, shape in hlo.array_shapes(scope[name].type)
+    if dtype in _FLOATS
+  ]
+  if len(shapes) < 2 or min(map(len, shapes[:2])) < 3:
+    return None
+  (*rows_BNT, size_H), k_BKSH = shapes[:2]
+  assert chip.cost_model is not None
+  unit = chip.cost_model.matrix_unit
+  padded = -(-size_H // unit) * unit
+  flops_per_product = 2 * math.prod(rows_BNT) * k_BKSH[-2] * padded
+  flops = products * share_of_keys * flops_per_product
+  return flops / (KERNEL_EFFICIENCY * chip.peak_flops)
+
+
+def _num_products(one: hlo.Instruction) -> int:
+  """Returns the matrix products of a splash attention kernel, or 0."""
+  name = one.name + (one.attribute(r'op_name="([^"]+)"') or "")
+  if one.attribute(TARGET) != "tpu_custom_call" or "splash" not in name:
+    return 0
+  if "_dkv" in one.name:  # With the gradients of the queries, if fused.
+    is_fused = r"use_fused_bwd_kernel\": true" in one.rest
+    return 5 if is_fused else 4
+  return 3 if "_dq" in one.name else 2

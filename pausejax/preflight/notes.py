@@ -1,0 +1,68 @@
+"""Notes of a report on a model and its compiled program, one line each."""
+
+import re
+
+from pausejax.config import ModelConfig
+from pausejax.preflight.estimated_step import EstimatedStep
+
+_LANES = 128  # Of a TPU's vector and matrix units.
+_WINDOWED = re.compile(r"\bbody=%?[\w.\-]*windowed_dot_general")
+
+
+def tpu_notes(
+  config: ModelConfig, hlo_text: str, estimate: EstimatedStep | None
+) -> list[str]:
+  """Returns the notes on a program for TPUs; "" for one that was refused."""
+  lines = [_head_dim(config, estimate), _windowed(hlo_text, estimate)]
+  return [line for line in lines if line]
+
+
+def _head_dim(config: ModelConfig, estimate: EstimatedStep | None) -> str:
+  """Returns the note on head_dim, "" if it is a multiple of the lanes."""
+  size = config.head_dim
+  padded = -(-size // _LANES) * _LANES
+  if size == padded:
+    return ""
+  line = (
+    f"model.head_dim={size} is padded to {padded} in TPU kernels: "
+    f"{1 - size / padded:.0%} of the attention's arithmetic and of its arrays"
+  )
+  heads, kv_heads = (
+    n * size / padded for n in (config.num_heads, config.num_kv_heads)
+  )
+  if heads % 1 or kv_heads % 1:
+    return line
+  words = f"--config.model.head_dim={padded} --config.model.num_heads={heads:g}"
+  if config.num_kv_heads != config.num_heads:
+    words += f" --config.model.num_kv_heads={kv_heads:g}"
+  line += f". The same parameters without padding: {words}"
+  if estimate is None or not estimate.times.attention_seconds:
+    return line
+  now, share = estimate.times, size / padded
+  saved = (1 - share) * now.attention_seconds
+  return (
+    f"{line}; attention kernels {1e3 * share * now.attention_seconds:,.1f} ms "
+    f"in place of {1e3 * now.attention_seconds:,.1f}, the step "
+    f"{1e3 * (now.computing_seconds - saved):,.1f} in place of "
+    f"{1e3 * now.computing_seconds:,.1f} or less (it is another model: compare "
+    "its loss)"
+  )
+
+
+def _windowed(hlo_text: str, estimate: EstimatedStep | None) -> str:
+  """Returns the note on windowed einsum loops, "" if there are none."""
+  count = len(_WINDOWED.findall(hlo_text))
+  if not count:
+    return ""
+  line = (
+    f"{count} windowed einsum loops: products that gather their weights piece "
+    "by piece"
+  )
+  if estimate is not None:
+    seconds = estimate.times.windowed_seconds
+    share = seconds / estimate.times.computing_seconds
+    line += f", {1e3 * seconds:,.2f} ms ({share:.0%} of the computation)"
+  return (
+    f"{line}; libtpu's option xla_jf_spmd_threshold_for_windowed_einsum_mib, "
+    "raised, gathers them at once"
+  )
