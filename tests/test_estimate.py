@@ -238,8 +238,11 @@ def test_what_has_no_estimate_is_counted_by_its_bytes():
   assert "sort 2, u 1" in report(found)
 
 
-def kernel(name, q="bf16[2,12,2048,64]", k="bf16[2,4,2048,64]", fused="false"):
+def kernel(name, fused="false", *, swapped=False):
   """Returns the lines of a splash kernel, as JAX writes them."""
+  last = "64,2048" if swapped else "2048,64"
+  q, k = f"bf16[2,12,{last}]", f"bf16[2,4,{last}]"
+  layout = f'\\"q_layout\\": {1 + swapped}, \\"k_layout\\": {1 + swapped}'
   return [
     "%m = s8[1,4,4]{2,1,0} parameter(1)",
     f"%q = {q}{{3,2,1,0}} parameter(2)",
@@ -248,7 +251,7 @@ def kernel(name, q="bf16[2,12,2048,64]", k="bf16[2,4,2048,64]", fused="false"):
     f"%splash_mha_{name}.1 = ({q}{{3,2,1,0}}, f32[2,12,2048,128]{{3,2,1,0}}) "
     'custom-call(%m, %q, %k, %k, %stat), custom_call_target="tpu_custom_call", '
     'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{'
-    f'\\"use_fused_bwd_kernel\\": {fused}}}"\n'
+    f'\\"use_fused_bwd_kernel\\": {fused}, {layout}}}"\n'
     '}}, metadata={op_name="jit(step)/transpose(jvp())/pallas_call"}, '
     'backend_config={"custom_call_config":{"body":"TUzv"}}',
   ]
@@ -281,6 +284,13 @@ def test_an_attention_kernel_is_modelled_from_its_shapes(name, fused, products):
   assert wide.attention_seconds == pytest.approx(
     2 * flops / (KERNEL_EFFICIENCY * v6e.peak_flops)
   )
+
+
+def test_a_kernel_may_have_the_tokens_last():
+  plain, swapped = (
+    priced(program(kernel("fwd_segmented", swapped=s))) for s in (False, True)
+  )
+  assert plain.attention_seconds == swapped.attention_seconds > 0
 
 
 def test_a_kernel_that_is_not_attention_has_no_estimate():

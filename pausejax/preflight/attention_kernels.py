@@ -47,13 +47,24 @@ def attention_seconds(
   ]
   if len(shapes) < 2 or min(map(len, shapes[:2])) < 3:
     return None
-  (*rows_BNT, size_H), k_BKSH = shapes[:2]
+  (*batch_BN, num_T, size_H), (*_, num_S, _) = (
+    _head_dim_last(shape, one, name)
+    for name, shape in zip("qk", shapes, strict=False)
+  )
   assert chip.cost_model is not None
   unit = chip.cost_model.matrix_unit
   padded = -(-size_H // unit) * unit
-  flops_per_product = 2 * math.prod(rows_BNT) * k_BKSH[-2] * padded
+  flops_per_product = 2 * math.prod(batch_BN) * num_T * num_S * padded
   flops = products * share_of_keys * flops_per_product
   return flops / (KERNEL_EFFICIENCY * chip.peak_flops)
+
+
+def _head_dim_last(
+  shape: tuple[int, ...], one: hlo.Instruction, name: str
+) -> tuple[int, ...]:
+  """Returns the shape of "q" or "k" as [B, N, T, H]; some kernels swap T, H."""
+  is_swapped = rf"{name}_layout\": 2" in one.rest
+  return (*shape[:-2], *shape[:-3:-1]) if is_swapped else shape
 
 
 def _num_products(one: hlo.Instruction) -> int:
