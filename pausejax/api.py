@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,13 +65,14 @@ def train(
   workdir = arguments.path("workdir", workdir)
   init_from = arguments.path("init_from", init_from)
   inputs.inherit(tree, init_from=init_from, workdir=workdir, is_saved=False)
+  started = time.time()
   with _stop_flag() as stop:
     start = inputs.check_inputs(tree, workdir)
     accelerators.require_used()
     from pausejax.programs import train_setup
     from pausejax.training import loop
 
-    with train_setup.open_run(start, stop) as run:
+    with train_setup.open_run(start, stop, started) as run:
       if run is not None:
         loop.train_loop(run)
   return read_metrics(start.workdir)

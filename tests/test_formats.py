@@ -97,11 +97,11 @@ def test_meta_of_an_older_version_is_read_under_new_names(format):
 def test_the_history_of_settings_survives_a_rename(tmp_path):
   path = tmp_path / run_folder.HISTORY
   path.write_text(json.dumps({"step": 0, "config": old_config()}) + "\n")
-  run_folder.History(tmp_path).add(5, default().to_dict())
+  run_folder.History(tmp_path).add(5, default().to_dict(), 0.0)
   assert len(path.read_text().splitlines()) == 1  # The same settings.
-  run_folder.History(tmp_path).add(5, {**plain(default()), "seed": 1})
+  run_folder.History(tmp_path).add(5, {**plain(default()), "seed": 1}, 0.0)
   assert len(path.read_text().splitlines()) == 2
-  run_folder.History(tmp_path).add(7, {**plain(default()), "seed": 1})
+  run_folder.History(tmp_path).add(7, {**plain(default()), "seed": 1}, 0.0)
   assert len(path.read_text().splitlines()) == 2
 
 

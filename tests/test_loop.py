@@ -1,6 +1,8 @@
 """The loop with everything around it made up: when it measures, saves, ends."""
 
 import inspect
+import pathlib
+import time
 import types
 
 import jax
@@ -11,7 +13,9 @@ from pausejax import errors
 from pausejax.config import default, train_config
 from pausejax.programs import train
 from pausejax.runtime.agreement import Agreement
-from pausejax.training import held_out, loop, meter, saver
+from pausejax.runtime.compilation import CompileWatch
+from pausejax.runtime.goodput import Goodput
+from pausejax.training import held_out, loop, meter, profiling, saver
 from tests.test_sharding import one_device_mesh
 
 
@@ -60,6 +64,7 @@ class Run:
     mesh = one_device_mesh()
     with jax.set_mesh(mesh):
       agreement = Agreement(self._flag)
+    goodput = Goodput(time.time(), CompileWatch())
     run = loop.Run(
       config=config,
       train_step=self._train_step,
@@ -82,6 +87,7 @@ class Run:
         batches=Batches(),
         meta={},
         optim=config.optim,
+        goodput=goodput,
       ),
       meter=types.SimpleNamespace(
         counters=self.counters,
@@ -90,6 +96,9 @@ class Run:
         restart_clock=lambda: None,
       ),
       stop=agreement,
+      goodput=goodput,
+      profiler=profiling.Profiler(pathlib.Path(), config.profile),
+      cache="",
     )
     with jax.set_mesh(mesh):
       loop.train_loop(run)
@@ -221,7 +230,9 @@ def test_the_meter_counts_skipped_steps_in_a_row():
     trims=False,
     unigram_entropy=None,
     flops_per_token=1.0,
+    full_flops_per_token=1.5,
     peak_flops=None,
+    goodput=Goodput(time.time(), CompileWatch()),
   )
   found = []
   for step, skipped in enumerate([0, 1, 1, 0, 1], start=1):

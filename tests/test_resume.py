@@ -152,7 +152,7 @@ def test_skipped_steps_are_counted_at_the_end():
 def test_settings_are_never_overwritten(tmp_path):
   first, second = saved(), changed("optim.learning_rate", 1.0)
   for step, config in ((0, first), (4, first), (6, second), (8, first)):
-    run_folder.History(tmp_path).add(step, config)
+    run_folder.History(tmp_path).add(step, config, 0.0)
   lines = (tmp_path / run_folder.HISTORY).read_text().splitlines()
   found = [json.loads(line) for line in lines]
   assert [x["step"] for x in found] == [0, 6, 8]
@@ -165,8 +165,8 @@ def test_a_damaged_history_can_be_appended_to(tmp_path):
   path = tmp_path / run_folder.HISTORY
   path.write_bytes(b'{"step": 0, "con\xff')
   history = run_folder.History(tmp_path)
-  history.begin(saved())
-  history.add(3, changed("log.every", 10))
+  history.begin(saved(), 0.0)
+  history.add(3, changed("log.every", 10), 0.0)
   damaged, *lines = path.read_bytes().split(b"\n")[:-1]
   assert damaged == b'{"step": 0, "con\xff'
   assert [json.loads(line)["step"] for line in lines] == [0, 3]

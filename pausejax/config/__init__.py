@@ -14,11 +14,14 @@ from pausejax.config.fields import (
 )
 from pausejax.config.loader import load_config
 from pausejax.config.model import SIZES, VOCAB_MULTIPLE, ModelConfig
-from pausejax.config.training import (
-  PARAMETER_AXES,
+from pausejax.config.outputs import (
   CheckpointConfig,
   EvalConfig,
   LogConfig,
+  ProfileConfig,
+)
+from pausejax.config.training import (
+  PARAMETER_AXES,
   LossConfig,
   MeshConfig,
   OptimConfig,
@@ -42,6 +45,7 @@ __all__ = [
   "MeshConfig",
   "ModelConfig",
   "OptimConfig",
+  "ProfileConfig",
   "TrainConfig",
   "architecture_fields",
   "check_fields",

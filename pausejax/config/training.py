@@ -10,6 +10,12 @@ from pausejax.config.batch_sizes import BatchSizes, batch_sizes
 from pausejax.config.data import DataConfig, FinetuneConfig
 from pausejax.config.fields import ConfigGroup, Follows, field, group
 from pausejax.config.model import ModelConfig
+from pausejax.config.outputs import (
+  CheckpointConfig,
+  EvalConfig,
+  LogConfig,
+  ProfileConfig,
+)
 
 # Logical axes of parameters, see `sharding.py`.
 PARAMETER_AXES = (
@@ -195,122 +201,6 @@ class MeshConfig(ConfigGroup):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig(ConfigGroup):
-  """When to save, and which steps to keep."""
-
-  GROUP: ClassVar[str] = "checkpoint"
-
-  every: int = field(
-    1000, "Steps between checkpoints.", minimum=1, may_change=True
-  )
-  keep: int = field(
-    3, "Newest checkpoints to keep.", minimum=1, may_change=True
-  )
-  keep_period: int = field(
-    0,
-    "Also keep steps that are multiples of this; 0: none.",
-    minimum=0,
-    may_change=True,
-  )
-  keep_best: int = field(
-    0,
-    "Finetuning: best checkpoints to keep, by the task's primary metric.",
-    minimum=0,
-    may_change=True,
-  )
-  export_every: int = field(
-    0,
-    "Steps between exports to transformers, each with its checkpoint, in "
-    "WORKDIR/exports/STEP; 0: none.",
-    minimum=0,
-    may_change=True,
-  )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig(ConfigGroup):
-  """When to evaluate held-out loss and answers, and on how many examples."""
-
-  GROUP: ClassVar[str] = "eval"
-
-  every: int = field(
-    1000,
-    "Steps between evaluations of the held-out loss; 0: only at the end.",
-    minimum=0,
-    may_change=True,
-  )
-  num_batches: int = field(
-    50,
-    "Batches of held-out text per evaluation; 0: all.",
-    minimum=0,
-    may_change=True,
-  )
-  num_examples: int = field(
-    0,
-    "Finetuning: held-out examples to answer per evaluation; 0: none.",
-    minimum=0,
-    may_change=True,
-  )
-  batch_size: int = field(
-    32, "Examples per batch of answers.", minimum=1, may_change=True
-  )
-  average: bool = field(
-    False,
-    "Evaluate, sample and export the average of the parameters "
-    "(optim.ema_decay) in place of the parameters.",
-    may_change=True,
-  )
-  sample_prompts: tuple[str, ...] = field(
-    (),
-    "Texts that the model continues at each evaluation, written to "
-    "samples.jsonl; on the command line separated by commas, or a JSON list.",
-    may_change=True,
-  )
-  sample_pauses: int = field(
-    0, "Pauses after each of them.", minimum=0, may_change=True
-  )
-  sample_tokens: int = field(
-    32, "Largest number of tokens to continue with.", minimum=1, may_change=True
-  )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LogConfig(ConfigGroup):
-  """Where metrics and samples go besides the workdir, and how often."""
-
-  GROUP: ClassVar[str] = "log"
-
-  every: int = field(
-    1, "Steps between lines of metrics.jsonl.", minimum=1, may_change=True
-  )
-  tensorboard: bool = field(
-    False,
-    "Also write TensorBoard events (extra: tensorboard).",
-    may_change=True,
-  )
-  wandb: bool = field(
-    False,
-    "Also send them to Weights & Biases (extra: wandb); WANDB_MODE=offline "
-    "keeps them in the workdir.",
-    may_change=True,
-  )
-  wandb_project: str = field(
-    "", "Its project (WANDB_PROJECT, else pausejax).", may_change=True
-  )
-  wandb_name: str = field(
-    "",
-    "Name of the run there (WANDB_NAME, else the workdir's).",
-    may_change=True,
-  )
-  wandb_group: str = field(
-    "", "Group of the run there (WANDB_RUN_GROUP, else none).", may_change=True
-  )
-  wandb_tags: tuple[str, ...] = field(
-    (), "Tags of the run there.", may_change=True
-  )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(ConfigGroup):
   """Everything `pausejax train` needs.
 
@@ -368,6 +258,13 @@ class TrainConfig(ConfigGroup):
     "Python module that registers tasks of your own (docs/own_task.md).",
     may_change=True,
   )
+  compilation_cache: str = field(
+    "auto",
+    "Folder of compiled programs, so that a restart does not compile again; "
+    "auto: WORKDIR/compilation_cache, none: no cache (docs/tuning.md).",
+    local_path=True,
+    may_change=True,
+  )
   data: DataConfig
   finetune: FinetuneConfig
   model: Mapping[str, Any] = group(ModelConfig)
@@ -377,6 +274,7 @@ class TrainConfig(ConfigGroup):
   checkpoint: CheckpointConfig
   eval: EvalConfig
   log: LogConfig
+  profile: ProfileConfig
 
   def __post_init__(self):
     super().__post_init__()

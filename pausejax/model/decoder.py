@@ -211,6 +211,7 @@ class Block(nnx.Module):
       y_BTD = self.mlp_norm(x_BTD)
     return x_BTD + mixed_BTD + self._feed_forward(y_BTD), cache
 
+  @jax.named_scope("attention")
   def _attend(self, y_BTD, layer, positions_BT, attend, cache, offset):
     c = self.config
     q, k, v = self.query(y_BTD), self.key(y_BTD), self.value(y_BTD)
@@ -240,6 +241,7 @@ class Block(nnx.Module):
     mixed = self.mix(attend(q, k, v, window=_window(c, layer)))
     return checkpoint_name(mixed, "mixed"), cache
 
+  @jax.named_scope("feed_forward")
   def _feed_forward(self, y_BTD: jax.Array) -> jax.Array:
     activation = _ACTIVATIONS[self.config.mlp]
     expanded = checkpoint_name(self.expand(y_BTD), "expanded")
@@ -333,6 +335,7 @@ class Decoder(nnx.Module):
     )
     return self.final_norm(x_BTD)
 
+  @jax.named_scope("embed")
   def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
     """Returns the input vectors [B, T, D] of the first block."""
     c = self.config

@@ -30,7 +30,7 @@ from typing import IO
 from pausejax import commandline, errors, files, locks
 from pausejax.evaluation import results
 from pausejax.programs import check_study
-from pausejax.runtime import accelerators, children, signals
+from pausejax.runtime import accelerators, children, compilation, signals
 from pausejax.study import plan as plans
 from pausejax.study import render, table
 from pausejax.study.config import StudyConfig
@@ -223,12 +223,7 @@ class Runner:
     self, words: Sequence[str], log: pathlib.Path, lock: IO[str]
   ) -> int:
     """Runs one `pausejax` command; forwards a signal to stop to it."""
-    cache = self._plan.workdir / "compilation_cache"
-    environment = {
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-      **os.environ,
-    }
+    environment = compilation.cache_variables(self._plan.workdir) | os.environ
     with log.open("a", encoding="utf-8") as output:
       print("$ pausejax", *words, file=output, flush=True)
       process = children.start_command(

@@ -18,6 +18,7 @@ a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say so
 """
 
 import argparse
+import time
 from typing import Any
 
 from pausejax import commandline
@@ -27,6 +28,7 @@ from pausejax.training import inputs, resume
 
 def main(argv: list[str]) -> int:
   """Checks the command line, then the devices; then trains."""
+  started = time.time()
   stop = signals.StopFlag(interrupt=True)
   options, tree = parser().parse(argv, _inherit)
   start = inputs.check_inputs(tree, options.workdir)
@@ -35,10 +37,11 @@ def main(argv: list[str]) -> int:
   from pausejax.programs import train_setup
   from pausejax.training import loop
 
-  with train_setup.open_run(start, stop) as run:
+  with train_setup.open_run(start, stop, started) as run:
     if run is None:  # No step is left.
       return 0
     final = loop.train_loop(run)
+  print(*run.meter.summary(), sep="\n")
   print(resume.ending(start.config, final, start.checkpoints))
   return run.stop.exit_code
 

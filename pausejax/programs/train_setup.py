@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -14,6 +15,7 @@ from pausejax.data.pipeline import RunData
 from pausejax.evaluation import held_out_answers, samples
 from pausejax.runtime import (
   accelerators,
+  compilation,
   distributed,
   flops,
   metric_writer,
@@ -21,10 +23,18 @@ from pausejax.runtime import (
   tables,
 )
 from pausejax.runtime.agreement import Agreement
+from pausejax.runtime.goodput import Goodput
 from pausejax.runtime.progress import ProgressBar
 from pausejax.runtime.signals import StopFlag, Stopped
 from pausejax.train_state import TrainState
-from pausejax.training import description, initial, parts, resume, step
+from pausejax.training import (
+  description,
+  initial,
+  parts,
+  profiling,
+  resume,
+  step,
+)
 from pausejax.training.exports import Exports, check_exports
 from pausejax.training.held_out import HeldOut
 from pausejax.training.inputs import Inputs
@@ -35,7 +45,9 @@ from pausejax.training.saver import Saver
 
 
 @contextlib.contextmanager
-def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
+def open_run(
+  inputs: Inputs, stop: StopFlag, started: float
+) -> Iterator[Run | None]:
   """Yields the run, its newest checkpoint restored; None if no step is left.
 
   Until the context ends, the workdir is locked and the mesh is in scope.
@@ -43,20 +55,31 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
   Args:
     inputs: the inputs of the run.
     stop: the flag that signals set.
+    started: time.time() when the program started.
 
   Raises:
     UserError: devices, data or checkpoint do not match the config.
   """
-  with jax.set_mesh(sharding.make_mesh(inputs.config.mesh)):
+  with (
+    jax.set_mesh(sharding.make_mesh(inputs.config.mesh)),
+    compilation.CompileWatch() as compiled,
+  ):
+    goodput = Goodput(started, compiled)
     made = parts.make_parts(inputs.config, inputs.tokenizer.vocab_size)
     check_exports(inputs)
-    with run_folder.hold_workdir(inputs.workdir):
+    with (
+      run_folder.hold_workdir(inputs.workdir),
+      compilation.use_cache(
+        inputs.config.compilation_cache, inputs.workdir
+      ) as cache,
+    ):
       if distributed.process_index() == 0 and inputs.own is not None:
         inputs.require_resumable(inputs.own)
       store = _open_store(inputs, made)
       data = _open_data(inputs, made)
       agreement = Agreement(stop)
-      restored = store.restore(made.abstract) or _continued(inputs, made)
+      with goodput.measure("restoring"):
+        restored = store.restore(made.abstract) or _continued(inputs, made)
       _resume(inputs, data, restored)
       exports = _exports(inputs, data, restored)
       if restored and _is_over(inputs, restored, exports):
@@ -69,19 +92,30 @@ def open_run(inputs: Inputs, stop: StopFlag) -> Iterator[Run | None]:
       )
       held_out = _held_out(inputs, data)
       store.prepare(made.abstract)
-      _keep_inputs(inputs, restored)
+      _keep_inputs(inputs, restored, started)
       _describe(inputs, data, state, restored)
-      with _meter(inputs, data, made, restored, agreement) as meter:
+      profiler = profiling.Profiler(inputs.workdir, inputs.config.profile)
+      with (
+        _meter(inputs, data, made, restored, agreement, goodput) as meter,
+        profiler,
+      ):
+        if note := profiler.note(
+          int(state.step), resume.last_step(inputs.config)
+        ):
+          print(note)
         try:
           yield Run(
             config=inputs.config,
-            train_step=made.train_step,
+            train_step=_train_step(inputs, made),
             state=state,
             evaluation_due=_is_evaluation_due(restored),
             batches=data.batches,
             held_out=held_out,
-            saver=_saver(inputs, store, data, restored),
+            saver=_saver(inputs, store, data, restored, goodput),
             meter=meter,
+            goodput=goodput,
+            profiler=profiler,
+            cache=cache,
             stop=agreement,
             exports=exports,
           )
@@ -172,18 +206,28 @@ def _is_over(
   return True
 
 
+def _train_step(inputs: Inputs, made: Parts) -> Callable[..., Any]:
+  """Returns the train step, which writes its programs on request."""
+  if not inputs.config.profile.hlo:
+    return made.train_step
+  return profiling.with_hlo(made.train_step, inputs.workdir)
+
+
 def _is_evaluation_due(restored: Restored | None) -> bool:
   return restored is not None and restored.meta.get("owed", False)
 
 
-def _keep_inputs(inputs: Inputs, restored: Restored | None) -> None:
+def _keep_inputs(
+  inputs: Inputs, restored: Restored | None, started: float
+) -> None:
   """Writes the config, its history and the tokenizer into the workdir."""
   if distributed.process_index() > 0:
     return
   history = run_folder.History(inputs.workdir)
   if restored is not None:
-    history.begin(restored.meta["config"])
-  history.add(int(restored.state.step) if restored else 0, inputs.values)
+    history.begin(restored.meta["config"], started)
+  step = int(restored.state.step) if restored else 0
+  history.add(step, inputs.values, started)
   run_folder.keep_inputs(
     inputs.workdir, inputs.config.data.tokenizer, inputs.values
   )
@@ -217,18 +261,25 @@ def _meter(
   made: Parts,
   restored: Restored | None,
   stop: Agreement,
+  goodput: Goodput,
 ) -> Iterator[Meter]:
   """Yields the meter of the run, on its metrics file and progress bar."""
   config = inputs.config
   start = int(restored.state.step) if restored else 0
+  history = run_folder.History(inputs.workdir)
+  is_own = restored and not inputs.initial  # Of this workdir.
+  goodput.resume(
+    history.first_start(), restored.meta.get("time") if is_own else None
+  )
   writer = metric_writer.open_writer(
     inputs.workdir,
     start,
     config.log,
     inputs.values,
     evaluation_due=_is_evaluation_due(restored),
-    every=run_folder.History(inputs.workdir).largest_interval(),
+    every=history.largest_interval(),
   )
+  goodput.lost_steps = writer.num_lost_steps(goodput.lost_steps)
   for line in writer.notes():
     print(line)
   exit_code = 1
@@ -242,7 +293,11 @@ def _meter(
         trims=config.data.pauses.displaces_text and not data.held_out,
         unigram_entropy=data.unigram_entropy,
         flops_per_token=flops.per_token(made.model, config.data.seq_len),
+        full_flops_per_token=flops.per_token(
+          made.model, config.data.seq_len, full_attention=True
+        ),
         peak_flops=flops.peak(),
+        goodput=goodput,
       )
     writer.close()
     exit_code = stop.exit_code
@@ -274,6 +329,7 @@ def _saver(
   store: Store,
   data: RunData,
   restored: Restored | None,
+  goodput: Goodput,
 ) -> Saver:
   """Returns the saver of the run."""
   return Saver(
@@ -281,4 +337,5 @@ def _saver(
     batches=data.batches,
     meta=description.run_meta(inputs, data.batches.fingerprint(), restored),
     optim=inputs.config.optim,
+    goodput=goodput,
   )

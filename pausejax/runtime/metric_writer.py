@@ -28,6 +28,10 @@ class Silent:
     """Returns an empty list."""
     return []
 
+  def num_lost_steps(self, before: int) -> int:
+    """Returns `before`."""
+    return before
+
   def write(self, step: int, metrics: Mapping[str, Number]) -> None:
     """Does nothing."""
 
@@ -121,6 +125,7 @@ class MetricWriter:
       path = workdir / name
       return StepLines(path, parse, is_again, starts_over=step == 0)
 
+    self._step = step
     self._lines = lines(METRICS, metric_rows.parse_row)
     self._open_samples = lambda: lines(SAMPLES, metric_rows.parse_sample)
     there = (workdir / SAMPLES).exists()
@@ -135,6 +140,18 @@ class MetricWriter:
     """Returns the rows of both files that the run writes again."""
     samples = self._samples.dropped if self._samples else []
     return self._lines.dropped + samples
+
+  def num_lost_steps(self, before: int) -> int:
+    """Returns the number of steps that were computed and run again.
+
+    Args:
+      before: their number up to the checkpoint that the run resumes from.
+    """
+    rows = [row for row in self._lines.dropped if "loss" in row]
+    if not rows:
+      return before
+    counted = max(int(row.get("lost_steps", 0)) for row in rows)
+    return max(counted, before) + max(r["step"] for r in rows) - self._step
 
   def notes(self) -> list[str]:
     """Returns at most one line per file: which rows it lacks, and why."""

@@ -3,7 +3,8 @@
 lock                  held while a run uses the folder
 config.json           the settings of the latest start
 config_history.jsonl  one line per change of the settings:
-                      {"step": last step before them, "config": all fields}
+                      {"step": last step before them, "time": when the run
+                      was started with them, "config": all fields}
 tokenizer.*           a copy of the tokenizer's file
 tokenizer_config.json a copy of the settings beside it, if there are any
 """
@@ -80,22 +81,37 @@ class History:
     self._content = self._path.read_bytes() if self._path.exists() else b""
     self._entries = list(filter(None, map(_entry, self._content.split(b"\n"))))
 
-  def begin(self, config: Mapping[str, Any]) -> None:
+  def begin(self, config: Mapping[str, Any], started: float) -> None:
     """Adds the first settings if the run has no history yet."""
     if not self._entries:
-      self.add(0, config)
+      self.add(0, config, started)
 
-  def add(self, step: int, config: Mapping[str, Any]) -> None:
-    """Adds the settings used after `step` if they differ from the last ones."""
+  def add(self, step: int, config: Mapping[str, Any], started: float) -> None:
+    """Adds the settings used after `step` if they differ from the last ones.
+
+    Args:
+      step: the last step before them.
+      config: all fields.
+      started: time.time() when the program started.
+    """
     config = json.loads(json.dumps(config))
     if self._entries and self._entries[-1]["config"] == config:
       return
     self._entries.append({"step": step, "config": config})
-    entry = {"step": step, "config": saved.config_to_json(config)}
+    entry = {
+      "step": step,
+      "time": started,
+      "config": saved.config_to_json(config),
+    }
     if self._content and not self._content.endswith(b"\n"):
       self._content += b"\n"
     self._content += json.dumps(entry).encode() + b"\n"
     files.write(self._path, self._content)
+
+  def first_start(self) -> float | None:
+    """Returns time.time() of the run's first start; None if not recorded."""
+    first = self._entries[0].get("time") if self._entries else None
+    return first if isinstance(first, int | float) else None
 
   def largest_interval(self) -> int:
     """Returns the largest number of steps between two rows of metrics.jsonl."""

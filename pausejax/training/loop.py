@@ -13,10 +13,13 @@ from pausejax import sharding
 from pausejax.config import TrainConfig
 from pausejax.model.decoder import Decoder
 from pausejax.runtime.agreement import Agreement
+from pausejax.runtime.goodput import Goodput
 from pausejax.train_state import TrainState
+from pausejax.training import resume
 from pausejax.training.exports import Exports
 from pausejax.training.held_out import HeldOut
 from pausejax.training.meter import Meter
+from pausejax.training.profiling import Profiler
 from pausejax.training.saver import Saver
 
 
@@ -33,6 +36,9 @@ class Run:
     held_out: evaluates a model.
     saver: writes checkpoints.
     meter: writes metrics.
+    goodput: adds up where the time goes.
+    profiler: traces steps.
+    cache: the folder of compiled programs, "" if there is none.
     stop: whether all processes have agreed to stop.
     exports: writes exports; None: there are none.
   """
@@ -45,6 +51,9 @@ class Run:
   held_out: HeldOut
   saver: Saver
   meter: Meter
+  goodput: Goodput
+  profiler: Profiler
+  cache: str
   stop: Agreement
   exports: Exports | None = None
 
@@ -56,20 +65,21 @@ def train_loop(run: Run) -> TrainState:
     Diverged: the parameters are not finite, or too many consecutive steps.
   """
   c, state, pending = run.config, run.state, None
-  start, end = int(state.step), min(c.num_steps, c.stop_at_step or c.num_steps)
+  start, end = int(state.step), resume.last_step(c)
   run.saver.require_finite_steps(start, run.meter.counters)
+  run.goodput.begin_steps()
   if run.exports and run.exports.is_missing(start):
     run.exports.write(_evaluated(run, state), start, {})
   if run.evaluation_due and _evaluate(run, state) is None:
     end = start
   for step in range(start + 1, end + 1):
-    began = time.perf_counter()
-    batch = next(run.batches)
-    data_wait = time.perf_counter() - began
-    batch = sharding.put_batch(batch)
-    state, metrics = run.train_step(state, batch)
+    with run.profiler.step(step, state):
+      batch, data_wait = _next_batch(run)
+      state, metrics = run.train_step(state, batch)
+    run.profiler.end_step(step, state)
     if step == start + 1:  # The step is compiled: from now on a signal saves.
       run.stop.flag.defer()
+      print(run.goodput.compilation(run.cache), flush=True)
     if pending is not None:
       _record(run, *pending)
     pending = (step, metrics, data_wait)
@@ -88,17 +98,39 @@ def train_loop(run: Run) -> TrainState:
       answers = _evaluate(run, state)
     leaves = leaves or answers is None
     if saves or leaves:
-      if exports:
-        exports.discard(step)
-      run.saver.save(state, run.meter.counters, answers)
-      # A run that stops leaves the export to the one that resumes.
-      if exports and not stops and answers is not None:
-        exports.write(_evaluated(run, state), step, answers)
-      run.meter.restart_clock()
+      _save(run, state, answers, exports, stops)
     if leaves:
       break
-  run.saver.close()
+  with run.goodput.measure("saving"):
+    run.saver.close()
   return state
+
+
+def _next_batch(run: Run) -> tuple[Any, float]:
+  """Returns a batch on the devices, and the seconds that it took to come."""
+  began = time.perf_counter()
+  batch = next(run.batches)
+  data_wait = time.perf_counter() - began
+  return sharding.put_batch(batch), data_wait
+
+
+def _save(
+  run: Run,
+  state: TrainState,
+  answers: dict[str, float] | None,
+  exports: Exports | None,
+  stops: bool,
+) -> None:
+  """Writes a checkpoint, and an export if one is due."""
+  step = int(state.step)
+  with run.goodput.measure("saving"):
+    if exports:
+      exports.discard(step)
+    run.saver.save(state, run.meter.counters, answers)
+    # A run that stops leaves the export to the one that resumes.
+    if exports and not stops and answers is not None:
+      exports.write(_evaluated(run, state), step, answers)
+  run.meter.restart_clock()
 
 
 def _record(run: Run, step: int, metrics: dict, data_wait: float) -> None:
@@ -115,7 +147,8 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, float] | None:
       raise _Interrupted
 
   try:
-    evaluation = run.held_out.evaluate(_evaluated(run, state), check)
+    with run.goodput.measure("evaluating"):
+      evaluation = run.held_out.evaluate(_evaluated(run, state), check)
   except _Interrupted:
     return None
   run.meter.record_evaluation(int(state.step), evaluation)

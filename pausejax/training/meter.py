@@ -9,6 +9,8 @@ from typing import Any
 import jax
 
 from pausejax.runtime import tables
+from pausejax.runtime.device_memory import memory_row
+from pausejax.runtime.goodput import Goodput
 from pausejax.runtime.metric_writer import MetricWriter, Silent
 from pausejax.runtime.progress import ProgressBar
 from pausejax.training.held_out import Evaluation, Sums
@@ -44,7 +46,9 @@ class Meter:
     trims: bool,
     unigram_entropy: float | None,
     flops_per_token: float,
+    full_flops_per_token: float,
     peak_flops: float | None,
+    goodput: Goodput,
   ):
     """Makes a meter that continues from `counters`.
 
@@ -57,7 +61,9 @@ class Meter:
       unigram_entropy: entropy of the held-out text in nats, printed with its
         loss; None prints nothing.
       flops_per_token: FLOPs of a training step per token.
+      full_flops_per_token: the same with the whole square of the attention.
       peak_flops: peak FLOP/s of all devices together, if known.
+      goodput: adds up the time of the steps.
     """
     self._writer = writer
     self._progress = progress
@@ -66,7 +72,11 @@ class Meter:
     self._trims = trims
     self._unigram_entropy = unigram_entropy
     self._flops_per_token = flops_per_token
+    self._full_flops_per_token = full_flops_per_token
     self._peak_flops = peak_flops
+    self._goodput = goodput
+    self._num_steps = -1  # The first one, which is compiled, is not timed.
+    self._seconds = self._num_tokens = 0.0
     self.restart_clock()
 
   def restart_clock(self) -> None:
@@ -86,6 +96,11 @@ class Meter:
     m = {k: float(v) for k, v in jax.device_get(metrics).items()}
     now = time.perf_counter()
     seconds, self._last = now - self._last, now
+    self._goodput.add_step(seconds, data_wait)
+    self._num_steps += 1
+    if self._num_steps:
+      self._seconds += seconds
+      self._num_tokens += m["num_real"]
     counters = self.counters
     counters.total_tokens += int(m["num_real"])
     counters.real_tokens += int(m["num_real"] - m["num_pauses"])
@@ -113,9 +128,35 @@ class Meter:
       "tokens_per_second": speed,
       "model_flops_per_second": speed * self._flops_per_token,
     }
-    if self._peak_flops:
-      row["mfu"] = row["model_flops_per_second"] / self._peak_flops
+    row |= {**self._mfu(speed), **memory_row(), **self._goodput.row()}
     self._writer.write(step, row)
+
+  def _mfu(self, tokens_per_second: float) -> dict[str, float]:
+    """Returns the utilization in both conventions; empty if not known."""
+    if not self._peak_flops:
+      return {}
+    part = tokens_per_second / self._peak_flops
+    return {
+      "mfu": part * self._flops_per_token,
+      "mfu_full_attention": part * self._full_flops_per_token,
+    }
+
+  def summary(self) -> list[str]:
+    """Returns lines on the speed and the goodput of the run."""
+    lines = [self._goodput.line()]
+    if self._seconds:
+      speed = self._num_tokens / self._seconds
+      line = (
+        f"{speed:,.0f} tokens/s on average over {self._num_steps:,} steps "
+        "without the first"
+      )
+      if mfu := self._mfu(speed):
+        line += (
+          f", MFU {mfu['mfu']:.1%} ({mfu['mfu_full_attention']:.1%} counting "
+          "the whole square of the attention)"
+        )
+      lines.insert(0, line)
+    return lines
 
   def record_evaluation(self, step: int, evaluation: Evaluation) -> None:
     """Writes and shows the held-out loss, answers and samples.
@@ -139,11 +180,14 @@ class Meter:
       row["num_targets_without_pauses"] = int(plain_sums["num_targets"])
       if plain_sums is not sums:
         line += f", {plain:.3f} without pauses"
-    self._writer.write(step, {f"eval_{k}": v for k, v in row.items()})
+    row = {f"eval_{k}": v for k, v in row.items()}
+    self._writer.write(step, row | self._goodput.seconds_by_kind())
     self._writer.write_samples(step, evaluation.samples)
     if self._unigram_entropy is not None:
       line += f" (unigram entropy {self._unigram_entropy:.3f})"
-    self._progress.print(f"{line}, over {row['num_targets']:,} text targets")
+    self._progress.print(
+      f"{line}, over {row['eval_num_targets']:,} text targets"
+    )
     if evaluation.answers:
       answers = "  ".join(
         f"{k} {tables.compact(v)}" for k, v in evaluation.answers.items()

@@ -163,9 +163,14 @@ def tokenizer_spec(run: saved_run.SavedRun) -> str:
   return named if is_same else run.tokenizer_spec
 
 
+def last_step(config: TrainConfig) -> int:
+  """Returns the step after which a start of the run ends."""
+  return min(config.num_steps, config.stop_at_step or config.num_steps)
+
+
 def is_over(config: TrainConfig, step: int) -> bool:
   """Returns whether no step remains after `step`."""
-  return step >= min(config.num_steps, config.stop_at_step or config.num_steps)
+  return step >= last_step(config)
 
 
 def nothing_to_do(config: TrainConfig, step: int, folder: pathlib.Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from pausejax import errors, train_state
 from pausejax.checkpoints.store import Store
 from pausejax.config import OptimConfig
+from pausejax.runtime.goodput import Goodput
 from pausejax.train_state import TrainState
 from pausejax.training.meter import Counters
 
@@ -26,12 +27,14 @@ class Saver:
     batches: the training batches, whose position is saved.
     meta: fields of every checkpoint's meta.json that describe the run.
     optim: the limit on skipped steps, and the learning rate for messages.
+    goodput: the time of the run so far.
   """
 
   store: Store
   batches: Any
   meta: dict[str, Any]
   optim: OptimConfig
+  goodput: Goodput
 
   def save(
     self,
@@ -61,6 +64,7 @@ class Saver:
       "counters": dataclasses.asdict(counters),
       "answers": answers or {},
       "owed": answers is None,
+      "time": self.goodput.state(),
     }
     self.store.save(
       state,

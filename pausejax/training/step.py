@@ -68,12 +68,13 @@ def train_step(
   mean_loss = sums["nll"] / count
   is_finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
 
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
-  model = optax.apply_updates(state.model, updates)
-  average = state.average
-  if average is not None:
-    count = state.step + 1 - state.num_skipped
-    average = updated_average(average, model, count, ema_decay)
+  with jax.named_scope("optimizer"):
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
+    model = optax.apply_updates(state.model, updates)
+    average = state.average
+    if average is not None:
+      count = state.step + 1 - state.num_skipped
+      average = updated_average(average, model, count, ema_decay)
   keep = lambda new, old: jnp.where(is_finite, new, old)
   new_state = TrainState(
     step=state.step + 1,
@@ -160,16 +161,17 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     read = jax.tree.map(lambda x: _rows_at(x, batch["counted"]), read)
   x_BKD, tokens_BK, targets_BK, mask_BK = read
   num_here = x_BKD.shape[1] // sharding.num_shards("sequence")
-  objective, nll_BK = losses.cross_entropy(
-    x_BKD,
-    model.head_DV(),
-    targets_BK,
-    mask_BK,
-    head_bias_V=model.head_bias_V(),
-    finish=functools.partial(decoder.finish_logits, config=model.config),
-    num_chunks=_num_chunks(num_here, x_BTD.shape[1] // loss.num_chunks),
-    z_loss=loss.z_loss,
-  )
+  with jax.named_scope("loss"):
+    objective, nll_BK = losses.cross_entropy(
+      x_BKD,
+      model.head_DV(),
+      targets_BK,
+      mask_BK,
+      head_bias_V=model.head_bias_V(),
+      finish=functools.partial(decoder.finish_logits, config=model.config),
+      num_chunks=_num_chunks(num_here, x_BTD.shape[1] // loss.num_chunks),
+      z_loss=loss.z_loss,
+    )
   after_pause_BK = mask_BK & (tokens_BK == pause_id)
   is_real_BT = batch["segment_ids"] > 0
   is_pause_BT = is_real_BT & (batch["targets"] == pause_id)
