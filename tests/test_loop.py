@@ -68,7 +68,7 @@ class Run:
     run = loop.Run(
       config=config,
       train_step=self._train_step,
-      state=types.SimpleNamespace(step=start, model=self._norm),
+      state=self._state(start),
       evaluation_due=evaluation_due,
       batches=Batches(),
       held_out=held_out.HeldOut(
@@ -124,7 +124,12 @@ class Run:
     step = state.step + 1
     if step == self._stop_in_step:
       self._flag.exit_code = 143
-    return types.SimpleNamespace(step=step, model=self._norm), {}
+    return self._state(step), {}
+
+  def _state(self, step):
+    return types.SimpleNamespace(
+      step=step, model=self._norm, parameters=lambda average: self._norm
+    )
 
   def _evaluate_batch(self, model, batch):
     self._batch += 1

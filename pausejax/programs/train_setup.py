@@ -267,10 +267,9 @@ def _meter(
   config = inputs.config
   start = int(restored.state.step) if restored else 0
   history = run_folder.History(inputs.workdir)
-  is_own = restored and not inputs.initial  # Of this workdir.
-  goodput.resume(
-    history.first_start(), restored.meta.get("time") if is_own else None
-  )
+  # A run that continues another one has a time of its own.
+  own = restored.meta if restored and not inputs.initial else {}
+  goodput.resume(history.first_start(), own.get("time"))
   writer = metric_writer.open_writer(
     inputs.workdir,
     start,
