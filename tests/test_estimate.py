@@ -205,6 +205,23 @@ def test_collectives_take_their_bytes_over_the_links():
   assert sum(priced(alone).collective_seconds.values()) == 0
 
 
+def test_what_slices_send_to_one_another_takes_the_data_center_network():
+  lines = [
+    "%s = (f32[4096,512]{1,0}, u32[], token[]) send(%x, %t), channel_id=3, "
+    "is_host_transfer=true",
+    "%d = token[] send-done(%s), channel_id=3, is_host_transfer=true",
+    "%v = (f32[4096,512]{1,0}, u32[], token[]) recv(%t), channel_id=4, "
+    "is_host_transfer=true",
+    "%w = (f32[4096,512]{1,0}, token[]) recv-done(%v), channel_id=4, "
+    "is_host_transfer=true",
+  ]
+  found = priced(program(lines), slices=[0, 0, 1, 1, 2, 2, 3, 3])
+  assert found.collective_seconds == pytest.approx(
+    {"send": 2 * 3 / 4 * 4 * 4096 * 512 / V5E.cost_model.dcn_bandwidth}
+  )
+  assert found.unpriced_seconds == 0
+
+
 def test_an_unknown_bandwidth_between_slices_is_reported():
   text = program([GATHER])
   found = estimate.estimate(
@@ -223,7 +240,8 @@ def test_what_has_no_estimate_is_counted_by_its_bytes():
     "%t = f32[4096]{0} parameter(1)",
     "%sort.3 = (f32[4096]{0}, f32[4096]{0}) sort(%t, %t)",
     "%sort.4 = (f32[4096]{0}, f32[4096]{0}) sort(%t, %t)",
-    '%u = f32[4096]{0} custom-call(%t), custom_call_target="Unheard"',
+    "%custom-call.7 = f32[4096]{0} custom-call(%t), "
+    'custom_call_target="Unheard"',
     '%v = f32[4096]{0} custom-call(%t), custom_call_target="AllocateBuffer"',
     "%one = f32[] add(%a, %b)",
     "%row = f32[8]{0} slice(%t), " + cycles(1),
@@ -231,11 +249,11 @@ def test_what_has_no_estimate_is_counted_by_its_bytes():
     "%rows = f32[16]{0} gather(%t, %row)",
   ]
   found = priced(program(lines))
-  assert found.num_unpriced == {"sort": 2, "u": 1, "d": 1, "rows": 1}
+  assert found.num_unpriced == {"sort": 2, "Unheard": 1, "d": 1, "rows": 1}
   # Of an update in place and of a gather, not the whole array.
   num_bytes = 4 * (4096 * (4 + 4 + 2) + 2 * 8 + 2 * 16)
   assert found.unpriced_seconds == pytest.approx(num_bytes / 819e9)
-  assert "sort 2, u 1" in report(found)
+  assert "sort 2, Unheard 1" in report(found)
 
 
 def kernel(name, fused="false", *, swapped=False):

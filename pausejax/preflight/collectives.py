@@ -8,7 +8,7 @@ counts of the loops around it. The parser reads the output of the CPU, GPU and
 TPU compilers of jax 0.10 to 0.12. The TPU compiler repeats one asynchronous
 collective in each fusion that it overlaps (all with one channel) and writes a
 reduce-scatter as a fusion around an all-reduce; each is counted once, under its
-own name.
+own name. Between slices of TPUs it writes a send to the host.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ KINDS = (
   "ragged-all-to-all",
   "collective-permute",
   "collective-broadcast",
+  "send",
 )
 
 
@@ -129,6 +130,8 @@ def _collective(
     types = [scope[name].type for name in one.operands]
   elif one.op.endswith("-start") and kind != "all-reduce":
     types = hlo.elements(one.type)[1:2]  # (input, output, ...).
+  elif kind == "send":
+    types = hlo.elements(one.type)[:1]  # (array, context, token).
   if computation.startswith("all-reduce-scatter"):
     kind = "reduce-scatter"
   return Collective(

@@ -33,7 +33,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"?([1-9]\d*)')
 _FREE = (
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "domain"),
   *("opt-barrier", "optimization-barrier", "add-dependency", "after-all"),
-  *("partition-id", "replica-id"),
+  *("partition-id", "replica-id", "recv"),
 )
 _FREE_TARGETS = (
   *("AllocateBuffer", "ConcatBitcast"),
@@ -48,7 +48,7 @@ class Operation:
   Attributes:
     kind: "product", "attention", "other", "unpriced" (no estimate: the time of
       its bytes) or "copy" (between memories, overlapped).
-    name: its name in the compiled program.
+    name: its name in the compiled program; of a custom call, what it calls.
     type: dtype, shape and layout of its result, as in HLO.
     where: pass, source line and function that it comes from, as far as known.
     count: number of times it runs in a step.
@@ -63,6 +63,11 @@ class Operation:
   count: int
   seconds: float
   loop: str
+
+  @property
+  def label(self) -> str:
+    """Its name without its number."""
+    return re.sub(r"[.\d]+$", "", self.name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,9 +183,7 @@ def estimate(
     other_seconds=seconds["other"],
     unpriced_seconds=seconds["unpriced"],
     num_unpriced=dict(
-      collections.Counter(
-        re.sub(r"[.\d]+$", "", o.name) for o in outside if o.kind == "unpriced"
-      )
+      collections.Counter(o.label for o in outside if o.kind == "unpriced")
     ),
     windowed_seconds=sum(
       o.seconds
@@ -309,7 +312,7 @@ class _Program:
   ) -> Operation:
     return Operation(
       kind=kind,
-      name=one.name,
+      name=_label(one),
       type=one.type,
       where=self._where(one),
       count=count,
@@ -330,6 +333,12 @@ class _Program:
       file = re.sub(r"^.*/(site-packages|pausejax)/", "", file)
       words[-1] += f", {file}:{line} {function.replace('.<locals>', '')}"
     return " ".join(filter(None, words))
+
+
+def _label(one: hlo.Instruction) -> str:
+  """Returns its name, or what a custom call with a mere number calls."""
+  target = one.attribute(TARGET) if "custom-call" in one.name else None
+  return target or one.name
 
 
 _PASSES = {

@@ -29,7 +29,7 @@ def _parts(times: Estimate) -> list[str]:
     for name, seconds, note in rows
   ]
   each = ", ".join(
-    f"{kind} {1e3 * seconds:.1f}"
+    f"{kind} {1e3 * seconds:.3g}"
     for kind, seconds in times.collective_seconds.items()
   )
   links = sum(times.collective_seconds.values())

@@ -15,6 +15,7 @@ _SENT: dict[str, Callable[[int], float]] = {
   "ragged-all-to-all": lambda n: (n - 1) / n,
   "collective-permute": lambda n: 1.0,
   "collective-broadcast": lambda n: 1.0,
+  "send": lambda n: 2 * (n - 1) / n,  # The slices reduce what they send.
 }
 
 
@@ -32,7 +33,7 @@ def seconds_on_links(
   unknown = 0.0
   for one in operations:
     groups = one.groups or (tuple(range(len(slices))),)
-    size = max(map(len, groups))
+    size = len(set(slices)) if one.kind == "send" else max(map(len, groups))
     sent = _SENT[one.kind](size) * one.num_bytes if size > 1 else 0.0
     is_far = any(len({slices[i] for i in group}) > 1 for group in groups)
     if rate := rates.dcn_bandwidth if is_far else rates.ici_bandwidth:

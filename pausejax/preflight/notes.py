@@ -41,11 +41,11 @@ def _head_dim(config: ModelConfig, estimate: EstimatedStep | None) -> str:
   now, share = estimate.times, size / padded
   saved = (1 - share) * now.attention_seconds
   return (
-    f"{line}; attention kernels {1e3 * share * now.attention_seconds:,.1f} ms "
-    f"in place of {1e3 * now.attention_seconds:,.1f}, the step "
-    f"{1e3 * (now.computing_seconds - saved):,.1f} in place of "
-    f"{1e3 * now.computing_seconds:,.1f} or less (it is another model: compare "
-    "its loss)"
+    f"{line}; estimated: attention kernels "
+    f"{1e3 * share * now.attention_seconds:,.2f} ms in place of "
+    f"{1e3 * now.attention_seconds:,.2f}, the computation of a step at most "
+    f"{1e3 * (now.computing_seconds - saved):,.2f} ms in place of "
+    f"{1e3 * now.computing_seconds:,.2f} (another model: compare its loss)"
   )
 
 
