@@ -31,6 +31,7 @@ from pausejax.preflight.interruptions import Checkpoint, Interruptions
 from pausejax.preflight.notes import tpu_notes
 from pausejax.preflight.remedies import find_remedies
 from pausejax.preflight.topologies import Topology
+from pausejax.runtime import gpu_environment
 
 _T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
 
@@ -96,6 +97,9 @@ def main(argv: list[str]) -> int:
   vocab_size, origin = _vocab_size(options.vocab_size, config)
   print(f"vocabulary: {vocab_size:,} ids and <pause>, {origin}", flush=True)
   os.environ.update(compilers.ENVIRONMENT)
+  num_gpus = 0 if topology.is_tpu else topology.num_devices
+  for line in gpu_environment.set_variables(num_gpus):
+    print(line)
   result = _measure(
     config, vocab_size + 1, topology, compiler, options.estimate
   )
@@ -269,9 +273,7 @@ def _available_bytes(topology: Topology) -> int:
   if topology.is_tpu:
     return topology.chip.memory_bytes
   # JAX allocates this fraction of a GPU's memory at start, and no more.
-  names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-  name = next((n for n in names if os.environ.get(n)), "")
-  text = os.environ.get(name, "0.75")
+  name, text = gpu_environment.memory_fraction()
   try:
     part = float(text)
   except ValueError:

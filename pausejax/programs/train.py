@@ -22,7 +22,12 @@ import time
 from typing import Any
 
 from pausejax import commandline
-from pausejax.runtime import accelerators, signals
+from pausejax.runtime import (
+  accelerators,
+  distributed,
+  gpu_environment,
+  signals,
+)
 from pausejax.training import inputs, resume
 
 
@@ -32,6 +37,9 @@ def main(argv: list[str]) -> int:
   stop = signals.StopFlag(interrupt=True)
   options, tree = parser().parse(argv, _inherit)
   start = inputs.check_inputs(tree, options.workdir)
+  num_gpus = gpu_environment.count_gpus(distributed.num_processes())
+  for line in gpu_environment.set_variables(num_gpus):
+    print(line)
   accelerators.require_used()
   # JAX is imported once the command line is checked.
   from pausejax.programs import train_setup
