@@ -137,6 +137,7 @@ def print_rows(rows: list[measure.Row]) -> None:
     "tokens_per_s": ",.0f",
     "of_ceiling": ".1%",
     "of_datasheet": ".1%",
+    "of_datasheet_full_attention": ".1%",
     "memory_gib": ".1f",
     "compile_s": ".1f",
     "tflops": ",.1f",

@@ -228,7 +228,11 @@ def _train(session, plan, size, shape: Shape, kind, trainer, pauses=0.0) -> Row:
   )
   speed = shape.num_tokens / statistics.median(times)
   model = plan.config(shape, kind).model_config(shape.vocab_size)
-  use = _use(session, speed * flops.per_token(model, shape.seq_len))
+  per_token = functools.partial(flops.per_token, model, shape.seq_len)
+  use = _use(session, speed * per_token())
+  if "of_datasheet" in use:
+    ratio = per_token(full_attention=True) / per_token()
+    use["of_datasheet_full_attention"] = use["of_datasheet"] * ratio
   return {"tokens_per_s": speed, "step_s": times, "loss": first, **use}
 
 
