@@ -1,6 +1,7 @@
 """Attention: every kernel that runs here equals plain softmax attention."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,16 @@ def test_splash_equals_the_reference(num_kv_heads):
     functools.partial(_reference, segment_ids_BT=ids, in_prefix_BT=None),
     _inputs(256, num_heads=2, num_kv_heads=num_kv_heads, head_dim=64),
   )
+
+
+def test_no_product_of_bfloat16_inputs_multiplies_float32():
+  q, k, v = (x.astype(jnp.bfloat16) for x in _inputs(64))
+  total = lambda q, k, v: jnp.sum(attention.attend(q, k, v, kind="xla"))
+  text = str(jax.make_jaxpr(jax.grad(total, (0, 1, 2)))(q, k, v))
+  products = re.findall(r"dot_general\[.*?\] (\w+) (\w+)", text, re.DOTALL)
+  kinds = dict(re.findall(r"\b(\w+):(\w+)\[", text))
+  assert len(products) >= 6  # Two forward, four backward.
+  assert {kinds[name] for pair in products for name in pair} == {"bf16"}
 
 
 def test_auto_is_xla_on_a_cpu():

@@ -65,8 +65,9 @@ def attend(
   given = q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window
   if kind == "cudnn":
     return _cudnn(*given)
-  kernel = {"xla": _xla, "splash": _splash}[kind]
-  return checkpoint_name(kernel(*given), OUTPUT_NAME)
+  if kind == "splash":
+    return _splash(*given)
+  return checkpoint_name(_xla(*given), OUTPUT_NAME)
 
 
 def attend_cached(
@@ -202,13 +203,35 @@ def _block_mask(start, end, seen, segment_ids_BT, in_prefix_BT, window):
 
 
 def _mix(q_BNTH, k_BNSH, v_BNSH, may_BTS):
-  scores_BNTS = jnp.einsum(
-    "bnth,bnsh->bnts", q_BNTH, k_BNSH, preferred_element_type=jnp.float32
-  )
-  scores_BNTS = scores_BNTS / math.sqrt(q_BNTH.shape[-1])
+  scores_BNTS = _scores(q_BNTH, k_BNSH) / math.sqrt(q_BNTH.shape[-1])
   scores_BNTS = jnp.where(may_BTS[:, None], scores_BNTS, -1e30)
   p_BNTS = jax.nn.softmax(scores_BNTS).astype(v_BNSH.dtype)
   return jnp.einsum("bnts,bnsh->bnth", p_BNTS, v_BNSH)
+
+
+_SCORES = "bnth,bnsh->bnts"
+
+
+@jax.custom_vjp
+def _scores(q_BNTH, k_BNSH):
+  """Returns the float32 products of queries and keys.
+
+  Their gradient is rounded to the compute dtype, as in the fused kernels, so
+  that no product of the backward pass multiplies float32 by float32.
+  """
+  return jnp.einsum(_SCORES, q_BNTH, k_BNSH, preferred_element_type=jnp.float32)
+
+
+def _scores_forward(q_BNTH, k_BNSH):
+  return _scores(q_BNTH, k_BNSH), (q_BNTH, k_BNSH)
+
+
+def _scores_backward(saved, dscores_BNTS):
+  _, pull_back = jax.vjp(functools.partial(jnp.einsum, _SCORES), *saved)
+  return pull_back(dscores_BNTS.astype(saved[0].dtype))
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
 
 
 def _splash(
@@ -252,10 +275,12 @@ def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, interpret):
   kernel = splash.make_splash_mha(
     splash.MultiHeadMask([mask] * num_heads),
     block_sizes=splash.BlockSizes(
-      **{f"block_{name}": size for name in (*forward, *backward)}
+      **{f"block_{name}": size for name in (*forward, *backward)},
+      **{f"{name}_layout": splash.QKVLayout.SEQ_MINOR for name in "qkv"},
     ),
     head_shards=1,
     q_seq_shards=1,
+    residual_checkpoint_name=OUTPUT_NAME,
     interpret=interpret,
   )
 
@@ -264,7 +289,9 @@ def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, interpret):
     out_NTH = kernel(*heads_first, segment_ids=splash.SegmentIds(ids_T, ids_T))
     return jnp.swapaxes(out_NTH, 0, 1)
 
-  q_BTNH = q_BTNH / math.sqrt(head_dim)
+  # As vectors of all heads, since a TPU pads the values of a single head.
+  vectors = q_BTNH.reshape(*q_BTNH.shape[:2], -1) / math.sqrt(head_dim)
+  q_BTNH = vectors.reshape(q_BTNH.shape)
   return jax.vmap(one_row)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
 
 
