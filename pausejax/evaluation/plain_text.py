@@ -12,7 +12,6 @@ B windows of a batch, T positions, N tokens.
 
 import collections
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -111,11 +110,7 @@ def score_documents(
   Raises:
     UsageError: the pauses leave no position for text.
   """
-  evaluate = jax.jit(
-    functools.partial(
-      step.evaluate_batch, loss=loss, pause_id=tokenizer.pause_id
-    )
-  )
+  evaluate = step.jit_evaluate_batch(loss, pause_id=tokenizer.pause_id)
   pauses = PauseSpec(fraction=pause_fraction, mode="exact")
   num_text = pauses.num_text_tokens(seq_len)
   windows = list(_windows(documents.ids, num_text))

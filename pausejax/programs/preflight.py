@@ -143,7 +143,7 @@ def _measure(
   from pausejax import sharding
   from pausejax.preflight import collectives as hlo_collectives
   from pausejax.runtime import flops
-  from pausejax.training import ahead
+  from pausejax.training import ahead, compiler_options
 
   if not compiler:
     jax.config.update("jax_num_cpu_devices", topology.num_devices)
@@ -188,6 +188,9 @@ def _measure(
   print(
     f"compiling with {compiler or 'the CPU'}, jax {jax.__version__}", flush=True
   )
+  with jax.set_mesh(mesh):
+    if line := compiler_options.options_line():
+      print(line)
   first = ask(config.batch_size)
   traffic = hlo_collectives.collectives(first.hlo_text)
   step = None

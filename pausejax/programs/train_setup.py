@@ -1,7 +1,6 @@
 """Sets up a training run from its inputs: devices, data, first state."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +27,7 @@ from pausejax.runtime.progress import ProgressBar
 from pausejax.runtime.signals import StopFlag, Stopped
 from pausejax.train_state import TrainState
 from pausejax.training import (
+  compiler_options,
   description,
   initial,
   parts,
@@ -243,6 +243,8 @@ def _describe(
   for line in data.summary:
     print(line)
   print(description.size_line(state.model, restored), flush=True)
+  if line := compiler_options.options_line():
+    print(line)
   flags = os.environ.get("XLA_FLAGS", "")
   if note := accelerators.rounding_note(jax.default_backend(), flags):
     print(note)
@@ -311,10 +313,8 @@ def _held_out(inputs: Inputs, data: RunData) -> HeldOut:
   """Returns the evaluator of the run."""
   config, tokenizer = inputs.config, inputs.tokenizer
   return HeldOut(
-    evaluate_batch=jax.jit(
-      functools.partial(
-        step.evaluate_batch, loss=config.loss, pause_id=tokenizer.pause_id
-      )
+    evaluate_batch=step.jit_evaluate_batch(
+      config.loss, pause_id=tokenizer.pause_id
     ),
     batches=data.evaluation,
     plain_batches=data.plain_evaluation,

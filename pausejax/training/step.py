@@ -19,6 +19,7 @@ from pausejax.config import LossConfig, TrainConfig
 from pausejax.model import decoder
 from pausejax.model.decoder import Decoder
 from pausejax.train_state import TrainState, updated_average
+from pausejax.training.compiler_options import compiler_options
 
 Metrics = dict[str, jax.Array]
 
@@ -145,6 +146,17 @@ def jit_train_step(
     in_shardings=(layout, sharding.batch_sharding()),
     out_shardings=(layout, sharding.replicated()),
     donate_argnums=0,
+    compiler_options=compiler_options(),
+  )
+
+
+def jit_evaluate_batch(
+  loss: LossConfig, *, pause_id: int
+) -> Callable[..., Metrics]:
+  """Returns `evaluate_batch`, jitted: (model, batch) -> sums."""
+  return jax.jit(
+    functools.partial(evaluate_batch, loss=loss, pause_id=pause_id),
+    compiler_options=compiler_options(),
   )
 
 
