@@ -111,7 +111,7 @@ class Linear(nnx.Module):
     num_in: int = 1,
     stddev: float = INIT_STDDEV,
   ):
-    self.num_in = num_in
+    self.num_in, self.outputs = num_in, shape[num_in:]
     kernel = stddev * jax.random.normal(key, shape, jnp.float32)
     self.kernel = nnx.Param(kernel, axes=axes)
     # A bias has the output dimensions, which come last.
@@ -125,8 +125,13 @@ class Linear(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns the product in the dtype of `x`."""
-    bias = None if self.bias is None else self.bias[...]
-    return products.dense(x, self.kernel[...], bias, self.num_in)
+    num_outputs = math.prod(self.outputs)
+    y = products.dense(
+      x.reshape(*x.shape[: x.ndim - self.num_in], -1),
+      self.kernel[...].reshape(-1, num_outputs),
+      None if self.bias is None else self.bias[...].reshape(num_outputs),
+    )
+    return y.reshape(*y.shape[:-1], *self.outputs)
 
 
 class Block(nnx.Module):
@@ -330,7 +335,7 @@ class Decoder(nnx.Module):
     x_BTD, _ = jax.lax.scan(
       run_block,
       sharding.constrain(x_BTD, "batch", "sequence", None),
-      (self.blocks, jnp.arange(c.num_layers)),
+      (_with_merged_heads(self.blocks), jnp.arange(c.num_layers)),
       unroll=min(c.scan_unroll, c.num_layers),
     )
     return self.final_norm(x_BTD)
@@ -402,6 +407,26 @@ def _head_norm(
   if c.qk_norm_span == "head":
     return Norm(kind, c.head_dim, c.norm_epsilon, False)
   return HeadsNorm(kind, num_heads * c.head_dim, c.norm_epsilon, False)
+
+
+def _with_merged_heads(blocks: Block) -> Block:
+  """Returns the stacked blocks with N and H of each parameter in one axis.
+
+  Outside of the scan: inside, XLA would multiply by arrays [D, N, H], of which
+  a TPU pads heads of 64 to 128 values and whose shards it sums, not gathers.
+  """
+
+  def merged(param: nnx.Param) -> nnx.Param:
+    axes = sharding.logical_axes(param, param.ndim)
+    if "head_dim" not in axes:
+      return param
+    i = axes.index("head_dim")
+    shape = (*param.shape[: i - 1], -1, *param.shape[i + 1 :])
+    return param.replace(param[...].reshape(shape))
+
+  return jax.tree.map(
+    merged, blocks, is_leaf=lambda x: isinstance(x, nnx.Param)
+  )
 
 
 def _maybe(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:

@@ -4,6 +4,8 @@ JAX's gradient of `x @ kernel.astype(x.dtype)` for a bfloat16 input is bfloat16,
 and devices sum their parts in that dtype. Here the product is computed in the
 compute dtype, but sums over rows, positions and devices are float32. For
 float32 activations the result is the same.
+
+I inputs, O outputs.
 """
 
 import functools
@@ -26,47 +28,47 @@ def compute_dtype(dtype: str) -> str:
   return "float32" if kind == "cpu" else "bfloat16"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@jax.custom_vjp
 def dense(
-  x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_in: int
+  x_BI: jax.Array, kernel_IO: jax.Array, bias_O: jax.Array | None
 ) -> jax.Array:
   """Returns the product of an input and a weight, in the input's dtype.
 
   Args:
-    x: [*batch, *inputs] in the compute dtype.
-    kernel: float32 [*inputs, *outputs].
-    bias: float32, the last dimensions of the outputs, or None.
-    num_in: number of input dimensions.
+    x_BI: [*batch, I] in the compute dtype.
+    kernel_IO: float32 [I, O].
+    bias_O: float32 [O], or None.
 
   Returns:
-    [*batch, *outputs].
+    [*batch, O].
   """
-  y = jnp.tensordot(x, kernel.astype(x.dtype), num_in)
-  return y if bias is None else y + bias.astype(x.dtype)
+  y_BO = x_BI @ kernel_IO.astype(x_BI.dtype)
+  return y_BO if bias_O is None else y_BO + bias_O.astype(x_BI.dtype)
 
 
-def _dense_forward(x, kernel, bias, num_in):
-  return dense(x, kernel, bias, num_in), (x, kernel, bias)
+def _dense_forward(x_BI, kernel_IO, bias_O):
+  return dense(x_BI, kernel_IO, bias_O), (x_BI, kernel_IO, bias_O)
 
 
-def _dense_backward(num_in, saved, dy):
-  x, kernel, bias = saved
-  batch = list(range(x.ndim - num_in))
-  outputs = [list(range(len(batch), dy.ndim)), list(range(num_in, kernel.ndim))]
-  dx = jnp.tensordot(dy, kernel.astype(x.dtype), outputs)
+def _dense_backward(saved, dy_BO):
+  x_BI, kernel_IO, bias_O = saved
+  batch = tuple(range(x_BI.ndim - 1))
+  dx_BI = dy_BO @ kernel_IO.astype(x_BI.dtype).T
   # The first factor is transposed, so the smaller one comes first. Not in
   # bfloat16: on CPUs without bfloat16 instructions, XLA cannot run the product
   # that it makes of the transposed result.
-  sums = functools.partial(jnp.tensordot, preferred_element_type=kernel.dtype)
-  if x.size <= dy.size or x.dtype != jnp.float32:
-    dkernel = sums(x, dy, [batch, batch])
+  sums = functools.partial(
+    jnp.tensordot,
+    axes=(batch, batch),
+    preferred_element_type=kernel_IO.dtype,
+  )
+  if x_BI.size <= dy_BO.size or x_BI.dtype != jnp.float32:
+    dkernel_IO = sums(x_BI, dy_BO)
   else:
-    dkernel = sums(dy, x, [batch, batch])
-    dkernel = jnp.moveaxis(dkernel, range(-num_in, 0), range(num_in))
-  if bias is None:
-    return dx, dkernel, None
-  copies = tuple(range(dy.ndim - bias.ndim))
-  return dx, dkernel, jnp.sum(dy, copies, dtype=bias.dtype)
+    dkernel_IO = sums(dy_BO, x_BI).T
+  if bias_O is None:
+    return dx_BI, dkernel_IO, None
+  return dx_BI, dkernel_IO, jnp.sum(dy_BO, batch, dtype=bias_O.dtype)
 
 
 dense.defvjp(_dense_forward, _dense_backward)
