@@ -1,18 +1,15 @@
-"""XLA's options for the programs of a run, by target.
-
-| target | option | value | reason |
-|---|---|---|---|
-| TPU | `xla_jf_spmd_threshold_for_windowed_einsum_mib` | 1000000 | weights are gathered whole; for `mesh.fsdp` up to 32, libtpu else gathers and multiplies them in parts, in loops, and adds the parts in bfloat16 |
+"""XLA options for the programs of a run, by target (docs/tuning.md).
 
 `jax.jit` passes them to the compiler, so that training, evaluation and
-preflight compile the same programs. What LIBTPU_INIT_ARGS sets is left as it
-is. Each run prints its options.
-"""  # noqa: E501
+preflight compile the same programs. An option that LIBTPU_INIT_ARGS names is
+left as it is. Each run prints its options.
+"""
 
 import os
 
 from pausejax import sharding
 
+# Gather the weights of a product whole, not piece by piece in a loop.
 _TPU = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
@@ -30,4 +27,4 @@ def options_line() -> str:
   if not options:
     return ""
   pairs = " ".join(f"{name}={value}" for name, value in options.items())
-  return f"XLA options: {pairs} (docs/scaling.md; LIBTPU_INIT_ARGS goes first)"
+  return f"XLA options: {pairs} (docs/tuning.md)"
