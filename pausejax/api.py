@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import math
 import os
-import pathlib
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pausejax import arguments, errors
+from pausejax.buckets import copies
 from pausejax.data import batch
 from pausejax.pause import PauseSpec
 from pausejax.runtime import accelerators, metric_rows, signals
@@ -75,7 +75,7 @@ def train(
     with train_setup.open_run(start, stop, started) as run:
       if run is not None:
         loop.train_loop(run)
-  return read_metrics(start.workdir)
+  return read_metrics(start.place)
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -96,7 +96,8 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   Raises:
     UserError: the folder holds no metrics.jsonl that can be read.
   """
-  path = pathlib.Path(arguments.path("workdir", workdir)) / "metrics.jsonl"
+  spec = arguments.path("workdir", workdir)
+  path = copies.local_run(spec, "workdir") / "metrics.jsonl"
   try:
     return metric_rows.arrays(path)
   except OSError as e:

@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pausejax import errors
+from pausejax.buckets import urls
 from pausejax.config import arguments, help_text, loader, tree
 from pausejax.config.training import TrainConfig
 
@@ -43,6 +44,7 @@ class Parser(argparse.ArgumentParser):
     config: bool,
     kind: type = TrainConfig,
     uses: Sequence[str] = (),
+    in_bucket: Sequence[str] = ("checkpoint", "init_from"),
   ):
     """Makes the parser of a verb.
 
@@ -53,6 +55,7 @@ class Parser(argparse.ArgumentParser):
         adds the option itself.
       kind: the class that declares the fields of that config.
       uses: the fields and groups that the verb reads; empty: all.
+      in_bucket: the options that may be URLs of a bucket.
     """
     super().__init__(
       prog=f"pausejax {verb}",
@@ -61,6 +64,7 @@ class Parser(argparse.ArgumentParser):
       allow_abbrev=False,
     )
     self._kind, self._uses = kind, uses
+    self._in_bucket = in_bucket
     if config:
       self.add_argument(
         "--config", required=True, metavar="FILE[:ARG]", help=CONFIG_HELP
@@ -113,12 +117,15 @@ class Parser(argparse.ArgumentParser):
     return options, config
 
   def _require_local(self, options: argparse.Namespace) -> None:
-    """Refuses a URL for an option that is a file or a folder."""
+    """Refuses a URL for an option that is a local file or folder."""
     for action in self._actions:
       value = getattr(options, action.dest, None)
       if isinstance(value, str) and action.dest not in _NO_LOCAL_PATHS:
         name = (*action.option_strings, self.prog)[0]
-        errors.require_local(name, value)
+        if action.dest in self._in_bucket and urls.is_url(value):
+          urls.normal(name, value)
+        else:
+          errors.require_local(name, value)
 
   def _takes_config(self) -> bool:
     return "--config" in self._option_string_actions

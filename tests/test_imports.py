@@ -19,6 +19,7 @@ LAYERS = (
     "errors",
     "arguments",
     "files",
+    "buckets",
     "locks",
     "json_files",
     "pause",

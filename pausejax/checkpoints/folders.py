@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from pausejax import errors, json_files
+from pausejax.buckets import copies, urls
 from pausejax.checkpoints import upgrade
 
 META, META_SHA256 = "meta.json", "meta.sha256"
@@ -126,13 +127,16 @@ def locate_checkpoint(
   """Returns (workdir, step) of a run's workdir, or of one checkpoint in it.
 
   Args:
-    spec: `WORKDIR`, for its newest checkpoint, or `WORKDIR/checkpoints/STEP`.
+    spec: `WORKDIR`, for its newest checkpoint, or `WORKDIR/checkpoints/STEP`;
+      from a URL of a bucket, all but the arrays is downloaded.
     name: the option or argument that gave it, for messages.
 
   Raises:
-    UsageError: `spec` is a URL, or no folder.
+    UsageError: `spec` is another URL, or no folder.
     UserError: there is no such checkpoint, or the folder cannot be read.
   """
+  if urls.is_url(spec):
+    spec = str(copies.local_run(spec, name))
   errors.require_local(name, spec)
   errors.require(spec != "", f"{name}: got '', name the folder of a run")
   path = pathlib.Path(spec).resolve()

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pausejax import errors, json_files
+from pausejax.buckets import copies
 from pausejax.checkpoints import folders
 from pausejax.config import ModelConfig, saved
 from pausejax.data import tokenizers
@@ -28,13 +29,14 @@ class SavedRun:
   """One checkpoint of a run.
 
   Attributes:
-    workdir: the run's folder.
+    workdir: the run's folder; of a run in a bucket, its copy here.
     step: the step of the checkpoint.
     meta: its meta.json.
     tokenizer: the tokenizer that the run saved.
     tokenizer_spec: the value of `data.tokenizer` that loads the same one.
     model: the decoder's shape and options.
     average: whether `load` returns the average of the parameters.
+    url: the URL of a run in a bucket, else "".
   """
 
   workdir: pathlib.Path
@@ -44,6 +46,31 @@ class SavedRun:
   tokenizer_spec: str
   model: ModelConfig
   average: bool = False
+  url: str = ""
+
+  @property
+  def place(self) -> str:
+    """The path or URL of the run's folder, for messages and results."""
+    return self.url or str(self.workdir)
+
+  def fetch(self, *items: str) -> None:
+    """Downloads arrays of a run in a bucket, by default those of `load`.
+
+    Args:
+      *items: the items of the step whose arrays to download.
+    """
+    if self.url:
+      items = items or ("average" if self.average else "params",)
+      copies.fetch_arrays(self.url, self.step, items)
+
+  def upload(self, folder: pathlib.Path) -> None:
+    """Copies results to the bucket if they were written to a run in one."""
+    if self.url and folder.is_relative_to(self.workdir):
+      copies.upload(self.url, self.workdir, folder)
+
+  def shown(self, path: pathlib.Path) -> str:
+    """Returns a path below the run as in the bucket, if the run is in one."""
+    return str(path).replace(str(self.workdir), self.place)
 
   def load(self) -> "Decoder":
     """Returns the decoder, its parameters on the mesh in scope; imports JAX.
@@ -57,6 +84,7 @@ class SavedRun:
     from pausejax.checkpoints.store import Store
     from pausejax.model import decoder
 
+    self.fetch()
     store = Store(self.workdir / "checkpoints", None)
     shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
     return store.restore_params(
@@ -76,7 +104,7 @@ class SavedRun:
     """
     if num_pauses and not self.meta["pauses_seen"]:
       print(
-        f"pausejax: warning: step {self.step} of {self.workdir} was not "
+        f"pausejax: warning: step {self.step} of {self.place} was not "
         f"trained on <pause>; its answers after {num_pauses:g} {what} do not "
         "show the effect of pauses",
         file=sys.stderr,
@@ -106,6 +134,18 @@ def find_run(
     UserError: there is no checkpoint, or its tokenizer is missing or differs.
   """
   workdir, step = folders.locate_checkpoint(spec, name)
+  with copies.named(copies.run_url(spec), workdir):
+    run = _read_run(workdir, copies.run_url(spec), step)
+  errors.require(
+    not average or folders.has_average(run.meta),
+    f"{average_name}: step {step} of {run.place} has no average of the "
+    "parameters; it is kept by runs with optim.ema_decay above 0",
+  )
+  return dataclasses.replace(run, average=average)
+
+
+def _read_run(workdir: pathlib.Path, url: str, step: int) -> SavedRun:
+  """Returns a run without its parameters."""
   meta = checked(folders.require_step(workdir / "checkpoints", step).meta)
   files = sorted(workdir.glob("tokenizer.*"))
   tokenizer_spec = str(files[0]) if files else "bytes"
@@ -114,13 +154,8 @@ def find_run(
     f"the tokenizer in {workdir}", tokenizer.fingerprint(), meta["tokenizer"]
   )
   model = ModelConfig(**meta["model"])
-  errors.require(
-    not average or folders.has_average(meta),
-    f"{average_name}: step {step} of {workdir} has no average of the "
-    "parameters; it is kept by runs with optim.ema_decay above 0",
-  )
   return SavedRun(
-    workdir, step, meta, tokenizer, tokenizer_spec, model, average
+    workdir, step, meta, tokenizer, tokenizer_spec, model, url=url
   )
 
 

@@ -61,6 +61,7 @@ class Store:
         saves there.
     """
     self._folder = pathlib.Path(folder)
+    self._place = str(folder)  # Its name in messages.
     self._config = config
     self._writer = arrays.ArrayWriter()
     self._opened: int | None = None  # File descriptor of the folder.
@@ -297,25 +298,31 @@ class Store:
   def _set_aside(self, step: int, why: str) -> str:
     """Moves a damaged step to `set_aside`; returns a note for the user."""
     if jax.process_index() == 0:
-      folders.move_aside(self._folder, step)
+      self._move_aside(step)
     return f"{step} was set aside: {why}"
 
+  def _move_aside(self, step: int) -> None:
+    folders.move_aside(self._folder, step)
+
   def _refuse(self, damaged: Mapping[int, str], aside: list[str]) -> NoReturn:
-    folder = self._folder
+    folder, parent = self._place, self._place.rpartition("/")[0]
     steps = [f"{folder}/{step}: {why}" for step, why in damaged.items()]
-    steps += [f"{folder.parent / folders.SET_ASIDE}/{name}" for name in aside]
+    steps += [f"{parent}/{folders.SET_ASIDE}/{name}" for name in aside]
     raise errors.CheckpointUnusable(
       f"no checkpoint is intact ({'; '.join(steps)}); nothing was changed; put "
       f"an intact step back as {folder}/STEP, or name another --workdir, or "
-      f"remove {folder} and {folder.parent / folders.SET_ASIDE} to start over "
-      "at step 0"
+      f"remove {folder} and {parent}/{folders.SET_ASIDE} to start over at "
+      "step 0"
     )
 
   def _delete_old(self) -> None:
     try:
-      retention.delete_old(self._folder, self._config, self._last_finite)
+      self._delete()
     except OSError as e:
-      _say(f"warning: old steps in {self._folder} were not deleted: {e}")
+      _say(f"warning: old steps in {self._place} were not deleted: {e}")
+
+  def _delete(self) -> None:
+    retention.delete_old(self._folder, self._config, self._last_finite)
 
   def _fail(self, step: int, error: Exception) -> None:
     """Reports why a step was not saved; raises if training should end."""
@@ -324,7 +331,7 @@ class Store:
     self._require_folder()
     retention.empty_trash(self._folder)  # The space counts as free.
     message = (
-      f"step {step} was not saved in {self._folder}: {space.reason(error)} "
+      f"step {step} was not saved in {self._place}: {space.reason(error)} "
       f"({space.figures(self._folder, self._size)})"
     )
     # The others would wait in Orbax for a process that failed.
@@ -342,7 +349,7 @@ class Store:
     """Raises unless the folder is the one that the run started with."""
     if not self._is_there():
       raise errors.UserError(
-        f"{self._folder} was deleted or replaced while the run was using it; "
+        f"{self._place} was deleted or replaced while the run was using it; "
         "nothing more can be saved there"
       )
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from pausejax import errors
+from pausejax.buckets import urls
 
 _DECLARED, _GROUP = "declared", "group"
 _INT64 = 2**63
@@ -51,6 +52,7 @@ class Declared:
   maximum: float | None
   choices: tuple[str, ...]
   local_path: bool
+  in_bucket: bool
   architecture: bool
   may_change: bool | tuple[str, ...]
   before: Any
@@ -83,7 +85,8 @@ class Declared:
       for one in value if several else (value,):
         errors.require_one_of(name, one, self.choices)
     for path in str(value).split(",") if self.local_path else ():
-      errors.require_local(name, path.strip())
+      if not (self.in_bucket and urls.is_url(path)):
+        errors.require_local(name, path.strip())
 
 
 def field(
@@ -94,6 +97,7 @@ def field(
   maximum: float | None = None,
   choices: tuple[str, ...] = (),
   local_path: bool = False,
+  in_bucket: bool = False,
   architecture: bool = False,
   may_change: bool | tuple[str, ...] = False,
   before: Any = None,
@@ -109,6 +113,7 @@ def field(
     maximum: the largest number that is allowed.
     choices: the allowed texts; for a tuple, those of each element.
     local_path: whether it is a comma-separated list of local files.
+    in_bucket: whether it may also be a URL of a bucket.
     architecture: whether it decides the parameters or what they compute; a
       finetuning run inherits it from the run it starts from.
     may_change: whether a resumed run may have another value than its
@@ -124,6 +129,7 @@ def field(
     maximum=maximum,
     choices=choices,
     local_path=local_path,
+    in_bucket=in_bucket,
     architecture=architecture,
     may_change=may_change,
     before=before,

@@ -243,6 +243,7 @@ class TrainConfig(ConfigGroup):
     "Workdir of a run (or one of its checkpoints/STEP) to load parameters "
     "from.",
     local_path=True,
+    in_bucket=True,
     may_change=True,
   )
   init_load: str = field(

@@ -8,7 +8,6 @@ vocabulary.
 
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +61,14 @@ def load(
       not a whole number.
     UserError: no checkpoint is there, or its tokenizer is missing.
   """
-  spec = pathlib.Path(arguments.path("workdir", workdir))
+  spec = arguments.path("workdir", workdir) or "."
   if step is not None:
     step = arguments.whole_number("step", step)
-    spec = spec / "checkpoints" / str(step)
+    spec = f"{spec.rstrip('/')}/checkpoints/{step}"
   errors.require_one_of("average", average, (True, False))
   return LoadedRun(
     saved_run.find_run(
-      str(spec), "workdir", average=average, average_name="average"
+      spec, "workdir", average=average, average_name="average"
     )
   )
 
@@ -106,7 +105,7 @@ class LoadedRun:
     self.tokenizer = saved.tokenizer
 
   def __repr__(self) -> str:
-    return f"LoadedRun(step {self.step} of {self.workdir})"
+    return f"LoadedRun(step {self.step} of {self._saved.place})"
 
   @functools.cached_property
   def model(self) -> "Decoder":

@@ -126,7 +126,7 @@ def whole_batch(size: Any, num_shards: int) -> int:
 def description(run: SavedRun, pauses: PromptPauses) -> dict[str, Any]:
   """Returns the fields that name the model in results."""
   return {
-    "checkpoint": str(run.workdir),
+    "checkpoint": run.place,
     "step": run.step,
     **pauses.condition(),
     "filler": pauses.token,

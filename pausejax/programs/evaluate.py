@@ -35,6 +35,7 @@ from collections.abc import Iterator, Sequence
 
 import pausejax
 from pausejax import commandline, errors, files, tasks
+from pausejax.buckets import urls
 from pausejax.checkpoints import saved_run
 from pausejax.config import DataConfig, FinetuneConfig, LogConfig
 from pausejax.data.finetuning import examples, prompts
@@ -50,6 +51,10 @@ def main(argv: list[str]) -> int:
   options, _ = parser().parse(argv)
   errors.require_in_range("--batch_size", options.batch_size, 1)
   errors.require_in_range("--limit", options.limit, 0)
+  errors.require(
+    not (options.track and urls.is_url(options.checkpoint)),
+    "--track: cannot be used with a checkpoint in a bucket",
+  )
   _check_combination(options)
   for name in options.track:
     errors.require_one_of("--track", name, trackers.NAMES)
@@ -91,6 +96,7 @@ def main(argv: list[str]) -> int:
       for task, _ in plans
     }
     _evaluate(options, run, plans, splits)
+  run.upload(_folder(options, run))
   if options.track and distributed.process_index() == 0:
     points = results.sweep_points(_folder(options, run))
     log = LogConfig(**config["log"])
@@ -291,7 +297,7 @@ def _condition(
     "finetuned": own and own.condition(),
     "seed": config["seed"],
     "local_dir": local_dir,
-    "checkpoint": str(run.workdir),
+    "checkpoint": run.place,
     "step": run.step,
     "average": run.average,
     "tokenizer": run.meta["tokenizer"],

@@ -116,7 +116,8 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
       if jax.process_index() == 0:
         _write(folder, result)
       print(_line(result), flush=True)
-  print(f"results are in {folder}")
+  run.upload(folder)
+  print(f"results are in {run.shown(folder)}")
 
 
 def _condition(options, run: saved_run.SavedRun, documents) -> dict:
@@ -129,7 +130,7 @@ def _condition(options, run: saved_run.SavedRun, documents) -> dict:
     "num_empty": documents.num_empty,
     "num_inexact": documents.num_inexact,
     "num_bytes": documents.num_bytes,
-    "checkpoint": str(run.workdir),
+    "checkpoint": run.place,
     "step": run.step,
     "average": run.average,
     "tokenizer": run.meta["tokenizer"],

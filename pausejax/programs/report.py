@@ -12,13 +12,16 @@ import json
 import pathlib
 
 from pausejax import commandline, errors, files
+from pausejax.buckets import copies, urls
 from pausejax.study import render
 from pausejax.study.report import contents, document
 
 
 def main(argv: list[str]) -> int:
   """Collects the available results and writes them in every format."""
-  parser = commandline.Parser("report", __doc__, config=False)
+  parser = commandline.Parser(
+    "report", __doc__, config=False, in_bucket=("workdir", "folder")
+  )
   add = parser.add_argument
   add("folder", nargs="?", default="", help="the same as --workdir")
   add("--workdir", default="", help="folder of a study, or of runs")
@@ -29,7 +32,12 @@ def main(argv: list[str]) -> int:
     bool(options.workdir) != bool(options.folder),
     "report: name one folder, as in pausejax report --workdir=runs/study",
   )
-  workdir = pathlib.Path(options.workdir or options.folder).resolve()
+  spec = options.workdir or options.folder
+  errors.require(
+    not urls.is_url(spec) or bool(options.out),
+    "--out: name a page on this machine for the report of a run in a bucket",
+  )
+  workdir = copies.local_run(spec, "--workdir")
   report = contents.collect(workdir)
   out = pathlib.Path(options.out or workdir / "report.html")
   errors.require(

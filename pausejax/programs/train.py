@@ -50,14 +50,18 @@ def main(argv: list[str]) -> int:
       return 0
     final = loop.train_loop(run)
   print(*run.meter.summary(), sep="\n")
-  print(resume.ending(start.config, final, start.checkpoints))
+  print(resume.ending(start.config, final, f"{start.place}/checkpoints"))
   return run.stop.exit_code
 
 
 def parser() -> commandline.Parser:
   """Returns the parser of the verb."""
-  made = commandline.Parser("train", __doc__, config=True)
-  made.add_argument("--workdir", required=True, help="folder of the run")
+  made = commandline.Parser(
+    "train", __doc__, config=True, in_bucket=("workdir", "init_from")
+  )
+  made.add_argument(
+    "--workdir", required=True, help="folder of the run, also gs:// or s3://"
+  )
   made.add_argument(
     "--init_from", default="", help="run to take parameters from"
   )

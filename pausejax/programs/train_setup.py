@@ -8,6 +8,9 @@ from typing import Any
 import jax
 
 from pausejax import errors, optimizer, sharding
+from pausejax.buckets import copies
+from pausejax.buckets.mirror import Mirror
+from pausejax.checkpoints.bucket_store import BucketStore
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.data import pipeline
 from pausejax.data.pipeline import RunData
@@ -68,14 +71,16 @@ def open_run(
     made = parts.make_parts(inputs.config, inputs.tokenizer.vocab_size)
     check_exports(inputs)
     with (
+      copies.named(inputs.url, inputs.workdir),
       run_folder.hold_workdir(inputs.workdir),
+      _mirrored(inputs) as mirror,
       compilation.use_cache(
         inputs.config.compilation_cache, inputs.workdir
       ) as cache,
     ):
       if distributed.process_index() == 0 and inputs.own is not None:
         inputs.require_resumable(inputs.own)
-      store = _open_store(inputs, made)
+      store = _open_store(inputs, made, mirror)
       data = _open_data(inputs, made)
       agreement = Agreement(stop)
       with goodput.measure("restoring"):
@@ -94,6 +99,8 @@ def open_run(
       store.prepare(made.abstract)
       _keep_inputs(inputs, restored, started)
       _describe(inputs, data, state, restored)
+      if mirror is not None:
+        mirror.begin()
       profiler = profiling.Profiler(inputs.workdir, inputs.config.profile)
       with (
         _meter(inputs, data, made, restored, agreement, goodput) as meter,
@@ -125,9 +132,38 @@ def open_run(
           raise
 
 
-def _open_store(inputs: Inputs, made: Parts) -> Store:
+@contextlib.contextmanager
+def _mirrored(inputs: Inputs) -> Iterator[Mirror | None]:
+  """Yields the mirror of a run in a bucket in process 0, None elsewhere.
+
+  Raises:
+    UserError: another run is using the URL, it cannot be written, or the
+      processes do not share the local folder.
+  """
+  if not inputs.url:
+    yield None
+    return
+  with contextlib.ExitStack() as stack:
+    mirror = None
+    if distributed.process_index() == 0:
+      mirror = Mirror(inputs.url, inputs.workdir)
+      stack.enter_context(mirror.hold())
+      print(
+        f"working in {inputs.workdir}; what is saved is copied to {inputs.url}",
+        flush=True,
+      )
+    run_folder.require_shared(inputs.workdir)
+    yield mirror
+
+
+def _open_store(inputs: Inputs, made: Parts, mirror: Mirror | None) -> Store:
   """Returns the run's checkpoints; prepares the folder of a new run."""
-  store = Store(inputs.checkpoints, inputs.config.checkpoint)
+  folder, config = inputs.checkpoints, inputs.config.checkpoint
+  store = (
+    BucketStore(folder, config, inputs.url, mirror)
+    if inputs.url
+    else Store(folder, config)
+  )
   is_new = not inputs.checkpoints.exists()
   if distributed.all_gather(is_new)[0]:
     store.prepare(made.abstract)
@@ -165,13 +201,11 @@ def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
     UserError: the checkpoint's settings or data differ from the run's.
   """
   if restored is None:
-    print(f"starting at step 0: no checkpoint in {inputs.checkpoints}")
+    print(f"starting at step 0: no checkpoint in {inputs.place}/checkpoints")
     return
-  resume.require_resumable(
-    inputs.workdir, restored.meta["config"], inputs.values
-  )
+  resume.require_resumable(inputs.place, restored.meta["config"], inputs.values)
   errors.require_same(
-    f"the run in {inputs.workdir} (choose another --workdir, or its "
+    f"the run in {inputs.place} (choose another --workdir, or its "
     "settings): the data of the checkpoint",
     restored.meta["data"],
     data.batches.fingerprint(),
@@ -202,7 +236,8 @@ def _is_over(
     return False
   if exports and exports.is_missing(start):
     return False
-  print(resume.nothing_to_do(inputs.config, start, inputs.checkpoints))
+  folder = f"{inputs.place}/checkpoints"
+  print(resume.nothing_to_do(inputs.config, start, folder))
   return True
 
 

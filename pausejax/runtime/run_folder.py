@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import pathlib
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,24 @@ def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
         "another folder"
       ) from None
     yield
+
+
+def require_shared(workdir: pathlib.Path) -> None:
+  """Raises UserError unless all processes see one folder; all call it.
+
+  The folder is the local one of a run in a bucket, which process 0 holds.
+  """
+  token = workdir / "lock_shared"
+  if distributed.process_index() == 0:
+    files.write(token, secrets.token_hex(8))
+  distributed.all_gather("written")
+  content = token.read_text("ascii") if token.exists() else ""
+  if len(set(distributed.all_gather(content))) > 1:
+    raise errors.UserError(
+      f"--workdir: the processes do not share {workdir}; set PAUSEJAX_STAGING "
+      "to a folder that all hosts share, or mount the bucket and name the "
+      "mounted folder"
+    )
 
 
 def keep_inputs(

@@ -23,7 +23,7 @@ def run_meta(
     restored: the checkpoint that it resumes from, if any.
   """
   config, initial = inputs.config, inputs.initial
-  first = initial and {"workdir": str(initial.workdir), "step": initial.step}
+  first = initial and {"workdir": initial.place, "step": initial.step}
   before = restored or initial
   seen = before is not None and before.meta["pauses_seen"]
   return {

@@ -92,6 +92,7 @@ class Exports:
     i = self.inputs
     saved = SavedRun(
       workdir=i.workdir,
+      url=i.url,
       step=step,
       meta=dict(self.meta),
       tokenizer=i.tokenizer,

@@ -39,7 +39,8 @@ def first_state(
       has_average=config.optim.has_average,
     )
   what = "average of the parameters" if initial.average else "parameters"
-  print(f"{what} from step {initial.step} of {initial.workdir}")
+  print(f"{what} from step {initial.step} of {initial.place}")
+  initial.fetch()
   return from_checkpoint(
     Store(initial.workdir / "checkpoints", None),
     initial.meta,
@@ -59,9 +60,10 @@ def continued_state(parts: Parts, source: saved_run.SavedRun) -> Restored:
     CheckpointUnusable: the checkpoint is damaged.
     UserError: it has other leaves than the state of this run.
   """
+  source.fetch("params", "opt_state", "average")
   store = Store(source.workdir / "checkpoints", None)
   restored = store.restore_step(parts.abstract, source.step)
-  reason = "; ".join(filter(None, [str(source.workdir), restored.reason]))
+  reason = "; ".join(filter(None, [source.place, restored.reason]))
   return dataclasses.replace(restored, reason=reason)
 
 

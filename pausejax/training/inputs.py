@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from pausejax import errors, tasks
+from pausejax.buckets import copies, urls
 from pausejax.checkpoints import saved_run
 from pausejax.config import (
   FinetuneConfig,
@@ -29,7 +30,8 @@ class Inputs:
     config: the config of the run.
     values: its fields as plain values, as saved in each checkpoint.
     tokenizer: the tokenizer of its data.
-    workdir: absolute path of its folder.
+    workdir: absolute path of its folder on this machine.
+    url: the URL of its folder if that is in a bucket, else "".
     own: the newest readable checkpoint in the workdir, if any.
     initial: the run whose parameters it starts from; None if `own` is set.
   """
@@ -38,6 +40,7 @@ class Inputs:
   values: dict[str, Any]
   tokenizer: tokenizers.PauseTokenizer
   workdir: pathlib.Path
+  url: str
   own: saved_run.SavedRun | None
   initial: saved_run.SavedRun | None
 
@@ -46,9 +49,14 @@ class Inputs:
     """The folder of the run's checkpoints."""
     return self.workdir / "checkpoints"
 
+  @property
+  def place(self) -> str:
+    """The path or URL of the run's folder, for messages."""
+    return self.url or str(self.workdir)
+
   def require_resumable(self, saved: saved_run.SavedRun) -> None:
     """Raises unless the run may resume from its own checkpoint."""
-    resume.require_resumable(self.workdir, saved.meta["config"], self.values)
+    resume.require_resumable(self.place, saved.meta["config"], self.values)
     _check_tokenizer(self.tokenizer, saved)
 
 
@@ -67,7 +75,7 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
   folder = tree.data.local_dir
   errors.require_local("data.local_dir", folder)
   tree.data.local_dir = str(pathlib.Path(folder).resolve()) if folder else ""
-  if tree.init_from:
+  if tree.init_from and not urls.is_url(tree.init_from):
     tree.init_from = str(pathlib.Path(tree.init_from).resolve())
   values = tree.to_dict()
   config = train_config(values)
@@ -78,14 +86,22 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
   tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
   pause_row_init(config.finetune, tokenizer)  # Raises if it is invalid.
   errors.require(bool(workdir), "--workdir: got '', name a folder")
-  path = pathlib.Path(workdir).resolve()
+  url = urls.normal("--workdir", workdir) if urls.is_url(workdir) else ""
+  errors.require(
+    not (url and config.checkpoint.export_every),
+    "checkpoint.export_every: exports are not written to a bucket; set it to "
+    "0, and run pausejax export afterwards",
+  )
+  path = (
+    urls.local_folder(url, "run") if url else pathlib.Path(workdir).resolve()
+  )
   errors.require(
     not config.optim.pause_only_steps or reads_pauses(config),
     f"optim.pause_only_steps {config.optim.pause_only_steps}: no sequence of "
     "this run holds <pause>; set it to 0, or data.pause_fraction or "
     "finetune.num_pauses above 0",
   )
-  own = resume.own_checkpoint(path)
+  own = _own_checkpoint(workdir)
   initial = None
   if not own:
     wants_average = config.init_load == "average"
@@ -98,8 +114,8 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
       "config": values,
-      "--workdir": str(path),
-      "--init_from": initial and f"step {initial.step} of {initial.workdir}",
+      "--workdir": url or str(path),
+      "--init_from": initial and f"step {initial.step} of {initial.place}",
       "tokenizer": tokenizer.fingerprint(),
       "versions": provenance.versions(),
     }
@@ -109,6 +125,7 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
     values=values,
     tokenizer=tokenizer,
     workdir=path,
+    url=url,
     own=own,
     initial=initial,
   )
@@ -145,7 +162,7 @@ def inherit(
   config.init_from = init_from or config.init_from
   if not config.init_from:
     return
-  own = resume.own_checkpoint(pathlib.Path(workdir).resolve())
+  own = _own_checkpoint(workdir)
   source = own or (None if is_saved else _initial(config.init_from))
   if source is not None:
     config.data.tokenizer = (
@@ -158,7 +175,7 @@ def inherit(
   if config.data.seq_len > limit:
     print(
       f"data.seq_len {config.data.seq_len} is lowered to {limit}, the "
-      f"model.max_seq_len of {source.workdir}"
+      f"model.max_seq_len of {source.place}"
     )
     config.data.seq_len = limit
   for name in architecture_fields(ModelConfig):
@@ -172,6 +189,12 @@ def reads_pauses(config: TrainConfig) -> bool:
   mixed = [tasks.downstream(n) for n in config.data.rates]
   pauses = [config.finetune.pauses(task.num_pauses) for task in mixed]
   return any(p.num_pause_tokens for p in pauses)
+
+
+def _own_checkpoint(workdir: str) -> saved_run.SavedRun | None:
+  """Returns the newest readable checkpoint of a run, None if there is none."""
+  folder = copies.local_run(workdir, "--workdir", required=False)
+  return resume.own_checkpoint(folder)
 
 
 def _initial(spec: str, *, average: bool = False) -> saved_run.SavedRun | None:
@@ -188,7 +211,7 @@ def _check_tokenizer(tokenizer, initial: saved_run.SavedRun) -> None:
   names = ("tokenizer", "sha256")
   own, theirs = tokenizer.fingerprint(), initial.tokenizer.fingerprint()
   require_same(
-    f"data.tokenizer of this run and of {initial.workdir}",
+    f"data.tokenizer of this run and of {initial.place}",
     {n: own[n] for n in names},
     {n: theirs[n] for n in names},
   )

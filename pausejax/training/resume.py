@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pausejax import errors
+from pausejax.buckets import copies
 from pausejax.checkpoints import folders, saved_run
 from pausejax.config import TrainConfig, fields
 from pausejax.data import tokenizers
@@ -61,7 +62,7 @@ def may_change(field: str) -> bool:
 
 
 def require_resumable(
-  workdir: pathlib.Path, saved: Mapping[str, Any], new: Mapping[str, Any]
+  workdir: object, saved: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
   """Raises UsageError with a table of the fields that must not differ."""
   refused = _refused(saved, new)
@@ -136,7 +137,7 @@ def _note_on_initial(spec: str, began: Mapping[str, Any] | None) -> list[str]:
   first = f"step {began['step']} of {began['workdir']}"
   try:
     workdir, step = folders.locate_checkpoint(spec)
-    now = f"step {step} of {workdir}"
+    now = f"step {step} of {copies.run_url(spec) or workdir}"
   except errors.UserError:
     now = "without a checkpoint"
   if now == first:
@@ -173,7 +174,7 @@ def is_over(config: TrainConfig, step: int) -> bool:
   return step >= last_step(config)
 
 
-def nothing_to_do(config: TrainConfig, step: int, folder: pathlib.Path) -> str:
+def nothing_to_do(config: TrainConfig, step: int, folder: str) -> str:
   """Returns a line that says why no step remains.
 
   Args:
@@ -195,7 +196,7 @@ def nothing_to_do(config: TrainConfig, step: int, folder: pathlib.Path) -> str:
   )
 
 
-def ending(config: TrainConfig, state: Any, folder: pathlib.Path) -> str:
+def ending(config: TrainConfig, state: Any, folder: str) -> str:
   """Returns the last line of a run.
 
   Args:

@@ -1,0 +1,1 @@
+"""Runs and stores in buckets: gs:// and s3:// URLs."""

@@ -1,0 +1,52 @@
+"""Which objects of a run are what: small files, steps, and parts of lines.
+
+checkpoints/<step>/...            as on a disk
+checkpoints/<step>/committed.json name -> size of every object of the step,
+                                  written last: a step without it is no step
+metrics.jsonl/<start>.<offset>    the lines from an offset in bytes on; those
+                                  of the newest start that has offset 0 count
+lease.json                        held while a run uses the folder
+"""
+
+import re
+from collections.abc import Iterable
+
+COMMITTED = "committed.json"
+PARTED = ("metrics.jsonl", "samples.jsonl")
+CHECKPOINTS, ASIDE, SEGMENTS = "checkpoints", "set_aside", "segments"
+# Neither copied from here to the bucket nor back.
+_OWN = re.compile(r"(lock|lease)[^/]*|.*\.tmp|\.versions\.json")
+# Copied to the bucket and back, but not for reading.
+FOR_TRAINING = (SEGMENTS, "compilation_cache")
+_APART = (CHECKPOINTS, ASIDE, *FOR_TRAINING, "exports", "wandb")
+
+
+def committed_steps(names: Iterable[str]) -> list[int]:
+  """Returns the complete steps, oldest first."""
+  found = (
+    re.fullmatch(rf"{CHECKPOINTS}/(0|[1-9][0-9]*)/{COMMITTED}", name)
+    for name in names
+  )
+  return sorted(int(match[1]) for match in found if match)
+
+
+def step_name(step: int, name: str = "") -> str:
+  """Returns the name of an object of a step."""
+  return f"{CHECKPOINTS}/{step}/{name}"
+
+
+def of_step(names: Iterable[str], step: int) -> list[str]:
+  """Returns the names of a step's objects, without the mark of completion."""
+  start = step_name(step)
+  return [n for n in names if n.startswith(start) and n != start + COMMITTED]
+
+
+def is_array(name: str) -> bool:
+  """Returns whether an object of a step holds values of arrays."""
+  return "/d/" in name
+
+
+def is_small(name: str) -> bool:
+  """Returns whether a file of a run is kept whole, and read at its start."""
+  top = name.split("/")[0]
+  return not (top in _APART or top in PARTED or _OWN.fullmatch(name))
