@@ -77,7 +77,7 @@ docs: env
 # compiler, which CI uses, has its own: where it is installed, JAX looks for TPUs
 # and warns on every start.
 LOCK := uv pip compile --custom-compile-command "make lock" --upgrade --generate-hashes
-EXTRAS := --extra=seqio --extra=tensorboard --extra=wandb \
+EXTRAS := --extra=seqio --extra=s3 --extra=tensorboard --extra=wandb \
   --extra=gguf --extra=dev
 lock:
 	set -e; for version in $(PYTHONS); do \

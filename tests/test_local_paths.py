@@ -12,33 +12,55 @@ ROOT = pathlib.Path(__file__).parent.parent
 SMOKE = f"--config={ROOT / 'configs' / 'smoke.py'}"
 STUDY = f"--config={ROOT / 'configs' / 'study_smoke.py'}"
 COMMANDS = [
-  ["train", SMOKE, "--workdir=URL"],
-  ["train", SMOKE, "--workdir", "URL"],
-  ["train", SMOKE, "--workdir=run", "--init_from=URL"],
-  ["train", SMOKE, "--workdir=run", "--config.init_from=URL"],
   ["train", SMOKE, "--workdir=run", "--config.data.local_dir=URL"],
   ["train", SMOKE, "--workdir=run", "--config.data.tokenizer=URL"],
   ["train", SMOKE, "--workdir=run", "--config.data.files=a.txt,URL"],
   ["train", "--config=URL", "--workdir=run"],
   ["segments", SMOKE, "--out=URL"],
   ["study", STUDY, "--workdir=URL"],
-  ["report", "URL"],
-  ["report", "--workdir=URL"],
   ["report", "--workdir=.", "--out=URL"],
-  ["evaluate", "--checkpoint=URL"],
   ["evaluate", "--checkpoint=run", "--out=URL"],
   ["evaluate", "--checkpoint=run", "--local_dir=URL"],
-  ["generate", "--checkpoint=URL", "--prompt=see https://example.org"],
   ["tokenizer", "train", SMOKE, "--out=URL"],
   ["inspect", "--task=squad", "--html=URL"],
   ["inspect", "--task=squad", "--json=URL"],
   ["preflight", SMOKE, "--topology=v5e-8", "--json=URL"],
   ["score", "--task=squad", "--predictions=p.json", "--out=URL"],
 ]
+# These may be in a bucket (docs/buckets.md).
+IN_BUCKET = [
+  ["train", SMOKE, "--workdir=URL"],
+  ["train", SMOKE, "--workdir", "URL"],
+  ["train", SMOKE, "--workdir=run", "--init_from=URL"],
+  ["train", SMOKE, "--workdir=run", "--config.init_from=URL"],
+  ["report", "URL"],
+  ["report", "--workdir=URL"],
+  ["evaluate", "--checkpoint=URL"],
+  ["generate", "--checkpoint=URL", "--prompt=see https://example.org"],
+]
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "s3://b/x", "gs:/bucket/x"])
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", IN_BUCKET, ids=" ".join)
+def test_a_url_with_credentials_or_without_a_folder_is_refused(
+  words, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  for url in ("s3://key:the-secret@bucket/run", "s3://bucket"):
+    assert cli.main([word.replace("URL", url) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert "expected s3://BUCKET/FOLDER" in error and "the-secret" not in error
+    assert len(error.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("words", "url"),
+  [
+    *((w, u) for w in COMMANDS for u in ("gs://bucket/x", "s3://bucket/x")),
+    *((w, u) for w in COMMANDS + IN_BUCKET for u in ("gs:/b/x", "az://b/x")),
+  ],
+  ids=str,
+)
 def test_every_verb_refuses_a_url(words, url, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   assert cli.main([word.replace("URL", url) for word in words]) == 2

@@ -17,7 +17,7 @@ CHECKPOINTS, ASIDE, SEGMENTS = "checkpoints", "set_aside", "segments"
 # Neither copied from here to the bucket nor back.
 _OWN = re.compile(r"(lock|lease)[^/]*|.*\.tmp|\.versions\.json")
 # Copied to the bucket and back, but not for reading.
-FOR_TRAINING = (SEGMENTS, "compilation_cache")
+FOR_TRAINING = (SEGMENTS, "compilation_cache", "profile", "hlo")
 _APART = (CHECKPOINTS, ASIDE, *FOR_TRAINING, "exports", "wandb")
 
 

@@ -144,8 +144,9 @@ def _acquire(objects: Objects) -> Lease:
     since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
     key=secrets.token_hex(8),
   )
-  while not objects.create(LEASE, _content(holder, 0)):
-    found = _read(objects)
+  while (found := _read(objects)) or not objects.create(
+    LEASE, _content(holder, 0)
+  ):
     if found is None:
       continue
     _wait_until_over(objects, *found)
@@ -153,7 +154,7 @@ def _acquire(objects: Objects) -> Lease:
       _say(f"taking over {objects.url} from {found[0]}, which is gone")
       objects.delete([LEASE])
   lease = Lease(objects, holder)
-  # A bucket that cannot create an object exclusively lets two pass.
+  # Not every store refuses to create an object that exists.
   found = _read(objects)
   if found is None or found[0] != holder:
     raise _refusal(objects, found[0] if found else None)

@@ -119,7 +119,8 @@ class Mirror:
     self._push_lines()
     with self._pushing:
       paths = {p.relative_to(self._folder).as_posix(): p for p in self._files()}
-      stats = {n: _stat(path) for n, path in paths.items()}
+      all_stats = {n: _stat(path) for n, path in paths.items()}
+      stats = {n: stat for n, stat in all_stats.items() if stat}
       changed = [n for n, stat in stats.items() if self._pushed.get(n) != stat]
       for is_index in (False, True):
         now = [n for n in changed if n.endswith("index.json") == is_index]
@@ -165,7 +166,8 @@ class Mirror:
         files.write(self._folder / file, content)
     for path in self._files():
       name = path.relative_to(self._folder).as_posix()
-      self._pushed[name] = _stat(path)
+      if stat := _stat(path):
+        self._pushed[name] = stat
 
   def _download(self, names: Iterable[str]) -> None:
     wanted = [n for n in names if not n.endswith(f"/{layout.COMMITTED}")]
@@ -224,6 +226,10 @@ def _below(path: pathlib.Path) -> list[pathlib.Path]:
   return sorted(p for p in paths if not p.name.startswith("lock"))
 
 
-def _stat(path: pathlib.Path) -> tuple[int, int]:
-  stat = os.stat(path)
+def _stat(path: pathlib.Path) -> tuple[int, int] | None:
+  """Returns what changes with a file, None if the file is gone."""
+  try:
+    stat = os.stat(path)
+  except FileNotFoundError:
+    return None
   return stat.st_mtime_ns, stat.st_size

@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any
 
 from pausejax import errors
+from pausejax.buckets import urls
 
 _AT_ONCE = 16  # Transfers.
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
@@ -32,7 +33,11 @@ class Objects:
 
     Args:
       url: a URL that `urls.normal` returned.
+
+    Raises:
+      UserError: the client of its bucket is not installed.
     """
+    urls.require_client(url)
     self.url = url
 
   @functools.cached_property
@@ -40,7 +45,7 @@ class Objects:
     import fsspec
 
     # These log the errors that are raised here, some with the whole request.
-    for name in ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore"):
+    for name in ("gcsfs", "google.auth", "s3fs", "aiobotocore", "asyncio"):
       logging.getLogger(name).setLevel(logging.CRITICAL)
     return fsspec.filesystem(
       self.url[:2], use_listings_cache=False, skip_instance_cache=True

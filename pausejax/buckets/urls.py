@@ -9,6 +9,7 @@ import re
 from pausejax import errors
 
 CLIENTS = {"gs": "gcsfs", "s3": "s3fs"}
+_EXTRAS = {"gs": "gcs", "s3": "s3"}
 _ENDPOINTS = (
   "AWS_ENDPOINT_URL",
   "AWS_ENDPOINT_URL_S3",
@@ -33,7 +34,6 @@ def normal(name: str, url: str) -> str:
 
   Raises:
     UsageError: it has another form.
-    UserError: the client of this kind of bucket is not installed.
   """
   url = url.rstrip("/")
   # The URL is not repeated: one such as s3://KEY:SECRET@BUCKET has a secret.
@@ -43,14 +43,18 @@ def normal(name: str, url: str) -> str:
     ". _ = + , ~ - in the names; got another form (credentials belong in the "
     "environment, see docs/buckets.md)",
   )
+  return url
+
+
+def require_client(url: str) -> None:
+  """Raises UserError unless the client of a URL's bucket is installed."""
   scheme = url[:2]
   if importlib.util.find_spec(CLIENTS[scheme]) is None:
+    extra = _EXTRAS[scheme]
     raise errors.UserError(
-      f"{name}: {scheme}:// needs the extra {CLIENTS[scheme][:-2]}: make env "
-      f"EXTRA={CLIENTS[scheme][:-2]}, or pip install "
-      f"'.[{CLIENTS[scheme][:-2]}]' in the clone"
+      f"{url} needs the extra {extra}: make env EXTRA={extra}, or pip install "
+      f"'.[{extra}]' in the clone"
     )
-  return url
 
 
 def local_folder(url: str, use: str) -> pathlib.Path:

@@ -77,6 +77,8 @@ class BucketStore(Store):
     # It may be complete here, but the bucket has what counts.
     if jax.process_index() == 0:
       shutil.rmtree(self._folder / str(step), ignore_errors=True)
+    if isinstance(error, OSError) and error.strerror:
+      error = OSError(error.strerror)
     super()._fail(step, error)
 
 

@@ -67,9 +67,7 @@ def load(
     spec = f"{spec.rstrip('/')}/checkpoints/{step}"
   errors.require_one_of("average", average, (True, False))
   return LoadedRun(
-    saved_run.find_run(
-      spec, "workdir", average=average, average_name="average"
-    )
+    saved_run.find_run(spec, "workdir", average=average, average_name="average")
   )
 
 

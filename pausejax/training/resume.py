@@ -91,7 +91,7 @@ def require_continuable(
   refused = _refused(source.meta["config"], new)
   if refused:
     raise errors.UsageError(
-      f"init_load=state: the run in {source.workdir} cannot continue with "
+      f"init_load=state: the run in {source.place} cannot continue with "
       f"another {', '.join(name for name, _, _ in refused)}; give the saved "
       "values, or load only its parameters (init_load=parameters)",
       "\n".join(difference_lines(refused)),
@@ -99,7 +99,7 @@ def require_continuable(
   errors.require(
     not is_over(config, source.step),
     f"init_load=state: the run starts at step {source.step} of "
-    f"{source.workdir}, and num_steps is {config.num_steps}, stop_at_step "
+    f"{source.place}, and num_steps is {config.num_steps}, stop_at_step "
     f"{config.stop_at_step}; raise num_steps",
   )
 
