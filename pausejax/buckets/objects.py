@@ -165,8 +165,8 @@ def _all(one: Any, names: Iterable[str]) -> None:
 
 
 def _number(error: Exception) -> int:
-  is_own = isinstance(error, OSError) and isinstance(error.errno, int)
-  return error.errno if is_own else errno.EIO
+  number = error.errno if isinstance(error, OSError) else None
+  return number or errno.EIO
 
 
 def _reason(error: Exception) -> str:
