@@ -120,6 +120,28 @@ def test_a_loop_of_unknown_length_counts_once_and_is_reported():
   assert "1 loops of unknown trip count" in report(found)
 
 
+def test_values_that_many_instructions_take_are_evaluated_once():
+  lines = [
+    "%zero = s32[] constant(0)",
+    "%t0 = (s32[], s32[]) tuple(%zero, %zero)",
+  ]
+  for i in range(60):  # 2^60 paths to the start.
+    lines += [
+      f"%a{i} = s32[] get-tuple-element(%t{i}), index=0",
+      f"%b{i} = s32[] get-tuple-element(%t{i}), index=1",
+      f"%t{i + 1} = (s32[], s32[]) tuple(%b{i}, %a{i})",
+    ]
+  lines += [
+    "%init = (s32[], bf16[8,8]{1,0}) tuple(%a59, %x)",
+    WHILE[-1],
+  ]
+  body = LOOP.format(
+    inside=fusion("f", "fused_product", 100), step=3, limit="constant(12)"
+  )
+  found = priced(program(lines, body))
+  assert found.product_seconds == pytest.approx(4 * 100 * CYCLE)
+
+
 def test_time_in_windowed_einsum_loops_is_reported():
   body = "%wide.windowed_dot_general_body_ag.1"
   text = loop(fusion("f", "fused_product", 100)).replace("%body", body)

@@ -263,13 +263,28 @@ def preflight(tmp_path, *argv):
   return run.returncode, run.stdout + run.stderr, written
 
 
+# Estimated seconds of the toy's step on v5e-8, by compiler. A step that gets
+# faster lowers its figure; the failing test prints the new one.
+TOY_SECONDS = {"libtpu 0.0.42.1": 0.000605}
+
+
+def grown(found):
+  """Returns the estimate of a toy over the stored one."""
+  stored = TOY_SECONDS.get(found["compiler"])
+  if stored is None:
+    pytest.skip(f"no figure is stored for {found['compiler']}")
+  return found["estimate"]["step_seconds"] / stored
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
 )
 def test_a_toy_compiles_for_a_tpu_and_one_too_large_is_refused(tmp_path):
   code, text, found = preflight(
-    tmp_path, "--topology=v5e-8", "--config.batch_size=64"
+    tmp_path,
+    *("--topology=v5e-8", "--config.batch_size=64", "--estimate"),
+    "--preemptions_per_day=2",
   )
   assert code == 0, text
   assert "It fits v5e-8" in text
@@ -278,12 +293,32 @@ def test_a_toy_compiles_for_a_tpu_and_one_too_large_is_refused(tmp_path):
   assert found["available_bytes"] == chips.CHIPS["v5e"].memory_bytes
   # It holds less than a gigabyte; what XLA pads is little.
   assert 0 < found["state_bytes"] < found["needed_bytes"] < GIB
+  assert "estimated time of a step" in text and "goodput with 2" in text
+  # The step does not get slower by more than 5% unnoticed.
+  assert grown(found) <= 1.05, found["estimate"]["step_seconds"]
+  # All of it is priced.
+  assert found["estimate"]["num_uncounted"] == 0
+  assert 0 < found["estimate"]["mfu"]["causal"] < 1
   refused = f"--config.batch_size={2 * found['verdicts'][1]['batch_size']}"
   code, text, found = preflight(tmp_path, "--topology=v5e-8", refused)
   assert code == 1, text
   assert "It does not fit v5e-8" in text
   assert found["verdicts"][0]["refused"]
   assert found["verdicts"][0]["seconds"] < 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
+)
+def test_a_slower_program_does_not_pass_the_bar(tmp_path):
+  code, text, found = preflight(
+    tmp_path,
+    *("--topology=v5e-8", "--config.batch_size=64", "--estimate"),
+    "--config.optim.num_microbatches=4",
+  )
+  assert code == 0, text
+  assert grown(found) > 1.05
 
 
 @pytest.mark.slow

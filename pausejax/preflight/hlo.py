@@ -92,6 +92,7 @@ class Module:
 
   def __init__(self, text: str):
     self.computations: dict[str, dict[str, Instruction]] = {"": {}}
+    self._known: dict[tuple[int, str, str], tuple[Any, Known]] = {}
     self.entry = name = ""
     for line in _CONTINUED.sub(r"kernel_metadata={\1}", text).splitlines():
       if header := _COMPUTATION.match(line):
@@ -206,13 +207,20 @@ class Module:
 
   def _value(self, computation: str, name: str, given) -> Known:
     """Returns the known value of an integer, or of a tuple with integers."""
-    one = self.computations.get(computation, {}).get(name)
-    if one is None:
-      return None
+    # Many instructions may take one result. The entry holds `given`, so that
+    # no other list gets its id.
+    key = id(given), computation, name
+    if key not in self._known:
+      one = self.computations.get(computation, {}).get(name)
+      value = one and self._evaluate(computation, one, given)
+      self._known[key] = given, value
+    return self._known[key][1]
+
+  def _evaluate(self, computation: str, one: Instruction, given) -> Known:
     if one.op == "parameter":
       index = int(one.rest.partition(")")[0])
       return given[index] if index < len(given) else None
-    if not (_INTEGER.match(one.type) or one.type.startswith("(")):
+    if not _INTEGER.search(one.type):
       return None
     if one.op == "constant":
       text = one.rest.partition(")")[0]
