@@ -12,6 +12,7 @@ bfloat16 product of 8192 x 8192 in the same model.
 An arm takes minutes to compile (1b: 3 to 8), so each row is written as it is
 measured, and the rows that the file already has are not measured again.
 `--config.FIELD=VALUE` changes the config of all arms; use another file then.
+`--sizes=` measures the products alone.
 Needs libtpu (make env EXTRA=tpu).
 """
 
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _list(text: str) -> list[str]:
-  return text.split(",")
+  return list(filter(None, text.split(",")))
 
 
 def run(session: trials.Session, name: str, arm) -> None:

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
+import subprocess
 import sys
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+  estimate,
   gpu,
   gpu_parts,
   growth,
@@ -24,6 +27,7 @@ from benchmarks import (
 )
 from benchmarks.arms import ours
 from benchmarks.arms.shapes import SHAPES, batches
+from pausejax.runtime import chips
 
 TOY = SHAPES["toy"]
 
@@ -258,3 +262,39 @@ def test_a_part_without_its_package_names_the_package(session, no_torch):
   gpu.run_part(options)
   (row,) = session.rows()
   assert row["missing"] == "torch is not installed"
+
+
+def test_an_estimate_in_the_file_is_not_measured_again(session, capsys):
+  measured = []
+
+  def arm(value):
+    measured.append(value)
+    return {"mfu": 1 / value}
+
+  estimate.run(session, "v5e product", lambda: arm(0))  # Fails: measured again.
+  estimate.run(session, "v5e product", lambda: arm(2))
+  estimate.run(session, "v5e product", lambda: arm(4))
+  assert measured == [0, 2]
+  estimate.show(session.rows())
+  (line,) = capsys.readouterr().out.splitlines()[-1:]
+  assert line.startswith("v5e product") and "50.0%" in line
+
+
+def test_slices_are_named_by_their_devices():
+  assert estimate.topology_name("v5e", 8) == "v5e-8"
+  assert estimate.topology_name("v5p", 8) == "v5p-16"  # TensorCores.
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
+)
+def test_the_stored_calibration_is_that_of_the_cost_model(tmp_path):
+  path = tmp_path / "estimate.json"
+  command = [sys.executable, "-m", "benchmarks.estimate", f"--json={path}"]
+  subprocess.run([*command, "--sizes="], check=True)
+  rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+  for chip in ("v4", "v5e", "v5p", "v6e"):
+    stored = chips.CHIPS[chip].cost_model
+    share = rows[f"{chip} product"]["mfu"]
+    assert stored and share == pytest.approx(stored.product_share, abs=0.002)

@@ -219,6 +219,11 @@ def _measure(
       num_shards=shards,
       largest_batch=largest,
     )
+  notes = []
+  if topology.is_tpu:
+    notes = tpu_notes(model_config, first.hlo_text, step)
+  if estimates and step is None:
+    notes.append("no estimate: the compiler refused the step")
   return summary.Preflight(
     topology=topology.name,
     compiler=compiler,
@@ -242,9 +247,7 @@ def _measure(
     num_steps=config.num_steps,
     estimate=step,
     checkpoint=_checkpoint(state, held, config.checkpoint, devices),
-    notes=(
-      tpu_notes(model_config, first.hlo_text, step) if topology.is_tpu else []
-    ),
+    notes=notes,
   )
 
 
