@@ -412,8 +412,8 @@ def _head_norm(
 def _with_merged_heads(blocks: Block) -> Block:
   """Returns the stacked blocks with N and H of each parameter in one axis.
 
-  Outside of the scan: inside, XLA would multiply by arrays [D, N, H], of which
-  a TPU pads heads of 64 to 128 values and whose shards it sums, not gathers.
+  Outside of the scan: inside, XLA would merge the reshape into the product, and
+  a TPU pads heads of 64 values to 128.
   """
 
   def merged(param: nnx.Param) -> nnx.Param:
