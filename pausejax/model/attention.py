@@ -289,9 +289,7 @@ def _splash_shard(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, *, window, interpret):
     out_NTH = kernel(*heads_first, segment_ids=splash.SegmentIds(ids_T, ids_T))
     return jnp.swapaxes(out_NTH, 0, 1)
 
-  # As vectors of all heads, since a TPU pads the values of a single head.
-  vectors = q_BTNH.reshape(*q_BTNH.shape[:2], -1) / math.sqrt(head_dim)
-  q_BTNH = vectors.reshape(q_BTNH.shape)
+  q_BTNH = q_BTNH / math.sqrt(head_dim)
   return jax.vmap(one_row)(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
 
 
