@@ -24,8 +24,8 @@ def _head_dim(config: ModelConfig, estimate: EstimatedStep | None) -> str:
   if size == padded:
     return ""
   line = (
-    f"model.head_dim={size} is padded to {padded} in TPU kernels: "
-    f"{1 - size / padded:.0%} of the attention's arithmetic and of its arrays"
+    f"model.head_dim={size} is padded to {padded} in the attention kernels of "
+    f"TPUs: {1 - size / padded:.0%} of their arithmetic"
   )
   heads, kv_heads = (
     n * size / padded for n in (config.num_heads, config.num_kv_heads)
