@@ -31,6 +31,8 @@ ARGS = {
   "pretrain_c4": [
     "",
     "pause=false",
+    "size=1b,optimizer=adamw",
+    "optimizer=muon,pause=false",
     *(
       f"size={size},pause={pause}"
       for size, pause in itertools.product(

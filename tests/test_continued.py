@@ -21,14 +21,14 @@ def config(folder: pathlib.Path, **changes):
     lines = [" ".join(WORDS[i % 7 :] + WORDS[: i % 5]) for i in range(80)]
     text.write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
   c = pausejax.config.default()
-  c.model.update(num_layers=2, d_model=16, num_heads=2, max_seq_len=32)
+  c.model.update(num_layers=1, d_model=16, num_heads=2, max_seq_len=32)
   c.model.update(dtype="float32", remat="none")
   c.data.update(task="text", files=str(text), seq_len=32)
   c.mesh.update(data=1, fsdp=-1)
   c.update(num_steps=STEPS, batch_size=8, later_batch_sizes="2:16,5:8")
   c.optim.update(name="muon", ema_decay=0.8, schedule="wsd", warmup_steps=2)
   c.optim.kwargs = dict(beta=0.9, weight_decay=0.1, adam_b2=0.98)
-  c.optim.update(decay_steps=3, num_microbatches=1)
+  c.optim.decay_steps = 3
   c.checkpoint.update(every=4, keep=9)
   c.eval.update(every=4, num_batches=1, average=True)
   for name, value in changes.items():
