@@ -55,6 +55,16 @@ def test_other_devices_share_one_folder(tmp_path):
   assert compilation._choose("none", tmp_path, "gpu") == ""
 
 
+def test_several_processes_on_cpus_have_none(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(compilation, "_cpu_flags", lambda: ["avx2"])
+  monkeypatch.setattr(compilation.distributed, "num_processes", lambda: 2)
+  assert compilation._choose("auto", tmp_path, "cpu") == ""
+  assert capsys.readouterr().out == ""
+  assert compilation._choose(str(tmp_path), tmp_path, "cpu") == ""
+  assert "not used by several processes" in capsys.readouterr().out
+  assert compilation._choose("auto", tmp_path, "tpu")
+
+
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(errors.UserError, match="compilation_cache: cannot write"):

@@ -15,6 +15,7 @@ import platform
 from collections.abc import Iterator
 
 from pausejax import errors
+from pausejax.runtime import distributed
 
 AUTO, NONE = "auto", "none"  # Values of the field `compilation_cache`.
 
@@ -72,6 +73,12 @@ def _choose(field: str, workdir: pathlib.Path, backend: str) -> str:
   """Returns the folder of the cache on this backend, "" if there is none."""
   is_auto, is_cpu = field == AUTO, backend == "cpu"
   if field == NONE or (is_auto and is_cpu and _UNREADABLE in _cpu_flags()):
+    return ""
+  if is_cpu and distributed.num_processes() > 1:
+    # The key of a program differs by process, and process 0 alone writes: it
+    # would load while the others compile, and lose them meanwhile.
+    if not is_auto:
+      print("compilation_cache: not used by several processes on CPUs")
     return ""
   folder = workdir / _FOLDER if is_auto else pathlib.Path(field).resolve()
   folder = folder / cpu_type() if is_cpu else folder
