@@ -1,5 +1,6 @@
 """Estimated step times: what is summed, from small programs in HLO."""
 
+import importlib.util
 import math
 
 import pytest
@@ -424,6 +425,17 @@ def test_a_target_without_a_cost_model_is_refused(topology, said, capsys):
   )
   assert code == 2
   assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is not None, reason="libtpu is there"
+)
+def test_an_estimate_without_libtpu_is_refused(capsys):
+  code = cli.main(
+    ["preflight", "--config=smoke", "--topology=v5e-8", "--estimate"]
+  )
+  assert code == 1
+  assert "libtpu is not installed" in capsys.readouterr().err
 
 
 def test_the_last_lines_of_a_kernel_belong_to_it():
