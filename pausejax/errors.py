@@ -88,8 +88,8 @@ def require(condition: bool, message: str) -> None:
 def require_local(name: str, path: str) -> None:
   """Raises if a path is a URL, such as gs://bucket/run.
 
-  Only files that are read through ArrayRecord may have one
-  (`data.segments_dir`). Elsewhere, `gs:` would be a folder on this machine.
+  What may be in a bucket is checked by `buckets/urls.py`. Elsewhere, `gs:`
+  would be a folder on this machine.
   """
   scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|s3|file):/", path)
   require(

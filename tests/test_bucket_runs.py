@@ -11,9 +11,12 @@ import threading
 import pytest
 
 import pausejax
-from pausejax import errors
-from pausejax.buckets import layout, mirror
+from pausejax import cli, errors
+from pausejax.buckets import layout, mirror, stores
 from pausejax.buckets.objects import Objects
+from pausejax.config import DataConfig
+from pausejax.data import tokenizers
+from pausejax.data.pretraining import segments
 from pausejax.runtime import metric_rows
 from tests import object_store, processes
 
@@ -254,3 +257,35 @@ def test_two_processes_share_one_lease_and_one_copy(
   codes = [process.wait() for process in started]
   assert codes == [0, 0], [log.read_text() for log in logs]
   assert layout.committed_steps(Objects(url).sizes()) == [4, 8, 12]
+
+
+def test_a_store_in_a_bucket_is_built_read_and_verified(
+  store, url, documents, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setenv("PAUSEJAX_STAGING", str(tmp_path / "first"))
+  words = [f"--config={ROOT / 'configs' / 'smoke.py'}"]
+  words += [
+    f"--config.{name}={value}"
+    for name, value in settings(documents).items()
+    if name.startswith("data.")
+  ]
+  assert cli.main(["segments", *words, f"--out={url}"]) == 0
+  assert f"segments are in {url}" in capsys.readouterr().out
+  names = Objects(url).sizes()
+  assert "index.json" in names and not [n for n in names if "lock" in n]
+  # Another machine reads it, and builds nothing a second time.
+  monkeypatch.setenv("PAUSEJAX_STAGING", str(tmp_path / "second"))
+  before = Objects(url).versions()
+  assert cli.main(["segments", *words, f"--out={url}"]) == 0
+  assert Objects(url).versions() == before
+  assert cli.main(["segments", f"--verify={url}"]) == 0
+  data = DataConfig(**{**config(documents).data, "segments_dir": url})
+  read = segments.open_segments(
+    url, "train", data, tokenizers.load_tokenizer("bytes")
+  )
+  assert len(read.read([0, 1])) == 2
+  # Without its index, it is no store.
+  Objects(url).delete(["index.json"])
+  with pytest.raises(errors.UserError, match=f"no store in {url}"):
+    stores.local_store(url, "data.segments_dir")
+  assert cli.main(["segments", *words, f"--out={url}", "--shard=1/2"]) == 2

@@ -77,6 +77,39 @@ def upload(url: str, workdir: pathlib.Path, folder: pathlib.Path) -> None:
     )
 
 
+def update_all(objects: Objects, folder: pathlib.Path) -> None:
+  """Makes a folder a copy of all objects; raises OSError."""
+  versions = objects.versions()
+  for name in _copied(folder):
+    if name not in versions:
+      (folder / name).unlink(missing_ok=True)
+  wanted = [name for name in versions if not layout.is_own(name)]
+  _download(objects, folder, versions, wanted)
+
+
+def upload_changed(objects: Objects, folder: pathlib.Path, last: str) -> None:
+  """Uploads the files of a folder that are not in the bucket.
+
+  Args:
+    objects: where to.
+    folder: the folder.
+    last: the name of the file that is uploaded after all others.
+
+  Raises:
+    OSError: the bucket cannot be written.
+  """
+  versions, copied = objects.versions(), _copied(folder)
+  paths = {
+    path.relative_to(folder).as_posix(): path
+    for path in folder.rglob("*")
+    if path.is_file() and not layout.is_own(path.name)
+  }
+  # What was downloaded is not written again.
+  changed = [n for n in paths if n not in copied or n not in versions]
+  objects.upload({name: paths[name] for name in changed if name != last})
+  objects.upload({name: paths[name] for name in changed if name == last})
+
+
 @contextlib.contextmanager
 def named(url: str, folder: pathlib.Path) -> Iterator[None]:
   """Makes errors name the URL of a run instead of its copy.

@@ -46,7 +46,12 @@ def is_array(name: str) -> bool:
   return "/d/" in name
 
 
+def is_own(name: str) -> bool:
+  """Returns whether a file is only of use where it is, such as a lock."""
+  return _OWN.fullmatch(name.rpartition("/")[2]) is not None
+
+
 def is_small(name: str) -> bool:
   """Returns whether a file of a run is kept whole, and read at its start."""
   top = name.split("/")[0]
-  return not (top in _APART or top in PARTED or _OWN.fullmatch(name))
+  return not (top in _APART or top in PARTED or is_own(name))

@@ -94,21 +94,24 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold_lease(objects: Objects, each: Callable[[], None]) -> Iterator[Lease]:
+def hold_lease(
+  objects: Objects, each: Callable[[], None], name: str = "--workdir"
+) -> Iterator[Lease]:
   """Holds the lease of a folder and renews it in another thread.
 
   Args:
     objects: the folder.
     each: called in that thread after each renewal.
+    name: the option that gave the URL, for messages.
 
   Raises:
     UserError: another run holds it, or the bucket cannot be written.
   """
   try:
-    lease = _acquire(objects)
+    lease = _acquire(objects, name)
   except OSError as e:
     raise errors.UserError(
-      f"--workdir: cannot write {objects.url}: {e.strerror or e}; check the "
+      f"{name}: cannot write {objects.url}: {e.strerror or e}; check the "
       "bucket, the credentials and the endpoint, or name another folder"
     ) from e
   ended = threading.Event()
@@ -135,7 +138,7 @@ def hold_lease(objects: Objects, each: Callable[[], None]) -> Iterator[Lease]:
     lease.release()
 
 
-def _acquire(objects: Objects) -> Lease:
+def _acquire(objects: Objects, name: str) -> Lease:
   """Returns the lease; waits for the end of one that nobody renews."""
   holder = _Holder(
     host=socket.gethostname(),
@@ -149,7 +152,7 @@ def _acquire(objects: Objects) -> Lease:
   ):
     if found is None:
       continue
-    _wait_until_over(objects, *found)
+    _wait_until_over(objects, *found, name)
     if _read(objects) == found:
       _say(f"taking over {objects.url} from {found[0]}, which is gone")
       objects.delete([LEASE])
@@ -157,11 +160,13 @@ def _acquire(objects: Objects) -> Lease:
   # Not every store refuses to create an object that exists.
   found = _read(objects)
   if found is None or found[0] != holder:
-    raise _refusal(objects, found[0] if found else None)
+    raise _refusal(objects, found[0] if found else None, name)
   return lease
 
 
-def _wait_until_over(objects: Objects, holder: _Holder, count: int) -> None:
+def _wait_until_over(
+  objects: Objects, holder: _Holder, count: int, name: str
+) -> None:
   """Returns when a lease is over; raises UserError if it is renewed."""
   if holder.machine == _machine() and not _is_alive(holder.pid):
     return
@@ -182,12 +187,14 @@ def _wait_until_over(objects: Objects, holder: _Holder, count: int) -> None:
     if found is None:
       return
     if found != (holder, count):
-      raise _refusal(objects, found[0])
+      raise _refusal(objects, found[0], name)
 
 
-def _refusal(objects: Objects, holder: _Holder | None) -> errors.UserError:
+def _refusal(
+  objects: Objects, holder: _Holder | None, name: str
+) -> errors.UserError:
   return errors.UserError(
-    f"--workdir: another run is using {objects.url}: "
+    f"{name}: another run is using {objects.url}: "
     f"{holder or 'it took the lease and ended'}; wait for it or choose another "
     "folder"
   )

@@ -19,6 +19,7 @@ bytes do not depend on which process wrote them. --verify reads a whole store
 and reports every file that differs from the index.
 """
 
+import argparse
 import contextlib
 import pathlib
 import time
@@ -26,7 +27,8 @@ import time
 from etils import epath
 
 from pausejax import commandline, errors, files, locks, tasks
-from pausejax.config import DataConfig, train_config
+from pausejax.buckets import stores, urls
+from pausejax.config import DataConfig, TrainConfig, train_config
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning import encoded
 from pausejax.data.pretraining import prepare, segments
@@ -62,7 +64,21 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--num_workers", options.num_workers, 1)
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
-  out = pathlib.Path(options.out)
+  if not urls.is_url(options.out):
+    return _make(options, config, pathlib.Path(options.out))
+  errors.require(
+    options.shard == (1, 1),
+    "--shard: cannot be used with a bucket, where machines cannot share an "
+    "unfinished store; leave it out, or use a shared folder",
+  )
+  with stores.building(urls.normal("--out", options.out)) as out:
+    return _make(options, config, out)
+
+
+def _make(
+  options: argparse.Namespace, config: TrainConfig, out: pathlib.Path
+) -> int:
+  """Makes a store in a local folder and prints its contents."""
   files.require_writable("--out", out)
   tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
   refused = locks.unused_removed(out, record_store.HEAD)
@@ -76,7 +92,7 @@ def main(argv: list[str]) -> int:
       index = encoded.write_encoded(config.data, tokenizer, out)
     for split in encoded.SPLITS:
       print(f"{split}: {index[split]['num_examples']:,} examples")
-    print(f"examples are in {out}")
+    print(f"examples are in {options.out}")
     return 0
   with (
     # With several shards, another process may be building there.
@@ -107,15 +123,17 @@ def main(argv: list[str]) -> int:
     print(line)
   for line in _skipped(index):
     print(line)
-  print(f"segments are in {out}")
+  print(f"segments are in {options.out}")
   return 0
 
 
 def parser() -> commandline.Parser:
   """Returns the parser of the verb."""
-  made = commandline.Parser("segments", __doc__, config=True, uses=_FIELDS)
+  made = commandline.Parser(
+    "segments", __doc__, config=True, uses=_FIELDS, in_bucket=("out",)
+  )
   add = made.add_argument
-  add("--out", required=True, help="folder of the store")
+  add("--out", required=True, help="folder of the store, also gs:// or s3://")
   add("--num_workers", type=int, default=1, help="processes (1)")
   add(
     "--shard",
@@ -181,7 +199,7 @@ def _verify(argv: list[str]) -> int:
   parser = commandline.Parser("segments", __doc__, config=False)
   parser.add_argument("--verify", required=True, metavar="DIR")
   options, _ = parser.parse(argv)
-  folder = epath.Path(options.verify)
+  folder = epath.Path(stores.local_store(options.verify, "--verify"))
   record_store.require_formats(
     folder,
     ("format", segments.FORMAT),

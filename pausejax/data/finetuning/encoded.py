@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from pausejax import errors, json_files, locks, tasks
+from pausejax.buckets import stores
 from pausejax.config import DataConfig
 from pausejax.data import record_store
 from pausejax.data.finetuning import examples, prompts
@@ -96,7 +97,7 @@ def open_encoded(
       the differences), or a missing or damaged file.
   """
   errors.require_one_of("split", split, SPLITS)
-  path = epath.Path(folder)
+  path = epath.Path(stores.local_store(folder, "data.segments_dir"))
   where = f"the store of examples {folder}"
   format = ("examples_format", FORMAT)
   index = record_store.read_index(path, _SPLIT, format=format)

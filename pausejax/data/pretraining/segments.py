@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from pausejax import errors, tasks
+from pausejax.buckets import stores
 from pausejax.config import DataConfig
 from pausejax.data import record_store, tokenizers
 
@@ -144,7 +145,7 @@ def open_segments(
   """Opens one split of a store and checks that it matches `data`.
 
   Args:
-    folder: a local path, or a gs:// path.
+    folder: a local path, or a URL of a bucket.
     split: "train" or "validation".
     data: the data config of the run.
     tokenizer: the run's tokenizer.
@@ -153,9 +154,9 @@ def open_segments(
     UserError: no store, a store of another corpus, tokenizer or length (the
       message names the differences), or a missing or damaged file.
   """
-  folder = epath.Path(folder)
-  fields = {"documents_sha256": str, "unigram_entropy": float}
   where = f"the store of segments {folder}"
+  folder = epath.Path(stores.local_store(folder, "data.segments_dir"))
+  fields = {"documents_sha256": str, "unigram_entropy": float}
   index = record_store.read_index(folder, fields, format=("format", FORMAT))
   index = upgrade(index, index.get("format", 1), where)
   errors.require_same(where, index, segments_identity(data, tokenizer))
