@@ -283,7 +283,7 @@ def test_a_store_in_a_bucket_is_built_read_and_verified(
   read = segments.open_segments(
     url, "train", data, tokenizers.load_tokenizer("bytes")
   )
-  assert len(read.read([0, 1])) == 2
+  assert len(read.read([0, 1], 0)) == 2
   # Without its index, it is no store.
   Objects(url).delete(["index.json"])
   with pytest.raises(errors.UserError, match=f"no store in {url}"):
