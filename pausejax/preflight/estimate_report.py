@@ -48,7 +48,7 @@ def _totals(step: EstimatedStep) -> list[str]:
   if serial == overlapped:
     rows = {"one device": serial}
   lines = [
-    f"  {'':27}       ms     tokens/s   MFU causal   whole square   of products"
+    f"  {'':27}        ms     tokens/s   MFU causal   whole square   of products"
   ]
   for name, seconds in rows.items():
     mfu = step.utilizations(seconds)
@@ -61,7 +61,7 @@ def _totals(step: EstimatedStep) -> list[str]:
 
 
 def _dearest(operations: Sequence[Operation]) -> list[str]:
-  lines = ["dearest operations outside the products", "        ms  times"]
+  lines = ["dearest operations outside the products", "         ms  times"]
   for one in operations:
     where = one.where or "no source line"
     lines.append(f"  {_ms(one.seconds)}  {one.count:5,}  {one.name}  {where}")
@@ -102,4 +102,4 @@ def _assumptions(step: EstimatedStep) -> list[str]:
 
 
 def _ms(seconds: float) -> str:
-  return f"{1e3 * seconds:9,.{2 if seconds < 1 else 0}f}"
+  return f"{1e3 * seconds:10,.3f}"
