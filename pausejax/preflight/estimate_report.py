@@ -48,7 +48,7 @@ def _totals(step: EstimatedStep) -> list[str]:
   if serial == overlapped:
     rows = {"one device": serial}
   lines = [
-    f"  {'':27}        ms     tokens/s   MFU causal   whole square   of products"
+    f"  {'':33}  ms     tokens/s   MFU causal   whole square   of products"
   ]
   for name, seconds in rows.items():
     mfu = step.utilizations(seconds)
