@@ -92,9 +92,10 @@ def require_local(name: str, path: str) -> None:
   would be a folder on this machine.
   """
   scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|s3|file):/", path)
+  shown = re.sub(r"//[^/]*@", "//...@", path)  # Not the credentials.
   require(
     scheme is None,
-    f"{name}: got {path!r}, which is not a path on this machine; name a local "
+    f"{name}: got {shown!r}, which is not a path on this machine; name a local "
     "or mounted folder, and copy from or to the bucket yourself",
   )
 

@@ -112,6 +112,12 @@ def test_the_slurm_script_refuses_a_url(words, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_credentials_in_a_refused_url_are_not_repeated():
+  with pytest.raises(errors.UsageError) as raised:
+    errors.require_local("--out", "s3://key:the-secret@bucket/x")
+  assert "the-secret" not in raised.value.message
+
+
 def test_a_path_that_resembles_a_url_is_accepted():
   for path in ("", "runs/a:b", "/data/x://y", "C:/x", "./gs:x"):
     errors.require_local("--workdir", path)
