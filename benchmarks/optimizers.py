@@ -43,7 +43,7 @@ _MUON |= dict(adam_weight_decay=0.1)
 _ADAM_PART = 0.3
 _GRIDS = {
   "adamw": (1e-3, 3e-3, 1e-2, 3e-2),
-  "muon": (3e-3, 1e-2, 3e-2, 1e-1),
+  "muon": (1e-2, 3e-2, 1e-1, 3e-1),
 }
 _COLORS = {"adamw": "#1f77b4", "muon": "#d95f02"}
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 320, 56, 14, 600, 270

@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks import (
@@ -20,6 +22,7 @@ from benchmarks import (
   inference,
   loss,
   measure,
+  optimizers,
   packing,
   pause,
   step,
@@ -298,3 +301,37 @@ def test_the_stored_calibration_is_that_of_the_cost_model(tmp_path):
     stored = chips.CHIPS[chip].cost_model
     share = rows[f"{chip} product"]["mfu"]
     assert stored and share == pytest.approx(stored.product_share, abs=0.002)
+
+
+def test_the_rate_of_an_arm_is_chosen_on_other_text_than_it_is_compared_on():
+  results = {
+    (arm, rate, seed): optimizers.Result(
+      curve=[(10, 5.0), (20, abs(np.log10(rate) + 2) + best + seed / 100)],
+      test=best + seed / 100,
+      seconds=0.1,
+    )
+    for arm, best in (("adamw", 2.0), ("muon", 1.5))
+    for rate in optimizers._GRIDS[arm]
+    for seed in optimizers.SEEDS
+  }
+  chosen = {
+    arm: optimizers.best_rate(arm, results) for arm in ("adamw", "muon")
+  }
+  assert chosen == {"adamw": 1e-2, "muon": 1e-2}
+  lines = "\n".join(optimizers.comparison(results, chosen))
+  assert "muon minus adamw, test: -0.5000 ± 0.0000" in lines
+  assert optimizers.picture(results, chosen).count("<polyline") == 6
+
+
+def test_an_optimizer_at_a_rate_in_its_state_is_the_one_at_that_rate():
+  params = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)}
+  updates = []
+  for made, rate in (
+    (optimizers.scaled(optax.contrib.muon(1.0, weight_decay=0.1)), 0.03),
+    (optax.contrib.muon(0.03, weight_decay=0.1), None),
+  ):
+    state = made.init(params)
+    if rate:
+      state = optimizers.Scaled(jnp.asarray(rate), state.state)
+    updates.append(made.update(params, state, params)[0]["w"])
+  np.testing.assert_allclose(*updates, rtol=1e-5)
