@@ -416,7 +416,7 @@ def _with_merged_heads(blocks: Block) -> Block:
   a TPU pads heads of 64 values to 128.
   """
 
-  def merged(param: nnx.Param) -> nnx.Param:
+  def merged(param: nnx.Variable) -> nnx.Variable:
     axes = sharding.logical_axes(param, param.ndim)
     if "head_dim" not in axes:
       return param
