@@ -95,7 +95,10 @@ _RECIPE_STEPS = {"130m": 20_480, "1b": 184_320}
 
 
 def get_config(arg: str = ""):
-  """Returns the config; `arg` as in size=130m,pause=true,optimizer=muon."""
+  """Returns the config.
+
+  `arg` is size=130m|1b|tiny,pause=true|false,optimizer=paper|adamw|muon.
+  """
   choice = config.parse_arg(
     arg,
     size=("130m", "1b", "tiny"),

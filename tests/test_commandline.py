@@ -564,7 +564,7 @@ def test_help_lists_every_argument_that_a_config_takes(name, capsys):
   verb = "study" if name.startswith("study") else "train"
   lines = help_lines([verb, f"--config={CONFIGS / name}.py"], capsys)
   docstring = (CONFIGS / f"{name}.py").read_text().partition("`arg` is ")[2]
-  keys = re.findall(r"(\w+)=", docstring.partition('."')[0])
+  keys = re.findall(r"(\w+)=", re.split(r'\."|\.\n', docstring)[0])
   assert len(keys) == (name != "study_smoke") * len({*keys})
   for key in keys:
     assert any(line.startswith(f"  {key} = ") for line in lines), key

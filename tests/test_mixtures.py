@@ -117,7 +117,10 @@ PARSERS = {
   "programs/segments.py": "looks for --verify before the options are parsed",
   "programs/tasks.py": "the title in a module's docstring",
   "preflight/collectives.py": "programs that XLA printed",
+  "preflight/hlo.py": "programs that XLA printed",
+  "runtime/compilation.py": "/proc/cpuinfo",
   "runtime/environment.py": "HOST:PORT of an environment variable",
+  "runtime/gpu_environment.py": "XLA_FLAGS and CUDA_VISIBLE_DEVICES",
   "runtime/peers.py": "HOST:PORT of an environment variable",
   "tasks/file_lists.py": "files: a comma may be part of a name on disk",
 }
@@ -143,6 +146,5 @@ def test_texts_of_configs_are_taken_apart_where_configs_are_read():
       found.add(path.relative_to(PACKAGE).as_posix())
   config = {name for name in found if name.startswith("config/")}
   assert found - config == {*PARSERS, "study/arms.py"}
-  assert config == {
-    f"config/{n}.py" for n in ("arguments", "fields", "loader", "mixtures")
-  }
+  names = ("arguments", "batch_sizes", "fields", "loader", "mixtures")
+  assert config == {f"config/{name}.py" for name in names}
