@@ -12,7 +12,7 @@ import pytest
 
 import pausejax
 from pausejax import cli, errors
-from pausejax.buckets import layout, mirror, stores
+from pausejax.buckets import layout, lease, mirror, stores
 from pausejax.buckets.objects import Objects
 from pausejax.config import DataConfig
 from pausejax.data import tokenizers
@@ -185,14 +185,23 @@ def test_a_step_that_cannot_be_copied_is_reported_and_does_not_exist(
 ):
   monkeypatch.setenv("PAUSEJAX_STAGING", str(tmp_path))
   monkeypatch.setattr(mirror, "_RETRY_SECONDS", 0.0)
-  upload = Objects.upload
+  monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # It is always renewed.
+  upload, read, away = Objects.upload, Objects.read, []
 
   def refuse(self, paths):
     if any("checkpoints/4/" in name for name in paths):
+      away.append(1)
       raise OSError(5, "the store is away", url)
     upload(self, paths)
 
+  def read_or_refuse(self, name):
+    if away:  # The lease cannot be read, either.
+      away.pop()
+      raise OSError(5, "the store is away", url)
+    return read(self, name)
+
   monkeypatch.setattr(Objects, "upload", refuse)
+  monkeypatch.setattr(Objects, "read", read_or_refuse)
   metrics = pausejax.train(config(documents), url)
   line = f"step 4 was not saved in {url}/checkpoints: the store is away"
   assert line in capfd.readouterr().err

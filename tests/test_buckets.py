@@ -10,7 +10,15 @@ import time
 import pytest
 
 from pausejax import errors
-from pausejax.buckets import copies, layout, lease, mirror, parts, urls
+from pausejax.buckets import (
+  copies,
+  layout,
+  lease,
+  mirror,
+  parts,
+  stores,
+  urls,
+)
 from pausejax.buckets.objects import Objects
 from tests import object_store
 
@@ -143,12 +151,15 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_over(
 
 
 def test_a_run_whose_lease_was_taken_writes_nothing_more(url, fast_lease):
-  objects = Objects(url)
-  with lease.hold_lease(objects, lambda: None) as mine:
+  objects, copied = Objects(url), []
+  with lease.hold_lease(objects, lambda: copied.append(1)) as mine:
     content = json.loads(objects.read(lease.LEASE))
     other = json.dumps({**content, "host": "h", "key": "other"}).encode()
     objects.write(lease.LEASE, other)
     time.sleep(1.5)
+    num_copied = len(copied)
+    time.sleep(1.5)
+    assert len(copied) == num_copied and mine.is_lost
     with pytest.raises(errors.UserError, match=r"lost its lease.*on h, since"):
       mine.require()
   assert objects.read(lease.LEASE) == other  # It does not release that one.
@@ -182,6 +193,54 @@ def test_an_interrupted_start_leaves_the_lines_of_the_one_before(url):
   objects.write("metrics.jsonl/000002.000000000000007", b"c\n")
   names = objects.sizes()
   assert parts.join_parts(objects, "metrics.jsonl", names) == b"a\nb\n"
+
+
+def test_lines_do_not_wait_for_a_large_file(url, tmp_path, monkeypatch):
+  """The thread that copies them renews the lease."""
+  (tmp_path / "config.json").write_text("{}")
+  run, started, may_end = mirror.Mirror(url, tmp_path), *_events(2)
+  run.begin()
+
+  def upload(self, paths):
+    started.set()
+    may_end.wait(30)
+
+  monkeypatch.setattr(Objects, "upload", upload)
+  thread = threading.Thread(target=run.push)
+  thread.start()
+  assert started.wait(30)
+  lines = threading.Thread(target=run._push_lines)
+  lines.start()
+  lines.join(10)
+  assert not lines.is_alive() and thread.is_alive()
+  may_end.set()
+  thread.join()
+
+
+def _events(count: int) -> list[threading.Event]:
+  return [threading.Event() for _ in range(count)]
+
+
+def test_a_store_that_was_not_uploaded_is_kept(url, monkeypatch):
+  def refuse(self, paths):
+    raise OSError(5, "the store is away", url)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(mirror, "_RETRY_SECONDS", 0.0)
+    patch.setattr(Objects, "upload", refuse)
+    with (
+      pytest.raises(errors.UserError, match="the store is away"),
+      stores.building(url) as folder,
+    ):
+      folder.mkdir(parents=True)
+      (folder / "index.json").write_text("{}")
+  with stores.building(url) as folder:
+    assert (folder / "index.json").exists()
+  assert Objects(url).read("index.json") == b"{}"
+  Objects(url).delete(["index.json"])  # Now it is built anew.
+  with stores.building(url) as folder:
+    assert not (folder / "index.json").exists()
+    folder.mkdir(parents=True)
 
 
 def test_a_step_without_its_mark_does_not_exist(url):

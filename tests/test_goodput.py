@@ -37,7 +37,8 @@ def test_every_second_of_an_undisturbed_run_is_of_one_kind(clock):
   found.begin_steps()
   clock.now += 20
   watch.seconds += 15
-  found.add_step(20, data_wait=1)
+  found.add_wait(1)
+  found.add_step(20)
   with found.measure("evaluating"):
     clock.now += 5
     watch.seconds += 2
@@ -59,16 +60,42 @@ def test_every_second_of_an_undisturbed_run_is_of_one_kind(clock):
   }
 
 
+def test_a_wait_counts_once_in_the_step_that_it_delayed(clock):
+  found = Goodput(clock.now, compilation.CompileWatch())
+  began = clock.now
+  # The batch of a step is awaited before the step before it is recorded.
+  for wait in (0, 5, 0, 0, 5, 0):
+    clock.now += wait
+    found.add_wait(wait)
+    clock.now += 1
+    found.add_step(wait + 1)
+  seconds = found.seconds_by_kind()
+  assert (seconds["stepping_seconds"], seconds["waiting_seconds"]) == (6, 10)
+  assert sum(seconds.values()) == clock.now - began == 16
+
+
+def test_a_run_of_an_older_version_began_with_its_first_recorded_second(clock):
+  first = Goodput(clock.now, compilation.CompileWatch())
+  first.add_step(100)
+  clock.now += 100
+  saved = first.state()
+  again = Goodput(clock.now, compilation.CompileWatch())
+  again.resume(None, saved)  # The history does not say when it began.
+  clock.now += 100
+  assert again.row()["wall_seconds"] == 200
+  assert again.row()["goodput"] == 0.5
+
+
 def test_what_follows_the_checkpoint_of_a_killed_run_is_lost(clock):
   first = Goodput(clock.now, compilation.CompileWatch())
-  first.add_step(10, data_wait=0)
+  first.add_step(10)
   clock.now += 10
   saved = first.state()
-  first.add_step(7, data_wait=0)  # Killed before the next checkpoint.
+  first.add_step(7)  # Killed before the next checkpoint.
   clock.now += 7 + 60  # Nothing runs for a minute.
   again = Goodput(clock.now, compilation.CompileWatch())
   again.resume(1000.0, saved)
-  again.add_step(23, data_wait=0)
+  again.add_step(23)
   clock.now += 23
   assert again.seconds_by_kind()["lost_seconds"] == 67
   assert again.row()["goodput"] == 33 / 100

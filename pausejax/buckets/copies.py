@@ -31,7 +31,8 @@ def local_run(spec: str, name: str, *, required: bool = True) -> pathlib.Path:
     spec: a local path, or `URL` or `URL/checkpoints/STEP`; of a URL, the files
       are downloaded.
     name: the option that gave it, for messages.
-    required: whether the run must exist.
+    required: whether the run must exist; otherwise the small files of all its
+      steps are downloaded, since the newest may be damaged.
 
   Raises:
     UserError: a step is not there, or the bucket cannot be read.
@@ -53,7 +54,11 @@ def local_run(spec: str, name: str, *, required: bool = True) -> pathlib.Path:
       raise errors.UserError(
         f"{name}: no step {step} in {url}; available: {known}"
       )
-    _update(objects, folder, versions, steps[-1:] if step is None else [step])
+    if step is not None:
+      steps = [step]
+    elif required:
+      steps = steps[-1:]
+    _update(objects, folder, versions, steps)
   return folder if step is None else folder / layout.step_name(step)
 
 
@@ -70,7 +75,11 @@ def fetch_arrays(url: str, step: int, items: Iterable[str]) -> None:
 
 def upload(url: str, workdir: pathlib.Path, folder: pathlib.Path) -> None:
   """Uploads the files in a folder of the copy of a run."""
-  paths = [path for path in folder.iterdir() if path.is_file()]
+  paths = [
+    path
+    for path in folder.iterdir()
+    if path.is_file() and not layout.is_own(path.name)
+  ]
   with writing(url):
     Objects(url).upload(
       {path.relative_to(workdir).as_posix(): path for path in paths}
@@ -108,6 +117,12 @@ def upload_changed(objects: Objects, folder: pathlib.Path, last: str) -> None:
   changed = [n for n in paths if n not in copied or n not in versions]
   objects.upload({name: paths[name] for name in changed if name != last})
   objects.upload({name: paths[name] for name in changed if name == last})
+  _remember(folder, {n: v for n, v in objects.versions().items() if n in paths})
+
+
+def was_copied(folder: pathlib.Path, name: str) -> bool:
+  """Returns whether a file of a folder is, or was, in the bucket."""
+  return (folder / name).exists() and name in _copied(folder)
 
 
 @contextlib.contextmanager
@@ -203,8 +218,12 @@ def _download(
   folder.mkdir(parents=True, exist_ok=True)
   objects.download(changed)
   copied |= {name: versions[name] for name in changed}
-  kept = {name: v for name, v in copied.items() if (folder / name).exists()}
-  files.write(folder / _VERSIONS, json.dumps(kept))
+  _remember(folder, {n: v for n, v in copied.items() if (folder / n).exists()})
+
+
+def _remember(folder: pathlib.Path, copied: Mapping[str, str]) -> None:
+  """Writes which versions of the objects a folder has."""
+  files.write(folder / _VERSIONS, json.dumps(copied))
 
 
 def _copied(folder: pathlib.Path) -> dict[str, str]:

@@ -52,6 +52,11 @@ class Lease:
     self._written = time.monotonic()
     self._problem = ""
 
+  @property
+  def is_lost(self) -> bool:
+    """Whether another process has taken it."""
+    return bool(self._problem)
+
   def renew(self) -> None:
     """Writes the lease again, unless another process has taken it.
 
@@ -84,6 +89,7 @@ class Lease:
 
   def release(self) -> None:
     """Deletes the lease if this process still holds it."""
+    self._problem = self._problem or "it was given back"
     with contextlib.suppress(OSError):
       found = _read(self._objects)
       if found and found[0] == self._holder:
@@ -101,7 +107,7 @@ def hold_lease(
 
   Args:
     objects: the folder.
-    each: called in that thread after each renewal.
+    each: called in that thread after each renewal, until the lease is lost.
     name: the option that gave the URL, for messages.
 
   Raises:
@@ -121,6 +127,8 @@ def hold_lease(
     while not ended.wait(_RENEW_SECONDS):
       try:
         lease.renew()
+        if lease.is_lost:
+          return
         each()
         was_away = False
       except OSError as e:

@@ -39,7 +39,12 @@ class Mirror:
     self._parts = [
       parts.PartWriter(self._objects, folder / file) for file in layout.PARTED
     ]
-    self._pushing = threading.Lock()
+    # Two: lines are copied by the thread that renews the lease, which must not
+    # wait for a large file.
+    self._pushing_files, self._pushing_lines = (
+      threading.Lock(),
+      threading.Lock(),
+    )
     self._is_open = False  # Whether the run writes its files.
 
   @contextlib.contextmanager
@@ -117,7 +122,7 @@ class Mirror:
     The index of a store is copied last, since it marks a complete one.
     """
     self._push_lines()
-    with self._pushing:
+    with self._pushing_files:
       paths = {p.relative_to(self._folder).as_posix(): p for p in self._files()}
       all_stats = {n: _stat(path) for n, path in paths.items()}
       stats = {n: stat for n, stat in all_stats.items() if stat}
@@ -130,7 +135,7 @@ class Mirror:
   def _push_lines(self) -> None:
     """Copies new lines of metrics and samples."""
     if self._is_open:
-      with self._pushing:
+      with self._pushing_lines:
         for part in self._parts:
           part.push()
 

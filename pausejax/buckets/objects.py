@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from datetime import datetime
@@ -110,7 +111,7 @@ class Objects:
     def one(name: str) -> None:
       path = paths[name]
       path.parent.mkdir(parents=True, exist_ok=True)
-      part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+      part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
       with self._explained(name):
         self._client.get_file(self._path(name), str(part))
       part.replace(path)

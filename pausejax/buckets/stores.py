@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 
 from pausejax import errors, locks
-from pausejax.buckets import copies, lease, urls
+from pausejax.buckets import copies, lease, mirror, urls
 from pausejax.buckets.objects import Objects
 
 _INDEX = "index.json"
@@ -66,10 +66,12 @@ def building(url: str) -> Iterator[pathlib.Path]:
     with copies.reading(url):
       if _INDEX in objects.sizes():
         copies.update_all(objects, folder)
-      elif (folder / _INDEX).exists():
+      elif copies.was_copied(folder, _INDEX):
         shutil.rmtree(folder)  # The copy of a store that was deleted.
     folder.parent.mkdir(parents=True, exist_ok=True)
     yield folder
     held.require()
     with copies.writing(url):
-      copies.upload_changed(objects, folder, last=_INDEX)
+      mirror.retried(
+        lambda: copies.upload_changed(objects, folder, last=_INDEX), url
+      )

@@ -4,6 +4,7 @@ Orbax writes a step to the local folder; the thread that waited for it copies
 the step to the bucket, and the step counts as saved when it is complete there.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -73,7 +74,8 @@ class BucketStore(Store):
 
   def _fail(self, step: int, error: Exception) -> None:
     if self._mirror is not None:
-      self._mirror.require_lease()
+      with contextlib.suppress(OSError):  # Nobody can read the lease now.
+        self._mirror.require_lease()
     # It may be complete here, but the bucket has what counts.
     if jax.process_index() == 0:
       shutil.rmtree(self._folder / str(step), ignore_errors=True)

@@ -10,6 +10,7 @@ from pausejax.buckets import copies
 from pausejax.checkpoints import folders
 from pausejax.config import ModelConfig, saved
 from pausejax.data import tokenizers
+from pausejax.runtime import distributed
 
 if TYPE_CHECKING:
   from pausejax.model.decoder import Decoder
@@ -64,7 +65,12 @@ class SavedRun:
       copies.fetch_arrays(self.url, self.step, items)
 
   def upload(self, folder: pathlib.Path) -> None:
-    """Copies results to the bucket if they were written to a run in one."""
+    """Copies results to the bucket if they were written to a run in one.
+
+    Process 0 does, which wrote them.
+    """
+    if distributed.process_index():
+      return
     if self.url and folder.is_relative_to(self.workdir):
       copies.upload(self.url, self.workdir, folder)
 

@@ -276,7 +276,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
       if jax.process_index() == 0:
         results.write_result(folder, stem, result, answers.rows)
       print(_line(pauses, result), flush=True)
-  print(f"results are in {folder}")
+  print(f"results are in {run.shown(folder)}")
 
 
 def _condition(

@@ -99,13 +99,13 @@ def open_run(
       store.prepare(made.abstract)
       _keep_inputs(inputs, restored, started)
       _describe(inputs, data, state, restored)
-      if mirror is not None:
-        mirror.begin()
       profiler = profiling.Profiler(inputs.workdir, inputs.config.profile)
       with (
         _meter(inputs, data, made, restored, agreement, goodput) as meter,
         profiler,
       ):
+        if mirror is not None:
+          mirror.begin()
         if note := profiler.note(
           int(state.step), resume.last_step(inputs.config)
         ):
@@ -129,6 +129,11 @@ def open_run(
         except errors.UserError:
           # A save in progress ends before the other processes are notified.
           store.wait()
+          raise
+        except Exception:
+          if mirror is not None and distributed.is_single_process():
+            with contextlib.suppress(Exception):
+              store.wait()
           raise
 
 

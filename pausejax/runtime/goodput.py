@@ -45,6 +45,7 @@ class Goodput:
     self._here = dict.fromkeys(KINDS, 0.0)  # Of this one.
     self._compiled = compiled
     self._taken, self._num_loaded = 0.0, 0
+    self._waited = 0.0  # Since the last step.
     self.lost_steps = 0
 
   def resume(
@@ -56,6 +57,8 @@ class Goodput:
       first: time.time() of the first start; None if not known.
       saved: `state()` in the checkpoint that the run resumes from, if any.
     """
+    if first is None and saved:  # Its first start was of an older version.
+      first = saved["until"] - sum(saved["seconds"].values())
     self._first = until = min(first or self._started, self._started)
     if saved:
       self._before |= saved["seconds"]
@@ -83,11 +86,19 @@ class Goodput:
       seconds = time.perf_counter() - began - self._take_compiled()
       self._here[kind] += max(seconds, 0.0)
 
-  def add_step(self, seconds: float, data_wait: float) -> None:
-    """Adds the time of a step, of which `data_wait` went into waiting."""
-    seconds -= data_wait + self._take_compiled()
+  def add_wait(self, seconds: float) -> None:
+    """Adds time in which the loop waited for a batch."""
+    self._here["waiting"] += seconds
+    self._waited += seconds
+
+  def add_step(self, seconds: float) -> None:
+    """Adds the time since the last step, without waiting and compilation.
+
+    The batch of the next step is awaited before a step is recorded.
+    """
+    seconds -= self._waited + self._take_compiled()
+    self._waited = 0.0
     self._here["stepping"] += max(seconds, 0.0)
-    self._here["waiting"] += data_wait
 
   def begin_steps(self) -> None:
     """Adds the rest of the time since the program started as starting."""

@@ -69,7 +69,9 @@ def train_loop(run: Run) -> TrainState:
   run.saver.require_finite_steps(start, run.meter.counters)
   run.goodput.begin_steps()
   if run.exports and run.exports.is_missing(start):
-    run.exports.write(_evaluated(run, state), start, {})
+    with run.goodput.measure("saving"):
+      run.exports.write(_evaluated(run, state), start, {})
+    run.meter.restart_clock()
   if run.evaluation_due and _evaluate(run, state) is None:
     end = start
   for step in range(start + 1, end + 1):
@@ -111,6 +113,7 @@ def _next_batch(run: Run) -> tuple[Any, float]:
   began = time.perf_counter()
   batch = next(run.batches)
   data_wait = time.perf_counter() - began
+  run.goodput.add_wait(data_wait)
   return sharding.put_batch(batch), data_wait
 
 

@@ -96,7 +96,7 @@ class Meter:
     m = {k: float(v) for k, v in jax.device_get(metrics).items()}
     now = time.perf_counter()
     seconds, self._last = now - self._last, now
-    self._goodput.add_step(seconds, data_wait)
+    self._goodput.add_step(seconds)
     self._num_steps += 1
     if self._num_steps:
       self._seconds += seconds
