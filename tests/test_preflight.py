@@ -272,7 +272,8 @@ def grown(found):
   """Returns the estimate of a toy over the stored one."""
   stored = TOY_SECONDS.get(found["compiler"])
   if stored is None:
-    pytest.skip(f"no figure is stored for {found['compiler']}")
+    measured = found["estimate"]["step_seconds"]
+    pytest.fail(f"store {measured} for {found['compiler']}")
   return found["estimate"]["step_seconds"] / stored
 
 
@@ -406,7 +407,7 @@ def test_the_report_states_what_checkpoints_need():
 def note_on(*, hlo_text="", **model):
   config = train_config(load_config("pretrain_c4:size=1b").to_dict())
   changed = dataclasses.replace(config.model_config(32_129), **model)
-  return notes.tpu_notes(changed, hlo_text, None)
+  return notes.tpu_notes(changed, hlo_text, None, unit=128)
 
 
 def test_a_padded_head_is_noted_with_the_heads_that_are_not():
@@ -448,3 +449,14 @@ def test_small_sizes_are_shown_in_small_units():
   assert "87.00 kFLOP per token" in text
   assert re.search(r"times +kB", text)
   assert not re.search(r"\b0\.00+\b", text)
+
+
+@pytest.mark.slow
+def test_every_batch_size_divides_over_the_mesh(tmp_path):
+  later = "--config.later_batch_sizes=10:16"
+  words = ("--topology=v5e-8", "--config.num_steps=100", later)
+  code, text, _ = preflight(tmp_path, *words, "--config.batch_size=4")
+  assert code == 2 and "optim.num_microbatches 4 is not divisible" in text
+  code, text, found = preflight(tmp_path, *words, "--config.batch_size=8")
+  assert code == 0 and "16 rows for all steps" in text
+  assert found["batch_size"] == 16

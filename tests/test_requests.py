@@ -246,6 +246,7 @@ def test_a_fingerprint_follows_parameters_and_condition():
   @dataclasses.dataclass
   class Run:
     meta: dict
+    average: bool = False
 
   meta = {"digests": {"a": [1, 2]}, "model": {"d": 1}, "tokenizer": {"t": "x"}}
   own = harness.fingerprint(Run(meta), 0, "append")
@@ -255,5 +256,6 @@ def test_a_fingerprint_follows_parameters_and_condition():
     harness.fingerprint(Run(meta), 3, "append"),
     harness.fingerprint(Run(meta), 0, "prepend"),
     harness.fingerprint(Run(trained), 0, "append"),
+    harness.fingerprint(Run(meta, average=True), 0, "append"),
   ]
-  assert len({own, *others}) == 4
+  assert len({own, *others}) == 5

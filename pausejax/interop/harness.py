@@ -15,6 +15,7 @@ from pausejax.pause import PromptPauses
 
 MODEL_ARGUMENTS = (
   "checkpoint",
+  "average",
   "num_pauses",
   "position",
   "filler",
@@ -128,6 +129,7 @@ def description(run: SavedRun, pauses: PromptPauses) -> dict[str, Any]:
   return {
     "checkpoint": run.place,
     "step": run.step,
+    "average": run.average,
     **pauses.condition(),
     "filler": pauses.token,
     "pause_token_id": run.tokenizer.pause_id,
@@ -141,7 +143,7 @@ def fingerprint(run: SavedRun, *settings: Any) -> str:
   copy of a run has the same one, and a run that was trained anew another.
   """
   parameters = run.meta["digests"], run.meta["model"], run.meta["tokenizer"]
-  return short_digest([parameters, settings])
+  return short_digest([parameters, settings, *["average"] * run.average])
 
 
 def short_digest(value: Any) -> str:

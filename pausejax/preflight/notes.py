@@ -5,22 +5,34 @@ import re
 from pausejax.config import ModelConfig
 from pausejax.preflight.estimated_step import EstimatedStep
 
-_LANES = 128  # Of a TPU's vector and matrix units.
 _WINDOWED = re.compile(r"\bbody=%?[\w.\-]*windowed_dot_general")
 
 
 def tpu_notes(
-  config: ModelConfig, hlo_text: str, estimate: EstimatedStep | None
+  config: ModelConfig,
+  hlo_text: str,
+  estimate: EstimatedStep | None,
+  *,
+  unit: int,
 ) -> list[str]:
-  """Returns the notes on a program for TPUs; "" for one that was refused."""
-  lines = [_head_dim(config, estimate), _windowed(hlo_text, estimate)]
+  """Returns the notes on a program for TPUs, one line each.
+
+  Args:
+    config: the model.
+    hlo_text: the compiled step; "" if the compiler refused it.
+    estimate: its times, if they were estimated.
+    unit: rows and columns of the chip's matrix unit.
+  """
+  lines = [_head_dim(config, estimate, unit), _windowed(hlo_text, estimate)]
   return [line for line in lines if line]
 
 
-def _head_dim(config: ModelConfig, estimate: EstimatedStep | None) -> str:
-  """Returns the note on head_dim, "" if it is a multiple of the lanes."""
+def _head_dim(
+  config: ModelConfig, estimate: EstimatedStep | None, unit: int
+) -> str:
+  """Returns the note on head_dim, "" if it is a multiple of the unit."""
   size = config.head_dim
-  padded = -(-size // _LANES) * _LANES
+  padded = -(-size // unit) * unit
   if size == padded:
     return ""
   line = (

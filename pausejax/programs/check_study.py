@@ -53,6 +53,10 @@ def _check_options(
 ) -> None:
   """Checks the options of a command, except files that do not exist yet."""
   if verb == "evaluate":
+    errors.require(
+      not options.average,
+      "--average: the table of a study has the parameters only; leave it out",
+    )
     tasks.import_module(options.tasks_module)
     for name in options.task:
       known = examples.splits(tasks.downstream(name))

@@ -263,6 +263,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
         answers = predictor(task, pauses).answer(model, rows, bar.update)
       seconds = time.perf_counter() - began
       stem = results.name(task.name, loaded.split, pauses, run.step)
+      stem += "-average" * run.average
       result = {
         **_condition(run, task, loaded, pauses, data.local_dir),
         "n": len(rows),

@@ -144,6 +144,7 @@ def _write(folder: pathlib.Path, result: dict) -> None:
     f"{result['documents_sha256'][:8]}-seq{result['seq_len']}"
     f"-pauses{result['pause_fraction']:g}-step{result['step']}"
   )
+  stem += "-average" * result["average"]
   files.write(folder / f"{stem}.json", json.dumps(result, indent=2) + "\n")
 
 

@@ -85,10 +85,6 @@ def main(argv: list[str]) -> int:
     pathlib.Path(options.json).parent.is_dir(),
     f"--json: there is no folder for {options.json!r}",
   )
-  if config.later_batch_sizes:
-    rows = config.batch_sizes.sizes[-1]
-    print(f"batch size: {rows:,} rows, the largest of the run")
-    config = dataclasses.replace(config, batch_size=rows, later_batch_sizes="")
   topology = topologies.parse_topology(options.topology)
   compiler, missing = compilers.installed(topology)
   if options.estimate:
@@ -159,7 +155,8 @@ def _measure(
       print(_PLAIN_ATTENTION)
   mesh = sharding.make_mesh(config.mesh, devices)
   with jax.set_mesh(mesh):
-    sharding.check_run(config, model_config)
+    sharding.check_run(config, model_config)  # All of its batch sizes.
+    config = _with_largest_batch(config)
     state = ahead.state_shapes(config, model_config)
   held, available = ahead.bytes_per_device(state), _available_bytes(topology)
 
@@ -196,7 +193,11 @@ def _measure(
   step = None
   if estimates and not first.is_refused:
     step = estimated_step(
-      first.hlo_text, config, model_config, topology, devices
+      first.hlo_text,
+      config,
+      model_config,
+      topology,
+      list(mesh.devices.flat),
     )
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   largest, verdicts = ahead.largest_batch(
@@ -221,7 +222,9 @@ def _measure(
     )
   notes = []
   if topology.is_tpu:
-    notes = tpu_notes(model_config, first.hlo_text, step)
+    rates = topology.chip.cost_model
+    unit = rates.matrix_unit if rates else 128  # As in most chips.
+    notes = tpu_notes(model_config, first.hlo_text, step, unit=unit)
   if estimates and step is None:
     notes.append("no estimate: the compiler refused the step")
   return summary.Preflight(
@@ -272,6 +275,15 @@ def _checkpoint(
     keep=config.keep,
     every=config.every,
   )
+
+
+def _with_largest_batch(config: TrainConfig) -> TrainConfig:
+  """Returns the config with one batch size for all steps, the largest."""
+  if not config.later_batch_sizes:
+    return config
+  rows = config.batch_sizes.sizes[-1]
+  print(f"batch size: {rows:,} rows for all steps, the largest of the run")
+  return dataclasses.replace(config, batch_size=rows, later_batch_sizes="")
 
 
 def _available_bytes(topology: Topology) -> int:
