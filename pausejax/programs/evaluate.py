@@ -56,6 +56,11 @@ def main(argv: list[str]) -> int:
     "--track: cannot be used with a checkpoint in a bucket",
   )
   _check_combination(options)
+  errors.require(
+    not (options.track and options.average),
+    "--track: it would replace the curve of the parameters by that of their "
+    "average; leave out one of --track and --average",
+  )
   for name in options.track:
     errors.require_one_of("--track", name, trackers.NAMES)
   run = saved_run.find_run(options.checkpoint, average=options.average)
