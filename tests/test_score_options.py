@@ -73,6 +73,19 @@ def test_options_together_equal_options_one_by_one(changes, prefix_attention):
   np.testing.assert_array_equal(is_greedy_BO, expects_greedy_BO)
 
 
+@pytest.mark.parametrize(
+  "changes",
+  [{}, dict(qk_norm=True, qk_norm_span="all_heads")],
+  ids=["", "qk_norm"],
+)
+def test_options_of_one_token_need_no_pass_of_their_own(changes):
+  model = models.model(**changes)
+  options = [[[3], [4]], [[5], [6]], [[7], [8]]]
+  found_BO, _ = _score(model, PREFIXES, options, width=9, option_len=1)
+  expected_BO, _ = _one_by_one(model, PREFIXES, options)
+  np.testing.assert_allclose(found_BO, expected_BO, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("option_len", [1, 3])
 def test_is_greedy_holds_exactly_for_the_greedy_answer(option_len):

@@ -90,7 +90,8 @@ class HeadsNorm(Norm):
 
   def __call__(self, x_BTNH: jax.Array) -> jax.Array:
     """Returns the heads normalized, in their own dtype."""
-    flat = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
+    *batch, num_heads, head_dim = x_BTNH.shape
+    flat = x_BTNH.reshape(*batch, num_heads * head_dim)
     return super().__call__(flat).reshape(x_BTNH.shape)
 
 
@@ -125,10 +126,13 @@ class Linear(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns the product in the dtype of `x`."""
+    first = x.ndim - self.num_in
+    # Not -1: there may be no tokens.
+    num_inputs = math.prod(x.shape[first:])
     num_outputs = math.prod(self.outputs)
     y = products.dense(
-      x.reshape(*x.shape[: x.ndim - self.num_in], -1),
-      self.kernel[...].reshape(-1, num_outputs),
+      x.reshape(*x.shape[:first], num_inputs),
+      self.kernel[...].reshape(num_inputs, num_outputs),
       None if self.bias is None else self.bias[...].reshape(num_outputs),
     )
     return y.reshape(*y.shape[:-1], *self.outputs)
