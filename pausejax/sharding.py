@@ -11,7 +11,7 @@ Over several slices (TPU pods connected by the data-center network; hosts of
 GPUs), `data` spans the slices first, then `fsdp`; `sequence` and `tensor` stay
 within one slice.
 
-Each parameter names its logical axes where it is created (`model/decoder.py`),
+Each parameter names its logical axes where it is created (`model/`),
 its optimizer moments inherit them, and `shardings` converts them to
 NamedShardings, which the program passes to jit. No sharding is inferred.
 

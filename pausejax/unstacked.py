@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend import core
 
-from pausejax.model.decoder import Block
+from pausejax.model.blocks import Block
 
 Optimizer = optax.GradientTransformation
 

@@ -1,6 +1,6 @@
 """The decoder in plain numpy, one row at a time.
 
-`forward` is written from the docstring of `model/decoder.py` and the names of
+`forward` is written from the docstrings of `model/` and the names of
 the leaves alone, in float64, with loops where the product has einsum.
 """
 

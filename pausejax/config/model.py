@@ -18,7 +18,7 @@ SIZES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(ConfigGroup):
-  """A decoder: its shape and architecture choices (`model/decoder.py`).
+  """A decoder: its shape and architecture choices (`pausejax/model/`).
 
   Attributes:
     vocab_size: ids that exist, including `<pause>`; the tokenizer decides it,

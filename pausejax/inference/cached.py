@@ -17,7 +17,8 @@ from flax import nnx
 
 from pausejax import sharding
 from pausejax.model import attention, products
-from pausejax.model.decoder import Block, Decoder
+from pausejax.model.blocks import Block
+from pausejax.model.decoder import Decoder
 
 # (k_BKSH, v_BKSH) of each layer, in the compute dtype.
 Cache = tuple[tuple[jax.Array, jax.Array], ...]

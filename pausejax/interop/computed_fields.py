@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pausejax.config import ModelConfig
-from pausejax.model import decoder
+from pausejax.model import blocks
 
 # They do not change what a trained model computes, causally, for one text.
 _NOT_COMPUTED = (
@@ -84,4 +84,4 @@ def computed_global_every(c: ModelConfig) -> int:
 
 def norm_epsilon(c: ModelConfig) -> float:
   """Returns what norms add to the variance."""
-  return float(c.norm_epsilon or decoder.EPSILON[c.norm])
+  return float(c.norm_epsilon or blocks.EPSILON[c.norm])

@@ -13,7 +13,7 @@ V vocabulary rows, D d_model.
 import jax
 import jax.numpy as jnp
 
-from pausejax.model import decoder
+from pausejax.model import blocks
 
 
 def with_pause_row(
@@ -42,7 +42,7 @@ def with_pause_row(
     weights_V = jax.random.normal(key, (pause_id,)) / jnp.sqrt(pause_id)
     row_D = mean_D + weights_V @ (text_VD - mean_D)
   elif init == "normal":
-    row_D = decoder.INIT_STDDEV * jax.random.normal(key, table_VD.shape[1:])
+    row_D = blocks.INIT_STDDEV * jax.random.normal(key, table_VD.shape[1:])
   elif init == "zeros":
     row_D = jnp.zeros_like(table_VD[pause_id])
   else:
