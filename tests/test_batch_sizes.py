@@ -12,7 +12,7 @@ from pausejax.data.pretraining.source import step_rows
 
 
 def test_every_row_is_read_once_in_order():
-  sizes = batch_sizes(4, "3:8, 5:6")
+  sizes = batch_sizes(4, "3:8,5:6")
   steps = [step_rows(sizes, step, (0, 1)) for step in range(9)]
   assert [len(rows) for rows in steps] == [4, 4, 4, 8, 8, 6, 6, 6, 6]
   np.testing.assert_array_equal(np.concatenate(steps), np.arange(52))
@@ -37,7 +37,21 @@ def test_one_size_reads_what_it_always_read():
 
 @pytest.mark.parametrize(
   "text",
-  ["5", "5:", ":8", "0:8", "5:0", "5:8,5:9", "5:8,4:9", "a:8", "5:8.0", "5:-8"],
+  [
+    "5",
+    "5:",
+    "3:8, 5:6",
+    "05:8",
+    "5:8,",
+    ":8",
+    "0:8",
+    "5:0",
+    "5:8,5:9",
+    "5:8,4:9",
+    "a:8",
+    "5:8.0",
+    "5:-8",
+  ],
 )
 def test_another_form_is_refused_in_one_line(text):
   with pytest.raises(errors.UsageError, match="later_batch_sizes") as e:

@@ -21,6 +21,9 @@ from pausejax.runtime import chips, flops
 from pausejax.training import ahead
 
 GIB = 2**30
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
+)
 
 FOUND = Preflight(
   topology="v5e-256",
@@ -278,9 +281,7 @@ def grown(found):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
-)
+@needs_libtpu
 def test_a_toy_compiles_for_a_tpu_and_one_too_large_is_refused(tmp_path):
   code, text, found = preflight(
     tmp_path,
@@ -309,9 +310,7 @@ def test_a_toy_compiles_for_a_tpu_and_one_too_large_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
-)
+@needs_libtpu
 def test_a_slower_program_does_not_pass_the_bar(tmp_path):
   code, text, found = preflight(
     tmp_path,

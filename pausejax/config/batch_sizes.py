@@ -56,14 +56,15 @@ def batch_sizes(first: int, later: str) -> BatchSizes:
 
   Args:
     first: rows from step 0 on.
-    later: "" or STEP:ROWS, separated by ",".
+    later: "" or STEP:ROWS, separated by ",", without spaces: runs are compared
+      by this text.
 
   Raises:
     UsageError: another form, steps that do not increase, or no rows.
   """
   stages = [(0, first)]
   for part in filter(None, later.split(",")):
-    step, _, rows = (word.strip() for word in part.partition(":"))
+    step, _, rows = part.partition(":")
     before = stages[-1][0]
     errors.require(
       _is_number(step) and _is_number(rows) and before < int(step),
@@ -71,7 +72,12 @@ def batch_sizes(first: int, later: str) -> BatchSizes:
       f"{before} and at least one row, as in '2000:512,6000:1024'",
     )
     stages.append((int(step), int(rows)))
-  return BatchSizes(tuple(stages))
+  sizes = BatchSizes(tuple(stages))
+  errors.require(
+    later == sizes.later(),
+    f"later_batch_sizes: write {later!r} as {sizes.later()!r}",
+  )
+  return sizes
 
 
 def _is_number(text: str) -> bool:

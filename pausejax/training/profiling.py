@@ -54,8 +54,7 @@ class Profiler:
     which = f"resumes from step {start}" if start else "starts at step 0"
     return (
       f"profile.start_step {self._first}: no trace is written, since the run "
-      f"{which} and ends at step {end}; the steps to trace are computed by "
-      f"this run if profile.start_step is {start + 1} to {end}"
+      f"{which} and ends at step {end}; choose {start + 1} to {end}"
     )
 
   def step(self, step: int, state: Any) -> contextlib.AbstractContextManager:
