@@ -26,8 +26,9 @@ one prompt.
 """
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ TOKEN = "<pause>"  # How texts and saved results name the token.
 
 # Fields that name the condition of an answer in saved files.
 _CONDITION = ("num_pauses", "position", "filler")
+
+_MAX_FILLER_SLUG = 16  # Characters of a filler that a file name spells out.
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -195,20 +198,22 @@ class Place:
 
   Attributes:
     words: the place in words, for help texts, checks and reports.
-    mask: (index of each id [N], N, M) -> bool [N], True on the M pauses. The
-      first id is BOS, never a pause.
+    halves: 0, 1 or 2; of M pauses, M * halves // 2 stand before the prefix.
   """
 
   words: str
-  mask: Callable[[np.ndarray, int, int], np.ndarray]
+  halves: int
 
 
 POSITIONS = {
-  "append": Place("after the prefix", lambda i_N, n, m: i_N >= n - m),
-  "prepend": Place(
-    "before the prefix", lambda i_N, n, m: (i_N > 0) & (i_N <= m)
-  ),
+  "append": Place("after the prefix", 0),
+  "prepend": Place("before the prefix", 2),
+  "both": Place("half before the prefix, rounded down, half after it", 1),
 }
+
+_COUNT, _QUESTION = "<count>", "<question>"
+# Fillers with a name: name -> what stands at the M pauses, in words.
+FILLERS = {_COUNT: "1 2 3 ...", _QUESTION: "the prefix, repeated"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,14 +222,17 @@ class PromptPauses:
 
     append    BOS  prefix  <pause> x M | target  EOS     (sections 3.2 and 3.3)
     prepend   BOS  <pause> x M  prefix | target  EOS     (section 4.4)
+    both      half of the pauses before the prefix, half after it
 
   The prompt is everything before the bar. Its last id, which is the last pause
   if pauses are appended, predicts the first target token.
 
   Attributes:
-    num_pauses: M, at least 0.
-    position: "append" or "prepend", a name in `POSITIONS`.
-    filler: "" for `<pause>`, or a text of one token, such as ".".
+    num_pauses: M, the positions of the pauses, at least 0; equal M is equal
+      computation, whatever the filler.
+    position: "append", "prepend" or "both", a name in `POSITIONS`.
+    filler: "" for `<pause>`; or a text, such as ".", whose tokens are repeated
+      until they fill the M positions; or a name in `FILLERS`.
     in_prefix: whether a bidirectional prefix includes the pauses.
 
   Raises:
@@ -240,6 +248,9 @@ class PromptPauses:
     num_pauses = arguments.whole_number("num_pauses", self.num_pauses)
     object.__setattr__(self, "num_pauses", num_pauses)  # May be of NumPy.
     errors.require_one_of("pause position", self.position, POSITIONS)
+    errors.require(
+      self.filler != TOKEN, f"filler: {TOKEN!r} is the default, leave it empty"
+    )
 
   @classmethod
   def from_saved(cls, saved: Mapping[str, Any]) -> "PromptPauses":
@@ -258,28 +269,58 @@ class PromptPauses:
     return 0 if self.filler else self.num_pauses
 
   @property
+  def repeats_prefix(self) -> bool:
+    """Whether the ids at the pauses are those of the prefix."""
+    return self.filler == _QUESTION
+
+  @property
+  def filler_text(self) -> str:
+    """The text of the filler; of "<count>", at least M tokens."""
+    if self.filler != _COUNT:
+      return self.filler
+    return "".join(f" {n}" for n in range(1, self.num_pauses + 2))
+
+  @property
   def token(self) -> str:
     """The text of a pause: the filler, or "<pause>"."""
     return self.filler or TOKEN
 
   def prompt(
-    self, prefix_ids: Sequence[int], *, bos_id: int, pause_id: int
+    self,
+    prefix_ids: Sequence[int],
+    *,
+    bos_id: int,
+    pause_id: int | Sequence[int] | np.ndarray,
   ) -> np.ndarray:
-    """Returns the prompt of a prefix, int32 [N]: BOS, prefix and pauses."""
+    """Returns the prompt of a prefix, int32 [N]: BOS, prefix and pauses.
+
+    Args:
+      prefix_ids: the ids of the prefix.
+      bos_id: the first id.
+      pause_id: the id of every pause, or one id for each of the M pauses.
+    """
     num_prompt = 1 + len(prefix_ids) + self.num_pauses
-    ids_N = np.full(num_prompt, pause_id, np.int32)
-    ids_N[~self.mask(num_prompt)] = [bos_id, *prefix_ids]
+    is_pause_N = self.mask(num_prompt)
+    ids_N = np.empty(num_prompt, np.int32)
+    ids_N[is_pause_N] = pause_id
+    ids_N[~is_pause_N] = [bos_id, *prefix_ids]
     return ids_N
 
   def mask(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True where a prompt of N ids has its pauses."""
-    place = POSITIONS[self.position]
-    return place.mask(np.arange(num_prompt), num_prompt, self.num_pauses)
+    num_before = self.num_pauses * POSITIONS[self.position].halves // 2
+    place_N = np.arange(num_prompt)
+    is_before_N = (place_N > 0) & (place_N <= num_before)
+    return is_before_N | (place_N >= num_prompt - self.num_pauses + num_before)
 
-  def in_order(self, prefix: str, pauses: str) -> tuple[str, str]:
-    """Returns a prefix and its pauses in the order of the prompt."""
-    _, is_pause, _ = dataclasses.replace(self, num_pauses=1).mask(3)
-    return (pauses, prefix) if is_pause else (prefix, pauses)
+  def expressions(self, m: str) -> tuple[str, str]:
+    """Returns the pauses before and after the prefix, as code; "" for none.
+
+    Args:
+      m: code for M, such as a name; valid in Python and Jinja.
+    """
+    half = f"({m} // 2)", f"({m} - {m} // 2)"
+    return (("", m), half, (m, ""))[POSITIONS[self.position].halves]
 
   def prefix_mask(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True inside a bidirectional prefix."""
@@ -299,7 +340,8 @@ class PromptPauses:
   def slug(self) -> str:
     """The condition as part of a file name.
 
-    A filler is written as its code points, so that any text makes a name.
+    A filler is written as its code points, so that any text makes a name, or,
+    if it is long, as a digest.
     """
     return f"{self.position}{self.num_pauses}{self._filler_slug}"
 
@@ -310,6 +352,8 @@ class PromptPauses:
 
   @property
   def _filler_slug(self) -> str:
+    if len(self.filler) > _MAX_FILLER_SLUG:
+      return "-x" + hashlib.sha256(self.filler.encode()).hexdigest()[:12]
     return "".join(f"-u{ord(c):04x}" for c in self.filler)
 
   @property

@@ -79,6 +79,8 @@ def read(name: str, split: str, lengths=LENGTHS) -> list[dict]:
   [
     ("gsm8k", "train", ""),
     ("gsm8k", "validation", "."),
+    ("piqa", "validation", "<count>"),
+    ("piqa", "validation", "<question>"),
     ("piqa", "validation", ""),
   ],
 )

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import tokenizers as huggingface
 
-from pausejax import errors
+from pausejax import errors, pause
 from pausejax.data import tokenizer_training, tokenizers
 from pausejax.interop import hf_tokenizer, sentencepiece_conversion
 from pausejax.pause import PromptPauses
@@ -68,6 +68,12 @@ def exported(spec: str, **pauses):
   return tokenizer, made
 
 
+def numbers(position: str, m: int) -> tuple[int, int]:
+  """The pauses before and after a prompt."""
+  before = {"append": 0, "prepend": m, "both": m // 2}[position]
+  return before, m - before
+
+
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "huggingface"])
 def test_text_and_pauses_encode_to_the_prompt_of_the_run(kind, specs):
   tokenizer, made = exported(specs[kind])
@@ -77,9 +83,12 @@ def test_text_and_pauses_encode_to_the_prompt_of_the_run(kind, specs):
       PromptPauses(num_pauses=0),
       PromptPauses(num_pauses=3),
       PromptPauses(num_pauses=2, position="prepend"),
+      PromptPauses(num_pauses=3, position="both"),
     ):
-      given = "<pause>" * pauses.num_pauses
-      whole = text + given if pauses.position == "append" else given + text
+      before, after = (
+        "<pause>" * n for n in numbers(pauses.position, pauses.num_pauses)
+      )
+      whole = before + text + after
       prompt = pauses.prompt(
         ids, bos_id=tokenizer.bos_id, pause_id=tokenizer.pause_id
       )
@@ -209,13 +218,17 @@ def test_a_chat_template_gets_pauses_before_the_answer(chat_spec):
   assert render(num_pauses=5) == before + "<pause>" * 5
   assert render(num_pauses=0) == before
   assert rendered(after) == rendered(TEMPLATE)
-  first = template_of(chat_spec, position="prepend")
-  assert rendered(first, add_generation_prompt=True) == "<pause>" * 3 + before
+  for position in pause.POSITIONS:
+    chat = template_of(chat_spec, position=position)
+    for values, m in (({}, 3), ({"num_pauses": 0}, 0), ({"num_pauses": 4}, 4)):
+      text = rendered(chat, add_generation_prompt=True, **values)
+      first, last = numbers(position, m)
+      assert text == "<pause>" * first + before + "<pause>" * last
 
 
 def test_a_second_export_replaces_the_pauses_of_the_first(chat_spec):
   settings = pathlib.Path(chat_spec).with_name("tokenizer_config.json")
-  for position in ("append", "prepend"):
+  for position in pause.POSITIONS:
     once = template_of(chat_spec, position=position)
     settings.write_text(json.dumps({"chat_template": once}))
     assert template_of(chat_spec, position=position) == once

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from pausejax import errors, tasks
+from pausejax import errors, pause, tasks
 from pausejax.config import FinetuneConfig, LossConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
@@ -213,9 +213,43 @@ def test_an_example_is_truncated_only_if_it_exceeds_the_length():
     encoded([example], num_pauses=11)
 
 
-def test_a_filler_of_several_tokens_is_refused():
-  with pytest.raises(errors.UsageError, match="filler 'ab' is 2 tokens"):
-    encoded(questions(1), filler="ab")
+@pytest.mark.parametrize(
+  ("filler", "m", "expected"),
+  [
+    ("ab", 5, "ababa"),
+    ("ab", 1, "a"),
+    (" Wait.", 12, " Wait. Wait."),
+    ("<count>", 9, " 1 2 3 4 "),
+    ("<count>", 24, " 1 2 3 4 5 6 7 8 9 10 11"),
+    ("<question>", 5, "Why?W"),
+    ("<question>", 2, "Wh"),
+    ("<question>", 0, ""),
+  ],
+)
+@pytest.mark.parametrize("position", pause.POSITIONS)
+def test_a_filler_fills_exactly_the_positions_of_the_pauses(
+  filler, m, expected, position
+):
+  example = tasks.Example(id="e", prefix="Why?", target="y", references=("y",))
+  changes = {"num_pauses": m, "pause_position": position}
+  row = encoded([example], seq_len=64, filler=filler, **changes).rows[0]
+  is_pause_N = config(**changes).pauses(0).mask(row.num_prompt)
+  prompt_N = row.ids_T[: row.num_prompt]
+  assert BYTES.decode(prompt_N[is_pause_N]) == expected
+  assert BYTES.decode(prompt_N[~is_pause_N][1:]) == "Why?"
+
+
+def test_a_filler_repeats_the_prefix_that_is_left():
+  long = tasks.Example(id="e", prefix="x" * 20 + "Why?", target="y")
+  row = encoded([long], seq_len=12, num_pauses=5, filler="<question>").rows[0]
+  assert BYTES.decode(row.ids_T[1:10]) == "Why?Why?W"
+  with pytest.raises(errors.UsageError, match="an empty prefix"):
+    encoded([long], seq_len=8, num_pauses=5, filler="<question>")
+
+
+def test_an_unknown_name_of_a_filler_is_refused():
+  with pytest.raises(errors.UsageError, match="did you mean '<count>'"):
+    encoded(questions(1), filler="<counts>")
 
 
 @pytest.mark.parametrize("packing", [True, False])

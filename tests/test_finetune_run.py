@@ -223,7 +223,7 @@ WRONG = (
   ("data.tokenizer=/nowhere.model", 1, "no file '/nowhere.model'"),
   ("data.task=summs", 2, "did you mean 'sums'?"),
   ("finetune.num_pauses=70", 2, "example '0' of task 'sums'"),
-  ("finetune.filler=..", 2, "'..' is 2 tokens"),
+  ("finetune.filler=<counts>", 2, "did you mean '<count>'"),
   ("data.local_dir=/nowhere", 1, "no folder '/nowhere'"),
 )
 

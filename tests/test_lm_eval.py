@@ -76,7 +76,10 @@ def test_without_lm_eval_one_line_names_the_extra(tmp_path, capfd, monkeypatch):
   [
     (["--checkpoint=run", "--model=hf"], "--model is set by --checkpoint"),
     (["--checkpoint=run", "--num_pause=3"], "did you mean --num_pauses?"),
-    (["--checkpoint", "run", "--position=middle"], "known: append, prepend"),
+    (
+      ["--checkpoint", "run", "--position=middle"],
+      "known: append, both",
+    ),
     (["--checkpoint=none"], "no folder 'none'"),
     (["--tasks=pausejax"], "--checkpoint"),
   ],

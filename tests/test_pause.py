@@ -240,15 +240,19 @@ def test_counted_targets_are_those_that_are_not_pauses():
 
 
 @pytest.mark.parametrize("num_pauses", [0, 1, 10])
-def test_appended_and_prepended_pauses_can_be_removed(num_pauses):
+def test_pauses_stand_in_their_place_and_can_be_removed(num_pauses):
   prefix = np.array([3, 1, 4, 1, 5], np.int32)
   pauses = np.full(num_pauses, PAUSE)
-  appended, prepended = (
-    prompt(prefix, num_pauses, position) for position in pause.POSITIONS
-  )
-  np.testing.assert_array_equal(appended, [BOS, *prefix, *pauses])
-  np.testing.assert_array_equal(prepended, [BOS, *pauses, *prefix])
-  for longer in (appended, prepended):
+  first, second = pauses[: num_pauses // 2], pauses[num_pauses // 2 :]
+  ordered = {
+    "append": [BOS, *prefix, *pauses],
+    "prepend": [BOS, *pauses, *prefix],
+    "both": [BOS, *first, *prefix, *second],
+  }
+  assert ordered.keys() == pause.POSITIONS.keys()
+  for position, expected in ordered.items():
+    longer = prompt(prefix, num_pauses, position)
+    np.testing.assert_array_equal(longer, expected)
     assert longer.dtype == prefix.dtype
     text = pause.remove_pauses(longer, PAUSE)
     np.testing.assert_array_equal(text, [BOS, *prefix])
@@ -344,7 +348,7 @@ def test_the_loss_is_on_the_answer_and_on_hints_just_before_it():
   np.testing.assert_array_equal(ids, [BOS, 3, 1, 4, 20, 21, 22])
 
 
-@pytest.mark.parametrize("filler", ["", ".", "-u \n/"])
+@pytest.mark.parametrize("filler", ["", ".", "-u \n/", "<count>", "Wait. " * 9])
 @pytest.mark.parametrize("position", pause.POSITIONS)
 def test_a_condition_is_read_back_as_saved(position, filler):
   pauses = pause.PromptPauses(num_pauses=3, position=position, filler=filler)
@@ -353,7 +357,31 @@ def test_a_condition_is_read_back_as_saved(position, filler):
   assert pause.PromptPauses.from_saved(saved) == pauses
   named = saved | {"filler": pauses.token}  # As results name the filler.
   assert pause.PromptPauses.from_saved(named) == pauses
-  assert re.fullmatch(r"[a-z]+3(-u[0-9a-f]{4})*", pauses.slug)
+  assert re.fullmatch(r"[a-z]+3(-u[0-9a-f]{4})*(-x[0-9a-f]{12})?", pauses.slug)
+
+
+@pytest.mark.parametrize("position", pause.POSITIONS)
+def test_the_numbers_as_code_are_those_of_the_prompt(position):
+  for m in range(6):
+    pauses = pause.PromptPauses(num_pauses=m, position=position)
+    is_pause_N = pauses.mask(1 + 3 + m)
+    num_before = int(np.argmin(is_pause_N[1:]))
+    code = pauses.expressions(str(m))
+    numbers = [_whole_number(text) for text in code]
+    assert numbers == [num_before, m - num_before]
+
+
+def _whole_number(code: str) -> int:
+  """Returns what a text such as "(5 - 5 // 2)" stands for; 0 for ""."""
+  found = [int(n) for n in re.findall(r"\d+", code)]
+  if len(found) == 3:
+    return found[0] - found[1] // found[2]
+  return found[0] // found[1] if len(found) == 2 else sum(found)
+
+
+def test_the_name_of_the_pause_is_no_filler():
+  with pytest.raises(errors.UsageError, match="leave it empty"):
+    pause.PromptPauses(num_pauses=1, filler="<pause>")
 
 
 def test_conditions_are_equal_if_and_only_if_the_prompts_are():

@@ -9,6 +9,7 @@ import pytest
 from pausejax import errors, sharding
 from pausejax.config import ModelConfig, default
 from pausejax.data import tokenizers
+from pausejax.data.finetuning.prompts import Filler
 from pausejax.inference import requests
 from pausejax.interop import harness
 from pausejax.pause import PromptPauses
@@ -35,8 +36,7 @@ def runner(model=MODEL, *, batch_size=4, max_length=POSITIONS, **pauses):
   return requests.RequestRunner(
     model=jax.device_put(model, sharding.shardings(model)),
     tokenizer=TOKENIZER,
-    pauses=PromptPauses(**{"num_pauses": 3, **pauses}),
-    filler_id=PAUSE,
+    filler=Filler(TOKENIZER, PromptPauses(**{"num_pauses": 3, **pauses})),
     max_length=max_length,
     batch_size=batch_size,
   )

@@ -171,7 +171,10 @@ class FinetuneConfig(ConfigGroup):
     choices=tuple(pause.POSITIONS),
   )
   filler: str = declare(
-    "", 'Text of one token in place of <pause>, such as "."; empty: <pause>.'
+    "",
+    'In place of <pause>: text such as ".", repeated over the M positions; '
+    + "; ".join(f"{name}: {words}" for name, words in pause.FILLERS.items())
+    + "; empty: <pause>.",
   )
   pauses_in_prefix: bool = declare(
     False, "Whether the pauses belong to a bidirectional prefix."

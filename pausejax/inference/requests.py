@@ -24,10 +24,10 @@ import jax
 import numpy as np
 
 from pausejax import errors, sharding
+from pausejax.data.finetuning.prompts import Filler
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import batches, decode, score
 from pausejax.model.decoder import Decoder
-from pausejax.pause import PromptPauses
 
 Ids = Sequence[int]
 
@@ -66,8 +66,7 @@ class RequestRunner:
   Attributes:
     model: the decoder, sharded on the mesh.
     tokenizer: decodes ids; names BOS, EOS, padding and `<pause>`.
-    pauses: the pauses of every request.
-    filler_id: the id of a pause: of `<pause>`, or of the filler.
+    filler: writes the pauses of every request.
     max_length: positions that a request may use, at most those of the model.
     batch_size: B, a multiple of the devices that split rows.
     num_truncated: contexts that were truncated so far.
@@ -76,8 +75,7 @@ class RequestRunner:
 
   model: Decoder
   tokenizer: PauseTokenizer
-  pauses: PromptPauses
-  filler_id: int
+  filler: Filler
   max_length: int
   batch_size: int
   num_truncated: int = 0
@@ -151,7 +149,8 @@ class RequestRunner:
       context: the ids of the context.
       num_after: positions that are needed after the prompt.
     """
-    num_pauses = self.pauses.num_pauses
+    pauses = self.filler.pauses
+    num_pauses = pauses.num_pauses
     available = self.max_length - num_pauses - num_after
     errors.require(
       available >= 1,
@@ -164,12 +163,9 @@ class RequestRunner:
     self.num_truncated_tokens += excess
     kept = list(context[excess:])
     # Without BOS, a pause in front comes first.
-    bos_id = self.tokenizer.bos_id
-    has_bos = kept[:1] == [bos_id]
-    ids_N = self.pauses.prompt(
-      kept[has_bos:], bos_id=bos_id, pause_id=self.filler_id
-    )
-    in_prefix_N = self.pauses.prefix_mask(len(ids_N))
+    has_bos = kept[:1] == [self.tokenizer.bos_id]
+    ids_N = self.filler.prompt(kept[has_bos:])
+    in_prefix_N = pauses.prefix_mask(len(ids_N))
     return _Prompt(ids_N[not has_bos :], in_prefix_N[not has_bos :])
 
   def _options(self, requests) -> list[_Options]:

@@ -157,18 +157,19 @@ def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  pauses, id_ = rules.pauses, rules.sequences.format.pause_id
-  m, pause_id = pauses.num_pauses, rules.tokenizer.pause_id
+  filler, pause_id = rules.sequences.format.filler, rules.tokenizer.pause_id
+  pauses = filler.pauses
 
   def is_good(example: sequences.RowExample) -> bool:
     tokens_N = example.arrays["tokens"]
-    places = np.flatnonzero(pauses.mask(example.num_prompt))
-    there = tokens_N[places[places < len(tokens_N)]]
-    all_there = len(there) == m and bool((there == id_).all())
+    prompt_N = tokens_N[: example.num_prompt]
+    prefix_N = prompt_N[~pauses.mask(example.num_prompt)[: len(prompt_N)]][1:]
     num_pauses = np.count_nonzero(tokens_N == pause_id)
-    return all_there and num_pauses == pauses.num_pause_tokens
+    return num_pauses == pauses.num_pause_tokens and np.array_equal(
+      prompt_N[1:], filler.prompt(prefix_N)[1:]
+    )
 
-  name = f"M = {m} pauses {pauses.place}"
+  name = f"M = {pauses.num_pauses} pauses {pauses.place}"
   return _each(name, "examples", is_good, batch, rules)
 
 

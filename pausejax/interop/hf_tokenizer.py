@@ -218,8 +218,8 @@ def _prepend_bos(model: Any, bos: str, bos_id: int) -> None:
 def _chat_template(spec: str, pauses: pause.PromptPauses) -> str:
   """Returns the source's chat template with pauses, "" if it has none.
 
-  The template's variable num_pauses is their number. They are the last tokens
-  before the answer, or the first of the prompt.
+  The template's variable num_pauses is their number. They stand in front
+  of the prompt or of the answer, or half of them in front of each.
   """
   path = pathlib.Path(spec).with_name(tokenizers.SETTINGS)
   if spec == "bytes" or not path.is_file():
@@ -229,11 +229,18 @@ def _chat_template(spec: str, pauses: pause.PromptPauses) -> str:
   if not isinstance(template, str):
     return ""
   number = pauses.num_pause_tokens
-  inserted = (
-    "{% if add_generation_prompt %}{{ '" + pause.TOKEN + "' * (num_pauses "
-    f"if num_pauses is defined else {number})" + " }}{% endif %}"
+  before, after = pauses.expressions(
+    f"(num_pauses if num_pauses is defined else {number})"
   )
   # Those of an earlier export are replaced. Jinja drops a last line feed.
-  before, *_, after = f"{template}{_MARK}".split(_MARK)[:3]
-  template = (before or after).removesuffix("\n")
-  return "".join(pauses.in_order(template, _MARK + inserted + _MARK))
+  parts = template.split(_MARK)[::2]
+  template = "".join(parts).removesuffix("\n")
+  return _inserted(before) + template + _inserted(after)
+
+
+def _inserted(number: str) -> str:
+  """Returns the part of a chat template that writes `number` pauses."""
+  if not number:
+    return ""
+  start, end = "{% if add_generation_prompt %}{{ ", " }}{% endif %}"
+  return f"{_MARK}{start}'{pause.TOKEN}' * {number}{end}{_MARK}"

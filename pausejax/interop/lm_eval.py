@@ -73,8 +73,8 @@ class PauseJaxLM(TemplateLM):
     Args:
       checkpoint: the workdir of a run, or WORKDIR/checkpoints/STEP.
       num_pauses: M, number of pauses in each request.
-      position: where they stand, "append" or "prepend" (`pause.POSITIONS`).
-      filler: a text of one token in place of `<pause>`.
+      position: where they stand, a name in `pause.POSITIONS`.
+      filler: what replaces `<pause>`, as in `pause.PromptPauses`.
       batch_size: requests per batch; rounded up to a multiple of the devices.
       max_length: positions that a request may use; default: the model's.
       max_gen_toks: new tokens of an answer whose task does not say.
@@ -139,8 +139,7 @@ class PauseJaxLM(TemplateLM):
       self._runner = RequestRunner(
         model=self._saved.load(),
         tokenizer=self._tokenizer,
-        pauses=self.pauses,
-        filler_id=prompts.pause_id(self._tokenizer, self.pauses),
+        filler=prompts.Filler(self._tokenizer, self.pauses),
         max_length=self.max_length,
         batch_size=self.batch_size,
       )

@@ -213,13 +213,19 @@ def _usage(
     if training.is_finetuned
     else "It was not finetuned for a task: M is yours to choose.",
     number=number,
-    prompt=" + ".join(
-      training.pauses.in_order("prompt", f'"{pause.TOKEN}" * M')
-    ),
+    prompt=_prompt(training.pauses),
     token=pause.TOKEN,
     tokenizer=tokenizer_class,
     chat=_CHAT.format(number=number) if has_chat_template else "",
   )
+
+
+def _prompt(pauses: pause.PromptPauses) -> str:
+  """Returns the prompt with its pauses, as code."""
+  before, after = (
+    f'"{pause.TOKEN}" * {m}' if m else "" for m in pauses.expressions("M")
+  )
+  return " + ".join(filter(None, (before, "prompt", after)))
 
 
 def _facts(saved: SavedRun, training: Training) -> Iterator[tuple[str, str]]:

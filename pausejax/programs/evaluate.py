@@ -40,7 +40,7 @@ from pausejax.checkpoints import saved_run
 from pausejax.config import DataConfig, FinetuneConfig, LogConfig
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
-from pausejax.pause import POSITIONS, PromptPauses
+from pausejax.pause import FILLERS, POSITIONS, PromptPauses
 from pausejax.programs import evaluate_text
 from pausejax.runtime import accelerators, distributed, tables, trackers
 from pausejax.tasks import records
@@ -128,7 +128,11 @@ def parser() -> commandline.Parser:
     help="M[,M...] at inference (as finetuned)",
   )
   add("--position", default="", help=f"{' or '.join(POSITIONS)} (as finetuned)")
-  add("--filler", default=None, help="text in place of <pause> (as finetuned)")
+  add(
+    "--filler",
+    default=None,
+    help=f"text, {' or '.join(FILLERS)} in place of <pause> (as finetuned)",
+  )
   add("--local_dir", default="", help="published files (as in the run)")
   add("--tasks_module", default="", help="registers tasks of your own")
   add("--batch_size", type=int, default=32, help="examples at a time (32)")

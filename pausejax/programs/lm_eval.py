@@ -65,7 +65,7 @@ def parser() -> commandline.Parser:
   made.add_checkpoint()
   add("--num_pauses", type=int, default=0, help="M, pauses in a request (0)")
   add("--position", default="append", help=f"{' or '.join(POSITIONS)} (append)")
-  add("--filler", default="", help="text in place of <pause>")
+  add("--filler", default="", help="replaces <pause>, as in pausejax evaluate")
   add("--max_length", type=int, help="positions of a request (the model's)")
   add(
     "--max_gen_toks", type=int, help="new tokens if a task does not say (256)"

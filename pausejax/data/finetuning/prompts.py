@@ -13,7 +13,7 @@ import numpy as np
 
 from pausejax import errors
 from pausejax.data import tokenizers
-from pausejax.pause import PromptPauses
+from pausejax.pause import FILLERS, PromptPauses
 from pausejax.tasks import Example, Task
 
 
@@ -33,7 +33,13 @@ class Prompts:
 
 
 class Format:
-  """Converts the examples of a task to ids, with pauses in the prompts."""
+  """Converts the examples of a task to ids, with pauses in the prompts.
+
+  Attributes:
+    task: the task.
+    pauses: the pauses of the prompts.
+    filler: writes them.
+  """
 
   def __init__(
     self,
@@ -41,11 +47,11 @@ class Format:
     tokenizer: tokenizers.PauseTokenizer,
     pauses: PromptPauses,
   ):
-    """Raises UsageError if the filler is not one token."""
+    """Raises UsageError if the filler is not a text or the name of one."""
     self.task = task
     self.pauses = pauses
     self._tokenizer = tokenizer
-    self.pause_id = pause_id(tokenizer, pauses)
+    self.filler = Filler(tokenizer, pauses)
 
   def prompts(
     self,
@@ -79,10 +85,7 @@ class Format:
       excess = max(len(text) - available, 0)
       num_cut += excess > 0
       num_cut_tokens += excess
-      prompt_T = self.pauses.prompt(
-        text[excess:], bos_id=self._tokenizer.bos_id, pause_id=self.pause_id
-      )
-      rows.append(prompt_T)
+      rows.append(self.filler.prompt(text[excess:]))
     return Prompts(rows, num_cut, num_cut_tokens)
 
   def targets(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -130,15 +133,62 @@ def _continuations(task: Task, tokenizer, texts) -> list[list[int]]:
   return tokenizer.encode([delimiter + text for text in texts])
 
 
-def pause_id(tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses) -> int:
-  """Returns the id of `<pause>`, or of the filler that replaces it.
+class Filler:
+  """Writes the ids at the pauses of prompts: `<pause>`, or what replaces it.
 
-  Raises:
-    UsageError: the filler is not one token.
+  Attributes:
+    pauses: the condition.
   """
+
+  def __init__(
+    self, tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses
+  ):
+    """Encodes the filler.
+
+    Raises:
+      UsageError: the filler has no token, or is an unknown name such as
+        "<counts>".
+    """
+    self.pauses = pauses
+    self._bos_id = tokenizer.bos_id
+    self._ids = _filler_ids(tokenizer, pauses)
+
+  def prompt(self, prefix_ids: Sequence[int]) -> np.ndarray:
+    """Returns the prompt of a prefix, int32 [N]: BOS, prefix and pauses.
+
+    Raises:
+      UsageError: the filler repeats the prefix, of which nothing is left.
+    """
+    return self.pauses.prompt(
+      prefix_ids, bos_id=self._bos_id, pause_id=self.ids(prefix_ids)
+    )
+
+  def ids(self, prefix_ids: Sequence[int]) -> np.ndarray:
+    """Returns int32 [M], the ids at the pauses of a prefix."""
+    repeated = prefix_ids if self._ids is None else self._ids
+    num_pauses = self.pauses.num_pauses
+    errors.require(
+      bool(len(repeated)) or not num_pauses,
+      f"filler {self.pauses.filler}: an empty prefix cannot be repeated; use "
+      "fewer pauses, or a larger data.seq_len",
+    )
+    return np.resize(np.asarray(repeated, np.int32), num_pauses)
+
+
+def _filler_ids(
+  tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses
+) -> list[int] | None:
+  """Returns the ids to repeat at the pauses, None for those of the prefix."""
   if not pauses.filler:
-    return tokenizer.pause_id
-  return token_id(tokenizer, pauses.filler, "filler")
+    return [tokenizer.pause_id]
+  if pauses.repeats_prefix:
+    return None
+  text = pauses.filler_text
+  ids = _inner_ids(tokenizer, text.removeprefix(" " * tokenizer.adds_space))
+  errors.require(bool(ids), f"filler {text!r} has no token")
+  if len(ids) > 1 and text[:1] + text[-1:] == "<>":
+    errors.require_one_of("filler", text, FILLERS)
+  return ids
 
 
 def token_id(tokenizer: tokenizers.PauseTokenizer, text: str, name: str) -> int:
@@ -152,12 +202,17 @@ def token_id(tokenizer: tokenizers.PauseTokenizer, text: str, name: str) -> int:
   Raises:
     UsageError: the text is not one token.
   """
-  # After another word, so that no "start of word" piece is inserted.
-  ids = tokenizer.encode([text])[0]
-  ids = ids[1:] if len(ids) == 2 and not tokenizer.decode(ids[:1]) else ids
+  ids = _inner_ids(tokenizer, text)
   errors.require(
     len(ids) == 1,
     f"{name} {text!r} is {len(ids)} tokens of this tokenizer, it must be "
     "one; choose another, such as '.'",
   )
   return ids[0]
+
+
+def _inner_ids(tokenizer: tokenizers.PauseTokenizer, text: str) -> list[int]:
+  """Returns the ids of a text, without a first "start of word" piece."""
+  ids = tokenizer.encode([text])[0]
+  has_start = len(ids) > 1 and not tokenizer.decode(ids[:1])
+  return ids[1:] if has_start else ids

@@ -52,13 +52,13 @@ def register_downstream(
     The name.
 
   Raises:
-    UsageError: the filler is not one token.
+    UsageError: the filler has no token, or is an unknown name.
   """
   tokenizer = tokenizers.load_tokenizer(data.tokenizer)
   delimiter = task.delimiter
   if delimiter == " " and tokenizer.adds_space:
     delimiter = ""
-  pause_id = prompts.pause_id(tokenizer, pauses)
+  filler = prompts.Filler(tokenizer, pauses)
   built = seqio.Task(
     task.name,
     source=seqio.FunctionDataSource(
@@ -69,9 +69,7 @@ def register_downstream(
       "inputs": seqio.Feature(vocabulary, add_eos=False),
       "targets": seqio.Feature(vocabulary, add_eos=True),
     },
-    preprocessors=[
-      functools.partial(encode_examples, pauses=pauses, pause_id=pause_id)
-    ],
+    preprocessors=[functools.partial(encode_examples, filler=filler)],
     postprocess_fn=functools.partial(postprocess, task.stop),
     metric_fns=[_mean(name, fn) for name, fn in task.metrics.items()],
   )
@@ -97,22 +95,20 @@ def encode_examples(
   output_features: preprocessors.Features,
   sequence_length: Mapping[str, int] | None,
   *,
-  pauses: PromptPauses,
-  pause_id: int,
+  filler: prompts.Filler,
 ) -> tf.data.Dataset:
   """Replaces the texts "inputs" and "targets" by ids, including the pauses."""
   vocabulary = output_features["inputs"].vocabulary
   lengths = sequence_length or {}
 
   def prompt(inputs_T: np.ndarray) -> np.ndarray:
-    ids_N = pauses.prompt(inputs_T, bos_id=0, pause_id=pause_id)
-    return ids_N[1:]  # BOS is the feature converter's.
+    return filler.prompt(inputs_T)[1:]  # BOS is the feature converter's.
 
   def to_ids(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     inputs_T = vocabulary.encode_tf(example["inputs"])
     targets_T = vocabulary.encode_tf(example["targets"])
     if lengths.get("inputs"):
-      kept = tf.maximum(lengths["inputs"] - pauses.num_pauses, 0)
+      kept = tf.maximum(lengths["inputs"] - filler.pauses.num_pauses, 0)
       inputs_T = inputs_T[tf.maximum(tf.size(inputs_T) - kept, 0) :]
     if lengths.get("targets"):
       targets_T = targets_T[: lengths["targets"] - 1]
