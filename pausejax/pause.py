@@ -379,6 +379,20 @@ class PromptPauses:
     return f"{self.position} {self.num_pauses} x {self.token}"
 
 
+def draw_num_pauses(
+  numbers: Sequence[int], *, seed: int, draws_N: np.ndarray
+) -> np.ndarray:
+  """Returns int64 [N], the M of each draw, each number equally likely.
+
+  Args:
+    numbers: the numbers to draw from.
+    seed: any int.
+    draws_N: int [N], the draws, numbered over the whole run.
+  """
+  keys_N = _slot_keys(seed, draws_N, 1)[:, 0].view(np.uint64)
+  return np.asarray(numbers, np.int64)[keys_N % np.uint64(len(numbers))]
+
+
 def answer_targets(
   ids_T: np.ndarray, num_prompt: int, hint_ids: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:

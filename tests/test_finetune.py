@@ -12,7 +12,8 @@ from pausejax.config import FinetuneConfig, LossConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
 from pausejax.data.finetuning import examples, prompts
-from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.data.finetuning.sequences import TaskSequences
+from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.pause import PromptPauses
 from pausejax.tasks import records
 from pausejax.training import step

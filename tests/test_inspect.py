@@ -14,7 +14,8 @@ from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, language_model_batch
 from pausejax.data.finetuning import prompts
 from pausejax.data.finetuning.examples import Examples
-from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.data.finetuning.sequences import TaskSequences
+from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inspection import checks, sequences
 from pausejax.tasks import records
 

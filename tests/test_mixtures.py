@@ -146,5 +146,12 @@ def test_texts_of_configs_are_taken_apart_where_configs_are_read():
       found.add(path.relative_to(PACKAGE).as_posix())
   config = {name for name in found if name.startswith("config/")}
   assert found - config == {*PARSERS, "study/arms.py"}
-  names = ("arguments", "batch_sizes", "fields", "loader", "mixtures")
+  names = [
+    "arguments",
+    "batch_sizes",
+    "fields",
+    "loader",
+    "mixtures",
+    "number_lists",
+  ]
   assert config == {f"config/{name}.py" for name in names}

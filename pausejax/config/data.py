@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pausejax import errors, pause
-from pausejax.config import mixtures
+from pausejax.config import mixtures, number_lists
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
 
@@ -163,7 +163,16 @@ class FinetuneConfig(ConfigGroup):
   GROUP: ClassVar[str] = "finetune"
 
   num_pauses: int = declare(
-    -1, "Pauses per example, M; -1: the task's default.", minimum=-1
+    -1,
+    "Pauses per example, M; -1: the largest of train_num_pauses, else the "
+    "task's default.",
+    minimum=-1,
+  )
+  train_num_pauses: str = declare(
+    "",
+    "Training: M of each example, drawn anew in every epoch from numbers and "
+    "ranges, such as 0,2,10 or 0-10; empty: num_pauses. Answers are read with "
+    "num_pauses in any case.",
   )
   pause_position: str = declare(
     "append",
@@ -198,10 +207,18 @@ class FinetuneConfig(ConfigGroup):
 
   def __post_init__(self):
     super().__post_init__()
+    _ = self.train_numbers  # Raises if it is invalid.
     if not self.pause_init_token:
       errors.require_one_of(
         "finetune.pause_init", self.pause_init, (*PAUSE_INITS, f"{_TOKEN}TEXT")
       )
+
+  @functools.cached_property
+  def train_numbers(self) -> tuple[int, ...]:
+    """The numbers of `train_num_pauses`, each once; empty if it is."""
+    return number_lists.numbers(
+      self.train_num_pauses, "finetune.train_num_pauses"
+    )
 
   @property
   def pause_init_token(self) -> str:
@@ -209,14 +226,29 @@ class FinetuneConfig(ConfigGroup):
     is_token = self.pause_init.startswith(_TOKEN)
     return self.pause_init.removeprefix(_TOKEN) if is_token else ""
 
-  def pauses(self, num_pauses: int) -> pause.PromptPauses:
-    """Returns the pauses of the prompts of a task.
+  def trained_pauses(self, num_pauses: int) -> pause.PromptPauses:
+    """Returns the pauses of training: of the largest M, if it is drawn.
 
     Args:
       num_pauses: the task's default, used if the config gives no number.
     """
+    pauses = self.pauses(num_pauses)
+    if not self.train_numbers:
+      return pauses
+    return dataclasses.replace(pauses, num_pauses=self.train_numbers[-1])
+
+  def pauses(self, num_pauses: int) -> pause.PromptPauses:
+    """Returns the pauses of the prompts of a task, when answers are read.
+
+    Args:
+      num_pauses: the task's default, used if the config gives no number.
+    """
+    if self.num_pauses >= 0:
+      num_pauses = self.num_pauses
+    elif self.train_numbers:
+      num_pauses = self.train_numbers[-1]
     return pause.PromptPauses(
-      num_pauses=num_pauses if self.num_pauses < 0 else self.num_pauses,
+      num_pauses=num_pauses,
       position=self.pause_position,
       filler=self.filler,
       in_prefix=self.pauses_in_prefix,

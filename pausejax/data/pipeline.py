@@ -21,7 +21,8 @@ from pausejax import errors, tasks
 from pausejax.config import DataConfig, TrainConfig, mixtures, saved
 from pausejax.data import batch, record_store
 from pausejax.data.finetuning import encoded, examples, prompts
-from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.data.finetuning.sequences import TaskSequences
+from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.data.pretraining import segments
 from pausejax.data.pretraining.source import (
   Batches,
@@ -152,15 +153,19 @@ def open_run_data(
 def encode_split(
   config: TrainConfig, tokenizer: PauseTokenizer, name: str, split: str
 ) -> TaskSequences:
-  """Returns a split of a downstream task as sequences for finetuning."""
-  task = tasks.downstream(name)
-  pauses = config.finetune.pauses(task.num_pauses)
-  format_ = prompts.Format(task, tokenizer, pauses)
+  """Returns a split of a downstream task as sequences for finetuning.
+
+  M is drawn for "train" only.
+  """
+  task, finetune = tasks.downstream(name), config.finetune
+  trains = split == "train"
+  of = finetune.trained_pauses if trains else finetune.pauses
   return TaskSequences(
     _load_examples(config.data, tokenizer, task, split),
-    format_,
-    config.finetune,
+    prompts.Format(task, tokenizer, of(task.num_pauses)),
+    finetune,
     config.data.seq_len,
+    finetune.train_numbers if trains else (),
   )
 
 

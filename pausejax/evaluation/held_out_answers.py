@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pausejax.config import TrainConfig
-from pausejax.data.finetuning.source import TaskSequences
+from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.evaluation.answers import Predictor
 from pausejax.tasks import Example

@@ -157,32 +157,39 @@ def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  filler, pause_id = rules.sequences.format.filler, rules.tokenizer.pause_id
-  pauses = filler.pauses
+  pause_id = rules.tokenizer.pause_id
 
   def is_good(example: sequences.RowExample) -> bool:
+    pauses, n = example.filler.pauses, example.num_prompt
     tokens_N = example.arrays["tokens"]
-    prompt_N = tokens_N[: example.num_prompt]
-    prefix_N = prompt_N[~pauses.mask(example.num_prompt)[: len(prompt_N)]][1:]
+    prompt_N = tokens_N[:n]
+    prefix_N = prompt_N[~pauses.mask(n)[: len(prompt_N)]][1:]
     num_pauses = np.count_nonzero(tokens_N == pause_id)
     return num_pauses == pauses.num_pause_tokens and np.array_equal(
-      prompt_N[1:], filler.prompt(prefix_N)[1:]
+      prompt_N[1:], example.filler.prompt(prefix_N)[1:]
     )
 
-  name = f"M = {pauses.num_pauses} pauses {pauses.place}"
+  made = rules.sequences
+  number = _numbers_text(made.numbers if rules.drawn else made.numbers[-1:])
+  name = f"M = {number} pauses {made.format.pauses.place}"
   return _each(name, "examples", is_good, batch, rules)
+
+
+def _numbers_text(numbers: Sequence[int]) -> str:
+  """Returns "3", or "0 to 10" for several numbers."""
+  first, last = min(numbers), max(numbers)
+  return str(first) if first == last else f"{first} to {last}"
 
 
 def _check_prefix(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   def is_good(example: sequences.RowExample) -> bool:
-    inside_N = example.arrays["in_prefix"]
-    expected_N = np.zeros(max(len(inside_N), example.num_prompt), bool)
-    expected_N[: example.num_prompt] = rules.pauses.prefix_mask(
-      example.num_prompt
-    )
+    inside_N, n = example.arrays["in_prefix"], example.num_prompt
+    expected_N = np.zeros(max(len(inside_N), n), bool)
+    expected_N[:n] = example.filler.pauses.prefix_mask(n)
     return np.array_equal(inside_N, expected_N)
 
-  pauses = "with" if rules.pauses.in_prefix else "without"
+  is_inside = rules.sequences.format.pauses.in_prefix
+  pauses = "with" if is_inside else "without"
   name = f"in_prefix is BOS and prefix, {pauses} the pauses"
   return _each(name, "examples", is_good, batch, rules)
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
-from pausejax.data.finetuning import source
-from pausejax.pause import PauseSpec, PromptPauses
+from pausejax.data.finetuning.prompts import Filler
+from pausejax.data.finetuning.sequences import TaskSequences
+from pausejax.pause import PauseSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,17 @@ class FinetuningRules(Rules):
 
   Attributes:
     sequences: the sequences of the split, with their targets and pauses.
+    drawn: M of each example of each row; empty if M is not drawn.
   """
 
-  sequences: source.TaskSequences
+  sequences: TaskSequences
+  drawn: Sequence[Sequence[int]] = ()
 
-  @property
-  def pauses(self) -> PromptPauses:
-    """The pauses of the prompts."""
-    return self.sequences.format.pauses
+  def filler(self, row: int, example: int) -> Filler:
+    """Returns what writes the pauses of an example of a row."""
+    if self.drawn:
+      return self.sequences.filler(self.drawn[row][example])
+    return self.sequences.format.filler
 
   @functools.cached_property
   def hinted(self) -> bool:
@@ -76,12 +80,19 @@ class RowExample:
   Attributes:
     start: its first position in the row.
     arrays: name -> its part of that array.
-    num_prompt: number of ids up to the one that predicts the first target.
+    filler: what writes its pauses; None in pretraining.
   """
 
   start: int
   arrays: Batch
-  num_prompt: int
+  filler: Filler | None
+
+  @property
+  def num_prompt(self) -> int:
+    """Ids up to the one that predicts the first target; 0 in pretraining."""
+    if self.filler is None:
+      return 0
+    return self.filler.pauses.num_prompt(self.arrays["in_prefix"])
 
 
 def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
@@ -96,7 +107,10 @@ def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
         for name, x_BT in batch.items()
         if name != "counted"
       }
-      result.append(RowExample(int(start), arrays, _num_prompt(arrays, rules)))
+      filler = None
+      if isinstance(rules, FinetuningRules):
+        filler = rules.filler(row, len(result))
+      result.append(RowExample(int(start), arrays, filler))
   return result
 
 
@@ -203,13 +217,6 @@ def _as_data(example: RowExample, spell: Detokenizer) -> dict:
   }
 
 
-def _num_prompt(arrays: Batch, rules: Rules) -> int:
-  """Returns the end of the prompt by in_prefix and the pauses."""
-  if not isinstance(rules, FinetuningRules):
-    return 0
-  return rules.pauses.num_prompt(arrays["in_prefix"])
-
-
 def cells(example: dict) -> list[tuple[int, str, str]]:
   """Returns (position, token, mark) of one of the examples of `rows`.
 
@@ -228,7 +235,7 @@ def cells(example: dict) -> list[tuple[int, str, str]]:
   return result
 
 
-def lengths(sequences: source.TaskSequences) -> dict[str, dict[str, int]]:
+def lengths(sequences: TaskSequences) -> dict[str, dict[str, int]]:
   """Returns percentiles of the lengths of prompts, targets and examples."""
   num_prompt = [row.num_prompt for row in sequences.rows]
   num_ids = [len(row.ids_T) for row in sequences.rows]

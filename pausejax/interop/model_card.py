@@ -66,12 +66,10 @@ def describe_training(saved: SavedRun) -> Training:
   variant = f"{_pretraining(saved.meta)}PT"
   if _is_finetuned(saved.meta):
     tasks.import_module(config.tasks_module)
-    of_tasks = [
-      config.finetune.pauses(tasks.downstream(name).num_pauses)
-      for name in config.data.rates
-    ]
-    pauses = max(of_tasks, key=lambda p: p.num_pauses)
-    variant += "_PauseFT" if pauses.num_pause_tokens else "_StdFT"
+    defaults = [tasks.downstream(n).num_pauses for n in config.data.rates]
+    pauses = config.finetune.pauses(max(defaults))
+    trained = config.finetune.trained_pauses(max(defaults))
+    variant += "_PauseFT" if trained.num_pause_tokens else "_StdFT"
   return Training(
     config=config, variant=variant, pauses=pauses, base=_base(saved.meta)
   )
@@ -240,7 +238,9 @@ def _facts(saved: SavedRun, training: Training) -> Iterator[tuple[str, str]]:
   rates = ", ".join(f"{n} ({rate:g})" for n, rate in c.data.rates.items())
   yield "Data", rates
   if training.is_finetuned:
-    yield "Pauses in finetuning (M_ft)", str(training.pauses)
+    drawn = c.finetune.train_num_pauses
+    drawn = f"; in training, M drawn from {drawn}" if drawn else ""
+    yield "Pauses in finetuning (M_ft)", f"{training.pauses}{drawn}"
   else:
     yield "Pauses in pretraining", f"{c.data.pauses} ({c.data.pause_mode})"
   batch = f"{c.batch_size} rows of {c.data.seq_len} positions"

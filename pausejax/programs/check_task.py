@@ -28,7 +28,8 @@ from pausejax.config import (
 )
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import examples, prompts
-from pausejax.data.finetuning.source import FinetuneSource, TaskSequences
+from pausejax.data.finetuning.sequences import TaskSequences
+from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inspection import checks, sequences, soundness
 from pausejax.programs import score
 

@@ -13,6 +13,7 @@ except that TFDS is read by TensorFlow.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -150,6 +151,8 @@ def _finetuning(
     "num_cut_tokens": made.prompts.num_cut_tokens,
   }
   if split == "train":
+    drawn = [[e.num_pauses for e in row] for row in source.drawn(0)]
+    rules = dataclasses.replace(rules, drawn=drawn)
     return source.training_batch(0), rules, about | {"all": source.summary()}
   return next(source.evaluation_batches(1)), rules, about
 

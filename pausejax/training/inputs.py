@@ -187,7 +187,7 @@ def reads_pauses(config: TrainConfig) -> bool:
   if not pipeline.is_finetuning(config.data.rates):
     return config.data.pauses.uses_pause_token
   mixed = [tasks.downstream(n) for n in config.data.rates]
-  pauses = [config.finetune.pauses(task.num_pauses) for task in mixed]
+  pauses = [config.finetune.trained_pauses(t.num_pauses) for t in mixed]
   return any(p.num_pause_tokens for p in pauses)
 
 

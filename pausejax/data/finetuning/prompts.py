@@ -53,6 +53,11 @@ class Format:
     self._tokenizer = tokenizer
     self.filler = Filler(tokenizer, pauses)
 
+  def with_pauses(self, num_pauses: int) -> "Filler":
+    """Returns what writes another number of pauses."""
+    pauses = dataclasses.replace(self.pauses, num_pauses=num_pauses)
+    return Filler(self._tokenizer, pauses)
+
   def prompts(
     self,
     examples: Sequence[Example],
