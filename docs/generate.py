@@ -13,7 +13,11 @@ from pausejax.config import reference
 from pausejax.study.config import StudyConfig
 
 # Verbs that have verbs of their own.
-NESTED = {"tasks": ("list", "check"), "tokenizer": ("train",)}
+NESTED = {
+  "tasks": ("list", "check"),
+  "tokenizer": ("train",),
+  "checkpoint": ("ls", "verify", "diff", "repair"),
+}
 # Of these the help ends with the fields of the config, on a page of their own.
 FIELDS = "\nfields of the config,"
 

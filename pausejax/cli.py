@@ -31,6 +31,7 @@ VERBS = {
   "evaluate": "answer the examples of a task, with each number of pauses",
   "lm-eval": "evaluate a run with lm-evaluation-harness",
   "study": "run four variants x pauses x seeds, and make one table",
+  "checkpoint": "list, verify, compare and repair the steps of a run",
   "report": "write a study as one self-contained page",
   "export": "write a run as a model of transformers, with its pauses",
   "generate": "continue a prompt, with pauses before the answer",

@@ -1,12 +1,13 @@
 """Atomic writes of files, and lines that end only at a line feed."""
 
+import os
 import pathlib
 import secrets
 import tempfile
 
 from pausejax import errors
 
-__all__ = ["require_writable", "split_lines", "write"]
+__all__ = ["require_writable", "split_lines", "sync_folder", "write"]
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
@@ -31,6 +32,15 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+  """Waits until the names in a folder are on the disk; raises OSError."""
+  opened = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(opened)
+  finally:
+    os.close(opened)
 
 
 def split_lines(text: str) -> list[str]:

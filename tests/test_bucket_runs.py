@@ -244,6 +244,24 @@ def test_a_damaged_step_is_set_aside_in_the_bucket(
   names = Objects(url).sizes()
   assert layout.committed_steps(names) == [4, 8, 12]
   assert "set_aside/8-0/meta/meta.json" in names
+  # What a run that was killed in a save left there.
+  Objects(url).write(layout.step_name(16, "params/d/x"), b"1")
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  assert cli.main(["checkpoint", "ls", url, "--json"]) == 0
+  (listed,) = json.loads(capsys.readouterr().out)
+  states = {s["folder"]: (s["state"], s["reason"]) for s in listed["steps"]}
+  assert [states[f"checkpoints/{i}"][0] for i in (4, 8, 12)] == ["complete"] * 3
+  assert states["checkpoints/16"] == ("incomplete", "it lacks committed.json")
+  assert states["set_aside/8-0"][0] == "set aside"
+  assert "meta.sha256" in states["set_aside/8-0"][1]
+  assert cli.main(["checkpoint", "verify", url]) == 0
+  assert "3 of 3 steps are intact" in capsys.readouterr().out
+  assert cli.main(["checkpoint", "diff", url]) == 1
+  assert f"B: {url}/checkpoints/8" in capsys.readouterr().out
+  array = max(n for n in names if n.startswith("checkpoints/8/params/d/"))
+  Objects(url).write(array, Objects(url).read(array)[:-9])
+  assert cli.main(["checkpoint", "verify", url]) == 3
+  assert f"{url}/checkpoints/8: DAMAGED" in capsys.readouterr().out
 
 
 def test_exports_to_a_bucket_are_refused(store, documents):

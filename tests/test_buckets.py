@@ -286,7 +286,7 @@ def test_a_mirror_commits_sets_aside_and_deletes(url, fast_lease):
     (folder / "checkpoints" / "8").rename(folder / "checkpoints" / "16")
     (folder / "metrics.jsonl").write_bytes(b"{}\n")
     one.commit(16)
-    one.set_aside(4, "4-0")
+    one.set_aside(4, "4-0", {})
     one.delete_missing()
   names = objects.sizes()
   assert layout.committed_steps(names) == [16]

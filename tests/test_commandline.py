@@ -47,10 +47,13 @@ WRONG_VERBS = [
   (["Train"], "did you mean 'train'?"),
   (["segment"], "did you mean 'segments'?"),
   (["generte", "--prompt=x"], "did you mean 'generate'?"),
-  ([""], "known: evaluate, "),
+  ([""], "known: checkpoint, "),
   (["--config=x", "train"], "unknown verb"),
   (["-v"], "unknown verb '-v'"),
   (["tokenizer", "trian", "--config=x"], "did you mean 'train'?"),
+  (["checkpoint"], "known: diff, ls, repair, verify"),
+  (["checkpoint", "verfy", "run"], "did you mean 'verify'?"),
+  (["checkpoint", "ls"], "required: RUN"),
 ]
 
 WRONG_OPTIONS = [

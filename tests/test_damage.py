@@ -58,7 +58,10 @@ def state_of(abstract, step):
 @pytest.fixture(scope="module")
 def pristine(abstract, tmp_path_factory):
   """A workdir with the intact steps 4 and 8."""
-  workdir = tmp_path_factory.mktemp("pristine")
+  return save_steps(tmp_path_factory.mktemp("pristine"), abstract)
+
+
+def save_steps(workdir, abstract):
   store = Store(workdir / "checkpoints", KEEP)
   for step in (4, 8):
     position = json.dumps({"step": step}).encode()

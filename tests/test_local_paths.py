@@ -23,6 +23,7 @@ COMMANDS = [
   ["tokenizer", "train", SMOKE, "--out=URL"],
   ["inspect", "--task=squad", "--html=URL"],
   ["inspect", "--task=squad", "--json=URL"],
+  ["checkpoint", "repair", "URL", "--step=1"],
   ["preflight", SMOKE, "--topology=v5e-8", "--json=URL"],
   ["score", "--task=squad", "--predictions=p.json", "--out=URL"],
 ]
@@ -33,6 +34,10 @@ IN_BUCKET = [
   ["train", SMOKE, "--workdir=run", "--init_from=URL"],
   ["train", SMOKE, "--workdir=run", "--config.init_from=URL"],
   ["segments", SMOKE, "--out=URL"],
+  ["checkpoint", "ls", "URL"],
+  ["checkpoint", "verify", "URL"],
+  ["checkpoint", "diff", "URL"],
+  ["checkpoint", "diff", "run", "URL"],
   ["report", "URL"],
   ["report", "--workdir=URL"],
   ["evaluate", "--checkpoint=URL"],

@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pausejax import errors, files
 from pausejax.buckets import copies, layout, lease, parts
@@ -108,12 +108,14 @@ class Mirror:
       if str(step) not in here:
         self._delete_step(step)
 
-  def set_aside(self, step: int, name: str) -> None:
-    """Copies a step to set_aside/NAME in the bucket and deletes it."""
+  def set_aside(self, step: int, name: str, more: Mapping[str, str]) -> None:
+    """Moves a step to set_aside/NAME in the bucket, with more text files."""
     self.require_lease()
     names = layout.of_step(self._step_names(step), step)
     start, target = layout.step_name(step), f"{layout.ASIDE}/{name}/"
     self._objects.copy({n: target + n.removeprefix(start) for n in names})
+    for file, text in more.items():
+      self._objects.write(target + file, text.encode())
     self._delete_step(step)
 
   def push(self) -> None:

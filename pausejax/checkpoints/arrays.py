@@ -10,7 +10,8 @@ import logging
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -118,9 +119,35 @@ def read_arrays(
     Damaged: an array differs from the one that was saved.
     UserError: the files cannot be read, which is no sign of damage.
   """
+  return _checked(path, lambda: _restore(path, items), digests)
+
+
+def read_some(
+  path: pathlib.Path,
+  item: str,
+  named: Mapping[str, Any],
+  digests: Mapping[str, list[int]],
+) -> dict[str, jax.Array]:
+  """Returns some of the arrays of one item of a step, as `read_arrays` does.
+
+  Args:
+    path: the step's folder, which may have any name.
+    item: "params", "opt_state" or "average".
+    named: leaf name -> shape, dtype and sharding.
+    digests: leaf name -> `digests` of the array that was saved.
+  """
+  return _checked(path, lambda: _restore_some(path, item, named), digests)
+
+
+def _checked(
+  path: pathlib.Path,
+  restore: Callable[[], dict[str, jax.Array]],
+  digests: Mapping[str, list[int]],
+) -> dict[str, jax.Array]:
+  """Returns what `restore` reads, after checking the digests."""
   _hide_closed_loops()
   try:
-    restored = _restore(path, items)
+    restored = restore()
   except Exception as e:
     raise folders.Damaged(_why_damaged(path, e)) from e
   computed = host_digests(restored)
@@ -147,7 +174,9 @@ def _why_damaged(path: pathlib.Path, error: BaseException) -> str:
   """
   while error.__cause__:  # Orbax wraps TensorStore's errors.
     error = error.__cause__
-  line = next(iter(str(error).strip().splitlines()), repr(error))[:200]
+  line = errors.first_line(error) or repr(error)
+  # What follows is TensorStore's description of the whole database.
+  line = line.partition(" [tensorstore_spec")[0].replace(f"{path}/", "")[:400]
   if isinstance(error, MemoryError) or line.startswith(_NOT_DAMAGE):
     raise errors.UserError(
       f"cannot read {path}: {line}; that is no sign of damage and nothing was "
@@ -177,6 +206,26 @@ def _restore(
   ):
     saved = manager.restore(int(path.name), args=ocp.args.Composite(**expected))
   return leaves.flatten({k: v for n in items for k, v in saved[n].items()})
+
+
+def _restore_some(
+  path: pathlib.Path, item: str, named: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """Reads some arrays of one item, without reading the others."""
+  tree = leaves.nest(named)
+  with (
+    _plain_name(path) as folder,
+    ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+  ):
+    saved = checkpointer.restore(
+      epath.Path(folder / item),
+      args=ocp.args.PyTreeRestore(
+        item=tree,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+        partial_restore=True,
+      ),
+    )
+  return leaves.flatten(saved)
 
 
 def _independent() -> ocp.CheckpointManagerOptions:
@@ -213,6 +262,7 @@ def _hide_closed_loops() -> None:
   """
   for name in ("absl", "asyncio"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited")
   shown = sys.unraisablehook
 
   def hook(unraisable) -> None:

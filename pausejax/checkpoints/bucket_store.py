@@ -61,11 +61,11 @@ class BucketStore(Store):
     distributed.all_gather("fetched")
     return super()._restore_step(step, abstract)
 
-  def _move_aside(self, step: int) -> None:
-    name = folders.move_aside(self._folder, step).name
+  def _move_aside(self, step: int, why: str) -> None:
+    name = folders.move_aside(self._folder, step, why).name
     if self._mirror is not None:
       with copies.writing(self._mirror.url):
-        self._mirror.set_aside(step, name)
+        self._mirror.set_aside(step, name, {folders.REASON: f"{why}\n"})
 
   def _delete(self) -> None:
     super()._delete()

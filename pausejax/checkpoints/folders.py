@@ -22,6 +22,7 @@ from pausejax.checkpoints import upgrade
 
 META, META_SHA256 = "meta.json", "meta.sha256"
 SET_ASIDE = "set_aside"
+REASON = "set_aside.txt"  # In a step that was set aside: why.
 _PARTS = ("commit_success.txt", "data")
 _ARRAY_PARTS = ("_METADATA", "manifest.ocdbt")
 _FIELDS = {"format": int, "step": int, "leaves": dict, "digests": dict}
@@ -66,14 +67,22 @@ def set_aside(folder: pathlib.Path) -> list[str]:
 
 
 def read_step(folder: pathlib.Path, step: int) -> Small:
+  """Reads and checks the small files of a step in its place, as `read_path`."""
+  return read_path(folder / str(step), step)
+
+
+def read_path(path: pathlib.Path, step: int) -> Small:
   """Reads and checks the small files of a step.
+
+  Args:
+    path: its folder, which has another name if the step was set aside.
+    step: the step that it must be.
 
   Raises:
     Damaged: the step is not intact.
     CheckpointUnusable: a newer version of pausejax wrote it.
     OSError: a file exists but cannot be read. That is no sign of damage.
   """
-  path = folder / str(step)
   if not path.is_dir():
     raise Damaged("not a folder" if path.exists() else "it does not exist")
   meta = _meta(path)
@@ -170,12 +179,15 @@ def _require_folder(name: str, spec: str, workdir: pathlib.Path) -> None:
   )
 
 
-def move_aside(folder: pathlib.Path, step: int) -> pathlib.Path:
-  """Moves a damaged step to `set_aside`; returns its new place."""
+def move_aside(folder: pathlib.Path, step: int, why: str) -> pathlib.Path:
+  """Moves a step to `set_aside` with the reason; returns its new place."""
   aside = folder.parent / SET_ASIDE
   aside.mkdir(exist_ok=True)
   count = sum(n.startswith(f"{step}-") for n in os.listdir(aside))
-  return (folder / str(step)).rename(aside / f"{step}-{count}")
+  moved = (folder / str(step)).rename(aside / f"{step}-{count}")
+  with contextlib.suppress(OSError):  # The reason is for the user only.
+    (moved / REASON).write_text(f"{why}\n", "utf-8")
+  return moved
 
 
 @contextlib.contextmanager

@@ -76,10 +76,10 @@ def require_now(folder: pathlib.Path, step_bytes: int) -> None:
 def figures(folder: pathlib.Path, step_bytes: int) -> str:
   """Returns the needed and the free space, for a message."""
   try:
-    free = _text(shutil.disk_usage(folder).free)
+    free = size_text(shutil.disk_usage(folder).free)
   except OSError:
     free = "an unknown amount"
-  return f"a checkpoint takes up to {_text(step_bytes)}, {free} free"
+  return f"a checkpoint takes up to {size_text(step_bytes)}, {free} free"
 
 
 def reason(error: Exception) -> str:
@@ -95,7 +95,7 @@ def _on_disk(path: pathlib.Path) -> int:
   return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
-def _text(count: int) -> str:
+def size_text(count: int) -> str:
   """Returns a number of bytes in the largest unit that fits."""
   unit, scale = next(
     (u, s)

@@ -74,9 +74,13 @@ def items(state: TrainState) -> dict[str, dict[str, Any]]:
 
   They are params, opt_state, and average if the run averages its parameters.
   """
-  named = leaves.flatten(state)
-  params = {n: x for n, x in named.items() if n.startswith("model/")}
-  average = {n: x for n, x in named.items() if n.startswith("average/")}
-  rest = {n: x for n, x in named.items() if n not in params | average}
-  found = {"params": params, "opt_state": rest, "average": average}
+  found: dict[str, dict[str, Any]] = {"params": {}, "opt_state": {}}
+  for name, leaf in leaves.flatten(state).items():
+    found.setdefault(item_of(name), {})[name] = leaf
   return {item: x for item, x in found.items() if x}
+
+
+def item_of(name: str) -> str:
+  """Returns the item of a step that holds a leaf."""
+  top = name.partition("/")[0]
+  return {"model": "params", "average": "average"}.get(top, "opt_state")

@@ -261,7 +261,7 @@ class Store:
     newest = max((s for s in steps if s <= step), default=None)
     later = [s for s in steps if s > step and newest is not None]
     for s in later:
-      self._set_aside(s, "")
+      self._set_aside(s, f"training diverged after step {step}")
     return newest, later
 
   def meta(self, step: int) -> dict[str, Any]:
@@ -298,11 +298,11 @@ class Store:
   def _set_aside(self, step: int, why: str) -> str:
     """Moves a damaged step to `set_aside`; returns a note for the user."""
     if jax.process_index() == 0:
-      self._move_aside(step)
+      self._move_aside(step, why)
     return f"{step} was set aside: {why}"
 
-  def _move_aside(self, step: int) -> None:
-    folders.move_aside(self._folder, step)
+  def _move_aside(self, step: int, why: str) -> None:
+    folders.move_aside(self._folder, step, why)
 
   def _refuse(self, damaged: Mapping[int, str], aside: list[str]) -> NoReturn:
     folder, parent = self._place, self._place.rpartition("/")[0]

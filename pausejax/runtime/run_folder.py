@@ -1,6 +1,6 @@
 """Files of a run's folder other than checkpoints, data and metrics.
 
-lock                  held while a run uses the folder
+lock                  held while a run uses the folder; names its process
 config.json           the settings of the latest start
 config_history.jsonl  one line per change of the settings:
                       {"step": last step before them, "time": when the run
@@ -12,8 +12,10 @@ tokenizer_config.json a copy of the settings beside it, if there are any
 import contextlib
 import fcntl
 import json
+import os
 import pathlib
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +24,7 @@ from pausejax.config import saved
 from pausejax.data import tokenizers
 from pausejax.runtime import distributed
 
+LOCK = "lock"
 HISTORY = "config_history.jsonl"
 
 
@@ -38,20 +41,44 @@ def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
     try:
       stack.enter_context(locks.unused_removed(workdir))
       workdir.mkdir(parents=True, exist_ok=True)
-      lock = stack.enter_context((workdir / "lock").open("w"))
+      lock = locks.take(workdir / LOCK)
     except OSError as e:
       raise errors.UserError(
         f"--workdir: cannot write {workdir}: {e.strerror or e}; make it "
         "writable, or name another folder"
       ) from e
+    if lock is None:
+      raise errors.UserError(
+        f"--workdir: another run is using {workdir} ({_holder(workdir)}); wait "
+        "for it or choose another folder"
+      )
+    stack.enter_context(lock)
+    lock.truncate(0)
+    with contextlib.suppress(OSError):  # The disk may be full.
+      name = f"process {os.getpid()} on {socket.gethostname()}\n"
+      os.write(lock.fileno(), name.encode())
+    yield
+
+
+def require_unused(workdir: pathlib.Path) -> None:
+  """Raises UserError while a run uses a folder; writes nothing."""
+  try:
+    lock = (workdir / LOCK).open()
+  except FileNotFoundError:
+    return
+  with lock:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
       raise errors.UserError(
-        f"--workdir: another run is using {workdir}; wait for it or choose "
-        "another folder"
+        f"a run is using {workdir} ({_holder(workdir)}); wait until it ends"
       ) from None
-    yield
+
+
+def _holder(workdir: pathlib.Path) -> str:
+  """Returns which process holds the lock, as it wrote there itself."""
+  text = (workdir / LOCK).read_text("utf-8", "replace")
+  return text.strip() or "an unnamed process"
 
 
 def require_shared(workdir: pathlib.Path) -> None:

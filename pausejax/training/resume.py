@@ -41,17 +41,19 @@ def differences(saved: Mapping[str, Any], new: Mapping) -> list[Difference]:
   A field that one of them lacks, because another version of this package wrote
   it, is not compared; in the free-form optim.kwargs, it counts as None.
   """
-  a, b = dict(_flat(saved)), dict(_flat(new))
+  a, b = dict(flat_fields(saved)), dict(flat_fields(new))
   names = [n for n in {**b, **a} if (n in a and n in b) or ".kwargs." in n]
   rows = [(name, a.get(name), b.get(name)) for name in names]
   return [row for row in rows if row[1] != row[2]]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple]:
+def flat_fields(
+  tree: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
   """Yields (dotted name, value) of every field, tuples as lists."""
   for name, value in tree.items():
     if isinstance(value, Mapping):
-      yield from _flat(value, f"{prefix}{name}.")
+      yield from flat_fields(value, f"{prefix}{name}.")
     else:
       yield prefix + name, list(value) if isinstance(value, tuple) else value
 
