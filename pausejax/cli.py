@@ -104,9 +104,8 @@ def _explain(error: BaseException) -> int | None:
   """Prints the error; returns the exit code, None if Python must report it."""
   match error:
     case errors.UserError():
-      line = " ".join(error.message.splitlines())
       details = f"\n{error.details}" if error.details else ""
-      print(f"pausejax: {line}{details}", file=sys.stderr)
+      print(f"pausejax: {error.message}{details}", file=sys.stderr)
       return error.exit_code
     case BrokenPipeError():
       # The reader of the output, such as `head`, has closed it.

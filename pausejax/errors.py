@@ -2,7 +2,8 @@
 
 A message has one line: what is wrong, what was given, what is allowed, and how
 to fix it. The command line prints it without a traceback and exits with
-`exit_code`.
+`exit_code`. It may repeat text of a damaged or hostile file: characters that a
+terminal would obey are escaped, and a long message loses its middle.
 """
 
 import difflib
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _MAX_NAMES = 40  # Known names that a message lists.
+_MAX_START, _MAX_END = 1500, 400  # Characters of a message that are kept.
 
 
 class UserError(ValueError):
@@ -26,9 +28,10 @@ class UserError(ValueError):
   exit_code = 1
 
   def __init__(self, message: str, details: str = ""):
-    super().__init__(f"{message}\n{details}" if details else message)
-    self.message = message
-    self.details = details
+    self.message = one_line(message)
+    self.details = "\n".join(map(one_line, details.split("\n")))
+    whole = [self.message, self.details] if details else [self.message]
+    super().__init__("\n".join(whole))
 
 
 class UsageError(UserError):
@@ -53,6 +56,16 @@ class Diverged(UserError):
   """
 
   exit_code = 4
+
+
+def one_line(text: str) -> str:
+  """Returns a text without its middle if it is long, and only printable."""
+  if not text.isprintable():
+    text = " ".join(text.splitlines())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+  if len(text) > _MAX_START + _MAX_END:
+    text = f"{text[:_MAX_START]} [...] {text[-_MAX_END:]}"
+  return text
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -1,12 +1,15 @@
 """Reads JSON files and checks that they have the expected shape.
 
-A shape is a type (`float` also accepts whole numbers; `object` anything), None,
-a tuple of alternative shapes, [shape] for a list, {str: shape} for an object
-with any keys, or {"name": shape, "other?": shape} for an object with at least
-the key `name`, and optionally `other`.
+A shape is a type (`float` is finite, and may be a whole number; whole numbers
+have at most 64 bits; `object` is anything), None, a tuple of alternative
+shapes, [shape] for a list, {str: shape} for an object with any keys, or
+{"name": shape, "other?": shape} for an object with at least the key `name`, and
+optionally `other`.
 """
 
+import collections
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,14 +69,36 @@ def parse(text: str | bytes, shape: Shape, where: str, fix: str) -> Any:
     UserError: as in `read`; the message starts with `where`.
   """
   try:
-    value = json.loads(text)
-  except (ValueError, RecursionError) as e:
+    value = loads(text)
+  except ValueError as e:
     raise errors.UserError(
       f"{where} is damaged: not JSON ({errors.first_line(e)}); {fix}"
     ) from e
   if problem := mismatch(value, shape):
     raise errors.UserError(f"{where} is damaged: {problem}; {fix}")
   return value
+
+
+def loads(text: str | bytes) -> Any:
+  """Returns the value of a JSON text.
+
+  Raises:
+    ValueError: not JSON, not Unicode, nested too deeply, or an object has a
+      key twice.
+  """
+  try:
+    return json.loads(text, object_pairs_hook=_once)
+  except RecursionError:
+    raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns the object; raises if a key occurs twice."""
+  result = dict(pairs)
+  if len(result) < len(pairs):
+    ((key, count),) = collections.Counter(k for k, _ in pairs).most_common(1)
+    raise ValueError(f"the key {key!r} occurs {count} times")
+  return result
 
 
 def require_format(
@@ -158,7 +183,15 @@ def _is_kind(value: Any, shape: Shape) -> bool:
     return shape is bool
   if isinstance(value, str):
     return shape is str and _is_text(value)
-  return isinstance(value, (int, float) if shape is float else shape)
+  if isinstance(value, int):
+    return shape in (int, float) and not _is_too_long(value)
+  if isinstance(value, float):
+    return shape is float and math.isfinite(value)
+  return isinstance(value, shape)
+
+
+def _is_too_long(value: Any) -> bool:
+  return isinstance(value, int) and value.bit_length() > 64
 
 
 def _is_text(value: str) -> bool:
@@ -175,7 +208,8 @@ def _got(shape: Shape, value: Any) -> str:
   names = [
     _NAMES[kind if kind in (None, *_TYPES) else type(kind)] for kind in kinds
   ]
-  return f"expected {' or '.join(names)}, got {value!r:.60}"
+  more = ", which has more than 64 bits" if _is_too_long(value) else ""
+  return f"expected {' or '.join(names)}, got {value!r:.60}{more}"
 
 
 _TYPES = (str, int, float, bool, dict, list)

@@ -96,6 +96,10 @@ def refuses_all_damage(path, read, every=1) -> None:
     (3, float, ""),
     (True, int, "it: expected a whole number, got True"),
     (3.0, int, "it: expected a whole number, got 3.0"),
+    (2**64, int, f"it: expected a whole number, got {2**64}, which has more"),
+    (-(2**65), float, f"it: expected a number, got {-(2**65)}, which has more"),
+    (float("nan"), float, "it: expected a number, got nan"),
+    (float("-inf"), float, "it: expected a number, got -inf"),
     (None, (None, str), ""),
     (4, (None, str), "it: expected null or a text, got 4"),
     ({"a": [1, "x"]}, {"a": [int]}, "a[1]: expected a whole number, got 'x'"),
@@ -111,7 +115,8 @@ def refuses_all_damage(path, read, every=1) -> None:
 def test_a_mismatch_names_the_field_and_what_it_should_be(
   value, shape, problem
 ):
-  assert json_files.mismatch(value, shape) == problem
+  found = json_files.mismatch(value, shape)
+  assert found.removesuffix(" than 64 bits") == problem
 
 
 def test_a_config(tmp_path):
@@ -211,7 +216,10 @@ def test_a_result_and_its_predictions(loose_study):
   (result,) = results.read_results(folder)
   (path,) = folder.glob("*.jsonl")
   path.write_text(path.read_text().splitlines()[0])
-  refuses_all_damage(path, lambda: results.predictions(result))
+  one = {**result, "n": 1}
+  refuses_all_damage(path, lambda: results.predictions(one))
+  with pytest.raises(errors.UserError, match="1 predictions, its result has 2"):
+    results.predictions(result)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from pausejax import files
+from pausejax import errors, files
 
 
 def test_write_replaces_the_old_content_and_leaves_nothing_else(tmp_path):
@@ -43,3 +43,24 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
 )
 def test_lines_end_at_line_feeds_only(text, lines):
   assert files.split_lines(text) == lines
+
+
+@pytest.mark.parametrize(
+  ("text", "shown"),
+  [
+    ("d\u00e9j\u00e0 vu \U0001f600", "d\u00e9j\u00e0 vu \U0001f600"),
+    ("two\r\nlines\n", "two lines"),
+    ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+    ("a\u202eb\u2028c\ud800", r"a\u202eb c\ud800"),
+  ],
+)
+def test_a_message_is_one_printable_line(text, shown):
+  error = errors.UserError(text, details="  a row\n  \x1b[31m")
+  assert error.message == shown
+  assert str(error).split("\n") == [shown, "  a row", r"  \x1b[31m"]
+
+
+def test_a_long_message_loses_its_middle():
+  message = errors.UserError(f"start{'x' * 100_000}; the fix").message
+  assert len(message) < 2_000
+  assert message.startswith("startx") and message.endswith("x; the fix")

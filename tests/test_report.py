@@ -1,6 +1,8 @@
 """The page of a study: its numbers, its safety, and what a browser says."""
 
+import base64
 import csv
+import hashlib
 import html
 import html.parser
 import http.server
@@ -255,6 +257,21 @@ def test_the_page_refers_to_no_other_file(written):
   assert "default-src 'none'" in text
 
 
+def test_the_policy_allows_the_own_script_alone(written):
+  page = outline(written)
+  (policy,) = (
+    a["content"]
+    for tag, a in page.elements
+    if a.get("http-equiv") == "Content-Security-Policy"
+  )
+  rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+  text = (written / "report.html").read_text()
+  (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  assert rules["default-src"] == "'none'"
+  assert rules["script-src"] == f"'sha256-{digest}'"
+
+
 def test_the_page_is_accessible_to_screen_readers(written):
   page = outline(written)
   assert page.elements[0] == ("html", {"lang": "en"})
@@ -430,6 +447,8 @@ def browse(page, *options: str) -> tuple[str, str]:
 @pytest.mark.parametrize("width", [1280, 380])
 def test_a_browser_reports_no_errors(written, tmp_path, width, dark):
   text = (written / "report.html").read_text().replace("</body>", PROBE)
+  # The page's own policy would stop the probe.
+  text = re.sub("script-src [^;]+", "script-src 'unsafe-inline'", text)
   size = f'width="{width}" height="1000"'
   copy = tmp_path / "copy.html"
   copy.write_text(
@@ -447,6 +466,22 @@ def test_a_browser_reports_no_errors(written, tmp_path, width, dark):
   up, down = found["sorted"]
   assert up == ["ascending", "37.5", "87.5", ""]
   assert down == ["descending", "87.5", "37.5", ""]
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_the_policy_stops_scripts_that_text_might_bring(written, tmp_path):
+  """Of a second script only the copy without a policy runs it."""
+  text = (written / "report.html").read_text()
+  more = "<script>document.title = 'ran'</script></body>"
+  for name, is_stopped in (("Content-Security", True), ("X", False)):
+    page = tmp_path / "page.html"
+    page.write_text(
+      text.replace("</body>", more).replace("Content-Security", name)
+    )
+    dom, console = browse(page, "--dump-dom")
+    assert ("<title>ran</title>" in dom) != is_stopped
+    assert ("Content Security Policy" in console) == is_stopped
 
 
 @needs_chromium

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
-from pausejax import errors, files
+from pausejax import errors, files, json_files
 from pausejax.buckets import layout, parts, urls
 from pausejax.buckets.objects import Objects
 
@@ -229,6 +229,6 @@ def _remember(folder: pathlib.Path, copied: Mapping[str, str]) -> None:
 def _copied(folder: pathlib.Path) -> dict[str, str]:
   """Returns name -> version of what was copied."""
   try:
-    return dict(json.loads((folder / _VERSIONS).read_bytes()))
+    return dict(json_files.loads((folder / _VERSIONS).read_bytes()))
   except (OSError, ValueError, TypeError):
     return {}

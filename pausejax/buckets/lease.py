@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pausejax import errors
+from pausejax import errors, json_files
 from pausejax.buckets.objects import Objects
 
 LEASE = "lease.json"
@@ -211,7 +211,7 @@ def _refusal(
 def _read(objects: Objects) -> tuple[_Holder, int] | None:
   """Returns (holder, number of renewals), None if nobody holds the lease."""
   try:
-    fields: dict[str, Any] = json.loads(objects.read(LEASE))
+    fields: dict[str, Any] = json_files.loads(objects.read(LEASE))
     count = int(fields.pop("renewals"))
     return _Holder(**fields), count
   except FileNotFoundError:

@@ -9,7 +9,6 @@ folder name the same step. `store.py` compares the digests of arrays.
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -25,7 +24,13 @@ SET_ASIDE = "set_aside"
 REASON = "set_aside.txt"  # In a step that was set aside: why.
 _PARTS = ("commit_success.txt", "data")
 _ARRAY_PARTS = ("_METADATA", "manifest.ocdbt")
-_FIELDS = {"format": int, "step": int, "leaves": dict, "digests": dict}
+_FIELDS = {
+  "format": int,
+  "step": int,
+  "leaves": dict,
+  "digests": dict,
+  "data_sha256?": {str: str},
+}
 
 
 class Damaged(Exception):
@@ -234,7 +239,7 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
   if expected is not None and expected != checksum(content):
     raise Damaged(f"meta/{META} does not match meta/{META_SHA256}")
   try:
-    meta = json.loads(content)
+    meta = json_files.loads(content)
   except ValueError as e:
     raise Damaged(f"meta/{META} is not JSON") from e
   where = f"the checkpoint {path}"
@@ -244,9 +249,8 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
     json_files.require_format(
       where, number, upgrade.FORMAT, errors.CheckpointUnusable
     )
-  for name, kind in _FIELDS.items():
-    if not isinstance(meta, dict) or not isinstance(meta.get(name), kind):
-      raise Damaged(f"meta/{META} has no valid field {name!r}")
+  if problem := json_files.mismatch(meta, _FIELDS):
+    raise Damaged(f"meta/{META}: {problem}")
   if meta["format"] > 1 and expected is None:
     raise Damaged(f"it lacks meta/{META_SHA256}")
   return upgrade.upgrade(meta, meta["format"], where)
@@ -262,7 +266,9 @@ def _data(path: pathlib.Path, meta: dict[str, Any]) -> dict[str, bytes]:
   if meta["format"] == 1:
     return {p.name: p.read_bytes() for p in sorted((path / "data").iterdir())}
   data = {}
-  for name, expected in meta["data_sha256"].items():
+  for name, expected in meta.get("data_sha256", {}).items():
+    if pathlib.PurePath(name).name != name:
+      raise Damaged(f"meta/{META}: {name!r} is not a file name")
     data[name] = _content(path, f"data/{name}")
     if sha256(data[name]) != expected:
       raise Damaged(f"data/{name} does not match its SHA-256 in meta/{META}")
@@ -272,7 +278,7 @@ def _data(path: pathlib.Path, meta: dict[str, Any]) -> dict[str, bytes]:
 def _position(name: str, content: bytes) -> Any:
   """Returns the step in a position file (`data/pretraining/source.py`)."""
   try:
-    return json.loads(content)["step"]
+    return json_files.loads(content)["step"]
   except (ValueError, KeyError, TypeError) as e:
     raise Damaged(f"data/{name} names no step") from e
 

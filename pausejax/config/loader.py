@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pausejax import errors
+from pausejax import errors, json_files
 from pausejax.config import arguments as config_arguments
 from pausejax.config import fields, saved, tree
 from pausejax.config.training import TrainConfig
@@ -336,8 +336,8 @@ def _literal(text: str) -> Any:
 
 def _from_json(path: pathlib.Path) -> ConfigDict:
   try:
-    values = json.loads(path.read_text("utf-8"))
-  except (ValueError, RecursionError) as e:
+    values = json_files.loads(path.read_text("utf-8"))
+  except ValueError as e:
     raise _not_saved(path, e) from e
   if isinstance(values, dict):
     values = saved.current(values, f"--config: {path}")

@@ -135,8 +135,8 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
   """Returns the rows that belong to a result from `read`.
 
   Raises:
-    UserError: no such file, a line that is not a prediction, or a repeated
-      id.
+    UserError: no such file, a line that is not a prediction, a repeated id, or
+      another number of them than the result has.
   """
   path = _predictions_path(result)
   if not path.is_file():
@@ -153,6 +153,11 @@ def predictions(result: Mapping[str, Any]) -> list[dict]:
         f"{where}: a second prediction of {row['id']!r}; {_FIX}"
       )
     rows[row["id"]] = row
+  if len(rows) != result["n"]:
+    raise errors.UserError(
+      f"{path} has {len(rows):,} predictions, its result has {result['n']:,}; "
+      f"{_FIX}"
+    )
   return list(rows.values())
 
 

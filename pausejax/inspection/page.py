@@ -26,6 +26,7 @@ table { border-collapse: collapse } td, th { padding: .15em .8em .15em 0;
   .id small { color: #bbb } .pause small { color: #111 }
   .bad { color: #ff8a80 } }
 """
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _LEGEND = (
   "[pause] is the pause token; ~ in the prefix; ^ the target of this position "
   "is in the loss, and is the next token; ^x: the target x is in the loss, and "
@@ -43,6 +44,7 @@ def inspection_page(report: dict) -> str:
   )
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     f"<title>{title}</title><style>{_STYLE}</style></head><body>\n"
     f"<h1>{title}</h1><p>Pauses: {html.escape(report['pauses'])}</p>\n"
     f"<h2>Checks</h2><table>{_checks(report['checks'])}</table>\n"

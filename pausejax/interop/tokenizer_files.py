@@ -186,7 +186,7 @@ def _with_reserved(
     return content
   values = json.loads(content)
   flags = ("single_word", "lstrip", "rstrip", "normalized")
-  added = (values["added_tokens"] or []) + [
+  added = (values.get("added_tokens") or []) + [
     {
       "id": i,
       "content": _RESERVED.format(i),

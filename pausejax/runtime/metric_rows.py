@@ -6,13 +6,14 @@ line (half a line after a power failure, a line of another program) is counted
 and reported; it is not an error and does not affect other lines.
 """
 
-import json
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from pausejax import json_files
 
 Row = dict[str, Any]
 
@@ -72,8 +73,8 @@ def parse_sample(line: bytes) -> Row | None:
 def _of_step(line: bytes) -> Row | None:
   """Returns the JSON object of a line if it has a step."""
   try:
-    row = json.loads(line)
-  except (ValueError, RecursionError):  # Not JSON, or not UTF-8.
+    row = json_files.loads(line)
+  except ValueError:  # Not JSON, or not UTF-8.
     return None
   has_step = isinstance(row, dict) and type(row.get("step")) is int
   return row if has_step else None

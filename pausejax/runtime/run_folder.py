@@ -19,13 +19,15 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pausejax import errors, files, locks
+from pausejax import errors, files, json_files, locks
 from pausejax.config import saved
 from pausejax.data import tokenizers
 from pausejax.runtime import distributed
 
 LOCK = "lock"
 HISTORY = "config_history.jsonl"
+# The fields that are read of an entry.
+_ENTRY = {"step": int, "time?": float, "config": {"log": {"every": int}}}
 
 
 @contextlib.contextmanager
@@ -156,8 +158,7 @@ class History:
 
   def first_start(self) -> float | None:
     """Returns time.time() of the run's first start; None if not recorded."""
-    first = self._entries[0].get("time") if self._entries else None
-    return first if isinstance(first, int | float) else None
+    return self._entries[0].get("time") if self._entries else None
 
   def largest_interval(self) -> int:
     """Returns the largest number of steps between two rows of metrics.jsonl."""
@@ -168,9 +169,8 @@ class History:
 
 def _entry(line: bytes) -> dict[str, Any] | None:
   try:
-    entry = json.loads(line)
+    entry = json_files.loads(line)
     entry["config"] = saved.current(entry["config"], HISTORY)
-    _ = int(entry["step"]), int(entry["config"]["log"]["every"])
-  except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+  except (ValueError, TypeError, KeyError, AttributeError):
     return None
-  return entry
+  return None if json_files.mismatch(entry, _ENTRY) else entry

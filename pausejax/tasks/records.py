@@ -11,7 +11,6 @@ line, and what a task leaves out (`Unusable`) is counted. Lines of ASCII white
 space only are skipped in every format.
 """
 
-import collections
 import dataclasses
 import difflib
 import hashlib
@@ -20,7 +19,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from pausejax import errors
+from pausejax import errors, json_files
 from pausejax.config import DataConfig
 from pausejax.tasks import text_files
 
@@ -306,18 +305,9 @@ def _text(value: Any, field: str) -> str:
   return value.strip()
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """Returns the object; raises if a key occurs twice."""
-  result = dict(pairs)
-  if len(result) < len(pairs):
-    ((key, count),) = collections.Counter(k for k, _ in pairs).most_common(1)
-    raise ValueError(f"the key {key!r} occurs {count} times")
-  return result
-
-
 def _parse(data: bytes, where: str) -> Any:
   try:
-    return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    return json_files.loads(data.decode("utf-8"))
   except UnicodeDecodeError as e:
     raise errors.UserError(f"{where}: not UTF-8: {e.reason}") from e
   except json.JSONDecodeError as e:
@@ -325,5 +315,5 @@ def _parse(data: bytes, where: str) -> Any:
     raise errors.UserError(
       f"{where}: malformed JSON at column {e.colno}{line}: {e.msg}"
     ) from e
-  except (ValueError, RecursionError) as e:
+  except ValueError as e:
     raise errors.UserError(f"{where}: malformed JSON: {e}") from e

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from pausejax import errors
+from pausejax import errors, json_files
 
 # Maximum bytes of one line and of one .txt document, decompressed: a small .gz
 # may contain a line that does not fit in memory.
@@ -76,17 +76,18 @@ def parse_line(line: bytes, path: str, number: int, field: str) -> str:
   """Returns `field` of one JSON line; `number` counts from 0.
 
   Raises:
-    UserError: not UTF-8, not JSON, no such field, or the field is not a string.
+    UserError: not UTF-8, not JSON, a key twice, no such field, or the field is
+      not a string.
   """
   where = f"{path}:{number + 1}"
   decoded = _decode(line, path, number)
   try:
-    record = json.loads(decoded)
+    record = json_files.loads(decoded)
   except json.JSONDecodeError as e:
     raise errors.UserError(
       f"{where}: malformed JSON at column {e.colno}: {e.msg}"
     ) from e
-  except (ValueError, RecursionError) as e:
+  except ValueError as e:
     raise errors.UserError(f"{where}: malformed JSON: {e}") from e
   if not isinstance(record, dict):
     raise errors.UserError(
