@@ -118,6 +118,7 @@ PARSERS = {
   "programs/tasks.py": "the title in a module's docstring",
   "preflight/collectives.py": "programs that XLA printed",
   "preflight/hlo.py": "programs that XLA printed",
+  "runtime/arrivals.py": "HOST:PORT of an environment variable",
   "runtime/compilation.py": "/proc/cpuinfo",
   "runtime/environment.py": "HOST:PORT of an environment variable",
   "runtime/gpu_environment.py": "XLA_FLAGS and CUDA_VISIBLE_DEVICES",

@@ -28,6 +28,7 @@ from pausejax.config.training import (
   TrainConfig,
 )
 from pausejax.config.tree import check_fields, default, train_config
+from pausejax.config.watchdog import WatchdogConfig
 
 __all__ = [
   "PARAMETER_AXES",
@@ -47,6 +48,7 @@ __all__ = [
   "OptimConfig",
   "ProfileConfig",
   "TrainConfig",
+  "WatchdogConfig",
   "architecture_fields",
   "check_fields",
   "default",

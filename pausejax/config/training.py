@@ -16,6 +16,7 @@ from pausejax.config.outputs import (
   LogConfig,
   ProfileConfig,
 )
+from pausejax.config.watchdog import WatchdogConfig
 
 # Logical axes of parameters, see `sharding.py`.
 PARAMETER_AXES = (
@@ -276,6 +277,7 @@ class TrainConfig(ConfigGroup):
   eval: EvalConfig
   log: LogConfig
   profile: ProfileConfig
+  watchdog: WatchdogConfig
 
   def __post_init__(self):
     super().__post_init__()

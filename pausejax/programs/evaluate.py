@@ -37,12 +37,24 @@ import pausejax
 from pausejax import commandline, errors, files, tasks
 from pausejax.buckets import urls
 from pausejax.checkpoints import saved_run
-from pausejax.config import DataConfig, FinetuneConfig, LogConfig
+from pausejax.config import (
+  DataConfig,
+  FinetuneConfig,
+  LogConfig,
+  WatchdogConfig,
+)
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
 from pausejax.pause import FILLERS, POSITIONS, PromptPauses
 from pausejax.programs import evaluate_text
-from pausejax.runtime import accelerators, distributed, tables, trackers
+from pausejax.runtime import (
+  accelerators,
+  distributed,
+  phases,
+  tables,
+  trackers,
+  watchdog,
+)
 from pausejax.tasks import records
 
 
@@ -91,7 +103,9 @@ def main(argv: list[str]) -> int:
   if distributed.process_index() == 0:
     trackers.require_usable(options.track, "--track={}")
   accelerators.require_used()
-  with _mesh(options):
+  limits = WatchdogConfig(**config["watchdog"])
+  with watchdog.watch(limits), _mesh(options):
+    phases.enter("evaluating", run.step)
     splits = {
       task.name: examples.read_split(
         task,

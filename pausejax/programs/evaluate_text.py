@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pausejax
 from pausejax import errors, files
 from pausejax.checkpoints import saved_run
-from pausejax.config import DataConfig, LossConfig
+from pausejax.config import DataConfig, LossConfig, WatchdogConfig
 from pausejax.evaluation import results
-from pausejax.runtime import accelerators, tables
+from pausejax.runtime import accelerators, phases, tables, watchdog
 from pausejax.tasks import corpora, file_lists
 
 _MAX_FRACTION = 0.9
@@ -88,7 +88,9 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
   from pausejax.runtime.progress import CountBar
 
   folder = pathlib.Path(options.out or run.results_folder(results.TEXT_SCORES))
-  with jax.set_mesh(sharding.data_mesh()):
+  limits = WatchdogConfig(**run.meta["config"]["watchdog"])
+  with watchdog.watch(limits), jax.set_mesh(sharding.data_mesh()):
+    phases.enter("evaluating", run.step)
     sharding.check_divisible({"--batch_size": (options.batch_size, "batch")})
     files.require_writable("--out", folder)
     folder.mkdir(parents=True, exist_ok=True)

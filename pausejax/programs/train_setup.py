@@ -21,8 +21,10 @@ from pausejax.runtime import (
   distributed,
   flops,
   metric_writer,
+  phases,
   run_folder,
   tables,
+  watchdog,
 )
 from pausejax.runtime.agreement import Agreement
 from pausejax.runtime.goodput import Goodput
@@ -64,6 +66,7 @@ def open_run(
     UserError: devices, data or checkpoint do not match the config.
   """
   with (
+    watchdog.watch(inputs.config.watchdog),
     jax.set_mesh(sharding.make_mesh(inputs.config.mesh)),
     compilation.CompileWatch() as compiled,
   ):
@@ -184,9 +187,10 @@ def _continued(inputs: Inputs, made: Parts) -> Restored | None:
 
 def _open_data(inputs: Inputs, made: Parts) -> RunData:
   """Returns the run's data, prepared by process 0."""
-  if distributed.process_index() == 0:
-    pipeline.prepare(inputs.config, inputs.values, inputs.workdir)
-  distributed.all_gather("prepared")
+  with phases.phase(phases.PREPARING):
+    if distributed.process_index() == 0:
+      pipeline.prepare(inputs.config, inputs.values, inputs.workdir)
+    distributed.all_gather("prepared")
   data = pipeline.open_run_data(
     inputs.config, inputs.tokenizer, inputs.workdir, made.host
   )

@@ -22,7 +22,7 @@ import time
 from typing import IO, Any
 
 from pausejax import errors, locks
-from pausejax.runtime import environment, peers
+from pausejax.runtime import arrivals, environment, peers, phases
 from pausejax.runtime.signals import PREEMPTED, StopFlag, Stopped
 
 INITIALIZATION_SECONDS = 600  # Timeout until all processes have connected.
@@ -125,11 +125,12 @@ def all_gather(value: Any) -> list[Any]:
     return [value]
   key, index = f"pausejax/{next(_rounds)}", process_index()
   client.key_value_set(f"{key}/{index}", json.dumps(value))
-  if index == 0:
-    keys = [f"{key}/{i}" for i in range(num_processes())]
-    values = [json.loads(_get(k)) for k in keys]
-    client.key_value_set(f"{key}/all", json.dumps(values))
-  return json.loads(_get(f"{key}/all"))
+  with phases.phase(phases.PEERS):
+    if index == 0:
+      keys = [f"{key}/{i}" for i in range(num_processes())]
+      values = [json.loads(_get(k)) for k in keys]
+      client.key_value_set(f"{key}/all", json.dumps(values))
+    return json.loads(_get(f"{key}/all"))
 
 
 def require_agreement(facts: dict[str, Any]) -> None:
@@ -187,6 +188,34 @@ def leave(exit_code: int, *, failed: bool = False) -> None:
     with contextlib.suppress(BrokenPipeError):  # Its reader has closed it.
       stream.flush()
   os._exit(exit_code)
+
+
+def report(status: phases.Status) -> None:
+  """Sets what this process reports to the others, with every heartbeat."""
+  if _watch is not None:
+    _watch.status = status
+
+
+def is_another_busy() -> bool:
+  """Returns whether another process has time left in a different phase."""
+  return _watch is not None and _watch.is_another_busy()
+
+
+def furthest_behind() -> str:
+  """Returns the last reports of other processes, those behind first."""
+  return _watch.furthest_behind() if _watch is not None else ""
+
+
+def begin_end() -> bool:
+  """Returns whether the caller may end this process: one thread may."""
+  return _watch is None or _watch.begin_end()
+
+
+def leave_stuck() -> None:
+  """Ends this process because its phase exceeds its limit, then all others."""
+  if _watch is not None:
+    _watch.leave_stuck()
+  os._exit(PREEMPTED)
 
 
 def raise_if_peer_lost(error: BaseException) -> None:
@@ -252,14 +281,14 @@ def _join(arguments: dict[str, Any], peer_timeout: float) -> None:
 
 
 def _meet(met: concurrent.futures.Future) -> None:
-  """Prints which coordinator it is waiting for, and waits."""
+  """Prints what it is waiting for, again when that changes, and waits."""
   deadline = time.monotonic() + INITIALIZATION_SECONDS
-  is_printed = False
+  printed = ""
   while not met.done() and time.monotonic() < deadline:
-    if not is_printed and _state().client is not None:
-      is_printed = True
-      print(f"pausejax: {_waiting()}", file=sys.stderr, flush=True)
-    concurrent.futures.wait([met], 0.05)
+    if _state().client is not None and (line := _waiting()) != printed:
+      printed = line
+      print(f"pausejax: {line}", file=sys.stderr, flush=True)
+    concurrent.futures.wait([met], 0.5 if printed else 0.05)
   if not met.done():
     raise errors.UserError(
       f"{_waiting()}: not all connected within {INITIALIZATION_SECONDS} s; "
@@ -272,9 +301,16 @@ def _meet(met: concurrent.futures.Future) -> None:
 
 def _waiting() -> str:
   s = _state()
-  return (
+  line = (
     f"process {s.process_id} of {s.num_processes} waits for the coordinator "
     f"at {s.coordinator_address}"
+  )
+  if s.process_id or not (hosts := arrivals.connected(s.coordinator_address)):
+    return line
+  return (
+    f"process 0 of {s.num_processes} waits for the others: {len(hosts)} of "
+    f"{s.num_processes} have connected to {s.coordinator_address}, from "
+    f"{arrivals.counted(hosts)}"
   )
 
 

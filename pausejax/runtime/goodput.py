@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pausejax.runtime import phases
 from pausejax.runtime.compilation import CompileWatch
 
 # In the order of the printed line.
@@ -77,11 +78,15 @@ class Goodput:
 
   @contextlib.contextmanager
   def measure(self, kind: str) -> Iterator[None]:
-    """Adds the time of the context to a kind, without its compilation."""
+    """Adds the time of the context to a kind, without its compilation.
+
+    The kind is also the phase of the process (`phases.py`).
+    """
     self._take_compiled()
     began = time.perf_counter()
     try:
-      yield
+      with phases.phase(kind):
+        yield
     finally:
       seconds = time.perf_counter() - began - self._take_compiled()
       self._here[kind] += max(seconds, 0.0)
@@ -99,6 +104,7 @@ class Goodput:
     seconds -= self._waited + self._take_compiled()
     self._waited = 0.0
     self._here["stepping"] += max(seconds, 0.0)
+    phases.add_step(seconds)
 
   def begin_steps(self) -> None:
     """Adds the rest of the time since the program started as starting."""

@@ -1,14 +1,16 @@
 """Detects that another process of the run was lost, and reports which one.
 
 JAX itself waits long and then aborts the process in C++ without naming the lost
-one. Here each process increments a counter of its own in the coordinator's
-key-value store and reads the counters of the others. A process whose counter
+one. Here each process writes a heartbeat to the coordinator's key-value store,
+a counter and its phase, and reads those of the others. That needs no device and
+no file system, either of which may be what is stuck. A process whose counter
 does not change for the timeout is lost: killed, stopped, or disconnected from
 the network. The remaining processes print one line and exit with 143, "run
 again".
 """
 
 import ctypes
+import dataclasses
 import faulthandler
 import itertools
 import json
@@ -21,17 +23,40 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pausejax.runtime import phases
+from pausejax.runtime.phases import Status
 from pausejax.runtime.signals import PREEMPTED
 
 FOLDER = "pausejax/run/"
 LEFT = FOLDER + "left"  # What the first process that left early wrote.
 DONE = "done"
+_BEATS = FOLDER + "beat/"
 
 _BEAT_SECONDS = 0.5
 # Timeout after a collective has failed. It is below the 6 seconds by which an
 # abort is delayed, so that the cause is reported before.
 _SUSPECT_SECONDS = 3.0
 _GRACE_SECONDS = 1.0  # Time for the other processes to report their own error.
+_MAX_LISTED = 4  # Processes in a message.
+
+
+@dataclasses.dataclass(frozen=True)
+class Beat:
+  """The heartbeat of a process: a counter, its process id and its phase."""
+
+  number: int = 0
+  pid: int = 0
+  status: Status = dataclasses.field(default_factory=Status)
+
+  def to_json(self) -> str:
+    """Returns the value in the key-value store."""
+    return json.dumps(dataclasses.asdict(self))
+
+  @classmethod
+  def from_json(cls, text: str) -> "Beat":
+    """Returns the heartbeat of a value in the key-value store."""
+    read = json.loads(text)
+    return cls(read["number"], read["pid"], Status(**read["status"]))
 
 
 class Watch:
@@ -42,6 +67,7 @@ class Watch:
 
   Attributes:
     hosts: host name of each process, "" where not known.
+    status: the phase of this process, for the others.
   """
 
   def __init__(
@@ -57,9 +83,10 @@ class Watch:
       timeout: seconds of silence after which a process is lost.
     """
     self.hosts = [""] * count
+    self.status = Status()
     self._client, self._index, self._address = client, index, address
     self._timeout = timeout
-    self._numbers = [""] * count
+    self._beats = [Beat()] * count
     self._silence = [0.0] * count  # Seconds.
     self._unanswered = 0.0  # Seconds.
     self._heard = time.monotonic()
@@ -81,15 +108,66 @@ class Watch:
     deadline = time.monotonic() + self._timeout + 10
     self._suspect()
     time.sleep(self._timeout)
-    before = list(self._numbers)
+    before = list(self._beats)
     while time.monotonic() < deadline and not self._all_live(before):
       time.sleep(_BEAT_SECONDS)
 
-  def _all_live(self, before: list[str]) -> bool:
+  def is_another_busy(self) -> bool:
+    """Returns whether another process has time left in a different phase."""
+    return any(
+      self._silence[i] <= self._timeout
+      and beat.status.remaining > 0
+      and beat.status.name not in (self.status.name, phases.PEERS)
+      for i, beat in self._others()
+    )
+
+  def furthest_behind(self) -> str:
+    """Returns the last reports of the processes that are furthest behind."""
+    rows = sorted(
+      self._others(), key=lambda r: (r[1].status.step, -self._silence[r[0]])
+    )
+    texts = [f"{self._name(i)}{self._last_report(i)}" for i, _ in rows]
+    more = len(texts) - _MAX_LISTED
+    return ", ".join(texts[:_MAX_LISTED]) + (f", {more} more" * (more > 0))
+
+  def begin_end(self) -> bool:
+    """Returns whether the caller may end this process: one thread may."""
+    return self._ending.acquire(blocking=False)
+
+  def leave_stuck(self) -> None:
+    """Ends this process because its phase exceeds its limit."""
+    note = {
+      "process": self._index,
+      "exit_code": PREEMPTED,
+      "stuck": self.status.text(),
+    }
+    # The coordinator may not respond.
+    thread = threading.Thread(target=leave_note, args=(self._client, note))
+    thread.daemon = True
+    thread.start()
+    thread.join(_GRACE_SECONDS)
+    if self._index == 0:
+      wait_for_peers()
+    os._exit(PREEMPTED)
+
+  def _others(self) -> list[tuple[int, Beat]]:
+    return [(i, b) for i, b in enumerate(self._beats) if i != self._index]
+
+  def _last_report(self, index: int) -> str:
+    """Returns what a process reported last; "" if nothing."""
+    beat = self._beats[index]
+    if not beat.pid:
+      return ""
+    return (
+      f" (pid {beat.pid}) last reported {beat.status.text()}, "
+      f"{self._silence[index]:.0f} s ago"
+    )
+
+  def _all_live(self, before: list[Beat]) -> bool:
     """Returns whether each counter has increased by two or more."""
     return all(
-      int(now or 0) >= int(was or 0) + 2
-      for now, was in zip(self._numbers, before, strict=True)
+      now.number >= was.number + 2
+      for now, was in zip(self._beats, before, strict=True)
     )
 
   def _suspect(self) -> None:
@@ -102,11 +180,12 @@ class Watch:
     self._suspect()
 
   def _beat(self) -> None:
-    """Sends this process's counter and reads the counters of all."""
-    key = f"{FOLDER}number/{self._index}"
-    for number in itertools.count():
+    """Sends this process's heartbeat and reads those of all."""
+    key = f"{_BEATS}{self._index}"
+    for number in itertools.count(1):
+      beat = Beat(number, os.getpid(), self.status).to_json()
       try:
-        self._client.key_value_set(key, str(number), allow_overwrite=True)
+        self._client.key_value_set(key, beat, allow_overwrite=True)
         self._hear(dict(self._client.key_value_dir_get(FOLDER)))
       except RuntimeError:
         pass  # No response: `_judge` measures how long.
@@ -116,11 +195,12 @@ class Watch:
   def _hear(self, values: Mapping[str, str]) -> None:
     elapsed, self._heard = _since(self._heard)
     self._unanswered = 0.0
-    for index, before in enumerate(self._numbers):
-      number = values.get(f"{FOLDER}number/{index}", "")
-      self._numbers[index] = number
-      silence = 0.0 if number != before else self._silence[index] + elapsed
-      self._silence[index] = silence
+    for index, before in enumerate(self._beats):
+      text = values.get(f"{_BEATS}{index}")
+      beat = Beat.from_json(text) if text else before
+      self._beats[index] = beat
+      is_new = beat.number != before.number
+      self._silence[index] = 0.0 if is_new else self._silence[index] + elapsed
     note = values.get(LEFT, DONE)
     if note != DONE:
       self._follow(json.loads(note))
@@ -154,6 +234,12 @@ class Watch:
     own = f"process {self._index}"
     if left is None:
       self._end(self._lost(**note))
+    elif "stuck" in note:
+      faulthandler.dump_traceback(file=2, all_threads=True)
+      self._end(
+        f"{self._name(left)} is stuck ({note['stuck']}), so {own} exits with "
+        f"{PREEMPTED}, run again"
+      )
     elif note["failed"]:
       self._end(
         f"{self._name(left)} was lost: it failed (exit code "
@@ -168,8 +254,9 @@ class Watch:
   def _lost(self, lost: list[int], why: str) -> str:
     names = " and ".join(map(self._name, lost))
     were = "were" if len(lost) > 1 else "was"
+    reports = "".join(f"; it{r}" for r in map(self._last_report, lost) if r)
     return (
-      f"{names} {were} lost: {why}; process {self._index} exits with "
+      f"{names} {were} lost: {why}{reports}; process {self._index} exits with "
       f"{PREEMPTED}, run again"
     )
 
@@ -183,7 +270,7 @@ class Watch:
     return f"process {index} on {host}" if host else f"process {index}"
 
   def _end(self, line: str, exit_code: int = PREEMPTED) -> None:
-    if self._stopped.is_set() or not self._ending.acquire(blocking=False):
+    if self._stopped.is_set() or not self.begin_end():
       return
     print(f"pausejax: {line}", file=sys.stderr, flush=True)
     if self._index == 0:

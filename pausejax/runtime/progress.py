@@ -7,6 +7,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pausejax.runtime import phases
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -101,7 +103,8 @@ class CountBar:
     self._bar.stop()
 
   def update(self, done: int, total: int, text: str = "") -> None:
-    """Shows the count and a short text."""
+    """Shows the count and a short text; reports progress to the watchdog."""
+    phases.advance()
     self._bar.update(self._task, completed=done, total=total, description=text)
     now = time.monotonic()
     if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:

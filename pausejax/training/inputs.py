@@ -115,6 +115,7 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
       "JAX_NUM_PROCESSES": distributed.num_processes(),
       "config": values,
       "--workdir": url or str(path),
+      "newest checkpoint": own and own.step,
       "--init_from": initial and f"step {initial.step} of {initial.place}",
       "tokenizer": tokenizer.fingerprint(),
       "versions": provenance.versions(),

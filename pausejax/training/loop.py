@@ -12,6 +12,7 @@ from typing import Any
 from pausejax import sharding
 from pausejax.config import TrainConfig
 from pausejax.model.decoder import Decoder
+from pausejax.runtime import phases
 from pausejax.runtime.agreement import Agreement
 from pausejax.runtime.goodput import Goodput
 from pausejax.train_state import TrainState
@@ -75,10 +76,14 @@ def train_loop(run: Run) -> TrainState:
   if run.evaluation_due and _evaluate(run, state) is None:
     end = start
   for step in range(start + 1, end + 1):
+    phases.enter("stepping", step)
     with run.profiler.step(step, state):
       batch, data_wait = _next_batch(run)
-      state, metrics = run.train_step(state, batch)
-    run.profiler.end_step(step, state)
+      is_compiled = step > start + 1 and not _has_new_size(c, step)
+      with phases.phase("stepping" if is_compiled else "compiling"):
+        state, metrics = run.train_step(state, batch)
+    with phases.phase("profiling"):
+      run.profiler.end_step(step, state)
     if step == start + 1:  # The step is compiled: from now on a signal saves.
       run.stop.flag.defer()
       print(run.goodput.compilation(run.cache), flush=True)
@@ -103,15 +108,23 @@ def train_loop(run: Run) -> TrainState:
       _save(run, state, answers, exports, stops)
     if leaves:
       break
+  phases.enter("ending")
   with run.goodput.measure("saving"):
     run.saver.close()
   return state
 
 
+def _has_new_size(config: TrainConfig, step: int) -> bool:
+  """Returns whether a step, from 1, has another batch size than the last."""
+  rows = config.batch_sizes.rows
+  return rows(step - 1) != rows(step - 2)
+
+
 def _next_batch(run: Run) -> tuple[Any, float]:
   """Returns a batch on the devices, and the seconds that it took to come."""
   began = time.perf_counter()
-  batch = next(run.batches)
+  with phases.phase(phases.DATA):
+    batch = next(run.batches)
   data_wait = time.perf_counter() - began
   run.goodput.add_wait(data_wait)
   return sharding.put_batch(batch), data_wait
@@ -146,6 +159,7 @@ def _evaluate(run: Run, state: TrainState) -> dict[str, float] | None:
   """Records the held-out loss and answers; None if a signal interrupted it."""
 
   def check(*_) -> None:  # Called in all processes after the same batch.
+    phases.advance()
     if run.stop.ask():
       raise _Interrupted
 

@@ -1,0 +1,48 @@
+"""The processes that have connected to the coordinator while a run starts.
+
+The coordinator's key-value store cannot be used before all have connected (JAX
+aborts the process), so process 0 lists the connections of its port. Linux only.
+"""
+
+import collections
+import contextlib
+import ipaddress
+import pathlib
+import struct
+from collections.abc import Sequence
+
+_ESTABLISHED = "01"  # <netinet/tcp.h>
+
+
+def connected(address: str) -> list[str]:
+  """Returns the host of each process connected to a port of this machine.
+
+  Args:
+    address: HOST:PORT of the coordinator.
+  """
+  port = int(address.rpartition(":")[2])
+  hosts = []
+  for name in ("tcp", "tcp6"):
+    with contextlib.suppress(OSError):
+      lines = pathlib.Path("/proc/net", name).read_text().splitlines()[1:]
+      rows = [line.split() for line in lines]
+      hosts += [
+        _host(remote)
+        for _, local, remote, state, *_ in rows
+        if state == _ESTABLISHED and int(local.split(":")[1], 16) == port
+      ]
+  return sorted(hosts)
+
+
+def counted(hosts: Sequence[str]) -> str:
+  """Returns hosts as text, such as "10.0.0.2 (4), 10.0.0.3"."""
+  counts = collections.Counter(hosts)
+  return ", ".join(h if n == 1 else f"{h} ({n})" for h, n in counts.items())
+
+
+def _host(text: str) -> str:
+  """Returns the IP address in a line of /proc/net/tcp, 0100007F:1F90."""
+  digits = text.split(":")[0]
+  words = struct.unpack(f">{len(digits) // 8}I", bytes.fromhex(digits))
+  ip = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
+  return str(getattr(ip, "ipv4_mapped", None) or ip)

@@ -1,0 +1,124 @@
+"""Ends this process when a phase takes longer than its limit.
+
+A thread looks at the phase several times per second. At the limit it prints one
+line and every thread's stack, tells the other processes of the run, and exits
+with 143, "run again". It counts only the time in which it ran itself: a process
+that was stopped, or a machine that was suspended, has not been slow. A second
+line of defense (`guard.py`) ends a process whose threads cannot run.
+
+A process that waits for another one, as in a collective, has done nothing
+wrong. So while another process is in a different phase and has time left there,
+such as a compilation, this one waits.
+"""
+
+import contextlib
+import faulthandler
+import math
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from pausejax.config import WatchdogConfig
+from pausejax.runtime import distributed, guard, phases
+from pausejax.runtime.phases import Phase
+from pausejax.runtime.signals import PREEMPTED
+
+_TICK_SECONDS = 0.5
+_TIMES_MEDIAN = 10
+
+
+@contextlib.contextmanager
+def watch(config: WatchdogConfig) -> Iterator[None]:
+  """Watches the phases of this process until the context ends."""
+  phases.reset()
+  watchdog = Watchdog(config)
+  try:
+    yield
+  finally:
+    watchdog.close()
+
+
+class Watchdog:
+  """The thread that limits the phases."""
+
+  def __init__(self, config: WatchdogConfig):
+    """Starts the thread, and the guard if there is any limit."""
+    self._config = config
+    self._stopped = threading.Event()
+    self._guard = None
+    if config.step_seconds or config.phase_seconds:
+      self._guard = guard.start_guard()
+    self._check(phases.current_phase(), 0.0)
+    self._thread = threading.Thread(target=self._run, daemon=True)
+    self._thread.start()
+
+  def close(self) -> None:
+    """Stops watching."""
+    self._stopped.set()
+    self._thread.join()
+    distributed.report(phases.Status())
+    if self._guard is not None:
+      self._guard.close()
+
+  def _run(self) -> None:
+    phase, seconds, looked = phases.current_phase(), 0.0, time.monotonic()
+    while not self._stopped.wait(_TICK_SECONDS):
+      now = time.monotonic()
+      elapsed, looked = min(now - looked, 4 * _TICK_SECONDS), now
+      last, phase = phase, phases.current_phase()
+      seconds = seconds + elapsed if phase is last else 0.0
+      self._check(phase, seconds)
+
+  def _check(self, phase: Phase, seconds: float) -> None:
+    """Reports the phase; ends this process if it exceeds its limit."""
+    limit = phase_limit(phase, self._config, phases.median_step())
+    status = phases.Status(phase.name, phase.step, seconds, limit - seconds)
+    distributed.report(status)
+    has_limit = math.isfinite(limit)
+    line = f"pausejax: {_own_name()} is stuck: {status.text()}"
+    line += f", limit {limit:.0f} s" if has_limit else ""
+    if self._guard is not None:
+      self._guard.beat(line, limit if has_limit else 0.0)
+    is_stuck = seconds > limit and not distributed.is_another_busy()
+    if is_stuck and distributed.begin_end():
+      if self._guard is not None:
+        self._guard.close()  # The end may take seconds.
+      _end(line)
+
+
+def _end(line: str) -> None:
+  others = distributed.furthest_behind()
+  others = f"; {others}" if others else ""
+  line = f"{line}; exits with {PREEMPTED}, run again{others}"
+  print(line, file=sys.stderr, flush=True)
+  faulthandler.dump_traceback(file=2, all_threads=True)
+  distributed.leave_stuck()
+
+
+def phase_limit(
+  phase: Phase, config: WatchdogConfig, median_step: float | None
+) -> float:
+  """Returns the seconds that a phase may take; inf: no limit.
+
+  Args:
+    phase: the phase.
+    config: the limits.
+    median_step: median seconds of the recent steps; None: not yet timed, so the
+      longer limit holds for the first steps, too.
+  """
+  if phase.name == phases.PREPARING:  # Another process prepares, for hours.
+    return math.inf
+  follows_steps = phase.name in ("stepping", phases.DATA, phases.PEERS)
+  if not follows_steps or median_step is None:
+    return config.phase_seconds or math.inf
+  if not config.step_seconds:
+    return math.inf
+  return max(config.step_seconds, _TIMES_MEDIAN * median_step)
+
+
+def _own_name() -> str:
+  index, host = distributed.process_index(), socket.gethostname()
+  return f"process {index} on {host} (pid {os.getpid()})"
