@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from pausejax import optimizer
+from pausejax import optimizer, schedules
 from pausejax.config import LossConfig, default, load_config, train_config
 from pausejax.training import step
 from tests import models
@@ -38,6 +38,29 @@ def test_a_recipe_is_for_the_length_of_its_source(name, size):
   assert run.optim.name == name and run.optim.final_fraction == 0.0
   paper = load_config(f"pretrain_c4:size={size}").model.to_dict()
   assert c.model.to_dict() == paper
+
+
+@pytest.mark.parametrize(
+  ("recipe", "rates"),
+  [
+    # levanter's schedules have the rates of the warm-up one step later, from 0.
+    (
+      "size=130m,optimizer=adamw",
+      {0: 2e-6, 1: 4e-6, 199: 4e-4, 1999: 0.004, 11_240: 0.002, 20_480: 0.0},
+    ),
+    (
+      "size=1b,optimizer=adamw",
+      {0: 2e-6, 199: 4e-4, 999: 0.002, 92_660: 0.001, 184_320: 0.0},
+    ),
+    ("size=130m,optimizer=muon", {0: 0.008, 10_240: 0.004, 20_480: 0.0}),
+    ("size=1b,optimizer=muon", {0: 0.004, 92_160: 0.002, 184_320: 0.0}),
+  ],
+)
+def test_the_rates_of_a_recipe_are_those_of_its_source(recipe, rates):
+  c = train_config(load_config(f"pretrain_c4:{recipe}").to_dict())
+  schedule = schedules.make_schedule(c.optim, c.num_steps)
+  for number, rate in rates.items():
+    assert float(schedule(number)) == pytest.approx(rate, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.slow
