@@ -9,6 +9,14 @@ and estimated as by `pausejax preflight --estimate`, whose assumptions hold: all
 combinations of the lists. The product of each chip is its calibration: a plain
 bfloat16 product of 8192 x 8192 in the same model.
 
+`--arms=ours,plain,levanter` compares with other trainers, at the same shape,
+batch and compiler options: a plain JAX trainer, and levanter (pip install
+marin-levanter gitpython, in an environment of its own) with its defaults. Both
+are GPT's, and levanter's has tied embeddings:
+
+  python -m benchmarks.estimate --json=peers.json --arms=ours,plain,levanter \\
+    --chips=v5e --sizes=130m --rows=8 --config.model.tied_embeddings=true
+
 An arm takes minutes to compile (1b: 3 to 8), so each row is written as it is
 measured, and the rows that the file already has are not measured again.
 `--config.FIELD=VALUE` changes the config of all arms; use another file then.
@@ -19,9 +27,12 @@ Needs libtpu (make env EXTRA=tpu).
 import argparse
 import dataclasses
 import functools
+import importlib
 import itertools
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 from benchmarks import measure, trials
 from pausejax.preflight import compilers, topologies
@@ -48,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--json", type=pathlib.Path, required=True, help="file for the result")
   add("--chips", type=_list, default="v5e,v6e,v5p,v4", help="of TPUs")
   add("--sizes", type=_list, default="130m,1b", help="of the model")
+  add("--arms", type=_list, default="ours", help="ours, plain, levanter")
   add("--devices", type=_list, default="8", help="JAX devices, all in fsdp")
   add("--rows", type=_list, default="4", help="rows per device")
   add("--remat", type=_list, default="names", help="model.remat")
@@ -56,13 +68,7 @@ def main(argv: list[str] | None = None) -> None:
   if not compilers.installed(topologies.parse_topology("v5e-1"))[0]:
     parser.error("libtpu is not installed: make env EXTRA=tpu")
   os.environ.update(compilers.ENVIRONMENT)
-  arms = [
-    (topology_name(chip, int(count)), *rest)
-    for chip, count, *rest in itertools.product(
-      options.chips, options.devices, options.sizes, options.rows,
-      options.remat, options.attention,
-    )
-  ]  # fmt: skip
+  arms = list(arms_of(options))
   for name, *_ in arms:  # A wrong name is refused before anything is measured.
     topologies.parse_topology(name)
   if not options.json.exists():
@@ -70,14 +76,29 @@ def main(argv: list[str] | None = None) -> None:
   session = trials.Session(options.json, "estimate", float("inf"))
   for chip in options.chips:
     run(session, f"{chip} product", functools.partial(product, chip))
-  for arm in arms:
-    name = "{} {} rows {} {} {}".format(*arm)
-    run(session, name, functools.partial(train_step, *arm, overrides))
+  for topology, size, rows, *arm in arms:
+    name = " ".join([topology, size, "rows", rows, *arm])
+    run(
+      session,
+      name,
+      functools.partial(train_step, topology, size, rows, arm, overrides),
+    )
   show(session.rows())
 
 
 def _list(text: str) -> list[str]:
   return list(filter(None, text.split(",")))
+
+
+def arms_of(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+  """Yields (topology, size, rows, remat, attention), or an arm's name last."""
+  o = options
+  for arm in o.arms:
+    choices = [o.remat, o.attention] if arm == "ours" else [[arm]]
+    for chip, count, *rest in itertools.product(
+      o.chips, o.devices, o.sizes, o.rows, *choices
+    ):
+      yield (topology_name(chip, int(count)), *rest)
 
 
 def run(session: trials.Session, name: str, arm) -> None:
@@ -115,11 +136,18 @@ def train_step(
   topology_name: str,
   size: str,
   rows: str,
-  remat: str,
-  attention: str,
+  arm: list[str],
   overrides: list[str],
 ) -> trials.Row:
-  """Returns the estimate of one train step."""
+  """Returns the estimate of one train step.
+
+  Args:
+    topology_name: what it is compiled for.
+    size: of the model.
+    rows: per device.
+    arm: [remat, attention] of ours, or the name of a peer.
+    overrides: changes of the config.
+  """
   import jax
 
   from pausejax import commandline, config, sharding
@@ -128,19 +156,26 @@ def train_step(
 
   topology = topologies.parse_topology(topology_name)
   devices = topologies.described_devices(topology)
+  chosen = zip(("remat", "attention"), arm, strict=True) if arm[1:] else ()
   words = [
     f"--config=pretrain_c4:size={size}",
     f"--config.batch_size={int(rows) * topology.num_devices}",
-    f"--config.model.remat={remat}",
-    f"--config.model.attention={attention}",
+    *(f"--config.model.{field}={value}" for field, value in chosen),
     *("--config.mesh.data=1", "--config.mesh.fsdp=-1", *overrides),
   ]
   parser = commandline.Parser("estimate", __doc__, config=True)
   run_config = config.train_config(parser.parse(words)[1].to_dict())
   model = dataclasses.replace(run_config.model_config(32_129), dtype="bfloat16")
   mesh = sharding.make_mesh(run_config.mesh, devices)
-  with jax.set_mesh(mesh):
-    verdict = ahead.compile_step(run_config, model)
+  if chosen:
+    with jax.set_mesh(mesh):
+      verdict = ahead.compile_step(run_config, model)
+  else:
+    peer = importlib.import_module(f"benchmarks.arms.{arm[0]}")
+    require_gpt(model)
+    verdict = ahead.compile_lowered(
+      peer.lower(run_config, model, devices), batch_size=run_config.batch_size
+    )
   gib = verdict.needed_bytes / 2**30
   if verdict.is_refused:
     return {"missing": f"it does not fit: {gib:.2f} GiB"}
@@ -148,6 +183,13 @@ def train_step(
     verdict.hlo_text, run_config, model, topology, list(mesh.devices.flat)
   )
   return {**columns(step.as_data()), "gib": gib, "estimate": step.as_data()}
+
+
+def require_gpt(model: Any) -> None:
+  """Raises ValueError for a model that is not GPT's."""
+  chosen = model.position, model.norm, model.mlp
+  if chosen != ("learned", "layernorm", "gelu"):
+    raise ValueError(f"the other trainers are GPT's, not {', '.join(chosen)}")
 
 
 def columns(data: dict) -> trials.Row:

@@ -28,7 +28,7 @@ from benchmarks import (
   step,
   trials,
 )
-from benchmarks.arms import ours
+from benchmarks.arms import ours, plain
 from benchmarks.arms.shapes import SHAPES, batches
 from pausejax.runtime import chips
 
@@ -286,6 +286,43 @@ def test_an_estimate_in_the_file_is_not_measured_again(session, capsys):
 def test_slices_are_named_by_their_devices():
   assert estimate.topology_name("v5e", 8) == "v5e-8"
   assert estimate.topology_name("v5p", 8) == "v5p-16"  # TensorCores.
+
+
+def test_peers_have_one_row_where_ours_has_one_for_each_remat():
+  options = argparse.Namespace(
+    **dict(chips=["v5e", "v4"], devices=["8"], sizes=["130m"], rows=["8"]),
+    **dict(remat=["names", "full"], attention=["auto"]),
+    arms=["ours", "plain"],
+  )
+  assert list(estimate.arms_of(options)) == [
+    ("v5e-8", "130m", "8", "names", "auto"),
+    ("v5e-8", "130m", "8", "full", "auto"),
+    ("v4-16", "130m", "8", "names", "auto"),
+    ("v4-16", "130m", "8", "full", "auto"),
+    ("v5e-8", "130m", "8", "plain"),
+    ("v4-16", "130m", "8", "plain"),
+  ]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_lowered_step_of_the_plain_trainer_has_our_parameters(tied):
+  shape = dataclasses.replace(TOY, tied=tied)
+  config = ours.config(shape)
+  weights = ours.weights(ours.Trainer(config, shape.vocab_size).state.model)
+  model = config.model_config(shape.vocab_size)
+  assert jax.tree.map(np.shape, plain.joined(weights)) == jax.tree.map(
+    np.shape, plain.shapes(model)
+  )
+
+
+def test_a_model_that_is_not_gpts_is_not_compared_with_gpts():
+  gpt, llama = (
+    ours.config(TOY, kind).model_config(TOY.vocab_size)
+    for kind in ("gpt", "llama")
+  )
+  estimate.require_gpt(gpt)
+  with pytest.raises(ValueError, match="rope, rmsnorm, swiglu"):
+    estimate.require_gpt(llama)
 
 
 @pytest.mark.slow

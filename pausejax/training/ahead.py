@@ -100,8 +100,26 @@ def compile_step(
     pause_id=model_config.vocab_size - 1,
     layout=jax.tree.map(lambda x: x.sharding, shapes),
   )
-  began = time.monotonic()
   lowered = train_step.lower(shapes, batch_shapes(config))
+  return compile_lowered(
+    lowered, batch_size=config.batch_size, frees_memory=frees_memory
+  )
+
+
+def compile_lowered(
+  lowered: jax.stages.Lowered, *, batch_size: int, frees_memory: bool = True
+) -> Verdict:
+  """Compiles a train step, which need not be that of a run.
+
+  Args:
+    lowered: the step.
+    batch_size: rows of its global batch.
+    frees_memory: as in `compile_step`.
+
+  Raises:
+    UserError: as `compile_step`.
+  """
+  began = time.monotonic()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as e:
@@ -113,7 +131,7 @@ def compile_step(
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     needed = memory.peak_memory_in_bytes if frees_memory else total
   return Verdict(
-    batch_size=config.batch_size,
+    batch_size=batch_size,
     needed_bytes=needed,
     hlo_text=text,
     seconds=time.monotonic() - began,
