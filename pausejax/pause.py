@@ -28,7 +28,7 @@ one prompt.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,17 +198,29 @@ class Place:
 
   Attributes:
     words: the place in words, for help texts, checks and reports.
-    halves: 0, 1 or 2; of M pauses, M * halves // 2 stand before the prefix.
+    mask: (index of each id [N], N, M) -> bool [N], True on the M pauses. The
+      first id is BOS, never a pause.
+    code: their numbers before and after the prefix as code, in M, that Python
+      and Jinja can read; "" for none.
   """
 
   words: str
-  halves: int
+  mask: Callable[[np.ndarray, int, int], np.ndarray]
+  code: tuple[str, str]
 
 
 POSITIONS = {
-  "append": Place("after the prefix", 0),
-  "prepend": Place("before the prefix", 2),
-  "both": Place("half before the prefix, rounded down, half after it", 1),
+  "append": Place(
+    "after the prefix", lambda i_N, n, m: i_N >= n - m, ("", "M")
+  ),
+  "prepend": Place(
+    "before the prefix", lambda i_N, n, m: (i_N > 0) & (i_N <= m), ("M", "")
+  ),
+  "both": Place(
+    "half before the prefix, rounded down, half after it",
+    lambda i_N, n, m: ((i_N > 0) & (i_N <= m // 2)) | (i_N >= n - m + m // 2),
+    ("(M // 2)", "(M - M // 2)"),
+  ),
 }
 
 _COUNT, _QUESTION = "<count>", "<question>"
@@ -308,19 +320,15 @@ class PromptPauses:
 
   def mask(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True where a prompt of N ids has its pauses."""
-    num_before = self.num_pauses * POSITIONS[self.position].halves // 2
-    place_N = np.arange(num_prompt)
-    is_before_N = (place_N > 0) & (place_N <= num_before)
-    return is_before_N | (place_N >= num_prompt - self.num_pauses + num_before)
+    place = POSITIONS[self.position]
+    return place.mask(np.arange(num_prompt), num_prompt, self.num_pauses)
 
-  def expressions(self, m: str) -> tuple[str, str]:
-    """Returns the pauses before and after the prefix, as code; "" for none.
-
-    Args:
-      m: code for M, such as a name; valid in Python and Jinja.
-    """
-    half = f"({m} // 2)", f"({m} - {m} // 2)"
-    return (("", m), half, (m, ""))[POSITIONS[self.position].halves]
+  @property
+  def code(self) -> tuple[str, str]:
+    """The text of the pauses before and after the prefix, as code in M."""
+    before, after = POSITIONS[self.position].code
+    pauses = f"'{TOKEN}' * "
+    return before and pauses + before, after and pauses + after
 
   def prefix_mask(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True inside a bidirectional prefix."""

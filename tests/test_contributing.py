@@ -51,7 +51,8 @@ CHANGES = {
       '  "split": Place(\n'
       '    "around the prefix",\n'
       "    lambda i_N, n, m: ((i_N > 0) & (i_N <= m // 2)) |"
-      " (i_N >= n - (m + 1) // 2),\n  ),\n",
+      " (i_N >= n - (m + 1) // 2),\n"
+      '    ("(M // 2)", "(M - M // 2)"),\n  ),\n',
     ),
   },
 }

@@ -361,22 +361,24 @@ def test_a_condition_is_read_back_as_saved(position, filler):
 
 
 @pytest.mark.parametrize("position", pause.POSITIONS)
-def test_the_numbers_as_code_are_those_of_the_prompt(position):
+def test_the_pauses_as_code_are_those_of_the_prompt(position):
   for m in range(6):
     pauses = pause.PromptPauses(num_pauses=m, position=position)
     is_pause_N = pauses.mask(1 + 3 + m)
     num_before = int(np.argmin(is_pause_N[1:]))
-    code = pauses.expressions(str(m))
-    numbers = [_whole_number(text) for text in code]
+    numbers = [_number(code, m) for code in pauses.code]
     assert numbers == [num_before, m - num_before]
 
 
-def _whole_number(code: str) -> int:
-  """Returns what a text such as "(5 - 5 // 2)" stands for; 0 for ""."""
-  found = [int(n) for n in re.findall(r"\d+", code)]
-  if len(found) == 3:
-    return found[0] - found[1] // found[2]
-  return found[0] // found[1] if len(found) == 2 else sum(found)
+def _number(code: str, m: int) -> int:
+  """How often such a text as "'<pause>' * (M // 2)" repeats the pause."""
+  known = {
+    "": 0,
+    "'<pause>' * M": m,
+    "'<pause>' * (M // 2)": m // 2,
+    "'<pause>' * (M - M // 2)": m - m // 2,
+  }
+  return known[code]
 
 
 def test_the_name_of_the_pause_is_no_filler():

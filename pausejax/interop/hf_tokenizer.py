@@ -228,19 +228,18 @@ def _chat_template(spec: str, pauses: pause.PromptPauses) -> str:
   template = settings.get("chat_template")
   if not isinstance(template, str):
     return ""
-  number = pauses.num_pause_tokens
-  before, after = pauses.expressions(
-    f"(num_pauses if num_pauses is defined else {number})"
-  )
+  before, after = pauses.code
   # Those of an earlier export are replaced. Jinja drops a last line feed.
   parts = template.split(_MARK)[::2]
   template = "".join(parts).removesuffix("\n")
-  return _inserted(before) + template + _inserted(after)
+  m = pauses.num_pause_tokens
+  return _inserted(before, m) + template + _inserted(after, m)
 
 
-def _inserted(number: str) -> str:
-  """Returns the part of a chat template that writes `number` pauses."""
-  if not number:
+def _inserted(code: str, num_pauses: int) -> str:
+  """Returns the part of a chat template that writes `code`, "" if empty."""
+  if not code:
     return ""
-  start, end = "{% if add_generation_prompt %}{{ ", " }}{% endif %}"
-  return f"{_MARK}{start}'{pause.TOKEN}' * {number}{end}{_MARK}"
+  m = f"{{% set M = num_pauses if num_pauses is defined else {num_pauses} %}}"
+  written = f"{{% if add_generation_prompt %}}{m}{{{{ {code} }}}}{{% endif %}}"
+  return _MARK + written + _MARK

@@ -206,24 +206,17 @@ def _usage(
   training: Training, has_chat_template: bool, tokenizer_class: str
 ) -> str:
   number = training.pauses.num_pause_tokens
+  before, after = training.pauses.code
   return _USAGE.format(
     trained=f"It was finetuned with M = {number}."
     if training.is_finetuned
     else "It was not finetuned for a task: M is yours to choose.",
     number=number,
-    prompt=_prompt(training.pauses),
+    prompt=" + ".join(filter(None, (before, "prompt", after))),
     token=pause.TOKEN,
     tokenizer=tokenizer_class,
     chat=_CHAT.format(number=number) if has_chat_template else "",
   )
-
-
-def _prompt(pauses: pause.PromptPauses) -> str:
-  """Returns the prompt with its pauses, as code."""
-  before, after = (
-    f'"{pause.TOKEN}" * {m}' if m else "" for m in pauses.expressions("M")
-  )
-  return " + ".join(filter(None, (before, "prompt", after)))
 
 
 def _facts(saved: SavedRun, training: Training) -> Iterator[tuple[str, str]]:
