@@ -4,7 +4,6 @@ B rows, T positions.
 """
 
 import contextlib
-import itertools
 import math
 import os
 import signal
@@ -110,10 +109,11 @@ def insert_pauses(
   pause_id: int,
   pause_fraction: float = 0.1,
   mode: str = "insert_trim",
+  run_length: float = 1.0,
   seed: int = 0,
   first_position: int = 0,
 ) -> np.ndarray:
-  """Returns segments with pauses at random places (section 3.1).
+  """Returns segments with pauses (section 3.1, and later ways of pausing).
 
   The pauses depend only on the seed and on each segment's number.
 
@@ -124,8 +124,10 @@ def insert_pauses(
     tokens: int [T] or [B, T], ids without pauses.
     pause_id: id written at the pauses; it must fit the dtype of the tokens.
     pause_fraction: pauses as a fraction of T, in [0, 1).
-    mode: "insert_trim" cuts the result to T positions, so that pauses displace
+    mode: a name in `pause_places.MODES`; not one that follows units of text.
+      "insert_trim" cuts the result to T positions, so that pauses displace
       text at the end; "exact" lengthens it, so that all text stays.
+    run_length: pauses in a row, where `mode` has runs.
     seed: any int.
     first_position: number of the first segment within the whole run, in
       [0, 2**63); the others follow it.
@@ -150,10 +152,13 @@ def insert_pauses(
     not np.any(tokens_BT == pause_id),
     f"tokens: they hold pause_id {pause_id} already",
   )
-  spec = PauseSpec(fraction=pause_fraction, mode=mode)
+  spec = PauseSpec(fraction=pause_fraction, mode=mode, run_length=run_length)
+  errors.require(
+    not spec.unit, f"mode: {mode!r} needs a tokenizer; choose another here"
+  )
   found_BT = spec.insert(
     tokens_BT,
-    seq_len=_length(tokens_BT.shape[1], spec),
+    seq_len=spec.length(tokens_BT.shape[1]),
     pause_id=pause_id,
     seed=seed,
     positions_B=first_position + np.arange(len(tokens_BT)),
@@ -232,15 +237,6 @@ def _copy(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   if isinstance(config, ConfigDict):
     config = config.to_dict()
   return ConfigDict(dict(config))
-
-
-def _length(num_text: int, spec: PauseSpec) -> int:
-  """Returns how many positions the text and its pauses take."""
-  if spec.displaces_text:
-    return num_text
-  return next(
-    n for n in itertools.count(num_text) if n - spec.num_inserted(n) == num_text
-  )
 
 
 @contextlib.contextmanager

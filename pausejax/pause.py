@@ -4,42 +4,30 @@ Goyal et al., "Think before you speak: Training Language Models With Pause
 Tokens" (ICLR 2024, arXiv 2310.02226). One new token, `<pause>`, gives the
 model more positions to compute in before it has to answer.
 
-  Pretraining (Algorithm 1)  `PauseSpec.insert` at random places of the text
+  Pretraining (Algorithm 1)  `PauseSpec.insert` into the text
   Finetuning (Algorithm 2)   `PromptPauses.prompt` around the prefix
   Inference (Algorithm 3)    `PromptPauses.prompt`, then read after its last id
-  Loss                       `PauseSpec.counted_targets`, `answer_targets`
+  Loss                       `PauseSpec.is_pause`, `answer_targets`
 
 A `PauseSpec` defines the pauses in text, `PromptPauses` those in a prompt.
-Everything that depends on the kind of pause is defined here; data, training,
-evaluation, checks and reports call it. A new kind is one more entry of `MODES`
-with its cases in `PauseSpec`, or one more entry of `POSITIONS`.
+Everything that depends on the kind of pause is defined here and, for the places
+in text, in `pause_places.py`; data, training, evaluation, checks and reports
+call it. A new way of pausing is one more class in `pause_places.MODES`, or one
+more entry of `POSITIONS`.
 
-Insertion is a pure function of (seed, position), where position numbers the
-segments of a whole run: position = step * batch_size + row. There is no
-generator state, so the pauses do not depend on hosts, workers or restarts.
-Each slot gets a 64-bit key from SplitMix64 (Steele et al., OOPSLA 2014) and
-the slots with the smallest keys are the pauses; `data/seqio/pauses.py` is the
-same arithmetic in TensorFlow, equal bit for bit.
-
-Shapes: B segments, T positions, J slots of the lengthened sequence, N ids of
-one prompt.
+Shapes: B segments, N text tokens of a segment or ids of a prompt, T positions.
 """
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pausejax import arguments, errors
+from pausejax import arguments, errors, pause_places
+from pausejax.pause_places import MODES
 
-# Mode of pauses in text -> its description.
-MODES = {
-  "insert_trim": "lengthen, then trim (the paper)",
-  "exact": "no text displaced",
-}
 TOKEN = "<pause>"  # How texts and saved results name the token.
 
 # Fields that name the condition of an answer in saved files.
@@ -47,57 +35,76 @@ _CONDITION = ("num_pauses", "position", "filler")
 
 _MAX_FILLER_SLUG = 16  # Characters of a filler that a file name spells out.
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PauseSpec:
-  """The pauses in text, at uniformly random places (section 3.1).
+  """The pauses in text (section 3.1, and later ways of pausing).
 
-  With k = `num_inserted(T)` there are two readings of "10%":
+  The paper's 10% has two readings. With k = round(fraction T),
 
   * "insert_trim", as in the paper: k pauses go to a uniformly random k-subset
-    of the T + k slots and the result is trimmed to T. Of 205 in 2048, 186.3
-    survive on average (hypergeometric mean k T / (T + k)), and every survivor
+    of the T + k slots and the result is trimmed to T. Every pause that stays
     displaces one text token at the end of the segment.
   * "exact": a uniformly random k-subset of the T output positions are pauses.
     The segment has T - k text tokens, and all of them are kept.
 
+  `pause_places.py` has the others.
+
   Attributes:
     fraction: pauses as a fraction of the T positions, in [0, 0.999]; 0 is
-      standard pretraining.
-    mode: "insert_trim" or "exact".
+      standard pretraining. Where the text or `run_length` determines their
+      number, any fraction above 0 means that there are pauses.
+    mode: where the pauses are, a name in `MODES`.
+    run_length: pauses in a row, or their mean, at least 1; 1 where places are
+      uniformly random.
+    shares_positions: whether a pause has the position of the text token before
+      it, not one of its own.
 
   Raises:
-    UsageError: an unknown mode, or an impossible fraction.
+    UsageError: an unknown mode, or impossible numbers.
   """
 
   fraction: float
   mode: str = "insert_trim"
+  run_length: float = 1.0
+  shares_positions: bool = False
 
   def __post_init__(self):
     errors.require_one_of("pause_mode", self.mode, MODES)
     errors.require_in_range("pause_fraction", self.fraction, 0.0, 0.999)
+    errors.require_in_range("pause_run_length", self.run_length, 1)
+    if self.has_pauses:
+      self.way.check()
 
   @property
-  def uses_pause_token(self) -> bool:
+  def way(self) -> pause_places.Way:
+    """Where the pauses go."""
+    return MODES[self.mode](self.fraction, self.run_length)
+
+  @property
+  def has_pauses(self) -> bool:
     """Whether any position of the text is a pause."""
     return self.fraction > 0
 
   @property
+  def uses_pause_token(self) -> bool:
+    """Whether the text holds `<pause>`: pauses that are not copies of text."""
+    return self.has_pauses and not self.way.repeats_token
+
+  @property
+  def is_uniform(self) -> bool:
+    """Whether places are uniformly random, if there are pauses."""
+    return type(self.way).mask is pause_places.InsertTrim.mask
+
+  @property
   def displaces_text(self) -> bool:
     """Whether pauses displace text at the end of a full segment."""
-    return self.mode == "insert_trim"
+    return self.way.displaces_text
 
-  def num_inserted(self, seq_len: int) -> int:
-    """Returns k = round(fraction * seq_len), halves up: 205 for 0.1 of 2048."""
-    return math.floor(self.fraction * seq_len + 0.5)
-
-  def num_slots(self, seq_len: int) -> int:
-    """Returns J, the slots, k of them pauses; the first `seq_len` are kept."""
-    return seq_len + self.num_inserted(seq_len) * self.displaces_text
+  @property
+  def unit(self) -> str:
+    """The unit of text whose ends `mask` needs; "" for none."""
+    return self.way.unit if self.has_pauses else ""
 
   def num_text_tokens(self, seq_len: int) -> int:
     """Returns the number of text tokens in a segment of `seq_len` positions.
@@ -105,7 +112,9 @@ class PauseSpec:
     Raises:
       UsageError: the pauses leave no position for text.
     """
-    num_text = self.num_slots(seq_len) - self.num_inserted(seq_len)
+    if not self.has_pauses:
+      return seq_len
+    num_text = self.way.num_text_tokens(seq_len)
     errors.require(
       num_text >= 1,
       f"pause_fraction {self.fraction} leaves no position for text in seq_len "
@@ -125,21 +134,23 @@ class PauseSpec:
 
   def insert(
     self,
-    tokens_BT: np.ndarray,
+    tokens_BN: np.ndarray,
     *,
     seq_len: int,
     pause_id: int,
     seed: int,
     positions_B: np.ndarray,
+    ends_BN: np.ndarray | None = None,
   ) -> np.ndarray:
     """Inserts the pauses of each segment.
 
     Args:
-      tokens_BT: int [B, num_text_tokens(T)], no pauses.
+      tokens_BN: int [B, num_text_tokens(T)], no pauses.
       seq_len: T, the length of the result.
       pause_id: id written at the pauses.
       seed: any int; the same seed gives the same pauses.
       positions_B: int [B], number of each segment within the whole run.
+      ends_BN: bool, True where a `unit` of the text ends, if there is one.
 
     Returns:
       [B, T] of the same dtype. Without its pauses it is a prefix of the input.
@@ -147,49 +158,84 @@ class PauseSpec:
     Raises:
       UsageError: the segments are not `num_text_tokens` long.
     """
-    self.check_segments(tokens_BT.shape[1], seq_len)
-    is_pause_BT = self.mask(seed, positions_B, seq_len)
+    self.check_segments(tokens_BN.shape[1], seq_len)
+    is_pause_BT = self.mask(seed, positions_B, seq_len, ends_BN)
     # The index of a slot's text token is the number of text slots before it.
     source_BT = np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1
-    shown_BT = np.take_along_axis(tokens_BT, np.maximum(source_BT, 0), axis=1)
-    return np.where(is_pause_BT, tokens_BT.dtype.type(pause_id), shown_BT)
+    shown_BT = np.take_along_axis(tokens_BN, np.maximum(source_BT, 0), axis=1)
+    if self.way.repeats_token:
+      return shown_BT
+    return np.where(is_pause_BT, tokens_BN.dtype.type(pause_id), shown_BT)
 
   def mask(
-    self, seed: int, positions_B: np.ndarray, seq_len: int
+    self,
+    seed: int,
+    positions_B: np.ndarray,
+    seq_len: int,
+    ends_BN: np.ndarray | None = None,
   ) -> np.ndarray:
     """Returns bool [B, T], True where `insert` puts a pause."""
-    k = self.num_inserted(seq_len)
-    if k == 0:
+    if not self.has_pauses:
       return np.zeros((len(positions_B), seq_len), bool)
-    keys_BJ = _slot_keys(seed, positions_B, self.num_slots(seq_len))
-    largest_B1 = np.partition(keys_BJ, k - 1, axis=1)[:, k - 1 : k]
-    return keys_BJ[:, :seq_len] <= largest_B1
+    return self.way.mask(seed, positions_B, seq_len, ends_BN)
 
-  def counted_targets(self, targets: np.ndarray, pause_id: int) -> np.ndarray:
-    """Returns bool like `targets`, True where the target enters the loss.
+  def is_pause(self, ids_BT: np.ndarray, pause_id: int) -> np.ndarray:
+    """Returns bool [B, T], True at the pauses of the results of `insert`.
 
-    The paper ignores position k when token k+1 is `<pause>` (section 3.1), that
-    is, whenever the target is a pause. A pause whose next token is text counts.
+    As targets they are not in the loss: the paper ignores position k when token
+    k+1 is `<pause>` (section 3.1). A pause whose next token is text counts.
     """
-    return targets != pause_id
+    if not self.has_pauses or self.uses_pause_token:
+      return ids_BT == pause_id
+    return self.mask(0, np.arange(len(ids_BT)), ids_BT.shape[1])
 
-  def positions(self, seq_len: int) -> np.ndarray:
-    """Returns int32 [T], the positions of the tokens, including pauses."""
-    return np.arange(seq_len, dtype=np.int32)
+  def positions(self, is_pause_BT: np.ndarray) -> np.ndarray:
+    """Returns int32 [B, T], the positions of inputs, given their pauses.
 
-  def expected_pauses(self, seq_len: int) -> tuple[float, float]:
-    """Returns mean and variance of the pauses in a segment (hypergeometric)."""
-    k, num_slots = self.num_inserted(seq_len), self.num_slots(seq_len)
-    p = k / num_slots
-    trimmed = (num_slots - seq_len) / max(num_slots - 1, 1)
-    return seq_len * k / num_slots, seq_len * p * (1 - p) * trimmed
+    The first input is BOS, at position 0.
+    """
+    if self.shares_positions:
+      return np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1
+    row_T = np.arange(is_pause_BT.shape[1], dtype=np.int32)
+    return np.broadcast_to(row_T, is_pause_BT.shape)
+
+  def expected_pauses(self, seq_len: int) -> tuple[float, float] | None:
+    """Returns mean and variance of the pauses; None if the text decides."""
+    if not self.has_pauses:
+      return 0.0, 0.0
+    return self.way.expected_pauses(seq_len)
+
+  def length(self, num_text: int) -> int:
+    """Returns T for `num_text` tokens and, if no text is displaced, pauses."""
+    return self.way.length(num_text) if self.has_pauses else num_text
+
+  def in_evaluation(self, fraction: float) -> "PauseSpec":
+    """Returns the pauses of a text of which no token may be displaced.
+
+    Ways that displace text are replaced by uniformly random places.
+
+    Args:
+      fraction: pauses as a fraction of the positions.
+    """
+    if self.has_pauses and not self.displaces_text:
+      return dataclasses.replace(self, fraction=fraction)
+    return PauseSpec(fraction=fraction, mode="exact")
 
   def fingerprint(self) -> dict[str, str | float]:
     """Returns what must be the same when a run resumes."""
-    return {"pause_mode": self.mode, "pause_fraction": self.fraction}
+    named: dict[str, str | float] = {
+      "pause_mode": self.mode,
+      "pause_fraction": self.fraction,
+    }
+    # Versions without these fields wrote none.
+    if self.run_length != 1:
+      named["pause_run_length"] = self.run_length
+    if self.shares_positions:
+      named["pauses_share_positions"] = True
+    return named
 
   def __str__(self) -> str:
-    return f"{self.fraction:.0%} of positions"
+    return str(self.way) if self.has_pauses else "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -397,7 +443,7 @@ def draw_num_pauses(
     seed: any int.
     draws_N: int [N], the draws, numbered over the whole run.
   """
-  keys_N = _slot_keys(seed, draws_N, 1)[:, 0].view(np.uint64)
+  keys_N = pause_places.slot_keys(seed, draws_N, 1)[:, 0].view(np.uint64)
   return np.asarray(numbers, np.int64)[keys_N % np.uint64(len(numbers))]
 
 
@@ -448,23 +494,3 @@ def remove_pauses(
     "tokens", tokens_T, shape="[T]", may_be_empty=True
   )
   return tokens_T[tokens_T != pause_id]
-
-
-def _mix64(x: np.ndarray) -> np.ndarray:
-  """SplitMix64's finalizer; uint64 arithmetic wraps around."""
-  with np.errstate(over="ignore"):
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-  return x ^ (x >> np.uint64(31))
-
-
-def _slot_keys(
-  seed: int, positions_B: np.ndarray, num_slots: int
-) -> np.ndarray:
-  """Returns int64 [B, J]: the random key of each slot of each segment."""
-  positions_B = np.asarray(positions_B).astype(np.uint64)
-  with np.errstate(over="ignore"):
-    seed_key = _mix64(np.uint64(seed % 2**64) + _GOLDEN)
-    keys_B = _mix64(seed_key ^ (positions_B * _GOLDEN + np.uint64(1)))
-    counter_J = np.arange(1, num_slots + 1, dtype=np.uint64) * _GOLDEN
-    return _mix64(keys_B[:, None] + counter_J).view(np.int64)

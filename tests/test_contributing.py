@@ -56,24 +56,19 @@ CHANGES = {
     ),
   },
 }
-# In a file that another change has edited: an entry, and its case.
+# Two edits of one file: a class, and its entry.
 MODE = {
-  "pausejax/pause.py": (
-    ('  "exact": "', '  "even": "at equal distances",\n'),
+  "pausejax/pause_places.py": (
     (
-      "    keys_BJ = _slot_keys(",
-      '    if self.mode == "even":\n'
-      "      is_pause_T = np.diff(np.arange(seq_len + 1) * k // seq_len) > 0\n"
-      "      return np.tile(is_pause_T, (len(positions_B), 1))\n",
+      "MODES: dict[str, type[Way]] = {",
+      "class Even(Exact):\n"
+      '  words: ClassVar[str] = "at equal distances"\n\n'
+      "  def mask(self, seed, positions_B, seq_len, ends_BN=None):\n"
+      "    k = self.num_inserted(seq_len)\n"
+      "    is_pause_T = np.diff(np.arange(seq_len + 1) * k // seq_len) > 0\n"
+      "    return np.tile(is_pause_T, (len(positions_B), 1))\n\n\n",
     ),
-  ),
-  "pausejax/data/seqio/pauses.py": (
-    (
-      "  keys_BJ = _slot_keys(seed",
-      '  if pauses.mode == "even":\n'
-      "    is_pause_1T = pauses.mask(seed, [0], seq_len)\n"
-      "    return tf.tile(is_pause_1T, [tf.size(positions_B), 1])\n",
-    ),
+    ('  "exact": Exact,', '  "even": Even,\n'),
   ),
 }
 TASK = '''"""Echo: a task, its data and its metric in one file."""
@@ -175,7 +170,7 @@ def put_before(path: pathlib.Path, place: str, text: str) -> None:
 def test_the_files_of_each_change_are_those_that_the_table_names():
   table = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
   rows = {row.split("|")[1].strip(" *"): row for row in table if "|" in row}
-  for change, files in {**CHANGES, "a pause placement in text": MODE}.items():
+  for change, files in {**CHANGES, "a way of pausing in text": MODE}.items():
     assert len(files) <= 2
     for path in files:
       named = f"`{path}`" in rows[change]

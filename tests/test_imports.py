@@ -22,6 +22,7 @@ LAYERS = (
     "buckets",
     "locks",
     "json_files",
+    "pause_places",
     "pause",
     "metrics",
     "__init__",

@@ -68,10 +68,14 @@ def finetuning(data_config):
   return make
 
 
-def pretraining(mode="insert_trim", num_rows=8, is_short=False):
+def pretraining(
+  mode="insert_trim", num_rows=8, is_short=False, shares_positions=False
+):
   """A pretraining batch and its rules."""
   rng = np.random.default_rng(0)
-  pauses = pause.PauseSpec(fraction=0.2, mode=mode)
+  pauses = pause.PauseSpec(
+    fraction=0.2, mode=mode, shares_positions=shares_positions
+  )
   num_text = pauses.num_text_tokens(64)
   text_BT = rng.integers(100, 120, (num_rows, num_text))
   if is_short:
@@ -82,6 +86,7 @@ def pretraining(mode="insert_trim", num_rows=8, is_short=False):
     pause_id=PAUSE,
     seed=0,
     positions_B=np.arange(num_rows),
+    ends_BN=text_BT % 7 == 0 if pauses.unit else None,
   )
   batch = language_model_batch(
     targets_BT, pauses=pauses, bos_id=0, pad_id=0, pause_id=PAUSE
@@ -131,9 +136,13 @@ def test_finetuning_batches_pass_every_check(finetuning, changes, hints):
 
 
 @pytest.mark.parametrize("is_short", [True, False])
+@pytest.mark.parametrize("shares_positions", [True, False])
 @pytest.mark.parametrize("mode", pause.MODES)
-def test_pretraining_batches_pass_every_check(mode, is_short):
-  assert bad(*pretraining(mode, is_short=is_short)) == set()
+def test_pretraining_batches_pass_every_check(mode, is_short, shares_positions):
+  batch, rules = pretraining(
+    mode, is_short=is_short, shares_positions=shares_positions
+  )
+  assert bad(batch, rules) == set()
 
 
 def padded(batch):
@@ -204,7 +213,7 @@ PRETRAINING = ANY | {
   ),
   "the number of pauses": ("targets", (0, slice(0, 60)), PAUSE),
   "segments are full": ("segment_ids", (0, slice(60, 64)), 0),
-  "a row without its pauses is the start of its segment": (
+  "the targets in the loss are the start of the segment": (
     "targets",
     lambda batch: tuple(np.argwhere(batch["loss_mask"])[0]),
     77,

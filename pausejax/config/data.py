@@ -9,6 +9,7 @@ from pausejax import errors, pause
 from pausejax.config import mixtures, number_lists
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
+from pausejax.pause_places import MODES
 
 PAUSE_INITS = ("mean", "covariance", "normal", "zeros", "eos", "keep")
 _TOKEN = "token:"  # Before the text of the token whose row is copied.
@@ -45,14 +46,24 @@ class DataConfig(ConfigGroup):
   )
   pause_fraction: float = declare(
     0.1,
-    "Pauses as a fraction of seq_len; 0 is standard pretraining.",
+    "Pauses as a fraction of seq_len; 0 is standard pretraining. Where the "
+    "text or pause_run_length determines their number, any other value.",
     minimum=0.0,
     maximum=0.9,
   )
   pause_mode: str = declare(
     "insert_trim",
-    "; ".join(f"{name}: {words}" for name, words in pause.MODES.items()) + ".",
-    choices=tuple(pause.MODES),
+    "; ".join(f"{n}: {way.words}" for n, way in MODES.items()) + ".",
+    choices=tuple(MODES),
+  )
+  pause_run_length: float = declare(
+    1.0,
+    "Pauses in a row: their mean with random_runs, their number where they "
+    "follow tokens, sentences or paragraphs.",
+    minimum=1.0,
+  )
+  pauses_share_positions: bool = declare(
+    False, "Whether a pause has the position of the text token before it."
   )
   segments_dir: str = declare(
     "",
@@ -148,7 +159,12 @@ class DataConfig(ConfigGroup):
   @property
   def pauses(self) -> pause.PauseSpec:
     """The pauses of the text."""
-    return pause.PauseSpec(fraction=self.pause_fraction, mode=self.pause_mode)
+    return pause.PauseSpec(
+      fraction=self.pause_fraction,
+      mode=self.pause_mode,
+      run_length=self.pause_run_length,
+      shares_positions=self.pauses_share_positions,
+    )
 
   @property
   def num_text_tokens(self) -> int:

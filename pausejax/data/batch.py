@@ -5,7 +5,8 @@ One batch is a dict, every array [B, T]:
   tokens       int32  the inputs: BOS, then the targets shifted right by one
   targets      int32  the id that each position predicts
   loss_mask    bool   True where the target counts
-  positions    int32  0 .. T-1 within a segment
+  positions    int32  0 .. T-1 within a segment; a pause may share that of the
+                      token before it
   segment_ids  int32  1 for text and pauses, 0 for padding; packed rows number
                       their examples
 
@@ -39,7 +40,7 @@ def language_model_batch(
   Args:
     targets_BT: int [B, T] with pauses, `PADDING` after the text of a short
       segment; pauses after that text become padding, too.
-    pauses: determines the counted targets and the positions.
+    pauses: say which targets are pauses, and the positions.
     bos_id: first id of the inputs.
     pad_id: id written over `PADDING`; it never counts.
     pause_id: id of `<pause>`.
@@ -47,20 +48,21 @@ def language_model_batch(
   Returns:
     The batch described at the top of this file.
   """
-  is_text_BT = (targets_BT != PADDING) & (targets_BT != pause_id)
+  is_pause_BT = pauses.is_pause(targets_BT, pause_id)
+  is_text_BT = (targets_BT != PADDING) & ~is_pause_BT
   is_full_B1 = np.all(targets_BT != PADDING, axis=1, keepdims=True)
   is_real_BT = is_full_B1 | _is_text_ahead(is_text_BT)
   targets_BT = np.where(is_real_BT, targets_BT, pad_id).astype(np.int32)
   tokens_BT = np.empty_like(targets_BT)
   tokens_BT[:, 0] = bos_id
   tokens_BT[:, 1:] = targets_BT[:, :-1]
-  batch_size, seq_len = targets_BT.shape
-  positions_T = pauses.positions(seq_len)
+  shows_pause_BT = np.roll(is_pause_BT, 1, axis=1)  # Of the inputs.
+  shows_pause_BT[:, 0] = False
   return {
     "tokens": tokens_BT,
     "targets": targets_BT,
-    "loss_mask": is_real_BT & pauses.counted_targets(targets_BT, pause_id),
-    "positions": np.broadcast_to(positions_T, (batch_size, seq_len)),
+    "loss_mask": is_real_BT & ~is_pause_BT,
+    "positions": pauses.positions(shows_pause_BT),
     "segment_ids": is_real_BT.astype(np.int32),
   }
 

@@ -84,6 +84,12 @@ def check_data(data: DataConfig) -> None:
     return
   for name in data.task_names:
     tasks.pretraining(name)
+  errors.require(
+    data.pipeline != "seqio"
+    or data.pauses.is_uniform
+    or not data.pauses.has_pauses,
+    f"data.pause_mode: {data.pause_mode!r} needs data.pipeline=segments",
+  )
   if len(data.task_names) > 1:
     errors.require(
       data.pipeline == "segments",
@@ -249,7 +255,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
     batches=StepBatches(training_source),
     evaluation=evaluation,
     plain_evaluation=(
-      plain_evaluation if data.pauses.uses_pause_token else evaluation
+      plain_evaluation if data.pauses.has_pauses else evaluation
     ),
     unigram_entropy=entropy,
   )
@@ -277,7 +283,7 @@ def _open_seqio(config: TrainConfig, host) -> RunData:
     batches=stream(),
     evaluation=evaluation,
     plain_evaluation=(
-      plain_evaluation if config.data.pauses.uses_pause_token else evaluation
+      plain_evaluation if config.data.pauses.has_pauses else evaluation
     ),
     summary=file_lists.left_out_reasons(task.source(config.data).left_out()),
   )

@@ -13,6 +13,7 @@ their meaning. SeqIO's `extra_ids` do not work: the text "<extra_id_0>" encodes
 to such an id, and one more of them shifts all the others.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import pathlib
@@ -67,6 +68,18 @@ class PauseTokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of the ids, without the pauses."""
     return self.base.decode([int(i) for i in ids if i < self.pause_id])
+
+  def id_text(self, id_: int) -> str:
+    """Returns the text that an id adds behind a letter.
+
+    A part of a character has "" or U+FFFD.
+    """
+    before = self._letter
+    return self.decode([*before, id_]).removeprefix(self.decode(before))
+
+  @functools.cached_property
+  def _letter(self) -> list[int]:
+    return self.encode(["a"])[0]
 
   def wrong_id(self, ids: np.ndarray) -> str:
     """Returns the problem with ids that should be text ids, "" if none.

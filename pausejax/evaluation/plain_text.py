@@ -84,7 +84,7 @@ def score_documents(
   *,
   tokenizer: PauseTokenizer,
   seq_len: int,
-  pause_fraction: float,
+  pauses: PauseSpec,
   batch_size: int,
   loss: LossConfig,
   show: Callable[[int, int], None],
@@ -96,8 +96,7 @@ def score_documents(
     documents: the documents, at least one with text.
     tokenizer: tokenizer of the model.
     seq_len: T of a full window, at most the model's `max_seq_len`.
-    pause_fraction: fraction of T, in [0, 0.9]; pauses are inserted as in
-      pretraining with `pause_mode` "exact", at fixed positions.
+    pauses: a way of pausing that displaces no text.
     batch_size: windows per batch, over all processes.
     loss: config of the cross entropy.
     show: called with (number of windows scored, number in all).
@@ -111,7 +110,6 @@ def score_documents(
     UsageError: the pauses leave no position for text.
   """
   evaluate = step.jit_evaluate_batch(loss, pause_id=tokenizer.pause_id)
-  pauses = PauseSpec(fraction=pause_fraction, mode="exact")
   num_text = pauses.num_text_tokens(seq_len)
   windows = list(_windows(documents.ids, num_text))
   index, count = sharding.host_part(jax.process_index())

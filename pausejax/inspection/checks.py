@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pausejax import pause
 from pausejax.data.batch import PADDING, Batch
 from pausejax.inspection import sequences
 
@@ -141,12 +140,23 @@ def _check_segments(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_positions(batch: Batch, rules: sequences.Rules) -> Check:
+  shares = _shares_positions(rules)
+
   def is_good(example: sequences.RowExample) -> bool:
     positions_N = example.arrays["positions"]
-    return bool((positions_N == np.arange(len(positions_N))).all())
+    is_text_N = np.ones(len(positions_N), bool)
+    if shares:  # A pause is an input whose target before it did not count.
+      is_text_N[1:] = example.arrays["loss_mask"][:-1]
+    return np.array_equal(positions_N, np.cumsum(is_text_N) - 1)
 
   name = "positions start at 0 in each segment"
+  name += " and count text tokens" * shares
   return _each(name, "do", is_good, batch, rules)
+
+
+def _shares_positions(rules: sequences.Rules) -> bool:
+  pretrains = isinstance(rules, sequences.PretrainingRules)
+  return pretrains and rules.pauses.shares_positions
 
 
 def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
@@ -259,6 +269,10 @@ def _check_text_counts(
 ) -> Check:
   is_real_BT = batch["segment_ids"] > 0
   is_text_BT = is_real_BT & (batch["targets"] != rules.tokenizer.pause_id)
+  if rules.pauses.way.repeats_token and rules.pauses.has_pauses:
+    # The target of a copy is the input.
+    is_copy_BT = ~batch["loss_mask"] & (batch["targets"] == batch["tokens"])
+    is_text_BT &= ~is_copy_BT
   counted = int((is_text_BT & batch["loss_mask"]).sum())
   total = int(is_text_BT.sum())
   name = "every target that is text is in the loss"
@@ -266,16 +280,23 @@ def _check_text_counts(
 
 
 def _check_pause_rate(batch: Batch, rules: sequences.PretrainingRules) -> Check:
-  """Compares with the hypergeometric distribution (`pause.PauseSpec`)."""
+  """Compares with the mean and variance of the way of pausing."""
   is_full_B = (batch["segment_ids"] > 0).all(axis=1)
-  is_pause_BT = batch["targets"][is_full_B] == rules.tokenizer.pause_id
-  num_pauses, num_rows = int(is_pause_BT.sum()), len(is_pause_BT)
-  mean, variance = rules.pauses.expected_pauses(rules.seq_len)
-  mean *= num_rows
-  bound = _SIGMAS * math.sqrt(num_rows * variance)
-  numbers = f"{num_pauses:,} in {num_rows} full rows"
+  is_pause_BT = batch["targets"] == rules.tokenizer.pause_id
+  if not rules.pauses.uses_pause_token:
+    is_pause_BT = ~batch["loss_mask"]
+  num_pauses = int(is_pause_BT[is_full_B].sum())
+  num_rows = int(is_full_B.sum())
+  name, numbers = (
+    "the number of pauses",
+    f"{num_pauses:,} in {num_rows} full rows",
+  )
+  expected = rules.pauses.expected_pauses(rules.seq_len)
+  if expected is None:
+    return Check(name, True, f"{numbers}; the text determines it")
+  mean, variance = num_rows * expected[0], num_rows * expected[1]
+  bound = _SIGMAS * math.sqrt(variance)
   numbers += f", {mean:,.1f} +- {bound:.1f} expected"
-  name = "the number of pauses"
   # If nothing is random, half a pause is rounding.
   return Check(name, abs(num_pauses - mean) <= max(bound, 0.5), numbers)
 
@@ -290,14 +311,12 @@ def _check_full(batch: Batch, rules: sequences.PretrainingRules) -> Check:
 def _check_text(batch: Batch, rules: sequences.PretrainingRules) -> Check:
   good, text = 0, ""
   for row, stored_T in enumerate(rules.text_BT):
-    is_real_T = batch["segment_ids"][row] > 0
-    ids_N = batch["targets"][row][is_real_T]
-    ids_N = pause.remove_pauses(ids_N, rules.tokenizer.pause_id)
+    ids_N = batch["targets"][row][batch["loss_mask"][row]]
     stored_N = stored_T[stored_T != PADDING]
     good += np.array_equal(ids_N, stored_N[: len(ids_N)])
     text += rules.tokenizer.decode(ids_N.tolist())
   numbers = f"{good} of {len(rules.text_BT)} rows, {len(text):,} characters"
-  name = "a row without its pauses is the start of its segment"
+  name = "the targets in the loss are the start of the segment"
   return Check(name, good == len(rules.text_BT) and bool(text), numbers)
 
 

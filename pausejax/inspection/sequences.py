@@ -179,7 +179,6 @@ class Detokenizer:
       tokenizer.eos_id: "<eos>",
       tokenizer.pause_id: "[pause]",
     }
-    self._before = tokenizer.encode(["a"])[0]
     self._known: dict[int, str] = {}
 
   def __call__(self, id_: int) -> str:
@@ -189,9 +188,7 @@ class Detokenizer:
     return self._known[id_]
 
   def _spell(self, id_: int) -> str:
-    # After a letter, so that no space is lost.
-    before = self._tokenizer.decode(self._before)
-    text = self._tokenizer.decode([*self._before, id_]).removeprefix(before)
+    text = self._tokenizer.id_text(id_)
     if not text or "\N{REPLACEMENT CHARACTER}" in text:
       return f"<{id_}>"
     return "".join(map(_visible, text))

@@ -31,7 +31,8 @@ def main(options: argparse.Namespace, run: saved_run.SavedRun) -> int:
     raise errors.UserError(f"--text: no text in {options.text}")
   for line in _describe(documents, seq_len):
     print(line, flush=True)
-  run.warn_of_pauses(max(fractions), "pauses a position")
+  if not data.pauses.has_pauses or data.pauses.uses_pause_token:
+    run.warn_of_pauses(max(fractions), "pauses a position")
   _score(options, run, documents, fractions, seq_len)
   return 0
 
@@ -44,8 +45,9 @@ def _fractions(
   The default is 0, and that of the run if its model was trained on pauses.
   """
   if not given:
-    own = run.meta["config"]["data"]["pause_fraction"]
-    return [0.0, own] if own and run.meta["pauses_seen"] else [0.0]
+    own = DataConfig(**run.meta["config"]["data"]).pauses
+    has_learned = run.meta["pauses_seen"] or not own.uses_pause_token
+    return [0.0, own.fraction] if own.has_pauses and has_learned else [0.0]
   for fraction in given:
     errors.require_in_range("--pause_fraction", fraction, 0.0, _MAX_FRACTION)
   return given
@@ -87,6 +89,7 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
   from pausejax.evaluation import plain_text
   from pausejax.runtime.progress import CountBar
 
+  data = DataConfig(**run.meta["config"]["data"])
   folder = pathlib.Path(options.out or run.results_folder(results.TEXT_SCORES))
   limits = WatchdogConfig(**run.meta["config"]["watchdog"])
   with watchdog.watch(limits), jax.set_mesh(sharding.data_mesh()):
@@ -97,13 +100,14 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
     model = run.load()
     for fraction in fractions:
       began = time.perf_counter()
+      pauses = data.pauses.in_evaluation(fraction)
       with CountBar("windows", 0) as bar:
         scores = plain_text.score_documents(
           model,
           documents,
           tokenizer=run.tokenizer,
           seq_len=seq_len,
-          pause_fraction=fraction,
+          pauses=pauses,
           batch_size=options.batch_size,
           loss=LossConfig(**run.meta["config"]["loss"]),
           show=bar.update,
@@ -111,6 +115,7 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
       result = {
         **_condition(options, run, documents),
         "pause_fraction": fraction,
+        "pause_mode": pauses.mode,
         "seq_len": seq_len,
         **scores,
         "seconds": time.perf_counter() - began,

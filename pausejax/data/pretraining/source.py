@@ -21,7 +21,7 @@ import numpy as np
 from pausejax import errors
 from pausejax.config import DataConfig, mixtures
 from pausejax.config.batch_sizes import BatchSizes, batch_sizes
-from pausejax.data import tokenizers
+from pausejax.data import text_units, tokenizers
 from pausejax.data.batch import PADDING, Batch, language_model_batch
 from pausejax.data.pretraining import mixing, segments
 
@@ -167,6 +167,12 @@ class SegmentSource:
       **self.data.pauses.fingerprint(),
     }
 
+  @functools.cached_property
+  def _units(self) -> text_units.TextUnits | None:
+    """Finds the units of text that pauses follow, if they follow any."""
+    unit = self.data.pauses.unit
+    return text_units.TextUnits(self.tokenizer, unit) if unit else None
+
   def batch(
     self, text_BT: np.ndarray, positions_B: np.ndarray, salt: int = 0
   ) -> Batch:
@@ -178,6 +184,7 @@ class SegmentSource:
       pause_id=self.tokenizer.pause_id,
       seed=self.seed ^ salt,
       positions_B=positions_B,
+      ends_BN=self._units.ends(text_BT) if self._units else None,
     )
     return language_model_batch(
       targets_BT,

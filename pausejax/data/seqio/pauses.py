@@ -1,4 +1,4 @@
-"""`pausejax.pause` in TensorFlow: the same pauses, bit for bit.
+"""`pausejax.pause` in TensorFlow: the same random places, bit for bit.
 
 That module explains the arithmetic; this one repeats it in TensorFlow ops, for
 pipelines that must stay inside tf.data. uint64 wraps around in both.
@@ -9,6 +9,7 @@ Shapes: B segments, T positions, J slots of the lengthened sequence.
 import numpy as np
 import tensorflow as tf
 
+from pausejax import errors
 from pausejax.pause import PauseSpec
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -42,6 +43,11 @@ def insert_pauses_tf(
   Raises:
     UsageError: the segments are not `num_text_tokens` long.
   """
+  errors.require(
+    pauses.is_uniform or not pauses.has_pauses,
+    f"pause_mode {pauses.mode!r}: SeqIO's pipeline has uniformly random places "
+    "only; use data.pipeline=segments",
+  )
   pauses.check_segments(tokens_BT.shape[1], seq_len)
   is_pause_BT = mask(pauses, seed, positions_B, seq_len)
   # The index of a slot's text token is the number of text slots before it.
@@ -56,10 +62,11 @@ def mask(
   pauses: PauseSpec, seed: int, positions_B: tf.Tensor, seq_len: int
 ) -> tf.Tensor:
   """Returns bool [B, T], True where `insert_pauses` puts a pause."""
-  k = pauses.num_inserted(seq_len)
+  way = pauses.way
+  k = way.num_inserted(seq_len) if pauses.has_pauses else 0
   if k == 0:
     return tf.zeros([tf.size(positions_B), seq_len], tf.bool)
-  keys_BJ = _slot_keys(seed, positions_B, pauses.num_slots(seq_len))
+  keys_BJ = _slot_keys(seed, positions_B, way.num_slots(seq_len))
   # Complementing reverses the order, and top_k has no counterpart.
   largest_BK = tf.math.top_k(~keys_BJ, k).values
   return keys_BJ[:, :seq_len] <= ~largest_BK[:, -1:]

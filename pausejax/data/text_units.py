@@ -1,0 +1,118 @@
+"""Where sentences and paragraphs end in tokens.
+
+A token ends a sentence if its text ends in ".", "!" or "?", perhaps with
+closing quotes or brackets (which may be tokens of their own), and white space
+or the end of the document follows. "Mr. Smith" therefore ends one, "3.14" does
+not. A token ends a paragraph if it completes the first empty line after text.
+
+Shapes: V ids, B segments, N tokens of a segment.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pausejax import errors
+from pausejax.data.batch import PADDING
+from pausejax.data.tokenizers import PauseTokenizer
+
+_CLOSING = r"[\"')\]}\u201d\u2019]"
+_MAX_CLOSING = 3  # Tokens of closing quotes and brackets behind a sentence.
+
+# (texts of the ids, the id that ends documents) -> ids [B, N] -> ends [B, N].
+_Finder = Callable[[Sequence[str], int], Callable[[np.ndarray], np.ndarray]]
+
+
+class TextUnits:
+  """Finds the ends of the units of text of one tokenizer."""
+
+  def __init__(self, tokenizer: PauseTokenizer, unit: str):
+    """Reads the texts of all ids.
+
+    Args:
+      tokenizer: of the text.
+      unit: a name in `UNITS`.
+
+    Raises:
+      UsageError: no id can end such a unit.
+    """
+    texts = [tokenizer.id_text(i) for i in range(tokenizer.pause_id)]
+    errors.require(
+      unit != "paragraph" or any("\n" in text for text in texts),
+      "data.pause_mode: this tokenizer has no line feed, so no paragraph has "
+      "an end; choose another mode",
+    )
+    self._find = UNITS[unit](texts, tokenizer.eos_id)
+
+  def ends(self, ids_BN: np.ndarray) -> np.ndarray:
+    """Returns bool [B, N], True at the last token of each unit.
+
+    Args:
+      ids_BN: int, text ids and `PADDING`.
+    """
+    is_text_BN = ids_BN != PADDING
+    return self._find(np.where(is_text_BN, ids_BN, 0)) & is_text_BN
+
+
+def _sentences(
+  texts: Sequence[str], eos_id: int
+) -> Callable[[np.ndarray], np.ndarray]:
+  final_V = _matching(rf"[.!?]{_CLOSING}*\s*$", texts)
+  closing_V = _matching(rf"^{_CLOSING}+\s*$", texts)
+  ends_in_space_V = _matching(r"\s$", texts)
+  starts_after_V = _matching(r"^\s", texts)
+  starts_after_V[eos_id] = True
+
+  def ends(ids_BN: np.ndarray) -> np.ndarray:
+    end_BN = final_V[ids_BN]
+    for _ in range(_MAX_CLOSING):
+      end_BN |= closing_V[ids_BN] & _shifted(end_BN)
+    is_followed_BN = _shifted(starts_after_V[ids_BN][:, ::-1])[:, ::-1]
+    return end_BN & (is_followed_BN | ends_in_space_V[ids_BN])
+
+  return ends
+
+
+def _paragraphs(
+  texts: Sequence[str], eos_id: int
+) -> Callable[[np.ndarray], np.ndarray]:
+  del eos_id
+  is_text_V = _matching(r"\S", texts)
+  ends_line_V = _matching(r"\n[ \t\r]*$", texts)
+  ends_empty_line_V = _matching(r"\n[ \t\r]*\n\s*$", texts)
+
+  def ends(ids_BN: np.ndarray) -> np.ndarray:
+    is_text_BN, ends_line_BN = is_text_V[ids_BN], ends_line_V[ids_BN]
+    last_text_BN = _last(is_text_BN)
+    # Of the tokens before each one.
+    line_ended_BN = _shifted(_last(ends_line_BN) >= last_text_BN)
+    is_empty_BN = ends_empty_line_V[ids_BN] | (
+      ends_line_BN & ~is_text_BN & line_ended_BN
+    )
+    is_empty_BN &= last_text_BN >= 0
+    # Only the first one since the last text.
+    return is_empty_BN & ~_shifted(_last(is_empty_BN) >= last_text_BN) | (
+      is_empty_BN & is_text_BN
+    )
+
+  return ends
+
+
+UNITS: dict[str, _Finder] = {"sentence": _sentences, "paragraph": _paragraphs}
+
+
+def _matching(pattern: str, texts: Sequence[str]) -> np.ndarray:
+  """Returns bool [V], True where a text has the pattern."""
+  return np.array([bool(re.search(pattern, text)) for text in texts])
+
+
+def _shifted(x_BN: np.ndarray) -> np.ndarray:
+  """Returns the values of the token before, False for the first."""
+  return np.pad(x_BN, ((0, 0), (1, 0)))[:, :-1]
+
+
+def _last(x_BN: np.ndarray) -> np.ndarray:
+  """Returns int [B, N], the last index up to each token with True, or -1."""
+  places_BN = np.where(x_BN, np.arange(x_BN.shape[1]), -1)
+  return np.maximum.accumulate(places_BN, axis=1)
