@@ -31,6 +31,7 @@ VERBS = {
   "evaluate": "answer the examples of a task, with each number of pauses",
   "lm-eval": "evaluate a run with lm-evaluation-harness",
   "study": "run four variants x pauses x seeds, and make one table",
+  "selftest": "check this machine: disk, devices, kills and damage",
   "checkpoint": "list, verify, compare and repair the steps of a run",
   "report": "write a study as one self-contained page",
   "export": "write a run as a model of transformers, with its pauses",
@@ -41,7 +42,14 @@ VERBS = {
 # The module of a verb whose name is a keyword of Python.
 _MODULES = {"import": "import_model"}
 # Verbs that several processes run together.
-MULTI_PROCESS = ("train", "evaluate", "import", "export", "lm-eval")
+MULTI_PROCESS = (
+  "train",
+  "evaluate",
+  "import",
+  "export",
+  "lm-eval",
+  "selftest",
+)
 
 _leaving = threading.Lock()
 

@@ -17,6 +17,7 @@ from pausejax import cli
 from pausejax.checkpoints import folders, leaves, verification
 from pausejax.checkpoints.store import Store
 from pausejax.runtime import run_folder
+from pausejax.selftest.damage import DAMAGES, files_of
 from tests import test_damage
 
 
@@ -202,12 +203,12 @@ def test_comparing_nothing_is_a_failure(workdir, run):
 def test_verify_and_a_resume_find_the_same_damage(pristine, abstract, tmp_path):
   expected = {step: test_damage.state_of(abstract, step) for step in (4, 8)}
   names = ("flip 0", "cut", "deleted")
-  cases = itertools.product(test_damage.files_of(pristine), names)
+  cases = itertools.product(files_of(pristine / "checkpoints" / "8"), names)
   num_damaged = 0
   for file, name in cases:
     copy = shutil.copytree(pristine, tmp_path / "run")
     step = copy / "checkpoints" / "8"
-    test_damage.DAMAGES[name](step / file, step)
+    DAMAGES[name](step / file, step)
     found = bool(verification.verify_step(step, 8).problems)
     outcome = test_damage.resume(copy, abstract, expected)
     assert found == (outcome == "older"), (file, name, outcome)

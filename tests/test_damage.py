@@ -24,6 +24,7 @@ from pausejax import errors, optimizer
 from pausejax.checkpoints import folders
 from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig, OptimConfig, default
+from pausejax.selftest.damage import DAMAGES, files_of
 from tests import models
 from tests.test_sharding import abstract_on, one_device_mesh
 
@@ -77,47 +78,6 @@ def save_steps(workdir, abstract):
 @pytest.fixture
 def workdir(pristine, tmp_path):
   return shutil.copytree(pristine, tmp_path / "run")
-
-
-def flip(seed):
-  def damage(path, older):
-    content = bytearray(path.read_bytes())
-    bit = np.random.default_rng(seed).integers(8 * len(content))
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-
-  return damage
-
-
-def zero(path, older):
-  content = bytearray(path.read_bytes())
-  start = len(content) // 3
-  content[start : start + 64] = bytes(len(content[start : start + 64]))
-  path.write_bytes(content)
-
-
-def swap(path, older):
-  if older.exists():  # Data files of arrays have names of their own.
-    shutil.copyfile(older, path)
-
-
-DAMAGES = {
-  "flip 0": flip(0),
-  "flip 1": flip(1),
-  "flip 2": flip(2),
-  "cut": lambda path, older: os.truncate(path, path.stat().st_size // 2),
-  "cut by 1": lambda path, older: os.truncate(path, path.stat().st_size - 1),
-  "emptied": lambda path, older: os.truncate(path, 0),
-  "deleted": lambda path, older: path.unlink(),
-  "zeroed": zero,
-  "swapped": swap,
-}
-
-
-def files_of(pristine):
-  step = pristine / "checkpoints" / "8"
-  found = [p.relative_to(step) for p in step.rglob("*") if p.is_file()]
-  return sorted(p for p in found if (step / p).stat().st_size)
 
 
 def same(a, b):
@@ -217,7 +177,7 @@ def test_arrays_are_never_read_damaged(pristine, abstract, tmp_path):
 
 @pytest.mark.slow
 def test_no_damage_of_any_file_is_silent(pristine, abstract, tmp_path):
-  files = files_of(pristine)
+  files = files_of(pristine / "checkpoints" / "8")
   cases = [*itertools.product(files, DAMAGES)]
   outcomes = matrix(pristine, abstract, tmp_path, cases)
   counts = {key: len(found) for key, found in outcomes.items()}

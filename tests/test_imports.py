@@ -35,7 +35,7 @@ LAYERS = (
   ("checkpoints", "inference"),
   ("interop", "training"),
   ("evaluation", "inspection", "preflight"),
-  ("study",),
+  ("study", "selftest"),
   ("commandline", "programs", "api", "cli", "__main__"),
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -111,6 +111,12 @@ def num_processes() -> int:
   return _state().num_processes if _client() else 1
 
 
+def coordinator_host() -> str:
+  """Returns the host of the coordinator; that of this machine if alone."""
+  address = _state().coordinator_address if _client() else ""
+  return address.rpartition(":")[0].strip("[]") or "127.0.0.1"
+
+
 def all_gather(value: Any) -> list[Any]:
   """Gathers a value from every process, in the order of their indices.
 

@@ -1,0 +1,1 @@
+"""Checks a machine: its disk, devices, and whether a run survives kills."""

@@ -1,0 +1,215 @@
+"""Damages every file of a step and reads it with every reader.
+
+  python -m pausejax.selftest.readers WORKDIR RESULT
+
+A reader must refuse the step, or return exactly what was saved: some files,
+such as superseded copies, hold nothing that it needs. A resume may return the
+step before. RESULT gets the counts as JSON. Runs alone, on the CPU.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from pausejax import errors, optimizer, sharding, train_state
+from pausejax.checkpoints import folders, leaves, saved_run, verification
+from pausejax.checkpoints.store import Store
+from pausejax.config import train_config
+from pausejax.interop import export
+from pausejax.selftest import failure
+from pausejax.selftest.damage import DAMAGES, files_of
+
+_DAMAGES = ("flip 0", "cut", "deleted")
+Leaves = dict[str, np.ndarray]
+
+
+class Readers:
+  """Reads a run as programs do; each method returns leaves by name."""
+
+  def __init__(self, workdir: pathlib.Path):
+    """Reads the config of the run."""
+    run = saved_run.find_run(str(workdir))
+    self._config = train_config(run.meta["config"])
+    made, _ = optimizer.make_optimizer(
+      self._config.optim, self._config.num_steps
+    )
+    self._abstract = train_state.abstract(
+      run.model, made, has_average=self._config.optim.has_average
+    )
+
+  def resume(self, workdir: pathlib.Path) -> Leaves:
+    """As `train` resumes; sets a damaged step aside."""
+    store = Store(workdir / "checkpoints", self._config.checkpoint)
+    restored = store.restore(self._abstract)
+    assert restored is not None
+    return _host(restored.state)
+
+  def init_from(self, workdir: pathlib.Path) -> Leaves:
+    """As `train --init_from` with init_load=state."""
+    run = saved_run.find_run(str(workdir))
+    store = Store(workdir / "checkpoints", None)
+    return _host(store.restore_step(self._abstract, run.step).state)
+
+  def evaluate(self, workdir: pathlib.Path) -> Leaves:
+    """As `evaluate`, `generate` and `pausejax.load`."""
+    model = saved_run.find_run(str(workdir)).load()
+    return {f"model/{n}": x for n, x in _host(model).items()}
+
+  def export(self, workdir: pathlib.Path) -> Leaves:
+    """As `export`; a folder must appear whole or not at all."""
+    out = workdir / "exported"
+    try:
+      run = saved_run.find_run(str(workdir))
+      prepared = export.prepare_export(run, out.name)
+      model = run.load()
+      export.write_export(prepared, model, out)
+    except errors.UserError:
+      if [*workdir.glob("exported*")]:
+        raise RuntimeError("a refused export left files") from None
+      raise
+    return {f"model/{n}": x for n, x in _host(model).items()}
+
+
+def _host(tree: Any) -> Leaves:
+  named = leaves.flatten(tree)
+  return {name: np.asarray(x) for name, x in jax.device_get(named).items()}
+
+
+def count_detected(workdir: pathlib.Path) -> dict[str, int]:
+  """Returns how often damage was detected, and how often it had no effect.
+
+  Args:
+    workdir: a run with at least two intact steps; it is not changed.
+
+  Raises:
+    UserError: damage was read as if it were what was saved, or none was found.
+  """
+  newest, older = folders.numbered(workdir / "checkpoints")[:-3:-1]
+  with (
+    jax.set_mesh(sharding.data_mesh(jax.devices()[:1])),
+    tempfile.TemporaryDirectory(dir=workdir.parent) as folder,
+  ):
+    pristine = pathlib.Path(folder) / "pristine"
+    _copy(workdir, pristine, (older, newest))
+    counts = {"steps": 0, "files": 0, "leaves": 0}
+    for step in (older, newest):
+      counts["leaves"] += _verify(pristine / "checkpoints" / str(step), step)
+      counts["steps"] += 1
+    readers = Readers(pristine)
+    before = readers.resume(pristine)
+    _copy(workdir, pathlib.Path(folder) / "older", (older,))
+    last = readers.resume(pathlib.Path(folder) / "older")
+    counts |= {"detected": 0, "no effect": 0}
+    step = pristine / "checkpoints" / str(newest)
+    counts["files"] = len(files_of(step))
+    for file, name, reader in _cases(step, readers):
+      copy = pathlib.Path(folder) / "damaged"
+      shutil.copytree(pristine, copy)
+      DAMAGES[name](
+        copy / "checkpoints" / str(newest) / file,
+        copy / "checkpoints" / str(older) / file,
+      )
+      outcome = _outcome(reader, copy, before, last)
+      if outcome == "silent":
+        raise _silent(reader.__name__, name, file)
+      counts[outcome] += 1
+      shutil.rmtree(copy)
+  if not counts["detected"]:
+    raise failure.failed(
+      "damage", "nothing was detected", "no file was damaged", "report this"
+    )
+  return counts
+
+
+def _copy(
+  workdir: pathlib.Path, target: pathlib.Path, steps: tuple[int, ...]
+) -> None:
+  """Copies steps of a run, and its tokenizer if that is a file."""
+  for step in steps:
+    inside = f"checkpoints/{step}"
+    shutil.copytree(workdir / inside, target / inside)
+
+
+def _verify(path: pathlib.Path, step: int) -> int:
+  """Returns the number of leaves of a step that match their digests."""
+  verified = verification.verify_step(path, step)
+  if verified.problems:
+    raise failure.failed(
+      "damage",
+      f"step {step} differs from what was saved: {verified.problems[0]}",
+      "the disk or the memory of this machine corrupts data",
+      "use another disk, and have the machine checked",
+    )
+  return verified.num_leaves
+
+
+def _cases(
+  step: pathlib.Path, readers: Readers
+) -> Iterator[tuple[pathlib.Path, str, Callable[[pathlib.Path], Leaves]]]:
+  """Yields (file, damage, reader); parameters are read by all readers."""
+  for file, name in itertools.product(files_of(step), _DAMAGES):
+    yield file, name, readers.resume
+    yield file, name, readers.init_from
+    if "opt_state" not in file.parts:
+      yield file, name, readers.evaluate
+      yield file, name, readers.export
+
+
+def _outcome(
+  reader: Callable[[pathlib.Path], Leaves],
+  workdir: pathlib.Path,
+  saved: Leaves,
+  older: Leaves,
+) -> str:
+  """Returns "detected", "no effect" or "silent"."""
+  try:
+    with contextlib.redirect_stderr(io.StringIO()):
+      read = reader(workdir)
+  except errors.CheckpointUnusable:
+    return "detected"
+  if _same(read, saved):
+    return "no effect"
+  # A resume sets the damaged step aside and returns the one before.
+  return "detected" if _same(read, older) else "silent"
+
+
+def _same(read: Leaves, expected: Leaves) -> bool:
+  """Returns whether all leaves that were read have the expected bits."""
+  return bool(read) and all(
+    x.dtype == expected[name].dtype and x.tobytes() == expected[name].tobytes()
+    for name, x in read.items()
+  )
+
+
+def _silent(reader: str, name: str, file: pathlib.Path) -> errors.UserError:
+  return failure.failed(
+    "damage",
+    f"{reader} read a step whose {file} was damaged ({name}) without an error",
+    "damage on a disk could go unnoticed",
+    "please report it with the versions",
+  )
+
+
+def main(workdir: str, result: str) -> int:
+  """Writes the counts; prints the error if there is one."""
+  try:
+    counts = count_detected(pathlib.Path(workdir))
+  except errors.UserError as e:
+    print(f"pausejax: {e.message}", file=sys.stderr)
+    return 1
+  pathlib.Path(result).write_text(json.dumps(counts))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(*sys.argv[1:]))
