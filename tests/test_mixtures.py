@@ -120,9 +120,11 @@ PARSERS = {
   "preflight/hlo.py": "programs that XLA printed",
   "runtime/arrivals.py": "HOST:PORT of an environment variable",
   "runtime/compilation.py": "/proc/cpuinfo",
+  "runtime/distributed.py": "HOST:PORT of the coordinator",
   "runtime/environment.py": "HOST:PORT of an environment variable",
   "runtime/gpu_environment.py": "XLA_FLAGS and CUDA_VISIBLE_DEVICES",
   "runtime/peers.py": "HOST:PORT of an environment variable",
+  "selftest/ports.py": "HOST:PORT of a socket",
   "tasks/file_lists.py": "files: a comma may be part of a name on disk",
 }
 

@@ -154,11 +154,11 @@ def _run_all(folder: pathlib.Path) -> None:
     "uninterrupted run"
   )
   damage = runs.run_readers(made, quiet)
+  detected = ", ".join(f"{n} {k}" for n, k in damage["detected"].items())
   _say(
     f"damaged: {damage['files']} files of a step, each flipped, cut and "
-    f"deleted; of {damage['detected'] + damage['no effect']} reads (resume, "
-    f"init_from, evaluate, export) {damage['detected']} detected it, the "
-    "others returned what was saved"
+    f"deleted; of {damage['reads']} reads {sum(damage['detected'].values())} "
+    f"detected it ({detected}), the others returned what was saved"
   )
   _say(
     f"{counts.starts} runs started, {sum(counts.kills.values())} killed, "

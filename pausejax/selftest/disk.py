@@ -13,7 +13,7 @@ from pausejax import errors, files, locks
 from pausejax.checkpoints import space
 from pausejax.selftest import failure
 
-NEEDED_BYTES = 200_000_000  # Of runs, their copies and compiled programs.
+NEEDED_BYTES = 100_000_000  # Of runs, their copies and compiled programs.
 _PROBE_BYTES = 2**23
 _CLOCK_SECONDS = 10.0  # Larger differences are reported.
 
@@ -63,8 +63,7 @@ def _write_and_read(path: pathlib.Path) -> None:
   with open(descriptor, "wb") as file:
     file.write(content)
     file.flush()
-    os.fsync(descriptor)
-    _drop_cached(descriptor)
+    _drop(descriptor)
   temporary.rename(path)
   files.sync_folder(path.parent)
   mode = stat.S_IMODE(path.stat().st_mode)
@@ -89,8 +88,16 @@ def _write_and_read(path: pathlib.Path) -> None:
     )
 
 
-def _drop_cached(descriptor: int) -> None:
-  """Makes later reads come from the device rather than from memory."""
+def drop_cached(folder: pathlib.Path) -> None:
+  """Makes later reads of all files come from the device, not from memory."""
+  for path in folder.rglob("*"):
+    if path.is_file():
+      with path.open("rb") as file:
+        _drop(file.fileno())
+
+
+def _drop(descriptor: int) -> None:
+  os.fsync(descriptor)
   if hasattr(os, "posix_fadvise"):
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 

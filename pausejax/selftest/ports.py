@@ -56,9 +56,7 @@ def listeners(pid: int) -> list[str] | None:
 def is_loopback(address: str) -> bool:
   """Returns whether only this machine reaches an address of `listeners`."""
   host = address.rpartition(":")[0].strip("[]")
-  ip = ipaddress.ip_address(host)
-  mapped = getattr(ip, "ipv4_mapped", None)
-  return (mapped or ip).is_loopback
+  return ipaddress.ip_address(host).is_loopback
 
 
 def _address(text: str) -> str:
@@ -67,5 +65,7 @@ def _address(text: str) -> str:
   words = [host[i : i + 8] for i in range(0, len(host), 8)]
   packed = b"".join(bytes.fromhex(word)[::-1] for word in words)
   ip = ipaddress.ip_address(packed)
+  if isinstance(ip, ipaddress.IPv6Address):
+    ip = ip.ipv4_mapped or ip
   shown = f"[{ip}]" if ip.version == 6 else str(ip)
   return f"{shown}:{int(port, 16)}"

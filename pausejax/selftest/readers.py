@@ -7,6 +7,7 @@ such as superseded copies, hold nothing that it needs. A resume may return the
 step before. RESULT gets the counts as JSON. Runs alone, on the CPU.
 """
 
+import collections
 import contextlib
 import io
 import itertools
@@ -26,7 +27,7 @@ from pausejax.checkpoints import folders, leaves, saved_run, verification
 from pausejax.checkpoints.store import Store
 from pausejax.config import train_config
 from pausejax.interop import export
-from pausejax.selftest import failure
+from pausejax.selftest import disk, failure
 from pausejax.selftest.damage import DAMAGES, files_of
 
 _DAMAGES = ("flip 0", "cut", "deleted")
@@ -85,63 +86,72 @@ def _host(tree: Any) -> Leaves:
   return {name: np.asarray(x) for name, x in jax.device_get(named).items()}
 
 
-def count_detected(workdir: pathlib.Path) -> dict[str, int]:
-  """Returns how often damage was detected, and how often it had no effect.
+def count_detected(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the numbers of files, leaves, reads, and detections by reader.
 
   Args:
     workdir: a run with at least two intact steps; it is not changed.
 
   Raises:
-    UserError: damage was read as if it were what was saved, or none was found.
+    UserError: damage was read as if it were what was saved, or a reader
+      detected none.
   """
   newest, older = folders.numbered(workdir / "checkpoints")[:-3:-1]
+  disk.drop_cached(workdir)
+  num_leaves = sum(_verify(workdir, step) for step in (older, newest))
+  detected: collections.Counter[str] = collections.Counter()
+  num_reads = 0
   with (
     jax.set_mesh(sharding.data_mesh(jax.devices()[:1])),
     tempfile.TemporaryDirectory(dir=workdir.parent) as folder,
   ):
-    pristine = pathlib.Path(folder) / "pristine"
+    first, pristine, copy = (
+      pathlib.Path(folder) / name for name in ("first", "pristine", "damaged")
+    )
+    _copy(workdir, first, (older,))
     _copy(workdir, pristine, (older, newest))
-    counts = {"steps": 0, "files": 0, "leaves": 0}
-    for step in (older, newest):
-      counts["leaves"] += _verify(pristine / "checkpoints" / str(step), step)
-      counts["steps"] += 1
     readers = Readers(pristine)
-    before = readers.resume(pristine)
-    _copy(workdir, pathlib.Path(folder) / "older", (older,))
-    last = readers.resume(pathlib.Path(folder) / "older")
-    counts |= {"detected": 0, "no effect": 0}
-    step = pristine / "checkpoints" / str(newest)
-    counts["files"] = len(files_of(step))
-    for file, name, reader in _cases(step, readers):
-      copy = pathlib.Path(folder) / "damaged"
+    last, saved = readers.resume(first), readers.resume(pristine)
+    files = files_of(pristine / "checkpoints" / str(newest))
+    for file, name, reader in _cases(files, readers):
       shutil.copytree(pristine, copy)
-      DAMAGES[name](
-        copy / "checkpoints" / str(newest) / file,
-        copy / "checkpoints" / str(older) / file,
+      ours, theirs = (
+        copy / "checkpoints" / str(step) / file for step in (newest, older)
       )
-      outcome = _outcome(reader, copy, before, last)
+      DAMAGES[name](ours, theirs)
+      outcome = _outcome(reader, copy, saved, last)
       if outcome == "silent":
         raise _silent(reader.__name__, name, file)
-      counts[outcome] += 1
+      detected[reader.__name__] += outcome == "detected"
+      num_reads += 1
       shutil.rmtree(copy)
-  if not counts["detected"]:
+  if not num_reads or not all(detected.values()):
     raise failure.failed(
-      "damage", "nothing was detected", "no file was damaged", "report this"
+      "damage",
+      f"of {num_reads} reads, damage was detected in {dict(detected)}",
+      "damage on a disk could go unnoticed",
+      "please report it with the versions",
     )
-  return counts
+  return {
+    "files": len(files),
+    "leaves": num_leaves,
+    "reads": num_reads,
+    "detected": dict(detected),
+  }
 
 
 def _copy(
   workdir: pathlib.Path, target: pathlib.Path, steps: tuple[int, ...]
 ) -> None:
-  """Copies steps of a run, and its tokenizer if that is a file."""
+  """Copies steps of a run."""
   for step in steps:
     inside = f"checkpoints/{step}"
     shutil.copytree(workdir / inside, target / inside)
 
 
-def _verify(path: pathlib.Path, step: int) -> int:
+def _verify(workdir: pathlib.Path, step: int) -> int:
   """Returns the number of leaves of a step that match their digests."""
+  path = workdir / "checkpoints" / str(step)
   verified = verification.verify_step(path, step)
   if verified.problems:
     raise failure.failed(
@@ -154,10 +164,10 @@ def _verify(path: pathlib.Path, step: int) -> int:
 
 
 def _cases(
-  step: pathlib.Path, readers: Readers
+  files: list[pathlib.Path], readers: Readers
 ) -> Iterator[tuple[pathlib.Path, str, Callable[[pathlib.Path], Leaves]]]:
   """Yields (file, damage, reader); parameters are read by all readers."""
-  for file, name in itertools.product(files_of(step), _DAMAGES):
+  for file, name in itertools.product(files, _DAMAGES):
     yield file, name, readers.resume
     yield file, name, readers.init_from
     if "opt_state" not in file.parts:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from pausejax.runtime import distributed
 from pausejax.selftest import failure, ports, toy
@@ -31,7 +32,7 @@ class Counts:
 
   def compare(self, a: pathlib.Path, b: pathlib.Path) -> None:
     """Compares two complete runs and counts what was compared."""
-    losses, leaves = toy.compare(a, b)
+    losses, leaves = toy.compare_runs(a, b)
     self.losses += losses
     self.leaves += leaves
 
@@ -152,7 +153,7 @@ def _is_due(workdir: pathlib.Path, phase: str, step: int) -> Callable[[], bool]:
   return is_due
 
 
-def run_readers(made: Toy, workdir: pathlib.Path) -> dict[str, int]:
+def run_readers(made: Toy, workdir: pathlib.Path) -> dict[str, Any]:
   """Damages a step in every way and reads it; process 0 does it.
 
   Returns:

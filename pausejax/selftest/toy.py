@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pausejax import errors
 from pausejax.checkpoints import folders
 from pausejax.runtime import distributed, metric_rows
 from pausejax.selftest import failure, ports
@@ -220,7 +221,7 @@ def kill_when(
   return wait(process)[victim] == KILLED
 
 
-def compare(a: pathlib.Path, b: pathlib.Path) -> tuple[int, int]:
+def compare_runs(a: pathlib.Path, b: pathlib.Path) -> tuple[int, int]:
   """Compares the losses and the final leaves of two runs, bit for bit.
 
   Returns:
@@ -230,18 +231,25 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> tuple[int, int]:
     UserError: they differ, or there is nothing to compare.
   """
   ours, theirs = losses(a), losses(b)
-  steps = {*ours, *theirs}
-  differ = sorted(s for s in steps if ours.get(s) != theirs.get(s))
-  what = f"the loss of step {differ[0]}" if differ else ""
-  if not differ:
-    x, y = _final_meta(a)["digests"], _final_meta(b)["digests"]
-    leaves = sorted(n for n in {*x, *y} if x.get(n) != y.get(n))
-    what = f"{leaves[0]} after step {NUM_STEPS}" if leaves else ""
-    if not what and len(steps) == NUM_STEPS and x:
-      return len(steps), len(x)
-  raise failure.failed(
+  steps = sorted({*ours, *theirs})
+  differ = [f"step {s}" for s in steps if ours.get(s) != theirs.get(s)]
+  if differ or len(steps) != NUM_STEPS:
+    raise _different(a, b, differ, f"{len(steps)} of {NUM_STEPS} losses")
+  x, y = _final_meta(a)["digests"], _final_meta(b)["digests"]
+  differ = [name for name in sorted({*x, *y}) if x.get(name) != y.get(name)]
+  if differ or not x:
+    raise _different(a, b, differ, f"{len(x)} leaves")
+  return len(steps), len(x)
+
+
+def _different(
+  a: pathlib.Path, b: pathlib.Path, differ: list[str], compared: str
+) -> errors.UserError:
+  """Returns the error for runs that differ, or were not compared in full."""
+  first = f"from {differ[0]} on" if differ else f"in number: {compared}"
+  return failure.failed(
     "comparison",
-    f"{what or 'nothing to compare'} differs between {a.name} and {b.name}",
+    f"{a.name} and {b.name} differ {first}",
     "a run that is resumed here is not the same as an uninterrupted one",
     "look for faulty memory, or devices that round differently "
     "(docs/guarantees.md)",
