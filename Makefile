@@ -89,6 +89,8 @@ lock:
 	  $(LOCK) setup.cfg --extra=docs -c requirements/lock-$$tag.txt \
 	    --python-version $$version -o requirements/docs-$$tag.txt; \
 	done
+	$(LOCK) requirements/audit.in --python-version 3.11 \
+	  -o requirements/audit-py311.txt
 	$(LOCK) requirements/tpu.in -c requirements/lock-py311.txt --python-version 3.11 \
 	  -o requirements/tpu-py311.txt
 

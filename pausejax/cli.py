@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one verb and returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
   _open_closed_streams()
+  os.umask(os.umask(0) | stat.S_IWOTH)  # Other users can write nothing.
   signal.signal(signal.SIGINT, _stopped)
   signals.listen(_stopped_in_compiler)
   try:

@@ -260,9 +260,8 @@ def _require_value(word: str, following: str) -> None:
 def _warn_of_two(given: dict[str, str], name: str, value: str) -> None:
   """Warns if an option is given twice, with two values."""
   if given.setdefault(name, value) != value:
-    print(
-      f"pausejax: {name} is given twice, {given[name]!r} and {value!r}; the "
-      "last counts",
-      file=sys.stderr,
+    line = (
+      f"{name} is given twice, {given[name]!r} and {value!r}; the last counts"
     )
+    print(f"pausejax: {errors.one_line(line)}", file=sys.stderr)
   given[name] = value

@@ -3,7 +3,8 @@
 A message has one line: what is wrong, what was given, what is allowed, and how
 to fix it. The command line prints it without a traceback and exits with
 `exit_code`. It may repeat text of a damaged or hostile file: characters that a
-terminal would obey are escaped, and a long message loses its middle.
+terminal would obey are escaped, credentials in URLs are left out, and a long
+message loses its middle.
 """
 
 import difflib
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _MAX_NAMES = 40  # Known names that a message lists.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")  # Of a URL.
 _MAX_START, _MAX_END = 1500, 400  # Characters of a message that are kept.
 
 
@@ -59,7 +61,8 @@ class Diverged(UserError):
 
 
 def one_line(text: str) -> str:
-  """Returns a text without its middle if it is long, and only printable."""
+  """Returns a text as a message: printable, short, without credentials."""
+  text = _CREDENTIALS.sub("...@", text)
   if not text.isprintable():
     text = " ".join(text.splitlines())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -105,11 +108,19 @@ def require_local(name: str, path: str) -> None:
   would be a folder on this machine.
   """
   scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|s3|file):/", path)
-  shown = re.sub(r"//[^/]*@", "//...@", path)  # Not the credentials.
   require(
     scheme is None,
-    f"{name}: got {shown!r}, which is not a path on this machine; name a local "
+    f"{name}: got {path!r}, which is not a path on this machine; name a local "
     "or mounted folder, and copy from or to the bucket yourself",
+  )
+
+
+def require_no_credentials(name: str, text: str) -> None:
+  """Raises if a text has a URL with credentials, which would be saved."""
+  require(
+    _CREDENTIALS.search(text) is None,
+    f"{name}: {text!r:.200} has credentials in a URL, which would be saved "
+    "with the run; give them in the environment (docs/buckets.md)",
   )
 
 

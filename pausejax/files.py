@@ -7,7 +7,7 @@ import tempfile
 
 from pausejax import errors
 
-__all__ = ["require_writable", "split_lines", "sync_folder", "write"]
+__all__ = ["is_name", "require_writable", "split_lines", "sync_folder", "write"]
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
@@ -51,6 +51,11 @@ def split_lines(text: str) -> list[str]:
   """
   lines = text.split("\n")
   return lines if lines[-1] else lines[:-1]
+
+
+def is_name(text: str) -> bool:
+  """Returns whether a text from a file names something in its own folder."""
+  return pathlib.PurePath(text).name == text not in ("", "..")
 
 
 def require_writable(option: str, folder: pathlib.Path) -> None:

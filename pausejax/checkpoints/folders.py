@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from pausejax import errors, json_files
+from pausejax import errors, files, json_files
 from pausejax.buckets import copies, urls
 from pausejax.checkpoints import upgrade
 
@@ -267,7 +267,7 @@ def _data(path: pathlib.Path, meta: dict[str, Any]) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((path / "data").iterdir())}
   data = {}
   for name, expected in meta.get("data_sha256", {}).items():
-    if pathlib.PurePath(name).name != name:
+    if not files.is_name(name):
       raise Damaged(f"meta/{META}: {name!r} is not a file name")
     data[name] = _content(path, f"data/{name}")
     if sha256(data[name]) != expected:

@@ -41,6 +41,12 @@ class DataConfig(ConfigGroup):
     local_path=True,
     may_change=True,
   )
+  tokenizer_sha256: str = declare(
+    "",
+    "SHA-256 that the tokenizer's file must have (`sha256sum FILE`), compared "
+    "before it is read; empty: any.",
+    may_change=True,
+  )
   seq_len: int = declare(
     2048, "Positions of a training sequence, including pauses.", minimum=2
   )

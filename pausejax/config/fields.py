@@ -84,6 +84,7 @@ class Declared:
       several = isinstance(value, (tuple, list))
       for one in value if several else (value,):
         errors.require_one_of(name, one, self.choices)
+    errors.require_no_credentials(name, str(value))
     for path in str(value).split(",") if self.local_path else ():
       if not (self.in_bucket and urls.is_url(path)):
         errors.require_local(name, path.strip())

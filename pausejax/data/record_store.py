@@ -152,7 +152,7 @@ def read_index(
   rows = [row for split in SPLITS for row in index[split]["shards"]]
   for name in (row["file"] for row in rows):
     # A store may be copied from elsewhere: read only files of its folder.
-    if pathlib.PurePath(name).name != name:
+    if not files.is_name(name):
       raise errors.UserError(f"{path} is damaged: {name!r} is not a file name")
   return index
 

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pausejax import errors, json_files, pause
+from pausejax.config import DataConfig
 
 SETTINGS = "tokenizer_config.json"
 
@@ -273,13 +274,22 @@ def _named_special_tokens(
   return bos, eos
 
 
-def load_tokenizer(spec: str) -> PauseTokenizer:
+def load_tokenizer(spec: str, sha256: str = "") -> PauseTokenizer:
   """Loads the tokenizer that `spec` names (see the top of this file).
 
+  Args:
+    spec: the value of `data.tokenizer`.
+    sha256: that the file must have, in hexadecimal digits; "" for any.
+
   Raises:
-    UserError: no such file, or not a tokenizer of the kind of its suffix.
+    UserError: no such file, another SHA-256, or not a tokenizer of the kind of
+      its suffix.
   """
   if spec == "bytes":
+    errors.require(
+      not sha256,
+      "data.tokenizer_sha256: 'bytes' has no file; leave it empty",
+    )
     return PauseTokenizer(ByteTokenizer())
   path = pathlib.Path(spec)
   if not path.is_file():
@@ -292,7 +302,17 @@ def load_tokenizer(spec: str) -> PauseTokenizer:
     raise errors.UserError(
       f"data.tokenizer: {spec!r} is neither a .model nor a .json file"
     )
+  if sha256 and _sha256(path) != sha256.lower():
+    raise errors.UserError(
+      f"data.tokenizer: {spec!r} has the SHA-256 {_sha256(path)}, "
+      f"data.tokenizer_sha256 is {sha256!r}; it was not read"
+    )
   return PauseTokenizer(kind[path.suffix](path))
+
+
+def load_for(data: DataConfig) -> PauseTokenizer:
+  """Returns the tokenizer of the data settings; raises as `load_tokenizer`."""
+  return load_tokenizer(data.tokenizer, data.tokenizer_sha256)
 
 
 def _sha256(path: pathlib.Path) -> str:

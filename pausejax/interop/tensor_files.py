@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pausejax import errors, json_files
+from pausejax import errors, files, json_files
 from pausejax.interop.family import Family
 
 INDEX = "model.safetensors.index.json"
@@ -136,7 +136,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   if index.is_file():
     named = sorted(set(_weight_map(index).values()))
     for name in named:
-      if pathlib.PurePath(name).name != name or len(name) > _MAX_NAME:
+      if not files.is_name(name) or len(name) > _MAX_NAME:
         raise errors.UserError(
           f"{index}: {name!r:.60} is not a file name; {_FIX}"
         )
@@ -151,13 +151,13 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
         )
     return [folder / name for name in named]
   # Names that begin with a dot are of the file system.
-  files = sorted(folder.glob("[!.]*.safetensors"))
-  if not files:
+  paths = sorted(folder.glob("[!.]*.safetensors"))
+  if not paths:
     raise errors.UserError(
       f"{folder} has no .safetensors; pickled weights (.bin, .pt) are not "
       "read: convert them with transformers' save_pretrained"
     )
-  return files
+  return paths
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:

@@ -66,7 +66,7 @@ def _check_options(
   tasks.import_module(config.tasks_module)
   pipeline.check_data(config.data)
   if not _is_made_by_study(config.data.tokenizer, plan) and verb != "tokenizer":
-    tokenizers.load_tokenizer(config.data.tokenizer)
+    tokenizers.load_for(config.data)
   source = options.init_from if verb == "train" else ""
   if source and not _is_made_by_study(source, plan):
     errors.require(

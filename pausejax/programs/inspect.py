@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
   errors.require(
     len(names) == 1, f"--task: one task at a time, as in --task={names[0]}"
   )
-  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
+  tokenizer = tokenizers.load_for(config.data)
   if pipeline.is_finetuning(names):
     batch, rules, about = _finetuning(config, tokenizer, options.split)
   else:

@@ -121,7 +121,7 @@ def _vocab_size(asked: int, config: TrainConfig) -> tuple[int, str]:
     return asked, "--vocab_size"
   if config.data.task == "c4" and config.data.tokenizer == "bytes":
     return _T5_IDS, "T5's as in the paper (else: --vocab_size)"
-  base = tokenizers.load_tokenizer(config.data.tokenizer).base
+  base = tokenizers.load_for(config.data).base
   return base.vocab_size, f"data.tokenizer {config.data.tokenizer}"
 
 

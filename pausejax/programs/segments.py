@@ -80,7 +80,7 @@ def _make(
 ) -> int:
   """Makes a store in a local folder and prints its contents."""
   files.require_writable("--out", out)
-  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
+  tokenizer = tokenizers.load_for(config.data)
   refused = locks.unused_removed(out, record_store.HEAD)
   if pipeline.is_finetuning(config.data.rates):
     errors.require(

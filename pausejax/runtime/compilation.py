@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import stat
 from collections.abc import Iterator
 
 from pausejax import errors
@@ -41,13 +42,14 @@ def use_cache(field: str, workdir: pathlib.Path) -> Iterator[str]:
     workdir: the folder of the run.
 
   Raises:
-    UserError: the folder cannot be made.
+    UserError: the folder cannot be made, or every user can write it.
   """
   import jax
   from jax.experimental.compilation_cache import compilation_cache
 
   given = getattr(jax.config, _DIR)
   folder = given or _choose(field, workdir, jax.default_backend())
+  _require_own(folder)
   if given or not folder:
     yield folder
     return
@@ -62,6 +64,17 @@ def use_cache(field: str, workdir: pathlib.Path) -> Iterator[str]:
   finally:
     _update(jax.config, before)
     compilation_cache.reset_cache()
+
+
+def _require_own(folder: str) -> None:
+  """Raises if every user can write the programs, which are run as they are."""
+  path = pathlib.Path(folder or ".")
+  if folder and path.is_dir() and path.stat().st_mode & stat.S_IWOTH:
+    raise errors.UserError(
+      f"compilation_cache: every user of this machine can write {folder}, and "
+      f"with it the programs that a run loads; `chmod o-w {folder}`, name "
+      f"another folder, or {NONE}"
+    )
 
 
 def _update(config, values: dict[str, object]) -> None:

@@ -79,7 +79,12 @@ def _read_state(workdir: pathlib.Path) -> _State:
   """Returns the state in a workdir; a new one if there is none."""
   path = workdir / STATE
   if path.exists():
-    return _State(**json_files.read(path, _SHAPE, "remove it"))
+    state = _State(**json_files.read(path, _SHAPE, "remove it"))
+    if not state.open or files.is_name(state.open):
+      return state
+    raise errors.UserError(
+      f"{path} is damaged: open: {state.open!r} is not a folder name; remove it"
+    )
   return _State(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
 
 

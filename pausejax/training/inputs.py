@@ -83,7 +83,7 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
   pipeline.check_data(config.data)
   if distributed.process_index() == 0:
     trackers.require_usable(trackers.chosen(config.log), "log.{}")
-  tokenizer = tokenizers.load_tokenizer(config.data.tokenizer)
+  tokenizer = tokenizers.load_for(config.data)
   pause_row_init(config.finetune, tokenizer)  # Raises if it is invalid.
   errors.require(bool(workdir), "--workdir: got '', name a folder")
   url = urls.normal("--workdir", workdir) if urls.is_url(workdir) else ""

@@ -167,7 +167,7 @@ def _make(store, todo: Sequence[int], advance, num_workers: int, setup):
 def _open(data: DataConfig, out: pathlib.Path, tasks_module: str) -> "_Store":
   """Returns the store in a worker process."""
   tasks.import_module(tasks_module)
-  return _Store(data, tokenizers.load_tokenizer(data.tokenizer), out)
+  return _Store(data, tokenizers.load_for(data), out)
 
 
 def _maker(setup: Callable[[], "_Store"]):

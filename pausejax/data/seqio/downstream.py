@@ -54,7 +54,7 @@ def register_downstream(
   Raises:
     UsageError: the filler has no token, or is an unknown name.
   """
-  tokenizer = tokenizers.load_tokenizer(data.tokenizer)
+  tokenizer = tokenizers.load_for(data)
   delimiter = task.delimiter
   if delimiter == " " and tokenizer.adds_space:
     delimiter = ""

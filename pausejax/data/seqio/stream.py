@@ -81,7 +81,7 @@ class SeqioBatches:
     self._split = split
     self._pauses = pauses
     self._shard = shard
-    self._tokenizer = tokenizers.load_tokenizer(data.tokenizer)
+    self._tokenizer = tokenizers.load_for(data)
     self._task = pretraining.segments_task(
       task, data, vocabulary(data.tokenizer)
     )
