@@ -187,6 +187,22 @@ def test_damage_is_named_with_its_file_or_leaf(workdir, run):
   assert "  digest of model/" in printed and "does not match" in printed
 
 
+def test_a_step_that_a_run_deletes_meanwhile_is_not_damaged(
+  workdir, run, monkeypatch
+):
+  verify = verification.verify_step
+
+  def delete_first(path, step):
+    if step == 4:
+      shutil.rmtree(path)
+    return verify(path, step)
+
+  monkeypatch.setattr(verification, "verify_step", delete_first)
+  code, printed = run("verify", workdir)
+  assert code == 0 and "checkpoints/4: deleted meanwhile" in printed
+  assert "1 of 1 steps are intact" in printed
+
+
 def test_comparing_nothing_is_a_failure(workdir, run):
   code, printed = run("verify", workdir, "--step=5")
   assert code == 1 and "no step 5 in" in printed

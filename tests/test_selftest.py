@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pausejax import cli, errors
-from pausejax.selftest import disk, ports, readers, toy
+from pausejax.selftest import disk, ports, readers, runs, toy
 from tests import test_damage
 
 COMMAND = [sys.executable, "-m", "pausejax", "selftest"]
@@ -198,6 +198,21 @@ def test_a_process_is_killed_in_the_phase_that_was_asked_for(tmp_path):
   assert toy.is_saving(workdir) and time.monotonic() - began < 30
   with toy.child([sys.executable, "-c", ""], log, {}) as process:
     assert not toy.kill_when(lambda: False, process, 0)
+
+
+def test_rows_of_an_earlier_start_do_not_count_as_training(tmp_path):
+  write_rows(tmp_path / "run", {step: 1.0 for step in range(1, 30)})
+  log = tmp_path / "log"
+  is_due = runs._is_due(tmp_path / "run", log, "training", 18)
+  assert not is_due()
+  log.write_text("resuming from step 15: newest intact checkpoint (15)\n")
+  assert not is_due()
+  log.write_text(log.read_text() + "train step: loaded in 1.2 s from x\n")
+  assert is_due()
+  (tmp_path / "run/checkpoints/30.orbax-checkpoint-tmp").mkdir(parents=True)
+  assert not is_due()
+  assert runs._is_due(tmp_path / "run", log, "saving", 18)()
+  assert not runs._is_due(tmp_path / "run", log, "saving", 30)()
 
 
 def test_a_step_that_a_kill_damaged_is_a_failure(tmp_path):

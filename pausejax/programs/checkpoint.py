@@ -190,8 +190,14 @@ def _verify(argv: list[str]) -> int:
   for place, step in places:
     path = _fetched(place, step)
     with copies.named(copies.run_url(place), path.parents[1]):
-      done.append(verification.verify_step(path, step.step))
-    print(f"{place}/{step.name}: {_result(done[-1])}", flush=True)
+      verified = verification.verify_step(path, step.step)
+    if verified.problems and not path.exists():
+      print(f"{place}/{step.name}: deleted meanwhile, not compared", flush=True)
+      continue
+    done.append(verified)
+    print(f"{place}/{step.name}: {_result(verified)}", flush=True)
+  if not done:
+    raise errors.UserError(f"{options.run}: nothing was compared")
   damaged = sum(bool(each.problems) for each in done)
   compared = (
     f"{len(done) - damaged} of {len(done)} steps are intact; compared "

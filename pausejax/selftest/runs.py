@@ -5,7 +5,6 @@ import json
 import pathlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +55,7 @@ def run_and_list_ports(
   workdir, log = made.folder / name, made.folder / f"{name}.log"
   counts.starts += 1
   with made.started(workdir, log) as process:
-    while process.poll() is None and not toy.losses(workdir):
-      time.sleep(0.01)
+    toy.wait_until(lambda: bool(toy.losses(workdir)), process)
     found = _listeners(process)
     toy.require_done(toy.wait(process), log)
   if found is None:
@@ -113,7 +111,7 @@ def _kill_and_resume(made: Toy, counts: Counts, name: str) -> None:
     with made.started(workdir, log) as process:
       counts.starts += 1
       victim = i % distributed.num_processes()
-      is_due = _is_due(workdir, phase, step)
+      is_due = _is_due(workdir, log, phase, step)
       was_killed = toy.kill_when(is_due, process, victim)
     _count_resume(counts, log, is_first=i == 0)
     if not was_killed:
@@ -130,9 +128,9 @@ def _count_resume(counts: Counts, log: pathlib.Path, *, is_first: bool) -> None:
   """Counts a resume; raises UserError if a later start was at step 0."""
   step = toy.resumed_from(log) if distributed.process_index() == 0 else 0
   step = distributed.all_gather(step)[0]
-  if step:
+  if 0 < step < toy.NUM_STEPS:
     counts.resumes.append(step)
-  elif not is_first:
+  elif not (step or is_first):
     raise failure.failed(
       "kills",
       f"a run that had saved steps started over at step 0 ({log.name})",
@@ -141,10 +139,15 @@ def _count_resume(counts: Counts, log: pathlib.Path, *, is_first: bool) -> None:
     )
 
 
-def _is_due(workdir: pathlib.Path, phase: str, step: int) -> Callable[[], bool]:
-  """Returns whether the run is past a step, and in the phase."""
+def _is_due(
+  workdir: pathlib.Path, log: pathlib.Path, phase: str, step: int
+) -> Callable[[], bool]:
+  """Returns whether a start is past a step, and in the phase."""
 
   def is_due() -> bool:
+    # Before its first step, metrics.jsonl has rows of the start before.
+    if not toy.is_training(log):
+      return False
     losses = toy.losses(workdir)
     if not losses or max(losses) < step:
       return False

@@ -27,7 +27,7 @@ NUM_STEPS = 60
 SAVE_EVERY = 5
 KILLED = -signal.SIGKILL
 _TIMEOUT_SECONDS = 600
-_POLL_SECONDS = 0.001
+_POLL_SECONDS = 0.004
 _FIELDS = {
   "data.task": "text",
   "data.tokenizer": "bytes",
@@ -183,6 +183,11 @@ def resumed_from(log: pathlib.Path) -> int:
   return int(match[1]) if match else 0
 
 
+def is_training(log: pathlib.Path) -> bool:
+  """Returns whether a start has printed that its first step is compiled."""
+  return log.exists() and b"\ntrain step: " in log.read_bytes()
+
+
 def losses(workdir: pathlib.Path) -> dict[int, float]:
   """Returns step -> loss of the complete lines of a run's metrics."""
   path = workdir / "metrics.jsonl"
@@ -212,13 +217,21 @@ def kill_when(
   Returns:
     Whether it was killed; False if the run ended before.
   """
-  if distributed.process_index() == victim:
-    while process.poll() is None:
-      if phase():
-        process.send_signal(signal.SIGKILL)
-        break
-      time.sleep(_POLL_SECONDS)
+  if distributed.process_index() == victim and wait_until(phase, process):
+    process.send_signal(signal.SIGKILL)
   return wait(process)[victim] == KILLED
+
+
+def wait_until(
+  condition: Callable[[], bool], process: subprocess.Popen
+) -> bool:
+  """Waits; returns False if the process ended, or too late."""
+  deadline = time.monotonic() + _TIMEOUT_SECONDS
+  while process.poll() is None and time.monotonic() < deadline:
+    if condition():
+      return True
+    time.sleep(_POLL_SECONDS)
+  return False
 
 
 def compare_runs(a: pathlib.Path, b: pathlib.Path) -> tuple[int, int]:
