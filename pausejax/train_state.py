@@ -12,6 +12,7 @@ import optax
 from pausejax import sharding
 from pausejax.config import ModelConfig
 from pausejax.model import decoder
+from pausejax.spikes import SpikeWindow, empty_window
 
 
 @jax.tree_util.register_dataclass
@@ -21,11 +22,13 @@ class TrainState:
 
   Attributes:
     step: int32, number of steps, including skipped ones.
-    num_skipped: int32, number of steps whose loss or gradient was not finite.
+    num_skipped: int32, number of steps that were skipped: their loss or
+      gradient was not finite, or a spike.
     model: the decoder, with float32 parameters.
     opt_state: optax's state.
     average: the average of the parameters after each step (`updated_average`);
       None without `optim.ema_decay`.
+    spikes: the recent losses; None without `optim.skip_spikes`.
   """
 
   step: jax.Array
@@ -33,6 +36,7 @@ class TrainState:
   model: decoder.Decoder
   opt_state: Any
   average: decoder.Decoder | None = None
+  spikes: SpikeWindow | None = None
 
   def parameters(self, *, average: bool) -> decoder.Decoder:
     """Returns the parameters after the last step, or their average."""
@@ -47,6 +51,7 @@ def fresh_state(
   optimizer: optax.GradientTransformation,
   *,
   has_average: bool = False,
+  finds_spikes: bool = False,
 ) -> TrainState:
   """Returns the state before the first step.
 
@@ -54,6 +59,7 @@ def fresh_state(
     model: the parameters to start from.
     optimizer: initializes the moments.
     has_average: whether the run averages its parameters.
+    finds_spikes: whether it skips spikes.
   """
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -61,6 +67,7 @@ def fresh_state(
     model=model,
     opt_state=optimizer.init(model),
     average=model if has_average else None,
+    spikes=empty_window() if finds_spikes else None,
   )
 
 
@@ -70,10 +77,13 @@ def init_state(
   seed: int,
   *,
   has_average: bool = False,
+  finds_spikes: bool = False,
 ) -> TrainState:
   """Returns the state before the first step, which depends only on `seed`."""
   model = decoder.init(config, seed)
-  return fresh_state(model, optimizer, has_average=has_average)
+  return fresh_state(
+    model, optimizer, has_average=has_average, finds_spikes=finds_spikes
+  )
 
 
 def abstract(
@@ -81,10 +91,16 @@ def abstract(
   optimizer: optax.GradientTransformation,
   *,
   has_average: bool = False,
+  finds_spikes: bool = False,
 ) -> TrainState:
   """Returns the state's shapes and shardings on the mesh, without arrays."""
   make = functools.partial(
-    init_state, config, optimizer, 0, has_average=has_average
+    init_state,
+    config,
+    optimizer,
+    0,
+    has_average=has_average,
+    finds_spikes=finds_spikes,
   )
   return sharding.placed(jax.eval_shape(make))
 
@@ -95,12 +111,12 @@ def init_on_mesh(
   seed: int,
   *,
   has_average: bool = False,
+  finds_spikes: bool = False,
 ) -> TrainState:
   """Returns a fresh state, initialized with its sharding on the mesh."""
-  shapes = abstract(config, optimizer, has_average=has_average)
-  make = functools.partial(
-    init_state, config, optimizer, seed, has_average=has_average
-  )
+  kept = {"has_average": has_average, "finds_spikes": finds_spikes}
+  shapes = abstract(config, optimizer, **kept)
+  make = functools.partial(init_state, config, optimizer, seed, **kept)
   layout = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(make, out_shardings=layout)()
 

@@ -253,6 +253,18 @@ def test_an_unknown_name_of_a_filler_is_refused():
     encoded(questions(1), filler="<counts>")
 
 
+def test_a_batch_names_its_examples_on_every_host(make_source):
+  rows = questions(30)
+  source = make_source(encoded(rows))
+  for number in (0, 5, 1):  # Of an earlier block, too.
+    names = source.examples(number)
+    half = [make_source(encoded(rows), host=(h, 2)) for h in (0, 1)]
+    assert all(s.examples(number) == names for s in half)
+    drawn = [d for row in source.drawn(number) for d in row]
+    ids = ", ".join(f"{task().name} {rows[d.index].id}" for d in drawn)
+    assert names == f"examples {ids}"
+
+
 @pytest.mark.parametrize("packing", [True, False])
 def test_every_epoch_holds_every_example_once(make_source, packing):
   sequences = encoded(questions(50))

@@ -152,6 +152,7 @@ def test_texts_of_configs_are_taken_apart_where_configs_are_read():
   names = [
     "arguments",
     "batch_sizes",
+    "batch_skips",
     "fields",
     "loader",
     "mixtures",

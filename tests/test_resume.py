@@ -143,7 +143,10 @@ def test_a_run_without_steps_left_says_so(num_steps, stop_at_step, step, words):
 
 def test_skipped_steps_are_counted_at_the_end():
   config = train_config(default().to_dict())
-  for skipped, words in ((0, "(num_steps 100000)"), (3, "3 steps were not")):
+  for skipped, words in (
+    (0, "(num_steps 100000)"),
+    (3, "3 steps were skipped"),
+  ):
     state = types.SimpleNamespace(step=7, num_skipped=skipped)
     line = resume.ending(config, state, pathlib.Path("c"))
     assert line.startswith("step 7 is saved in c") and words in line

@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 
 from pausejax import cli, errors, pause
+from pausejax.config.batch_skips import batch_skips
 from pausejax.data import tokenizer_training, tokenizers
 from pausejax.data.batch import PADDING
 from pausejax.data.pretraining import cutter, prepare, segments
@@ -582,3 +583,45 @@ def test_only_padding_follows_the_end_of_the_text(open_source, split, mode):
   np.testing.assert_array_equal(batch["targets"][~is_real], BYTES.pad_id)
   # The last real position of the shorter segment shows its last token: EOS.
   assert batch["targets"][last, is_real[last].sum() - 1] == BYTES.eos_id
+
+
+def test_a_batch_names_its_segments_on_every_host(open_source):
+  source = open_source(pause_fraction=0.0)
+  for step in (0, 3, 7):
+    names = source.examples(step)
+    assert names == open_source(host=(1, 2)).examples(step)
+    task, word, *records = names.replace(",", "").split()
+    assert (task, word) == ("text", "segments") and len(records) == 8
+    text_BT = source.store.read([*map(int, records)], -1)
+    np.testing.assert_array_equal(source.text(source.positions(step)), text_BT)
+
+
+def test_batches_that_are_left_out_move_the_later_ones_forward(open_source):
+  source = open_source()
+  skips = batch_skips("2:3,6:6")
+  batches = StepBatches(source, skips)
+  numbers = [1, 4, 5, 7, 8]
+  assert [skips.batch(step) for step in range(1, 6)] == numbers
+  for step, number in enumerate(numbers, start=1):
+    np.testing.assert_array_equal(
+      next(batches)["tokens"], source.training_batch(number - 1)["tokens"]
+    )
+    assert batches.describe(step) == (
+      f"batch {number}: {source.examples(number - 1)}"
+    )
+  # The position is the number of steps, as without ranges.
+  assert json.loads(batches.state()["position.json"]) == {"step": 5}
+  resumed = StepBatches(source, skips)
+  resumed.restore({"position.json": b'{"step": 2}'})
+  np.testing.assert_array_equal(
+    next(resumed)["tokens"], source.training_batch(4)["tokens"]
+  )
+  assert skips.until(1) == () and skips.until(2) == ((2, 3),)
+
+
+@pytest.mark.parametrize(
+  "text", ["5", "5:4", "0:2", "1:2,2:3", "3:4,1:2", "a:b", "1:2;4:5", "1-2"]
+)
+def test_ranges_of_another_form_are_refused(text):
+  with pytest.raises(errors.UsageError, match="skip_batches: "):
+    batch_skips(text)

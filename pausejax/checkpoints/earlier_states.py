@@ -5,6 +5,9 @@ One that combines the elements of a parameter (LAMB, Adafactor) is now applied
 to each layer (`unstacked.py`), and its state has other leaf names. Where every
 array has the same shape, the state is read under its earlier names, and the
 count of steps is repeated for each layer.
+
+A run may begin or cease to skip spikes when it resumes: the window of recent
+losses then is empty, or is not read.
 """
 
 import pathlib
@@ -16,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pausejax.checkpoints import arrays, leaves
+from pausejax.checkpoints import arrays, folders, leaves
 
 _NOTE = (
   "the optimizer state is of version 0.1.0, which updated all layers of a "
@@ -47,6 +50,12 @@ def read_leaves(
     UserError: the step has other leaves.
   """
   saved = meta["leaves"]
+  if "spikes" in items and not folders.has_item(meta, "spikes"):
+    rest = {item: named for item, named in items.items() if item != "spikes"}
+    read, note = read_leaves(path, rest, meta)
+    return read | {n: _zeros(x) for n, x in items["spikes"].items()}, note
+  if "spikes" not in items:
+    saved = {n: d for n, d in saved.items() if not n.startswith("spikes/")}
   wanted = {n: x for named in items.values() for n, x in named.items()}
   expected = leaves.shapes_and_dtypes(wanted)
   names = _earlier_names(saved, expected)
@@ -102,6 +111,12 @@ def _in_file(saved: list, expected: Any) -> jax.ShapeDtypeStruct:
   if tuple(saved[0]) != expected.shape:
     layout = NamedSharding(layout.mesh, PartitionSpec())
   return jax.ShapeDtypeStruct(saved[0], expected.dtype, sharding=layout)
+
+
+def _zeros(expected: Any) -> jax.Array:
+  return jax.device_put(
+    jnp.zeros(expected.shape, expected.dtype), expected.sharding
+  )
 
 
 def _fitted(x: jax.Array, expected: Any) -> jax.Array:

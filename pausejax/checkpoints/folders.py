@@ -21,6 +21,8 @@ from pausejax.checkpoints import upgrade
 
 META, META_SHA256 = "meta.json", "meta.sha256"
 SET_ASIDE = "set_aside"
+# Items of arrays; not every step has the last two.
+ITEMS = ("params", "opt_state", "average", "spikes")
 REASON = "set_aside.txt"  # In a step that was set aside: why.
 _PARTS = ("commit_success.txt", "data")
 _ARRAY_PARTS = ("_METADATA", "manifest.ocdbt")
@@ -93,7 +95,7 @@ def read_path(path: pathlib.Path, step: int) -> Small:
   meta = _meta(path)
   if meta["step"] != step:
     raise Damaged(f"meta/{META} is of step {meta['step']}")
-  items = ("params", "opt_state", *["average"] * has_average(meta))
+  items = [*ITEMS[:2], *(i for i in ITEMS[2:] if has_item(meta, i))]
   for part in (*_PARTS, *(f"{i}/{p}" for i in items for p in _ARRAY_PARTS)):
     _require(path, part)
   if meta["digests"].keys() != meta["leaves"].keys():
@@ -105,9 +107,9 @@ def read_path(path: pathlib.Path, step: int) -> Small:
   return Small(meta, data)
 
 
-def has_average(meta: Mapping[str, Any]) -> bool:
-  """Returns whether a step has an average of the parameters."""
-  return any(name.startswith("average/") for name in meta["leaves"])
+def has_item(meta: Mapping[str, Any], item: str) -> bool:
+  """Returns whether a step has an item that not all have, such as average."""
+  return any(name.startswith(f"{item}/") for name in meta["leaves"])
 
 
 def require_step(folder: pathlib.Path, step: int) -> Small:

@@ -143,7 +143,7 @@ def find_run(
   with copies.named(copies.run_url(spec), workdir):
     run = _read_run(workdir, copies.run_url(spec), step)
   errors.require(
-    not average or folders.has_average(run.meta),
+    not average or folders.has_item(run.meta, "average"),
     f"{average_name}: step {step} of {run.place} has no average of the "
     "parameters; it is kept by runs with optim.ema_decay above 0",
   )

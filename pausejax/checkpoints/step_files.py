@@ -1,4 +1,4 @@
-"""The contents of a step: two or three items of arrays, data, meta.json."""
+"""The contents of a step: two to four items of arrays, data, meta.json."""
 
 import json
 from collections.abc import Mapping
@@ -72,7 +72,8 @@ def of_process(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def items(state: TrainState) -> dict[str, dict[str, Any]]:
   """Returns the named leaves of the array items of a step.
 
-  They are params, opt_state, and average if the run averages its parameters.
+  They are params and opt_state; average if the run averages its parameters, and
+  spikes if it skips spikes.
   """
   found: dict[str, dict[str, Any]] = {"params": {}, "opt_state": {}}
   for name, leaf in leaves.flatten(state).items():
@@ -83,4 +84,5 @@ def items(state: TrainState) -> dict[str, dict[str, Any]]:
 def item_of(name: str) -> str:
   """Returns the item of a step that holds a leaf."""
   top = name.partition("/")[0]
-  return {"model": "params", "average": "average"}.get(top, "opt_state")
+  names = {"model": "params", "average": "average", "spikes": "spikes"}
+  return names.get(top, "opt_state")

@@ -3,6 +3,7 @@
   checkpoints/<step>/params     the model's parameters
   checkpoints/<step>/opt_state  moments and counters
   checkpoints/<step>/average    the average of the parameters, if there is one
+  checkpoints/<step>/spikes     the recent losses, if spikes are skipped
   checkpoints/<step>/data       the position in the data, one file per process
   checkpoints/<step>/meta       meta.json: config, tokenizer, versions, digests
 
@@ -247,10 +248,16 @@ class Store:
       {n.removeprefix(f"{prefix}/"): x for n, x in params.items()},
     )
 
-  def set_aside_after(self, step: int) -> tuple[int | None, list[int]]:
+  def set_aside_after(
+    self, step: int, why: str = ""
+  ) -> tuple[int | None, list[int]]:
     """Sets the checkpoints after `step` aside if an older one exists.
 
     All processes call it together.
+
+    Args:
+      step: the newest step to keep.
+      why: the reason to record, by default that training diverged.
 
     Returns:
       (the newest step up to `step`, or None; the steps that were moved).
@@ -261,7 +268,7 @@ class Store:
     newest = max((s for s in steps if s <= step), default=None)
     later = [s for s in steps if s > step and newest is not None]
     for s in later:
-      self._set_aside(s, f"training diverged after step {step}")
+      self._set_aside(s, why or f"training diverged after step {step}")
     return newest, later
 
   def meta(self, step: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pausejax import errors
 from pausejax.config.batch_sizes import BatchSizes, batch_sizes
+from pausejax.config.batch_skips import BatchSkips, batch_skips
 from pausejax.config.data import DataConfig, FinetuneConfig
 from pausejax.config.fields import ConfigGroup, Follows, field, group
 from pausejax.config.model import ModelConfig
@@ -130,6 +131,15 @@ class OptimConfig(ConfigGroup):
     may_change=True,
   )
 
+  skip_spikes: float = field(
+    0.0,
+    "Skip a step whose loss or gradient norm is more than so many standard "
+    "deviations above the mean of the last 128 steps, once there are 64; 0: "
+    "none. OLMo-core and Levanter use 6.",
+    minimum=0.0,
+    may_change=True,
+  )
+
   def __post_init__(self):
     super().__post_init__()
     for key, value in self.kwargs.items():
@@ -239,6 +249,13 @@ class TrainConfig(ConfigGroup):
     "Other batch sizes from later steps on, STEP:ROWS, such as "
     "2000:512,6000:1024; the step is compiled once for each size.",
   )
+  skip_batches: str = field(
+    "",
+    "Batches to leave out, FIRST:LAST, such as 1201:1400,5001:5200; without "
+    "it, step n is trained on batch n. A resumed run keeps those of its "
+    "checkpoint (docs/resume.md).",
+    may_change=True,
+  )
   init_from: str = field(
     "",
     "Workdir of a run (or one of its checkpoints/STEP) to load parameters "
@@ -294,6 +311,12 @@ class TrainConfig(ConfigGroup):
       "one size; use data.pipeline=segments",
     )
     errors.require(
+      not self.batch_skips.ranges
+      or (self.data.pipeline == "segments" and not self.later_batch_sizes),
+      "skip_batches: needs data.pipeline=segments, whose batches are "
+      "functions of their number, and one batch size (no later_batch_sizes)",
+    )
+    errors.require(
       bool(self.init_from) or self.init_load == "parameters",
       f"init_load: {self.init_load!r} needs a run to load from; set init_from",
     )
@@ -325,6 +348,11 @@ class TrainConfig(ConfigGroup):
   def batch_sizes(self) -> BatchSizes:
     """The rows of the global batch at every step."""
     return batch_sizes(self.batch_size, self.later_batch_sizes)
+
+  @functools.cached_property
+  def batch_skips(self) -> BatchSkips:
+    """The batches that are left out."""
+    return batch_skips(self.skip_batches)
 
   def model_config(self, vocab_size: int) -> ModelConfig:
     """Returns the model of this run for a vocabulary of `vocab_size` ids."""

@@ -207,7 +207,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
     for split in (train, held_out)
   )
   return RunData(
-    batches=StepBatches(source),
+    batches=StepBatches(source, config.batch_skips),
     evaluation=functools.partial(
       held_out_source.evaluation_batches, config.eval.num_batches
     ),
@@ -252,7 +252,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
     for source in (held_out_source, held_out_source.without_pauses())
   )
   return RunData(
-    batches=StepBatches(training_source),
+    batches=StepBatches(training_source, config.batch_skips),
     evaluation=evaluation,
     plain_evaluation=(
       plain_evaluation if data.pauses.has_pauses else evaluation

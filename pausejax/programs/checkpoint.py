@@ -233,7 +233,7 @@ def _fetched(place: str, step: listing.Listed) -> pathlib.Path:
   path = urls.local_folder(url, "copy") / step.name
   shutil.rmtree(path, ignore_errors=True)
   copies.local_run(f"{url}/{step.name}", "RUN")
-  copies.fetch_arrays(url, step.step, ("params", "opt_state", "average"))
+  copies.fetch_arrays(url, step.step, folders.ITEMS)
   return path
 
 

@@ -167,8 +167,7 @@ def _value_rows(a: _Step, b: _Step) -> dict[str, str]:
   use_cpu()
   for step in (a, b):
     if step.url:
-      items = ("params", "opt_state", "average")
-      copies.fetch_arrays(step.url, step.number, items)
+      copies.fetch_arrays(step.url, step.number, folders.ITEMS)
   from pausejax.checkpoints import verification
 
   rows = {}

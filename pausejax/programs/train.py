@@ -18,6 +18,7 @@ a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say so
 """
 
 import argparse
+import re
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
   started = time.time()
   stop = signals.StopFlag(interrupt=True)
   options, tree = parser().parse(argv, _inherit)
-  start = inputs.check_inputs(tree, options.workdir)
+  start = inputs.check_inputs(tree, options.workdir, options.rollback_to)
   num_gpus = gpu_environment.count_gpus(distributed.num_processes())
   for line in gpu_environment.set_variables(num_gpus):
     print(line)
@@ -65,7 +66,20 @@ def parser() -> commandline.Parser:
   made.add_argument(
     "--init_from", default="", help="run to take parameters from"
   )
+  made.add_argument(
+    "--rollback_to",
+    type=_step,
+    default=None,
+    metavar="STEP",
+    help="set later checkpoints aside and resume from this one",
+  )
   return made
+
+
+def _step(text: str) -> int:
+  if not re.fullmatch(r"0|[1-9][0-9]{0,9}", text):
+    raise argparse.ArgumentTypeError(f"expected a step, got {text!r}")
+  return int(text)
 
 
 def _inherit(options: argparse.Namespace, config: Any) -> None:

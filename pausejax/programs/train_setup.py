@@ -84,6 +84,7 @@ def open_run(
       if distributed.process_index() == 0 and inputs.own is not None:
         inputs.require_resumable(inputs.own)
       store = _open_store(inputs, made, mirror)
+      _roll_back(inputs, store)
       data = _open_data(inputs, made)
       agreement = Agreement(stop)
       with goodput.measure("restoring"):
@@ -176,6 +177,16 @@ def _open_store(inputs: Inputs, made: Parts, mirror: Mirror | None) -> Store:
   if distributed.all_gather(is_new)[0]:
     store.prepare(made.abstract)
   return store
+
+
+def _roll_back(inputs: Inputs, store: Store) -> None:
+  """Sets the checkpoints after the step of the rollback aside."""
+  if inputs.rollback is None:
+    return
+  to = inputs.rollback.to
+  _, moved = store.set_aside_after(to, f"rolled back to step {to}")
+  steps = ", ".join(map(str, moved)) or "none"
+  print(f"{inputs.rollback.summary()}; moved to set_aside: {steps}")
 
 
 def _continued(inputs: Inputs, made: Parts) -> Restored | None:
@@ -310,7 +321,7 @@ def _meter(
   goodput: Goodput,
 ) -> Iterator[Meter]:
   """Yields the meter of the run, on its metrics file and progress bar."""
-  config = inputs.config
+  config, skips = inputs.config, inputs.config.batch_skips
   start = int(restored.state.step) if restored else 0
   history = run_folder.History(inputs.workdir)
   # A run that continues another one has a time of its own.
@@ -343,6 +354,8 @@ def _meter(
         ),
         peak_flops=flops.peak(),
         goodput=goodput,
+        describe_batch=data.batches.describe,
+        batch_of=skips.batch if skips.ranges else None,
       )
     writer.close()
     exit_code = stop.exit_code

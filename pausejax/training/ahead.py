@@ -60,7 +60,10 @@ def state_shapes(
   """Returns the shapes and shardings of the run's state."""
   optimizer, _ = optimizers.make_optimizer(config.optim, config.num_steps)
   return train_state.abstract(
-    model_config, optimizer, has_average=config.optim.has_average
+    model_config,
+    optimizer,
+    has_average=config.optim.has_average,
+    finds_spikes=config.optim.skip_spikes > 0,
   )
 
 

@@ -1,5 +1,6 @@
 """Describes a run: one line for the terminal, meta.json for checkpoints."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -26,6 +27,9 @@ def run_meta(
   first = initial and {"workdir": initial.place, "step": initial.step}
   before = restored or initial
   seen = before is not None and before.meta["pauses_seen"]
+  rollbacks = [*(restored.meta.get("rollbacks", []) if restored else [])]
+  if inputs.rollback:
+    rollbacks.append(dataclasses.asdict(inputs.rollback))
   return {
     "config": inputs.values,
     "model": {"vocab_size": inputs.tokenizer.vocab_size, **config.model},
@@ -34,6 +38,7 @@ def run_meta(
     "initial": first or (restored and restored.meta.get("initial")),
     "pauses_seen": seen or reads_pauses(config),
     "data": data,
+    **({"rollbacks": rollbacks} if rollbacks else {}),
     **environment(config.model["dtype"]),
   }
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from pausejax import errors, sharding, train_state
-from pausejax.checkpoints import leaves, saved_run
+from pausejax.checkpoints import folders, leaves, saved_run
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.config import ModelConfig, TrainConfig
 from pausejax.model import decoder
@@ -37,6 +37,7 @@ def first_state(
       parts.optimizer,
       config.seed,
       has_average=config.optim.has_average,
+      finds_spikes=config.optim.skip_spikes > 0,
     )
   what = "average of the parameters" if initial.average else "parameters"
   print(f"{what} from step {initial.step} of {initial.place}")
@@ -49,6 +50,7 @@ def first_state(
     pause_init=pause_row_init(config.finetune, initial.tokenizer),
     seed=config.seed,
     has_average=config.optim.has_average,
+    finds_spikes=config.optim.skip_spikes > 0,
     average=initial.average,
   )
 
@@ -60,7 +62,7 @@ def continued_state(parts: Parts, source: saved_run.SavedRun) -> Restored:
     CheckpointUnusable: the checkpoint is damaged.
     UserError: it has other leaves than the state of this run.
   """
-  source.fetch("params", "opt_state", "average")
+  source.fetch(*folders.ITEMS)
   store = Store(source.workdir / "checkpoints", None)
   restored = store.restore_step(parts.abstract, source.step)
   reason = "; ".join(filter(None, [source.place, restored.reason]))
@@ -76,6 +78,7 @@ def from_checkpoint(
   pause_init: str | int,
   seed: int,
   has_average: bool = False,
+  finds_spikes: bool = False,
   average: bool = False,
 ) -> TrainState:
   """Returns the state at step 0 with the parameters of a checkpoint.
@@ -90,6 +93,7 @@ def from_checkpoint(
       row, or gets the mean if it has none.
     seed: the seed of the methods that sample.
     has_average: whether this run averages its parameters.
+    finds_spikes: whether this run skips spikes.
     average: whether to load the average of the other run's parameters.
 
   Raises:
@@ -129,7 +133,9 @@ def from_checkpoint(
     grown = leaves.unflatten(
       jax.eval_shape(lambda: decoder.init(config, 0)), named
     )
-    return train_state.fresh_state(grown, optimizer, has_average=has_average)
+    return train_state.fresh_state(
+      grown, optimizer, has_average=has_average, finds_spikes=finds_spikes
+    )
 
   layout = sharding.shardings(jax.eval_shape(make, model))
   return jax.jit(make, out_shardings=layout)(model)

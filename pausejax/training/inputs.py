@@ -20,6 +20,7 @@ from pausejax.data.finetuning import prompts
 from pausejax.errors import require_same
 from pausejax.runtime import distributed, provenance, trackers
 from pausejax.training import resume
+from pausejax.training.rollback import Rollback, plan_rollback
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ class Inputs:
     tokenizer: the tokenizer of its data.
     workdir: absolute path of its folder on this machine.
     url: the URL of its folder if that is in a bucket, else "".
-    own: the newest readable checkpoint in the workdir, if any.
+    own: the checkpoint to resume from in the workdir, if any: the newest
+      readable one, or that of the rollback.
+    rollback: the rollback to make before, if any.
     initial: the run whose parameters it starts from; None if `own` is set.
   """
 
@@ -43,6 +46,7 @@ class Inputs:
   url: str
   own: saved_run.SavedRun | None
   initial: saved_run.SavedRun | None
+  rollback: Rollback | None
 
   @property
   def checkpoints(self) -> pathlib.Path:
@@ -60,12 +64,15 @@ class Inputs:
     _check_tokenizer(self.tokenizer, saved)
 
 
-def check_inputs(tree: Any, workdir: str) -> Inputs:
+def check_inputs(
+  tree: Any, workdir: str, rollback_to: int | None = None
+) -> Inputs:
   """Returns the inputs of a run; all processes call this together.
 
   Args:
     tree: its `ConfigDict`; paths in it are made absolute.
     workdir: its folder.
+    rollback_to: the step to go back to, if any.
 
   Raises:
     UserError: a field, the data settings, the tokenizer, the workdir, or the
@@ -101,7 +108,10 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
     "this run holds <pause>; set it to 0, or data.pause_fraction or "
     "finetune.num_pauses above 0",
   )
-  own = _own_checkpoint(workdir)
+  own, rollback = _own_checkpoint(workdir), None
+  if rollback_to is not None:
+    errors.require(not url, "--rollback_to: not for a run in a bucket")
+    rollback, own = plan_rollback(rollback_to, path, own, values)
   initial = None
   if not own:
     wants_average = config.init_load == "average"
@@ -110,12 +120,15 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
     _check_tokenizer(tokenizer, initial)
     if config.init_load == "state":
       resume.require_continuable(initial, config, values)
+  if source := own or (config.init_load == "state" and initial):
+    resume.require_same_batches(source, config)
   distributed.require_agreement(
     {
       "JAX_NUM_PROCESSES": distributed.num_processes(),
       "config": values,
       "--workdir": url or str(path),
-      "newest checkpoint": own and own.step,
+      "--rollback_to": rollback_to,
+      "checkpoint to resume from": own and own.step,
       "--init_from": initial and f"step {initial.step} of {initial.place}",
       "tokenizer": tokenizer.fingerprint(),
       "versions": provenance.versions(),
@@ -129,6 +142,7 @@ def check_inputs(tree: Any, workdir: str) -> Inputs:
     url=url,
     own=own,
     initial=initial,
+    rollback=rollback,
   )
 
 
@@ -161,9 +175,11 @@ def inherit(
   """
   check_fields(config.to_dict())
   config.init_from = init_from or config.init_from
+  own = _own_checkpoint(workdir)
+  if own and not config.skip_batches:
+    config.skip_batches = own.meta["config"]["skip_batches"]
   if not config.init_from:
     return
-  own = _own_checkpoint(workdir)
   source = own or (None if is_saved else _initial(config.init_from))
   if source is not None:
     config.data.tokenizer = (

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +26,8 @@ class Counters:
   total_tokens: int = 0  # Positions of text and of pauses.
   real_tokens: int = 0  # Positions of text.
   displaced_tokens: int = 0  # Tokens of text that "insert_trim" cut off.
-  skipped_in_a_row: int = 0  # Consecutive skipped steps up to the last one.
+  skipped_in_a_row: int = 0  # Consecutive steps up to the last, not finite.
+  skipped_spikes: int = 0  # Steps skipped because of `optim.skip_spikes`.
 
 
 class Meter:
@@ -49,6 +50,8 @@ class Meter:
     full_flops_per_token: float,
     peak_flops: float | None,
     goodput: Goodput,
+    describe_batch: Callable[[int], str] = "batch {}".format,
+    batch_of: Callable[[int], int] | None = None,
   ):
     """Makes a meter that continues from `counters`.
 
@@ -64,6 +67,8 @@ class Meter:
       full_flops_per_token: the same with the whole square of the attention.
       peak_flops: peak FLOP/s of all devices together, if known.
       goodput: adds up the time of the steps.
+      describe_batch: names the examples of the batch of a step.
+      batch_of: the number of the batch of a step, if batches are left out.
     """
     self._writer = writer
     self._progress = progress
@@ -75,6 +80,8 @@ class Meter:
     self._full_flops_per_token = full_flops_per_token
     self._peak_flops = peak_flops
     self._goodput = goodput
+    self._describe_batch = describe_batch
+    self._batch_of = batch_of
     self._num_steps = -1  # The first one, which is compiled, is not timed.
     self._seconds = self._num_tokens = 0.0
     self.restart_clock()
@@ -108,11 +115,13 @@ class Meter:
       counters.displaced_tokens += int(m["num_pauses_in_full_rows"])
     speed = m["num_real"] / seconds
     self._progress.update(step, m["loss"], speed, seconds)
+    is_spike = bool(m.get("spike", 0.0))
+    counters.skipped_spikes += is_spike
     counters.skipped_in_a_row = (
-      counters.skipped_in_a_row + 1 if m["skipped"] else 0
+      counters.skipped_in_a_row + 1 if m["skipped"] and not is_spike else 0
     )
     if m["skipped"]:
-      self._progress.print(f"step {step}: not finite, skipped")
+      self._print_skipped(step, m, is_spike)
     if step % self._every:
       return
     row = {
@@ -128,8 +137,19 @@ class Meter:
       "tokens_per_second": speed,
       "model_flops_per_second": speed * self._flops_per_token,
     }
+    if self._batch_of:
+      row["batch"] = self._batch_of(step)
     row |= {**self._mfu(speed), **memory_row(), **self._goodput.row()}
     self._writer.write(step, row)
+
+  def _print_skipped(self, step: int, m: dict[str, float], is_spike) -> None:
+    why = "not finite"
+    if is_spike:
+      values = f"loss {m['loss']:.4g}, gradient norm {m['grad_norm']:.4g}"
+      why = f"a spike ({values})"
+    self._progress.print(
+      f"step {step}: {why}, skipped; {self._describe_batch(step)}"
+    )
 
   def _mfu(self, tokens_per_second: float) -> dict[str, float]:
     """Returns the utilization in both conventions; empty if not known."""

@@ -52,7 +52,10 @@ def make_parts(config: TrainConfig, vocab_size: int) -> Parts:
   )
   sharding.check_run(config, model)
   abstract = train_state.abstract(
-    model, optimizer, has_average=config.optim.has_average
+    model,
+    optimizer,
+    has_average=config.optim.has_average,
+    finds_spikes=config.optim.skip_spikes > 0,
   )
   train_step = step.jit_train_step(
     config,

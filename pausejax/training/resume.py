@@ -15,6 +15,7 @@ from pausejax import errors
 from pausejax.buckets import copies
 from pausejax.checkpoints import folders, saved_run
 from pausejax.config import TrainConfig, fields
+from pausejax.config.batch_skips import batch_skips
 from pausejax.data import tokenizers
 
 Difference = tuple[str, Any, Any]  # Field, saved value, new value.
@@ -103,6 +104,26 @@ def require_continuable(
     f"init_load=state: the run starts at step {source.step} of "
     f"{source.place}, and num_steps is {config.num_steps}, stop_at_step "
     f"{config.stop_at_step}; raise num_steps",
+  )
+
+
+def require_same_batches(
+  source: saved_run.SavedRun, config: TrainConfig
+) -> None:
+  """Raises UsageError if the steps so far were trained on other batches.
+
+  Args:
+    source: the checkpoint to resume from.
+    config: the config to resume with.
+  """
+  step = source.step
+  saved = batch_skips(source.meta["config"]["skip_batches"])
+  errors.require(
+    saved.until(step) == config.batch_skips.until(step),
+    f"skip_batches: got {config.skip_batches!r}, but the checkpoint at step "
+    f"{step} was trained up to batch {saved.batch(step)} with "
+    f"{source.meta['config']['skip_batches']!r}; add later batches to these, "
+    "or go back with --rollback_to=STEP",
   )
 
 
@@ -210,5 +231,5 @@ def ending(config: TrainConfig, state: Any, folder: str) -> str:
     f"step {state.step} is saved in {folder} (num_steps {config.num_steps})"
   )
   if state.num_skipped:
-    line += f"; {state.num_skipped} steps were not finite and were skipped"
+    line += f"; {state.num_skipped} steps were skipped: not finite, or a spike"
   return line

@@ -34,12 +34,14 @@ def train_step(
   num_microbatches: int,
   pause_id: int,
   ema_decay: float = 0.0,
+  skip_spikes: float = 0.0,
   trained: Callable[[Decoder], Decoder] = lambda model: model,
 ) -> tuple[TrainState, Metrics]:
   """Returns the state after one step and the metrics of the step.
 
-  A step whose loss or gradient norm is not finite changes only the counters.
-  Its gradients are discarded inside the jitted function.
+  A step whose loss or gradient norm is not finite, or a spike, changes only the
+  counters and the window of `spikes.py`. Its gradients are discarded inside the
+  jitted function.
 
   Args:
     state: the state before the step.
@@ -51,12 +53,14 @@ def train_step(
       summed.
     pause_id: id of `<pause>`, for the metrics.
     ema_decay: decay of the average of the parameters, if the state has one.
+    skip_spikes: standard deviations of a spike, if the state has a window.
     trained: `freezing.stop_gradients`, if parameters are frozen.
 
   Returns:
     The state, and float32 scalars: `loss` in nats per counted target, the
     sums and counts of `evaluate_batch`, `grad_norm` before clipping,
-    `learning_rate` and `skipped` (0 or 1). All but the sums and counts are
+    `learning_rate` and `skipped` (0 or 1); with a window `spike` (0 or 1),
+    which counts as skipped, too. All but the sums and counts are
     written to metrics.jsonl under these names.
   """
   objective = lambda model, batch: _summed_objective(
@@ -68,6 +72,11 @@ def train_step(
   grad_norm = optax.tree.norm(grads)
   mean_loss = sums["nll"] / count
   is_finite = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm)
+  is_used, spike, window = is_finite, {}, state.spikes
+  if window is not None:
+    is_spike = window.is_spike(mean_loss, grad_norm, skip_spikes) & is_finite
+    is_used, spike = is_finite & ~is_spike, {"spike": is_spike}
+    window = window.added(mean_loss, grad_norm, is_finite)
 
   with jax.named_scope("optimizer"):
     updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
@@ -76,20 +85,22 @@ def train_step(
     if average is not None:
       count = state.step + 1 - state.num_skipped
       average = updated_average(average, model, count, ema_decay)
-  keep = lambda new, old: jnp.where(is_finite, new, old)
+  keep = lambda new, old: jnp.where(is_used, new, old)
   new_state = TrainState(
     step=state.step + 1,
-    num_skipped=state.num_skipped + ~is_finite,
+    num_skipped=state.num_skipped + ~is_used,
     model=jax.tree.map(keep, model, state.model),
     opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     average=jax.tree.map(keep, average, state.average),
+    spikes=window,
   )
   metrics = {
     **sums,
     "loss": mean_loss,
     "grad_norm": grad_norm,
     "learning_rate": jnp.asarray(schedule(state.step - state.num_skipped)),
-    "skipped": ~is_finite,
+    "skipped": ~is_used,
+    **spike,
   }
   return new_state, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 
@@ -139,6 +150,7 @@ def jit_train_step(
     num_microbatches=config.optim.num_microbatches,
     pause_id=pause_id,
     ema_decay=config.optim.ema_decay,
+    skip_spikes=config.optim.skip_spikes,
     trained=freezing.stop_gradients(config.optim),
   )
   return jax.jit(

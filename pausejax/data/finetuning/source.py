@@ -96,6 +96,15 @@ class FinetuneSource:
     places = step_rows(self._sizes, step, self._host)
     return [self._row(int(p)) for p in places]
 
+  def examples(self, step: int) -> str:
+    """Returns the ids of the examples of the global batch of `step`."""
+    names = []
+    for place in step_rows(self._sizes, step, (0, 1)):
+      for drawn in self._row(int(place)):
+        task, index = self._tasks[drawn.task], drawn.index
+        names.append(f"{task.name} {task.examples.rows[index].id or index}")
+    return f"examples {', '.join(names)}"
+
   def evaluation_batches(self, num_batches: int) -> Iterator[batch.Batch]:
     """Yields every example once, in order; the last rows may be padding.
 
@@ -179,8 +188,9 @@ class FinetuneSource:
 
   def _block(self, block: int) -> list[list[Drawn]]:
     """Returns the packed rows of a block; all earlier blocks must be packed."""
-    if self._latest[0] == block:
-      return self._latest[1]
+    latest = self._latest  # Read once: a thread prepares other batches.
+    if latest[0] == block:
+      return latest[1]
     rng = np.random.default_rng([self._seed % 2**64, block])
     size = self._num_examples
     drawn_N = np.zeros(size, np.int64)

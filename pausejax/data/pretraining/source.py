@@ -21,6 +21,7 @@ import numpy as np
 from pausejax import errors
 from pausejax.config import DataConfig, mixtures
 from pausejax.config.batch_sizes import BatchSizes, batch_sizes
+from pausejax.config.batch_skips import BatchSkips
 from pausejax.data import text_units, tokenizers
 from pausejax.data.batch import PADDING, Batch, language_model_batch
 from pausejax.data.pretraining import mixing, segments
@@ -36,6 +37,10 @@ class Batches(Protocol):
 
   def fingerprint(self) -> dict:
     """Returns what determines the batches; compared when a run resumes."""
+    ...
+
+  def describe(self, step: int) -> str:
+    """Returns the examples of the batch of a step, counted from 1."""
     ...
 
   def state(self) -> dict[str, bytes]:
@@ -57,6 +62,10 @@ class StepSource(Protocol):
 
   def training_batch(self, step: int) -> Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
+    ...
+
+  def examples(self, step: int) -> str:
+    """Returns what the global batch of `step` holds, counted from 0."""
     ...
 
   def fingerprint(self) -> dict:
@@ -98,6 +107,15 @@ class SegmentSource:
     """Returns this host's rows of the batch of `step`, counted from 0."""
     positions_B = self.positions(step)
     return self.batch(self.text(positions_B), positions_B)
+
+  def examples(self, step: int) -> str:
+    """Returns the indices of the segments of the global batch of `step`."""
+    return self.segments(step_rows(self.sizes, step, (0, 1)))
+
+  def segments(self, draws_B: np.ndarray) -> str:
+    """Returns the indices of the segments of these draws as text."""
+    records = ", ".join(str(self.record(int(d))) for d in draws_B)
+    return f"{self.data.task} segments {records}"
 
   def positions(self, step: int) -> np.ndarray:
     """Returns int64 [B], the positions of this host's rows in the run."""
@@ -237,6 +255,16 @@ class MixedSource:
       text_BT[here_B] = source.text(draws_B[here_B])
     return self._first.batch(text_BT, positions_B)
 
+  def examples(self, step: int) -> str:
+    """Returns the segments of the global batch of `step`, task by task."""
+    rows_B = step_rows(self._first.sizes, step, (0, 1))
+    stores_B, draws_B = self._mixture.assign(rows_B)
+    return "; ".join(
+      source.segments(draws_B[stores_B == number])
+      for number, source in enumerate(self.sources.values())
+      if (stores_B == number).any()
+    )
+
   def evaluation_batches(self, num_batches: int) -> Iterator[Batch]:
     """Yields the batches of each task's source, one task after another."""
     for source in self.sources.values():
@@ -262,8 +290,9 @@ class MixedSource:
 class StepBatches:
   """The training batches of a source, prepared in advance by a thread."""
 
-  def __init__(self, source: StepSource):
+  def __init__(self, source: StepSource, skips: BatchSkips | None = None):
     self._source = source
+    self._skips = skips or BatchSkips()
     self._start(0)
 
   def __next__(self) -> Batch:
@@ -274,6 +303,11 @@ class StepBatches:
   def fingerprint(self) -> dict:
     """Returns the source's."""
     return self._source.fingerprint()
+
+  def describe(self, step: int) -> str:
+    """Returns the examples of the batch of a step, counted from 1."""
+    number = self._skips.batch(step)
+    return f"batch {number}: {self._source.examples(number - 1)}"
 
   def state(self) -> dict[str, bytes]:
     """Returns the number of the next step, the only state."""
@@ -292,8 +326,12 @@ class StepBatches:
     options = grain.ReadOptions(
       num_threads=1, prefetch_buffer_size=self._source.data.prefetch
     )
-    batches = steps.map(self._source.training_batch)
+    batches = steps.map(self._batch)
     self._iterator = iter(batches.to_iter_dataset(options))
+
+  def _batch(self, step: int) -> Batch:
+    """Returns the batch of a step, counted from 0."""
+    return self._source.training_batch(self._skips.batch(step + 1) - 1)
 
 
 def step_rows(

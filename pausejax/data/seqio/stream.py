@@ -134,6 +134,13 @@ class SeqioBatches:
       **versions,
     }
 
+  def describe(self, step: int) -> str:
+    """Returns the batch of a step; its segments have no numbers."""
+    return (
+      f"batch {step}: rows of a stream (data.pipeline=seqio), whose segments "
+      "are not numbered"
+    )
+
   def state(self) -> dict[str, bytes]:
     """Returns the state after the batches taken so far: file name -> bytes.
 
