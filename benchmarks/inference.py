@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.arms import ours
 from benchmarks.arms.shapes import SHAPES, Shape
-from pausejax import pause
+from pausejax import prompt_pauses
 from pausejax.config import ModelConfig
 from pausejax.inference import decode, score
 from pausejax.model import decoder
@@ -142,7 +142,7 @@ def pause_id(model) -> int:
 
 def answering(model, prompts_BT, num_pauses: int, num_new: int) -> Answer:
   """Returns a function that makes one batch of answers [B, N]."""
-  pauses = pause.PromptPauses(num_pauses=num_pauses)
+  pauses = prompt_pauses.PromptPauses(num_pauses=num_pauses)
   rows = [
     pauses.prompt(ids[1:], bos_id=ids[0], pause_id=pause_id(model))
     for ids in prompts_BT

@@ -18,7 +18,7 @@ __version__ = "0.2.0"
 _MODULES = {
   "LoadedRun": "inference.loaded",
   "PauseSpec": "pause",
-  "PromptPauses": "pause",
+  "PromptPauses": "prompt_pauses",
   "UserError": "errors",
   "insert_pauses": "api",
   "load": "inference.loaded",

@@ -10,7 +10,7 @@ from pausejax.inference.loaded import LoadedRun as LoadedRun
 from pausejax.inference.loaded import load as load
 from pausejax.losses import masked_loss as masked_loss
 from pausejax.pause import PauseSpec as PauseSpec
-from pausejax.pause import PromptPauses as PromptPauses
 from pausejax.pause import remove_pauses as remove_pauses
+from pausejax.prompt_pauses import PromptPauses as PromptPauses
 
 __version__: str

@@ -216,7 +216,15 @@ class AfterSentences(Way):
   unit: ClassVar[str] = "sentence"
 
   def mask(self, seed, positions_B, seq_len, ends_BN):
-    """Returns the mask: text token i moves by the pauses before it."""
+    """Returns the mask: text token i moves by the pauses before it.
+
+    Raises:
+      UsageError: no ends are given.
+    """
+    if ends_BN is None:
+      raise errors.UsageError(
+        f"pauses stand {self.words}: `ends_BN` must say where each ends"
+      )
     num_before_BN = np.cumsum(ends_BN, axis=1) - ends_BN
     num_text = np.arange(ends_BN.shape[1])
     places_BN = num_text + int(self.run_length) * num_before_BN

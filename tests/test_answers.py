@@ -15,7 +15,7 @@ from pausejax.config import ModelConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import prompts
 from pausejax.evaluation import answers
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.tasks import records
 from tests import models, soak
 from tests.test_sharding import mesh_of_8, one_device_mesh

@@ -46,7 +46,7 @@ CHANGES = {
     ),
   },
   "a pause placement in prompts": {
-    "pausejax/pause.py": (
+    "pausejax/prompt_pauses.py": (
       '  "append": Place(',
       '  "split": Place(\n'
       '    "around the prefix",\n'

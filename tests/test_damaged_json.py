@@ -15,7 +15,7 @@ from pausejax.data import record_store, tokenizers
 from pausejax.data.finetuning import encoded
 from pausejax.data.pretraining import prepare, segments
 from pausejax.evaluation import results
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.study import plan as plans
 from pausejax.study.report import contents, document
 

@@ -14,7 +14,7 @@ from pausejax import errors, tasks  # noqa: E402
 from pausejax.data import tokenizer_training, tokenizers  # noqa: E402
 from pausejax.data.finetuning import examples, prompts  # noqa: E402
 from pausejax.data.seqio import downstream, sources, vocabulary  # noqa: E402
-from pausejax.pause import POSITIONS, PromptPauses  # noqa: E402
+from pausejax.prompt_pauses import POSITIONS, PromptPauses  # noqa: E402
 from pausejax.tasks import records  # noqa: E402
 
 NUM_PAUSES = 3

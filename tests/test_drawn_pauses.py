@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from pausejax import errors, pause
+from pausejax import errors, prompt_pauses
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
@@ -90,7 +90,7 @@ def test_an_example_is_the_one_of_a_run_with_its_number(make_source):
 
 def test_numbers_are_equally_likely_and_independent_of_the_example():
   draws = np.arange(30_000)
-  drawn = pause.draw_num_pauses(NUMBERS, seed=3, draws_N=draws)
+  drawn = prompt_pauses.draw_num_pauses(NUMBERS, seed=3, draws_N=draws)
   counts = collections.Counter(drawn.tolist())
   assert counts.keys() == {*NUMBERS}
   # Four standard deviations of a binomial count.
@@ -98,7 +98,7 @@ def test_numbers_are_equally_likely_and_independent_of_the_example():
   assert all(abs(n - len(draws) / 3) <= bound for n in counts.values())
   repeated = np.mean(drawn[1:] == drawn[:-1])
   assert abs(repeated - 1 / 3) <= bound / len(draws)
-  other = pause.draw_num_pauses(NUMBERS, seed=4, draws_N=draws)
+  other = prompt_pauses.draw_num_pauses(NUMBERS, seed=4, draws_N=draws)
   assert abs(np.mean(drawn == other) - 1 / 3) <= bound / len(draws)
 
 
@@ -124,7 +124,7 @@ def test_a_truncated_prefix_is_the_same_with_every_number():
       assert rows.row(i, m).num_positions == rows.num_positions(i, m) <= 18
 
 
-@pytest.mark.parametrize("position", pause.POSITIONS)
+@pytest.mark.parametrize("position", prompt_pauses.POSITIONS)
 @pytest.mark.parametrize("filler", ["", ".", "<question>"])
 def test_batches_pass_every_check_and_a_wrong_number_does_not(
   make_source, position, filler

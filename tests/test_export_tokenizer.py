@@ -6,10 +6,10 @@ import pathlib
 import pytest
 import tokenizers as huggingface
 
-from pausejax import errors, pause
+from pausejax import errors, prompt_pauses
 from pausejax.data import tokenizer_training, tokenizers
 from pausejax.interop import hf_tokenizer, sentencepiece_conversion
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 
 TEXTS = [
   "The assert statement",
@@ -218,7 +218,7 @@ def test_a_chat_template_gets_pauses_before_the_answer(chat_spec):
   assert render(num_pauses=5) == before + "<pause>" * 5
   assert render(num_pauses=0) == before
   assert rendered(after) == rendered(TEMPLATE)
-  for position in pause.POSITIONS:
+  for position in prompt_pauses.POSITIONS:
     chat = template_of(chat_spec, position=position)
     for values, m in (({}, 3), ({"num_pauses": 0}, 0), ({"num_pauses": 4}, 4)):
       text = rendered(chat, add_generation_prompt=True, **values)
@@ -228,7 +228,7 @@ def test_a_chat_template_gets_pauses_before_the_answer(chat_spec):
 
 def test_a_second_export_replaces_the_pauses_of_the_first(chat_spec):
   settings = pathlib.Path(chat_spec).with_name("tokenizer_config.json")
-  for position in pause.POSITIONS:
+  for position in prompt_pauses.POSITIONS:
     once = template_of(chat_spec, position=position)
     settings.write_text(json.dumps({"chat_template": once}))
     assert template_of(chat_spec, position=position) == once

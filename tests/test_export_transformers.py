@@ -10,7 +10,7 @@ import pytest
 from pausejax import sharding
 from pausejax.inference import decode
 from pausejax.interop import export
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from tests import models
 from tests.test_export import saved_run
 from tests.test_hf_config import CLASSES

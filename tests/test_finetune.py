@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from pausejax import errors, pause, tasks
+from pausejax import errors, prompt_pauses, tasks
 from pausejax.config import FinetuneConfig, LossConfig, default
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.tasks import records
 from pausejax.training import step
 from tests import models
@@ -227,7 +227,7 @@ def test_an_example_is_truncated_only_if_it_exceeds_the_length():
     ("<question>", 0, ""),
   ],
 )
-@pytest.mark.parametrize("position", pause.POSITIONS)
+@pytest.mark.parametrize("position", prompt_pauses.POSITIONS)
 def test_a_filler_fills_exactly_the_positions_of_the_pauses(
   filler, m, expected, position
 ):

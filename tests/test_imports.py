@@ -24,6 +24,7 @@ LAYERS = (
     "json_files",
     "pause_places",
     "pause",
+    "prompt_pauses",
     "metrics",
     "__init__",
   ),

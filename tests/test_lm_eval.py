@@ -14,7 +14,7 @@ import yaml
 from pausejax import cli, tasks
 from pausejax.data.finetuning import examples, prompts
 from pausejax.inference import loaded
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from tests import runs, test_tasks
 from tests.test_messages import refused
 

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from pausejax import errors, pause
+from pausejax import errors, pause, prompt_pauses
 
 PAUSE, BOS = 999, 998
 UNIFORM = ("insert_trim", "exact")
@@ -45,7 +45,7 @@ def insert(seq_len, fraction, mode, seed=0, positions=range(4), text=None):
 
 
 def prompt(prefix, num_pauses, position):
-  pauses = pause.PromptPauses(num_pauses=num_pauses, position=position)
+  pauses = prompt_pauses.PromptPauses(num_pauses=num_pauses, position=position)
   return pauses.prompt(prefix, bos_id=BOS, pause_id=PAUSE)
 
 
@@ -251,7 +251,7 @@ def test_pauses_stand_in_their_place_and_can_be_removed(num_pauses):
     "prepend": [BOS, *pauses, *prefix],
     "both": [BOS, *first, *prefix, *second],
   }
-  assert ordered.keys() == pause.POSITIONS.keys()
+  assert ordered.keys() == prompt_pauses.POSITIONS.keys()
   for position, expected in ordered.items():
     longer = prompt(prefix, num_pauses, position)
     np.testing.assert_array_equal(longer, expected)
@@ -298,12 +298,12 @@ def test_segments_of_another_length_are_an_error(mode):
 @pytest.mark.parametrize("num_pauses", [-1, math.nan])
 def test_an_impossible_number_of_pauses_is_an_error(num_pauses):
   with pytest.raises(errors.UsageError, match="num_pauses: must be"):
-    pause.PromptPauses(num_pauses=num_pauses)
+    prompt_pauses.PromptPauses(num_pauses=num_pauses)
 
 
 def test_an_unknown_position_names_the_nearest():
   with pytest.raises(errors.UsageError, match="did you mean 'prepend'"):
-    pause.PromptPauses(num_pauses=1, position="preprend")
+    prompt_pauses.PromptPauses(num_pauses=1, position="preprend")
 
 
 @pytest.mark.parametrize("mode", UNIFORM)
@@ -318,12 +318,12 @@ def test_the_expected_number_of_pauses_is_that_of_many_segments(mode):
 
 
 @pytest.mark.parametrize("in_prefix", [True, False])
-@pytest.mark.parametrize("position", pause.POSITIONS)
+@pytest.mark.parametrize("position", prompt_pauses.POSITIONS)
 @pytest.mark.parametrize("num_pauses", [0, 1, 4])
 def test_masks_of_a_prompt_say_where_its_pauses_are(
   num_pauses, position, in_prefix
 ):
-  pauses = pause.PromptPauses(
+  pauses = prompt_pauses.PromptPauses(
     num_pauses=num_pauses, position=position, in_prefix=in_prefix
   )
   prompt_N = pauses.prompt([3, 1, 4], bos_id=BOS, pause_id=PAUSE)
@@ -340,7 +340,7 @@ def test_masks_of_a_prompt_say_where_its_pauses_are(
 def test_the_loss_is_on_the_answer_and_on_hints_just_before_it():
   ids = np.array([BOS, 3, 1, 4, 20, 21, 22], np.int32)
   for hints in ([], [8], [8, 9, 7]):
-    targets, counts = pause.answer_targets(ids, 4, hints)
+    targets, counts = prompt_pauses.answer_targets(ids, 4, hints)
     np.testing.assert_array_equal(
       targets, [*ids[1 : 4 - len(hints)], *hints, 20, 21, 22]
     )
@@ -351,21 +351,23 @@ def test_the_loss_is_on_the_answer_and_on_hints_just_before_it():
 
 
 @pytest.mark.parametrize("filler", ["", ".", "-u \n/", "<count>", "Wait. " * 9])
-@pytest.mark.parametrize("position", pause.POSITIONS)
+@pytest.mark.parametrize("position", prompt_pauses.POSITIONS)
 def test_a_condition_is_read_back_as_saved(position, filler):
-  pauses = pause.PromptPauses(num_pauses=3, position=position, filler=filler)
+  pauses = prompt_pauses.PromptPauses(
+    num_pauses=3, position=position, filler=filler
+  )
   saved = pauses.condition()
   assert saved == {"num_pauses": 3, "position": position, "filler": filler}
-  assert pause.PromptPauses.from_saved(saved) == pauses
+  assert prompt_pauses.PromptPauses.from_saved(saved) == pauses
   named = saved | {"filler": pauses.token}  # As results name the filler.
-  assert pause.PromptPauses.from_saved(named) == pauses
+  assert prompt_pauses.PromptPauses.from_saved(named) == pauses
   assert re.fullmatch(r"[a-z]+3(-u[0-9a-f]{4})*(-x[0-9a-f]{12})?", pauses.slug)
 
 
-@pytest.mark.parametrize("position", pause.POSITIONS)
+@pytest.mark.parametrize("position", prompt_pauses.POSITIONS)
 def test_the_pauses_as_code_are_those_of_the_prompt(position):
   for m in range(6):
-    pauses = pause.PromptPauses(num_pauses=m, position=position)
+    pauses = prompt_pauses.PromptPauses(num_pauses=m, position=position)
     is_pause_N = pauses.mask(1 + 3 + m)
     num_before = int(np.argmin(is_pause_N[1:]))
     numbers = [_number(code, m) for code in pauses.code]
@@ -385,11 +387,11 @@ def _number(code: str, m: int) -> int:
 
 def test_the_name_of_the_pause_is_no_filler():
   with pytest.raises(errors.UsageError, match="leave it empty"):
-    pause.PromptPauses(num_pauses=1, filler="<pause>")
+    prompt_pauses.PromptPauses(num_pauses=1, filler="<pause>")
 
 
 def test_conditions_are_equal_if_and_only_if_the_prompts_are():
-  make = functools.partial(pause.PromptPauses, num_pauses=2)
+  make = functools.partial(prompt_pauses.PromptPauses, num_pauses=2)
   assert make().is_like(make(in_prefix=True))
   for other in (make(position="prepend"), make(filler=".")):
     assert not make().is_like(other)
@@ -403,11 +405,11 @@ def test_conditions_are_equal_if_and_only_if_the_prompts_are():
 
 def test_only_pause_py_names_pause_modes_and_positions():
   """Neither a mode nor a position is compared, or listed, anywhere else."""
-  names = {*pause.MODES, *pause.POSITIONS}
+  names = {*pause.MODES, *prompt_pauses.POSITIONS}
   package = pathlib.Path(pause.__file__).parent
   found = []
   for path in sorted(package.rglob("*.py")):
-    if path.name in ("pause.py", "pause_places.py"):
+    if path.name in ("pause_places.py", "prompt_pauses.py"):
       continue
     for node in ast.walk(ast.parse(path.read_text())):
       if _asks(node, names):
@@ -447,5 +449,5 @@ def _is_text(node):
 )
 def test_a_comparison_with_a_pause_mode_is_detected(line):
   nodes = ast.walk(ast.parse(line))
-  names = {*pause.MODES, *pause.POSITIONS}
+  names = {*pause.MODES, *prompt_pauses.POSITIONS}
   assert any(_asks(node, names) for node in nodes)

@@ -12,7 +12,7 @@ from pausejax.data import tokenizers
 from pausejax.data.finetuning.prompts import Filler
 from pausejax.inference import requests
 from pausejax.interop import harness
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
 

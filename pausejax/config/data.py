@@ -10,6 +10,7 @@ from pausejax.config import mixtures, number_lists
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
 from pausejax.pause_places import MODES
+from pausejax.prompt_pauses import FILLERS, POSITIONS, PromptPauses
 
 PAUSE_INITS = ("mean", "covariance", "normal", "zeros", "eos", "keep")
 _TOKEN = "token:"  # Before the text of the token whose row is copied.
@@ -198,13 +199,13 @@ class FinetuneConfig(ConfigGroup):
   )
   pause_position: str = declare(
     "append",
-    "; ".join(f"{n}: {p.words}" for n, p in pause.POSITIONS.items()) + ".",
-    choices=tuple(pause.POSITIONS),
+    "; ".join(f"{n}: {p.words}" for n, p in POSITIONS.items()) + ".",
+    choices=tuple(POSITIONS),
   )
   filler: str = declare(
     "",
     'In place of <pause>: text such as ".", repeated over the M positions; '
-    + "; ".join(f"{name}: {words}" for name, words in pause.FILLERS.items())
+    + "; ".join(f"{name}: {words}" for name, words in FILLERS.items())
     + "; empty: <pause>.",
   )
   pauses_in_prefix: bool = declare(
@@ -248,7 +249,7 @@ class FinetuneConfig(ConfigGroup):
     is_token = self.pause_init.startswith(_TOKEN)
     return self.pause_init.removeprefix(_TOKEN) if is_token else ""
 
-  def trained_pauses(self, num_pauses: int) -> pause.PromptPauses:
+  def trained_pauses(self, num_pauses: int) -> PromptPauses:
     """Returns the pauses of training: of the largest M, if it is drawn.
 
     Args:
@@ -259,7 +260,7 @@ class FinetuneConfig(ConfigGroup):
       return pauses
     return dataclasses.replace(pauses, num_pauses=self.train_numbers[-1])
 
-  def pauses(self, num_pauses: int) -> pause.PromptPauses:
+  def pauses(self, num_pauses: int) -> PromptPauses:
     """Returns the pauses of the prompts of a task, when answers are read.
 
     Args:
@@ -269,7 +270,7 @@ class FinetuneConfig(ConfigGroup):
       num_pauses = self.num_pauses
     elif self.train_numbers:
       num_pauses = self.train_numbers[-1]
-    return pause.PromptPauses(
+    return PromptPauses(
       num_pauses=num_pauses,
       position=self.pause_position,
       filler=self.filler,

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pausejax import errors, json_files, pause
+from pausejax import errors, json_files, prompt_pauses
 from pausejax.config import DataConfig
 
 SETTINGS = "tokenizer_config.json"
@@ -196,7 +196,7 @@ class HuggingFaceTokenizer:
     self.adds_space = "".join(first).startswith(("\u2581", "\u0120"))
     vocabulary = self._model.get_vocab(with_added_tokens=True)
     self.vocab_size = max(vocabulary.values(), default=-1) + 1
-    if vocabulary.get(pause.TOKEN) == self.vocab_size - 1:
+    if vocabulary.get(prompt_pauses.TOKEN) == self.vocab_size - 1:
       self.vocab_size -= 1
     self._choose_special_tokens(path, vocabulary)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pausejax import errors, files, json_files
 from pausejax.evaluation import intervals
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.tasks import records
 
 PREDICTIONS = ".predictions.jsonl"

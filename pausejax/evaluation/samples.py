@@ -12,7 +12,7 @@ from pausejax import sharding
 from pausejax.config import TrainConfig
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import continuation, decode
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 
 Samples = Sequence[dict[str, Any]]
 

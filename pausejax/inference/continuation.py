@@ -12,7 +12,7 @@ import numpy as np
 
 from pausejax import arguments, errors
 from pausejax.data.tokenizers import PauseTokenizer
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 

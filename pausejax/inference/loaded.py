@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from pausejax import arguments, errors
 from pausejax.checkpoints import saved_run
 from pausejax.inference import continuation
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.runtime import accelerators
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class LoadedRun:
     Args:
       prompts: one text or several.
       num_pauses: M, number of `<pause>` tokens in each prompt (section 3.3).
-      position: where they stand, a name in `pause.POSITIONS`.
+      position: where they stand, a name in `prompt_pauses.POSITIONS`.
       max_new_tokens: maximum number of new ids per prompt.
       temperature: 0 always selects the most likely id.
       top_k: sample among this many of the most likely ids; 0 for all.
@@ -196,7 +196,7 @@ class LoadedRun:
       options: for each prefix, the texts to score, exactly as they follow it:
       a new word begins with a space.
       num_pauses: M, number of `<pause>` tokens with each prefix.
-      position: where they stand, a name in `pause.POSITIONS`.
+      position: where they stand, a name in `prompt_pauses.POSITIONS`.
 
     Returns:
       For each prefix float32 [number of its options], in nats: the sum over the

@@ -2,7 +2,8 @@
 
 A request is a context and either a continuation, whose log-likelihood is
 computed, or a limit for text to generate. All are ids; pauses are added here:
-between context and continuation, or before the context (`pause.POSITIONS`).
+between context and continuation, or before the context
+(`prompt_pauses.POSITIONS`).
 
 A context that does not fit is truncated on the left, with its BOS, as
 lm-evaluation-harness truncates those of Hugging Face models. Pauses and

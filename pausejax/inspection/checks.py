@@ -170,13 +170,14 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   pause_id = rules.tokenizer.pause_id
 
   def is_good(example: sequences.RowExample) -> bool:
-    pauses, n = example.filler.pauses, example.num_prompt
+    filler = rules.sequences.filler(example.num_pauses)
+    pauses, n = filler.pauses, example.num_prompt
     tokens_N = example.arrays["tokens"]
     prompt_N = tokens_N[:n]
     prefix_N = prompt_N[~pauses.mask(n)[: len(prompt_N)]][1:]
     num_pauses = np.count_nonzero(tokens_N == pause_id)
     return num_pauses == pauses.num_pause_tokens and np.array_equal(
-      prompt_N[1:], example.filler.prompt(prefix_N)[1:]
+      prompt_N[1:], filler.prompt(prefix_N)[1:]
     )
 
   made = rules.sequences
@@ -195,12 +196,13 @@ def _check_prefix(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   def is_good(example: sequences.RowExample) -> bool:
     inside_N, n = example.arrays["in_prefix"], example.num_prompt
     expected_N = np.zeros(max(len(inside_N), n), bool)
-    expected_N[:n] = example.filler.pauses.prefix_mask(n)
+    pauses = rules.sequences.filler(example.num_pauses).pauses
+    expected_N[:n] = pauses.prefix_mask(n)
     return np.array_equal(inside_N, expected_N)
 
   is_inside = rules.sequences.format.pauses.in_prefix
-  pauses = "with" if is_inside else "without"
-  name = f"in_prefix is BOS and prefix, {pauses} the pauses"
+  which = "with" if is_inside else "without"
+  name = f"in_prefix is BOS and prefix, {which} the pauses"
   return _each(name, "examples", is_good, batch, rules)
 
 

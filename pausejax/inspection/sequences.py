@@ -14,7 +14,6 @@ import numpy as np
 
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
-from pausejax.data.finetuning.prompts import Filler
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.pause import PauseSpec
 
@@ -61,11 +60,11 @@ class FinetuningRules(Rules):
   sequences: TaskSequences
   drawn: Sequence[Sequence[int]] = ()
 
-  def filler(self, row: int, example: int) -> Filler:
-    """Returns what writes the pauses of an example of a row."""
+  def num_pauses(self, row: int, example: int) -> int:
+    """Returns M of an example of a row."""
     if self.drawn:
-      return self.sequences.filler(self.drawn[row][example])
-    return self.sequences.format.filler
+      return self.drawn[row][example]
+    return self.sequences.format.pauses.num_pauses
 
   @functools.cached_property
   def hinted(self) -> bool:
@@ -80,19 +79,15 @@ class RowExample:
   Attributes:
     start: its first position in the row.
     arrays: name -> its part of that array.
-    filler: what writes its pauses; None in pretraining.
+    num_pauses: M; 0 in pretraining.
+    num_prompt: number of ids up to the one that predicts the first target; 0 in
+      pretraining.
   """
 
   start: int
   arrays: Batch
-  filler: Filler | None
-
-  @property
-  def num_prompt(self) -> int:
-    """Ids up to the one that predicts the first target; 0 in pretraining."""
-    if self.filler is None:
-      return 0
-    return self.filler.pauses.num_prompt(self.arrays["in_prefix"])
+  num_pauses: int
+  num_prompt: int
 
 
 def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
@@ -107,10 +102,12 @@ def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
         for name, x_BT in batch.items()
         if name != "counted"
       }
-      filler = None
+      m, num_prompt = 0, 0
       if isinstance(rules, FinetuningRules):
-        filler = rules.filler(row, len(result))
-      result.append(RowExample(int(start), arrays, filler))
+        m = rules.num_pauses(row, len(result))
+        pauses = rules.sequences.filler(m).pauses
+        num_prompt = pauses.num_prompt(arrays["in_prefix"])
+      result.append(RowExample(int(start), arrays, m, num_prompt))
   return result
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pausejax import arguments, errors
 from pausejax.checkpoints.saved_run import SavedRun
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 
 MODEL_ARGUMENTS = (
   "checkpoint",

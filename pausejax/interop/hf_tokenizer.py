@@ -2,7 +2,7 @@
 
 A text encodes to BOS and the ids that the run was trained on, and each
 "<pause>" in it to the pause: `tokenizer(prompt + "<pause>" * M)` is the prompt
-of `pause.PromptPauses`.
+of `prompt_pauses.PromptPauses`.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from pausejax import errors, json_files, pause
+from pausejax import errors, json_files, prompt_pauses
 from pausejax.data import tokenizers
 from pausejax.interop import sentencepiece_conversion, tokenizer_files
 
@@ -48,7 +48,7 @@ class ExportedTokenizer:
 def exported_tokenizer(
   tokenizer: tokenizers.PauseTokenizer,
   spec: str,
-  pauses: pause.PromptPauses,
+  pauses: prompt_pauses.PromptPauses,
   *,
   model_type: str,
   max_length: int,
@@ -81,13 +81,13 @@ def exported_tokenizer(
   settings = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     **names,
-    "additional_special_tokens": [pause.TOKEN],
+    "additional_special_tokens": [prompt_pauses.TOKEN],
     "model_max_length": max_length,
     "padding_side": "left",
     "clean_up_tokenization_spaces": False,
     **({"chat_template": template} if template else {}),
   }
-  special = {**names, "additional_special_tokens": [pause.TOKEN]}
+  special = {**names, "additional_special_tokens": [prompt_pauses.TOKEN]}
   return ExportedTokenizer(
     files={
       "tokenizer.json": model.to_str(pretty=True) + "\n",
@@ -194,8 +194,8 @@ def _special(text: str) -> Any:
 
 
 def _add_pause(model: Any, pause_id: int) -> None:
-  model.add_special_tokens([_special(pause.TOKEN)])
-  actual = model.token_to_id(pause.TOKEN)
+  model.add_special_tokens([_special(prompt_pauses.TOKEN)])
+  actual = model.token_to_id(prompt_pauses.TOKEN)
   if actual != pause_id:
     raise errors.UserError(
       f"the tokenizer gives <pause> the id {actual}, the run has {pause_id}; "
@@ -215,7 +215,7 @@ def _prepend_bos(model: Any, bos: str, bos_id: int) -> None:
   )
 
 
-def _chat_template(spec: str, pauses: pause.PromptPauses) -> str:
+def _chat_template(spec: str, pauses: prompt_pauses.PromptPauses) -> str:
   """Returns the source's chat template with pauses, "" if it has none.
 
   The template's variable num_pauses is their number. They stand in front

@@ -32,7 +32,7 @@ from pausejax import arguments, errors
 from pausejax.checkpoints import saved_run
 from pausejax.data.finetuning import prompts
 from pausejax.interop import harness, hf_tokenizer
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.runtime import accelerators, distributed
 from pausejax.runtime.progress import CountBar
 
@@ -73,8 +73,8 @@ class PauseJaxLM(TemplateLM):
     Args:
       checkpoint: the workdir of a run, or WORKDIR/checkpoints/STEP.
       num_pauses: M, number of pauses in each request.
-      position: where they stand, a name in `pause.POSITIONS`.
-      filler: what replaces `<pause>`, as in `pause.PromptPauses`.
+      position: where they stand, a name in `prompt_pauses.POSITIONS`.
+      filler: what replaces `<pause>`, as in `prompt_pauses.PromptPauses`.
       batch_size: requests per batch; rounded up to a multiple of the devices.
       max_length: positions that a request may use; default: the model's.
       max_gen_toks: new tokens of an answer whose task does not say.

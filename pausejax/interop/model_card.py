@@ -7,12 +7,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pausejax import errors, pause, tasks
+from pausejax import errors, tasks
 from pausejax.checkpoints import folders, saved_run
 from pausejax.checkpoints.saved_run import SavedRun
 from pausejax.config import TrainConfig, train_config
 from pausejax.config import saved as config_files
 from pausejax.data import pipeline
+from pausejax.prompt_pauses import TOKEN, PromptPauses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Training:
 
   config: TrainConfig
   variant: str
-  pauses: pause.PromptPauses
+  pauses: PromptPauses
   base: str
 
   @property
@@ -62,7 +63,7 @@ class Training:
 def describe_training(saved: SavedRun) -> Training:
   """Returns how a run was trained; reads the runs that it started from."""
   config = train_config(saved.meta["config"])
-  pauses = pause.PromptPauses(num_pauses=0)
+  pauses = PromptPauses(num_pauses=0)
   variant = f"{_pretraining(saved.meta)}PT"
   if _is_finetuned(saved.meta):
     tasks.import_module(config.tasks_module)
@@ -170,7 +171,7 @@ def _front_matter() -> str:
 def _introduction(saved: SavedRun, training: Training, architecture: str):
   return (
     f"A `{architecture}` of {saved.model.num_layers} layers with the token "
-    f"`{pause.TOKEN}` (id {saved.tokenizer.pause_id}), trained with pausejax: "
+    f"`{TOKEN}` (id {saved.tokenizer.pause_id}), trained with pausejax: "
     f"variant {training.variant} of Goyal et al., "
     "[Think before you speak: Training Language Models With Pause Tokens]"
     "(https://arxiv.org/abs/2310.02226) (ICLR 2024)."
@@ -213,7 +214,7 @@ def _usage(
     else "It was not finetuned for a task: M is yours to choose.",
     number=number,
     prompt=" + ".join(filter(None, (before, "prompt", after))),
-    token=pause.TOKEN,
+    token=TOKEN,
     tokenizer=tokenizer_class,
     chat=_CHAT.format(number=number) if has_chat_template else "",
   )
@@ -288,7 +289,7 @@ def _limits(tokenizer_notes: Sequence[str]) -> str:
     "The license of the parameters is yours to state: it depends on the data "
     "and on the model that the run started from. pausejax itself is under "
     "Apache-2.0.",
-    f'The text "{pause.TOKEN}" in a prompt is a pause; in pausejax, text never '
+    f'The text "{TOKEN}" in a prompt is a pause; in pausejax, text never '
     "becomes one.",
     *tokenizer_notes,
   )

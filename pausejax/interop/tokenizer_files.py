@@ -9,8 +9,9 @@ import json
 import pathlib
 from typing import Any
 
-from pausejax import errors, json_files, pause
+from pausejax import errors, json_files
 from pausejax.data import tokenizers
+from pausejax.prompt_pauses import TOKEN
 
 _FIX = "download the folder again"
 _MAX_ID = 2**32  # Of the tokenizers library.
@@ -158,10 +159,10 @@ def filled(file: TokenizerFile, num_rows: int) -> tuple[TokenizerFile, bool]:
     return dataclasses.replace(file, content=_pieces(file, num_rows)), False
   vocabulary = load_model(file.content, file.name).get_vocab(True)
   _require_rows(max(vocabulary.values(), default=-1) + 1, num_rows)
-  if pause.TOKEN in vocabulary:
+  if TOKEN in vocabulary:
     errors.require(
-      vocabulary[pause.TOKEN] == num_rows - 1,
-      f"tokenizer.json: <pause> has id {vocabulary[pause.TOKEN]} and must be "
+      vocabulary[TOKEN] == num_rows - 1,
+      f"tokenizer.json: <pause> has id {vocabulary[TOKEN]} and must be "
       f"the last of the embedding's {num_rows:,} rows: cut the rows after it",
     )
     return file, True

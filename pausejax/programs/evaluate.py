@@ -45,8 +45,8 @@ from pausejax.config import (
 )
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
-from pausejax.pause import FILLERS, POSITIONS, PromptPauses
 from pausejax.programs import evaluate_text
+from pausejax.prompt_pauses import FILLERS, POSITIONS, PromptPauses
 from pausejax.runtime import (
   accelerators,
   distributed,

@@ -81,7 +81,7 @@ def _scores(saved: SavedRun) -> list:
   """Returns the metrics of the checkpoint, for the model card."""
   from pausejax.evaluation import results
   from pausejax.interop.model_card import CardScore
-  from pausejax.pause import PromptPauses
+  from pausejax.prompt_pauses import PromptPauses
 
   scores = [
     CardScore(

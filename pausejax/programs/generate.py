@@ -13,7 +13,7 @@ place, use `pausejax evaluate`, which has --filler.
 from pausejax import commandline, errors
 from pausejax.checkpoints import saved_run
 from pausejax.inference import loaded
-from pausejax.pause import POSITIONS
+from pausejax.prompt_pauses import POSITIONS
 
 
 def main(argv: list[str]) -> int:

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 from pausejax import commandline, errors
 from pausejax.checkpoints import saved_run
-from pausejax.pause import POSITIONS
+from pausejax.prompt_pauses import POSITIONS
 from pausejax.runtime import distributed
 
 _REPLACED = ("--model", "-M", "--model_args", "-a")

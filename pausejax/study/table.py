@@ -20,7 +20,7 @@ import numpy as np
 from pausejax import metrics
 from pausejax.evaluation import intervals
 from pausejax.evaluation import results as results_
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.study.arms import Variant
 from pausejax.study.plan import Cell, Study
 

@@ -6,7 +6,7 @@ import pathlib
 from pausejax.checkpoints import folders, saved_run, upgrade
 from pausejax.config import saved
 from pausejax.evaluation import results
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.runtime import metric_rows, run_folder, wandb_run
 from pausejax.study import plan as plans
 from pausejax.study.report import contents, document

@@ -1,7 +1,7 @@
 """Converts text to prompts and targets, with pauses.
 
-`pause.PromptPauses` defines their place. A prompt that is too long is truncated
-on the left of its prefix; pauses and target are never truncated.
+`prompt_pauses.PromptPauses` defines their place. A prompt that is too long is
+truncated on the left of its prefix; pauses and target are never truncated.
 
 T ids of one example.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from pausejax import errors
 from pausejax.data import tokenizers
-from pausejax.pause import FILLERS, PromptPauses
+from pausejax.prompt_pauses import FILLERS, PromptPauses
 from pausejax.tasks import Example, Task
 
 

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pausejax import pause
 from pausejax.config import DataConfig
 from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import batch
@@ -32,6 +31,7 @@ from pausejax.data.pretraining.source import (
   step_rows,
 )
 from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.prompt_pauses import answer_targets, draw_num_pauses
 
 _OPEN_ROWS = 64  # Rows that may still be filled while packing.
 
@@ -201,7 +201,7 @@ class FinetuneSource:
       is_t_N = drawn_N == t
       draws = np.arange(int(before), int(before) + int(is_t_N.sum()))
       places_N[is_t_N] = self._examples_of(t, draws)
-      numbers_N[is_t_N] = pause.draw_num_pauses(
+      numbers_N[is_t_N] = draw_num_pauses(
         self._tasks[t].numbers, seed=self._seed + t, draws_N=draws
       )
     columns = drawn_N.tolist(), places_N.tolist(), numbers_N.tolist()
@@ -259,7 +259,7 @@ class FinetuneSource:
   def _placed(self, task: TaskSequences, index: int, m: int) -> batch.Packed:
     row = task.row(index, m)
     n, prompt = row.num_positions, row.num_prompt
-    targets_T, counts_T = pause.answer_targets(row.ids_T, prompt, row.hint_ids)
+    targets_T, counts_T = answer_targets(row.ids_T, prompt, row.hint_ids)
     in_prefix_T = np.zeros(n, bool)
     in_prefix_T[:prompt] = task.filler(m).pauses.prefix_mask(prompt)
     return batch.Packed(row.ids_T[:-1], targets_T, counts_T, in_prefix_T)

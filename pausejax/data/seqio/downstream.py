@@ -31,7 +31,7 @@ from pausejax.data import tokenizers
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.seqio import preprocessors
 from pausejax.data.seqio.vocabulary import PauseVocabulary
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 
 
 def register_downstream(

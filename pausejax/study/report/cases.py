@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pausejax.pause import TOKEN, PromptPauses
+from pausejax.prompt_pauses import TOKEN, PromptPauses
 from pausejax.study.report import disagreements, markup
 from pausejax.study.report.contents import Report
 from pausejax.study.report.disagreements import Case, Contender, Disagreement

@@ -4,7 +4,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.study.report.runs import StudyRun
 
 _AGAIN = "-again"

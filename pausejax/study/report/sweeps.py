@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pausejax import errors, metrics
 from pausejax.evaluation import results
-from pausejax.pause import PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 from pausejax.study.report.runs import StudyRun
 
 # Pauses of a run that was not finetuned on the task.
