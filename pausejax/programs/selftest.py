@@ -37,7 +37,7 @@ _RESULT = {
   "backend": str,
   "kind": str,
   "processes": int,
-  "exact": {str: bool},
+  "exact_sums": {str: bool},
 }
 
 
@@ -204,7 +204,7 @@ def _check_devices(
   if any(codes):
     failure.reraise("devices", toy.last_line(log))
   found = json_files.read(result, _RESULT, "start the selftest again")
-  wrong = [dtype for dtype, exact in found["exact"].items() if not exact]
+  wrong = [dtype for dtype, exact in found["exact_sums"].items() if not exact]
   if wrong or found["processes"] != distributed.num_processes():
     raise failure.failed(
       "devices",

@@ -53,7 +53,7 @@ def sums() -> dict[str, Any]:
     "backend": jax.default_backend(),
     "kind": jax.devices()[0].device_kind,
     "processes": jax.process_count(),
-    "exact": exact,
+    "exact_sums": exact,
   }
 
 
@@ -62,9 +62,9 @@ def main(path: str) -> None:
   distributed.connect()
   accelerators.require_used()
   result = sums()
-  everywhere = distributed.all_gather(result["exact"])
-  result["exact"] = {
-    dtype: all(each[dtype] for each in everywhere) for dtype in result["exact"]
+  everywhere = distributed.all_gather(result["exact_sums"])
+  result["exact_sums"] = {
+    dtype: all(each[dtype] for each in everywhere) for dtype in result["exact_sums"]
   }
   if distributed.process_index() == 0:
     pathlib.Path(path).write_text(json.dumps(result))
