@@ -215,7 +215,7 @@ def _check_devices(
     )
   _say(
     f"devices: {found['devices']} x {found['kind']}; sums over all of them are "
-    f"exact in {' and '.join(found['exact'])}"
+    f"exact in {' and '.join(found['exact_sums'])}"
   )
   return found
 
