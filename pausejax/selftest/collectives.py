@@ -64,7 +64,7 @@ def main(path: str) -> None:
   result = sums()
   everywhere = distributed.all_gather(result["exact_sums"])
   result["exact_sums"] = {
-    dtype: all(each[dtype] for each in everywhere) for dtype in exact
+    dtype: all(each[dtype] for each in everywhere) for dtype in everywhere[0]
   }
   if distributed.process_index() == 0:
     pathlib.Path(path).write_text(json.dumps(result))
