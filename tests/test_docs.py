@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from pausejax import cli, commandline, errors
-from pausejax.config import load_config
+from pausejax.config import load_config, loader
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAM = "pausejax"
@@ -101,8 +101,12 @@ def python(words: list[str]) -> None:
   end = words.index("--") if "--" in words else len(words)
   folder = pathlib.Path(spec.origin).parent
   source = "".join(path.read_text() for path in folder.glob("*.py"))
+  overridden = load_config("pretrain_c4")
   for option in words[2:end]:
     name = option.partition("=")[0]
+    if name.startswith("--config."):
+      loader.apply_override(overridden, option)
+      continue
     assert not name.startswith("--") or f'"{name}"' in source, option
   if end < len(words):
     pausejax(["train", *words[end + 1 :]])
