@@ -10,13 +10,20 @@ from typing import Any
 from pausejax.config import saved as saved_configs
 
 FORMAT = 3
+# Pausejax 0.1.0 compares no format, but every field of the tokenizer's
+# fingerprint before it reads anything else: this one makes it refuse the step
+# in one line.
+_REFUSED_BY_0_1 = {"pausejax": "0.2.0 or newer"}
 
 
 def meta_to_json(run: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of a run as meta.json has them."""
-  if "config" not in run:
-    return dict(run)
-  return {**run, "config": saved_configs.config_to_json(run["config"])}
+  fields = dict(run)
+  if "config" in run:
+    fields["config"] = saved_configs.config_to_json(run["config"])
+  if "tokenizer" in run:
+    fields["tokenizer"] = {**run["tokenizer"], **_REFUSED_BY_0_1}
+  return fields
 
 
 def upgrade(saved: dict[str, Any], format: int, where: str) -> dict[str, Any]:
@@ -35,6 +42,10 @@ def upgrade(saved: dict[str, Any], format: int, where: str) -> dict[str, Any]:
   if isinstance(config, Mapping):
     where = f"the config in {where}"
     fields["config"] = saved_configs.current(config, where)
+  if isinstance(tokenizer := fields.get("tokenizer"), Mapping):
+    fields["tokenizer"] = {
+      name: tokenizer[name] for name in tokenizer if name not in _REFUSED_BY_0_1
+    }
   if format < FORMAT and isinstance(data, Mapping):
     fields["data"] = {"pipeline" if n == "door" else n: data[n] for n in data}
   return fields
