@@ -194,10 +194,13 @@ def test_a_process_is_killed_in_the_phase_that_was_asked_for(tmp_path):
   saves = [sys.executable, "-c", f"{script} time.sleep(60)"]
   began = time.monotonic()
   with toy.child(saves, log, {}) as process:
-    assert toy.kill_when(lambda: toy.is_saving(workdir), process, 0)
-  assert toy.is_saving(workdir) and time.monotonic() - began < 30
+    hit = toy.kill_when(lambda: toy.is_saving(workdir), process, workdir)
+  assert hit == "saving" and time.monotonic() - began < 30
   with toy.child([sys.executable, "-c", ""], log, {}) as process:
-    assert not toy.kill_when(lambda: False, process, 0)
+    assert toy.kill_when(lambda: False, process, workdir) == ""
+  sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+  with toy.child(sleeps, log, {}) as process:
+    assert toy.kill_when(lambda: True, process, tmp_path) == "training"
 
 
 def test_rows_of_an_earlier_start_do_not_count_as_training(tmp_path):

@@ -16,7 +16,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from pausejax.selftest.damage import DAMAGES, files_of
 
 _DAMAGES = ("flip 0", "cut", "deleted")
 Leaves = dict[str, np.ndarray]
+Reader = Callable[[pathlib.Path], Leaves]
 
 
 class Readers:
@@ -48,12 +49,20 @@ class Readers:
       run.model, made, has_average=self._config.optim.has_average
     )
 
+  def of_file(self, file: pathlib.Path) -> list[Reader]:
+    """Returns the methods that read a file; all read the parameters."""
+    only_parameters = [self.evaluate, self.export]
+    is_read = "opt_state" not in file.parts
+    return [self.resume, self.init_from, *(only_parameters if is_read else [])]
+
   def resume(self, workdir: pathlib.Path) -> Leaves:
-    """As `train` resumes; sets a damaged step aside."""
-    store = Store(workdir / "checkpoints", self._config.checkpoint)
-    restored = store.restore(self._abstract)
-    assert restored is not None
-    return _host(restored.state)
+    """As `train` resumes: in a copy, where it sets a damaged step aside."""
+    with tempfile.TemporaryDirectory(dir=workdir.parent) as folder:
+      copy = shutil.copytree(workdir, pathlib.Path(folder) / "run")
+      store = Store(copy / "checkpoints", self._config.checkpoint)
+      restored = store.restore(self._abstract)
+      assert restored is not None
+      return _host(restored.state)
 
   def init_from(self, workdir: pathlib.Path) -> Leaves:
     """As `train --init_from` with init_load=state."""
@@ -69,6 +78,7 @@ class Readers:
   def export(self, workdir: pathlib.Path) -> Leaves:
     """As `export`; a folder must appear whole or not at all."""
     out = workdir / "exported"
+    shutil.rmtree(out, ignore_errors=True)
     try:
       run = saved_run.find_run(str(workdir))
       prepared = export.prepare_export(run, out.name)
@@ -105,26 +115,25 @@ def count_detected(workdir: pathlib.Path) -> dict[str, Any]:
     jax.set_mesh(sharding.data_mesh(jax.devices()[:1])),
     tempfile.TemporaryDirectory(dir=workdir.parent) as folder,
   ):
-    first, pristine, copy = (
-      pathlib.Path(folder) / name for name in ("first", "pristine", "damaged")
-    )
+    first, both = pathlib.Path(folder) / "first", pathlib.Path(folder) / "both"
     _copy(workdir, first, (older,))
-    _copy(workdir, pristine, (older, newest))
-    readers = Readers(pristine)
-    last, saved = readers.resume(first), readers.resume(pristine)
-    files = files_of(pristine / "checkpoints" / str(newest))
-    for file, name, reader in _cases(files, readers):
-      shutil.copytree(pristine, copy)
+    _copy(workdir, both, (older, newest))
+    readers = Readers(both)
+    last, saved = readers.resume(first), readers.resume(both)
+    files = files_of(both / "checkpoints" / str(newest))
+    for file, name in itertools.product(files, _DAMAGES):
       ours, theirs = (
-        copy / "checkpoints" / str(step) / file for step in (newest, older)
+        both / "checkpoints" / str(step) / file for step in (newest, older)
       )
+      content = ours.read_bytes()
       DAMAGES[name](ours, theirs)
-      outcome = _outcome(reader, copy, saved, last)
-      if outcome == "silent":
-        raise _silent(reader.__name__, name, file)
-      detected[reader.__name__] += outcome == "detected"
-      num_reads += 1
-      shutil.rmtree(copy)
+      for reader in readers.of_file(file):
+        outcome = _outcome(reader, both, saved, last)
+        if outcome == "silent":
+          raise _silent(reader.__name__, name, file)
+        detected[reader.__name__] += outcome == "detected"
+        num_reads += 1
+      ours.write_bytes(content)
   if not num_reads or not all(detected.values()):
     raise failure.failed(
       "damage",
@@ -163,20 +172,8 @@ def _verify(workdir: pathlib.Path, step: int) -> int:
   return verified.num_leaves
 
 
-def _cases(
-  files: list[pathlib.Path], readers: Readers
-) -> Iterator[tuple[pathlib.Path, str, Callable[[pathlib.Path], Leaves]]]:
-  """Yields (file, damage, reader); parameters are read by all readers."""
-  for file, name in itertools.product(files, _DAMAGES):
-    yield file, name, readers.resume
-    yield file, name, readers.init_from
-    if "opt_state" not in file.parts:
-      yield file, name, readers.evaluate
-      yield file, name, readers.export
-
-
 def _outcome(
-  reader: Callable[[pathlib.Path], Leaves],
+  reader: Reader,
   workdir: pathlib.Path,
   saved: Leaves,
   older: Leaves,

@@ -112,12 +112,11 @@ def _kill_and_resume(made: Toy, counts: Counts, name: str) -> None:
       counts.starts += 1
       victim = i % distributed.num_processes()
       is_due = _is_due(workdir, log, phase, step)
-      was_killed = toy.kill_when(is_due, process, victim)
+      hit = toy.kill_when(is_due, process, workdir, victim)
     _count_resume(counts, log, is_first=i == 0)
-    if not was_killed:
+    if not hit:
       break
-    hit = "saving" if toy.is_saving(workdir) else "training"
-    counts.kills[distributed.all_gather(hit)[0]] += 1
+    counts.kills[hit] += 1
   last = made.folder / f"{name}-last.log"
   counts.starts += 1
   made.run(workdir, last)

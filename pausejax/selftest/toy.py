@@ -205,21 +205,31 @@ def is_saving(workdir: pathlib.Path) -> bool:
 
 
 def kill_when(
-  phase: Callable[[], bool], process: subprocess.Popen, victim: int
-) -> bool:
+  phase: Callable[[], bool],
+  process: subprocess.Popen,
+  workdir: pathlib.Path,
+  victim: int = 0,
+) -> str:
   """Kills one process of a run as soon as it is in a phase.
 
   Args:
     phase: whether the run is in the phase.
     process: the one that this process started.
+    workdir: of the run.
     victim: index of the one to kill.
 
   Returns:
-    Whether it was killed; False if the run ended before.
+    "saving" if a step was left incomplete, else "training"; "" if the run ended
+    before it was killed.
   """
+  hit = ""
   if distributed.process_index() == victim and wait_until(phase, process):
     process.send_signal(signal.SIGKILL)
-  return wait(process)[victim] == KILLED
+    if process.wait() == KILLED:
+      # Looked up now: later the other processes remove what is incomplete.
+      hit = "saving" if is_saving(workdir) else "training"
+  wait(process)
+  return distributed.all_gather(hit)[victim]
 
 
 def wait_until(
