@@ -18,6 +18,7 @@ import sys
 import pytest
 
 from pausejax import cli, errors
+from pausejax.checkpoints import retention
 from pausejax.config import default, train_config
 from pausejax.data import tokenizers
 from pausejax.runtime import compilation, wandb_run
@@ -171,6 +172,23 @@ def test_a_name_in_a_file_does_not_lead_out_of_the_workdir(tmp_path):
     path.write_text(json.dumps({"id": "a", "sent": 0, "open": name}))
     with pytest.raises(errors.UserError, match="is not a folder name"):
       wandb_run._read_state(tmp_path)
+
+
+def test_deletions_do_not_follow_links(tmp_path):
+  foreign = tmp_path / "foreign"
+  foreign.mkdir()
+  (foreign / "notes").touch()
+  for name, is_inside in (("linked", False), ("inside", True)):
+    folder = tmp_path / name / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "4.orbax-checkpoint-tmp").symlink_to(foreign)
+    trash = folder / retention.TRASH
+    if is_inside:
+      trash.mkdir()
+    (trash / "8" if is_inside else trash).symlink_to(foreign)
+    retention.empty_trash(folder)
+    assert not (is_inside and trash.exists())
+  assert [p.name for p in foreign.iterdir()] == ["notes"]
 
 
 # The tokenizer's file.
