@@ -194,7 +194,9 @@ def test_a_process_is_killed_in_the_phase_that_was_asked_for(tmp_path):
   saves = [sys.executable, "-c", f"{script} time.sleep(60)"]
   began = time.monotonic()
   with toy.child(saves, log, {}) as process:
-    hit = toy.kill_when(lambda: toy.is_saving(workdir), process, workdir)
+    hit = toy.kill_when(
+      lambda: bool(toy.saving_steps(workdir)), process, workdir
+    )
   assert hit == "saving" and time.monotonic() - began < 30
   with toy.child([sys.executable, "-c", ""], log, {}) as process:
     assert toy.kill_when(lambda: False, process, workdir) == ""

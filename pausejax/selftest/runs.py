@@ -150,7 +150,7 @@ def _is_due(
     losses = toy.losses(workdir)
     if not losses or max(losses) < step:
       return False
-    return toy.is_saving(workdir) == (phase == "saving")
+    return bool(toy.saving_steps(workdir)) == (phase == "saving")
 
   return is_due
 

@@ -195,13 +195,10 @@ def losses(workdir: pathlib.Path) -> dict[int, float]:
   return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-def is_saving(workdir: pathlib.Path) -> bool:
-  """Returns whether a step is being written."""
-  try:
-    names = os.listdir(workdir / "checkpoints")
-  except FileNotFoundError:
-    return False
-  return any(name.endswith(".orbax-checkpoint-tmp") for name in names)
+def saving_steps(workdir: pathlib.Path) -> set[int]:
+  """Returns the steps that are being written, or that a kill left so."""
+  names = [p.name for p in (workdir / "checkpoints").glob("[0-9]*-tmp")]
+  return {int(name.partition(".")[0]) for name in names}
 
 
 def kill_when(
@@ -219,15 +216,17 @@ def kill_when(
     victim: index of the one to kill.
 
   Returns:
-    "saving" if a step was left incomplete, else "training"; "" if the run ended
-    before it was killed.
+    "saving" if a step that was being written did not become complete, else
+    "training"; "" if the run ended before it was killed.
   """
   hit = ""
   if distributed.process_index() == victim and wait_until(phase, process):
+    steps = saving_steps(workdir)
     process.send_signal(signal.SIGKILL)
     if process.wait() == KILLED:
-      # Looked up now: later the other processes remove what is incomplete.
-      hit = "saving" if is_saving(workdir) else "training"
+      # Other processes of the run may have removed what was incomplete.
+      complete = {*folders.numbered(workdir / "checkpoints")}
+      hit = "saving" if steps - complete else "training"
   wait(process)
   return distributed.all_gather(hit)[victim]
 
