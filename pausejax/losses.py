@@ -221,6 +221,13 @@ def _scan_chunks(x_BTD, head, targets_BT, mask_BT, *, options, with_grads):
       dbias_V += jnp.sum(dproducts_BCV, (0, 1), dtype=jnp.float32)
     return (objective, (dhead_DV, dbias_V)), (nll_BC, dx_BCD)
 
+  if num_chunks == 1:
+    # Without a loop, nothing is added to zeros of the size of the head.
+    start = 0.0, jax.tree.map(lambda _: 0.0, head)
+    chunk = x_BTD, targets_BT, mask_BT
+    (objective, dhead), (nll_BT, dx_BTD) = one_chunk(start, chunk)
+    return (objective, nll_BT), (dx_BTD, dhead) if with_grads else None
+
   # Zeros that vary over the mesh as the data does, as shard_map requires.
   zero = 0.0 * jnp.sum(mask_BT, dtype=jnp.float32)
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape) + zero, head)

@@ -105,7 +105,22 @@ def _clipped(
   optimizer = _build(config, schedule)
   if not config.clip_norm:
     return optax.chain(optimizer)
-  return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+  return optax.chain(_clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+  """Returns optax's transformation of this name, with one factor for all.
+
+  optax divides each gradient by the norm and chooses between two gradients: on
+  a CPU, quotients are written to memory and then read.
+  """
+
+  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    del params
+    factor = jnp.minimum(1.0, largest / optax.tree.norm(grads))
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def optimizer_names(config: OptimConfig) -> list[str]:

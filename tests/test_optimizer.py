@@ -102,6 +102,25 @@ def three_steps(made: optax.GradientTransformation, params, grads):
   return params, updates
 
 
+@pytest.mark.parametrize("largest", [0.5, 100.0])
+def test_gradients_are_clipped_as_by_optax(largest):
+  grads = {"a": jnp.arange(1.0, 5.0), "b": -jnp.ones((2, 3))}
+  ours, theirs = (
+    make(largest)
+    for make in (optimizer._clip_by_global_norm, optax.clip_by_global_norm)
+  )
+  found, state = ours.update(grads, ours.init(grads))
+  wanted, _ = theirs.update(grads, theirs.init(grads))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-6), found, wanted
+  )
+  assert state == theirs.init(grads)
+  zeros = jax.tree.map(jnp.zeros_like, grads)
+  jax.tree.map(
+    np.testing.assert_array_equal, ours.update(zeros, state)[0], zeros
+  )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_equals_itself_on_separate_layers_or_is_refused(name):

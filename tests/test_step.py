@@ -118,6 +118,50 @@ def test_positions_are_divided_into_few_equal_chunks(length, largest, wanted):
   assert step._num_chunks(length, largest) == wanted
 
 
+@pytest.mark.parametrize(
+  ("shape", "wanted"),
+  [
+    ((2, 256, 768), 1),
+    ((8, 256, 384), 10),
+    ((4, 2048, 2048), 8),
+    ((1, 8, 64), 1),
+  ],
+)
+def test_a_chunk_has_at_least_half_as_many_tokens_as_d_model(shape, wanted):
+  assert step._most_chunks(*shape) == wanted
+
+
+def test_the_compiled_step_updates_the_state_in_place():
+  fields = default().model
+  fields.update(num_layers=1, d_model=128, num_heads=2, num_kv_heads=2)
+  fields.update(d_ff=512, max_seq_len=32, dtype="float32", remat="none")
+  fields.update(scan_unroll=1, tied_embeddings=True)
+  config = ModelConfig(vocab_size=8192, **fields.to_dict())
+  made, schedule = optimizer.make_optimizer(
+    OptimConfig(**default().optim.to_dict()), 100
+  )
+  train = functools.partial(
+    step.train_step,
+    optimizer=made,
+    schedule=schedule,
+    loss=LossConfig(num_chunks=8, z_loss=0.0),
+    num_microbatches=1,
+    pause_id=8191,
+  )
+  state = jax.eval_shape(lambda: train_state.init_state(config, made, 0))
+  batch = models.batch(batch_size=1, seq_len=32)
+  compiled = jax.jit(train, donate_argnums=0).lower(state, batch).compile()
+  size = lambda tree: sum(
+    x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
+  memory = compiled.memory_analysis()
+  assert memory.alias_size_in_bytes >= size(state)
+  # The gradients and the logits. A copy of the moments would add 2.
+  assert memory.temp_size_in_bytes < 2.25 * size(state.model)
+  # 32 tokens are one chunk: no loop sums the head's gradient.
+  assert " while(" not in compiled.as_text()
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_step_that_is_not_finite_changes_only_the_counters(bad):
   train, start = make_step()

@@ -160,7 +160,8 @@ class LossConfig(ConfigGroup):
 
   num_chunks: int = field(
     8,
-    "Chunks of positions whose logits exist at one time; divides seq_len.",
+    "Chunks of positions whose logits exist at one time; divides seq_len. "
+    "Fewer if a chunk would have fewer than d_model / 2 tokens.",
     minimum=1,
     may_change=True,
   )

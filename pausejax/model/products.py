@@ -52,8 +52,12 @@ def _dense_forward(x_BI, kernel_IO, bias_O):
 
 def _dense_backward(saved, dy_BO):
   x_BI, kernel_IO, bias_O = saved
-  batch = tuple(range(x_BI.ndim - 1))
   dx_BI = dy_BO @ kernel_IO.astype(x_BI.dtype).T
+  if x_BI.dtype == jnp.float32 and sharding.num_shards("sequence") == 1:
+    # From more batch axes than one, XLA on CPUs transposes a copy of the input,
+    # for which it computes the norm again.
+    x_BI, dy_BO = (x.reshape(-1, x.shape[-1]) for x in (x_BI, dy_BO))
+  batch = tuple(range(x_BI.ndim - 1))
   # The first factor is transposed, so the smaller one comes first. Not in
   # bfloat16: on CPUs without bfloat16 instructions, XLA cannot run the product
   # that it makes of the transposed result.

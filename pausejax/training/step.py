@@ -78,20 +78,28 @@ def train_step(
     is_used, spike = is_finite & ~is_spike, {"spike": is_spike}
     window = window.added(mean_loss, grad_norm, is_finite)
 
-  with jax.named_scope("optimizer"):
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.model)
-    model = optax.apply_updates(state.model, updates)
-    average = state.average
+  def update(grads, model, opt_state, average):
+    updates, opt_state = optimizer.update(grads, opt_state, model)
+    model = optax.apply_updates(model, updates)
     if average is not None:
       count = state.step + 1 - state.num_skipped
       average = updated_average(average, model, count, ema_decay)
-  keep = lambda new, old: jnp.where(is_used, new, old)
+    return model, opt_state, average
+
+  # Not a choice between two results, for which the old state would be copied.
+  with jax.named_scope("optimizer"):
+    model, opt_state, average = jax.lax.cond(
+      is_used,
+      update,
+      lambda grads, *old: old,
+      *(grads, state.model, state.opt_state, state.average),
+    )
   new_state = TrainState(
     step=state.step + 1,
     num_skipped=state.num_skipped + ~is_used,
-    model=jax.tree.map(keep, model, state.model),
-    opt_state=jax.tree.map(keep, opt_state, state.opt_state),
-    average=jax.tree.map(keep, average, state.average),
+    model=model,
+    opt_state=opt_state,
+    average=average,
     spikes=window,
   )
   metrics = {
@@ -185,6 +193,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     read = jax.tree.map(lambda x: _rows_at(x, batch["counted"]), read)
   x_BKD, tokens_BK, targets_BK, mask_BK = read
   num_here = x_BKD.shape[1] // sharding.num_shards("sequence")
+  most = min(loss.num_chunks, _most_chunks(*x_BTD.shape))
   with jax.named_scope("loss"):
     objective, nll_BK = losses.cross_entropy(
       x_BKD,
@@ -193,7 +202,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
       mask_BK,
       head_bias_V=model.head_bias_V(),
       finish=functools.partial(decoder.finish_logits, config=model.config),
-      num_chunks=_num_chunks(num_here, x_BTD.shape[1] // loss.num_chunks),
+      num_chunks=_num_chunks(num_here, x_BTD.shape[1] // most),
       z_loss=loss.z_loss,
     )
   after_pause_BK = mask_BK & (tokens_BK == pause_id)
@@ -217,6 +226,16 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
 def _rows_at(x_T: jax.Array, places_K: jax.Array) -> jax.Array:
   """Returns [B, K, ...]: K positions of each row of [B, T, ...]."""
   return x_T.at[places_K].get(unique_indices=True)
+
+
+def _most_chunks(batch_size: int, seq_len: int, d_model: int) -> int:
+  """Returns the most chunks worth their gradients of the head.
+
+  Each chunk reads and writes the head's gradient [D, V], so it has at least D/2
+  tokens: its logits have at least half of that size.
+  """
+  shards = sharding.num_shards(*sharding.TOKEN_AXES)
+  return max(1, 2 * batch_size * seq_len // (shards * d_model))
 
 
 def _num_chunks(length: int, largest: int) -> int:
