@@ -65,7 +65,7 @@ def get_config(arg: str = ""):
 
 
 def _add_ablations(c, pretrain: str, finetune: str, num_layers: int) -> None:
-  """Adds the paper's ablations, each as one more arm."""
+  """Adds the paper's ablations and further controls, each as one more arm."""
   # Ten pauses cost about as much as two layers of the 1B model (section 4).
   deeper = f"--config.model.num_layers={num_layers + 2}"
   c.pretrainings.std_deeper = (f"{pretrain},pause=false", deeper)
@@ -79,10 +79,18 @@ def _add_ablations(c, pretrain: str, finetune: str, num_layers: int) -> None:
   prepend = "--config.finetune.pause_position=prepend"
   c.finetunings.prepend10 = (f"{finetune},pauses=10", prepend)
   c.finetunings.prepend50 = (f"{finetune},pauses=50", prepend)
-  # "." in place of <pause>, at inference only, on the standard model.
-  c.evaluations.m0 = ("--pauses=10,50 --filler=.",)
+  # A model that is to answer with any number of pauses.
+  drawn = "--config.finetune.train_num_pauses=0-50"
+  c.finetunings.drawn50 = (f"{finetune},pauses=50", drawn)
+  # Text in place of <pause>, at inference only, on the standard model.
+  c.evaluations.m0 = (
+    "--pauses=10,50 --filler=.",
+    "--pauses=10,50 --filler=<question>",
+  )
   c.variants += (
     ("StdPT_StdFT_dots", "std", "m0", "filler=."),
+    ("StdPT_StdFT_question", "std", "m0", "filler=<question>"),
+    ("PausePT_DrawnFT", "pause", "drawn50"),
     ("DeeperPT_StdFT", "std_deeper", "m0"),
     ("ExactPT_PauseFT", "pause_exact", "m10", "m50"),
     ("PausePT_PrependFT", "pause", "prepend10", "prepend50"),
