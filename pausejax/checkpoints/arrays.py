@@ -25,6 +25,9 @@ from pausejax.checkpoints import folders, leaves
 # Orbax merges the files of all processes with a glob of the full path;
 # TensorStore reads a backslash as a slash.
 _MISREAD_CHARACTERS = frozenset("*?[\\")
+# Ten years: Orbax's limit of a save is by the wall clock, which may jump. The
+# watchdog ends a save that is stuck.
+_NO_TIMEOUT = 315_360_000  # Seconds.
 # Statuses of TensorStore and XLA that are no evidence of damage on disk.
 _NOT_DAMAGE = (
   "ABORTED",
@@ -79,7 +82,7 @@ class ArrayWriter:
     if self._checkpointer is None:
       _hide_closed_loops()
       self._checkpointer = ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler()
+        ocp.CompositeCheckpointHandler(), timeout_secs=_NO_TIMEOUT
       )
     items = {
       **{n: ocp.args.StandardSave(leaves.nest(x)) for n, x in arrays.items()},

@@ -115,7 +115,7 @@ def count_detected(workdir: pathlib.Path) -> dict[str, Any]:
     jax.set_mesh(sharding.data_mesh(jax.devices()[:1])),
     tempfile.TemporaryDirectory(dir=workdir.parent) as folder,
   ):
-    first, both = pathlib.Path(folder) / "first", pathlib.Path(folder) / "both"
+    first, both = (pathlib.Path(folder) / n for n in ("first", "first_two"))
     _copy(workdir, first, (older,))
     _copy(workdir, both, (older, newest))
     readers = Readers(both)

@@ -69,10 +69,7 @@ def train_loop(run: Run) -> TrainState:
   start, end = int(state.step), resume.last_step(c)
   run.saver.require_finite_steps(start, run.meter.counters)
   run.goodput.begin_steps()
-  if run.exports and run.exports.is_missing(start):
-    with run.goodput.measure("saving"):
-      run.exports.write(_evaluated(run, state), start, {})
-    run.meter.restart_clock()
+  _export_missing(run, state, start)
   if run.evaluation_due and _evaluate(run, state) is None:
     end = start
   for step in range(start + 1, end + 1):
@@ -112,6 +109,14 @@ def train_loop(run: Run) -> TrainState:
   with run.goodput.measure("saving"):
     run.saver.close()
   return state
+
+
+def _export_missing(run: Run, state: TrainState, step: int) -> None:
+  """Exports the step that the run starts from, if a kill prevented it."""
+  if run.exports and run.exports.is_missing(step):
+    with run.goodput.measure("saving"):
+      run.exports.write(_evaluated(run, state), step, {})
+    run.meter.restart_clock()
 
 
 def _has_new_size(config: TrainConfig, step: int) -> bool:
