@@ -1,6 +1,7 @@
 """Finetuning with a number of pauses that is drawn for each example."""
 
 import collections
+import json
 
 import numpy as np
 import pytest
@@ -151,6 +152,7 @@ def test_a_run_cannot_resume_with_other_numbers(make_source):
   prints = [make_source(encoded(n)).fingerprint() for n in ("0-5", "0,5", "5")]
   assert prints[0] != prints[1] != prints[2] != prints[0]
   assert prints[2] == make_source(encoded("", num_pauses=5)).fingerprint()
+  assert json.loads(json.dumps(prints)) == prints  # As checkpoints keep it.
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ class FinetuneSource:
           "examples_sha256": task.examples.sha256,
           "num_examples": len(task.rows),
           **task.format.pauses.condition(),
-          **({"numbers": task.numbers} if len(task.numbers) > 1 else {}),
+          **({"numbers": list(task.numbers)} if len(task.numbers) > 1 else {}),
           "pauses_in_prefix": task.format.pauses.in_prefix,
           "hints": task.hints,
         }
