@@ -75,12 +75,13 @@ class PauseTokenizer:
 
     A part of a character has "" or U+FFFD.
     """
-    before = self._letter
-    return self.decode([*before, id_]).removeprefix(self.decode(before))
+    ids, text = self._letter
+    return self.decode([*ids, id_]).removeprefix(text)
 
   @functools.cached_property
-  def _letter(self) -> list[int]:
-    return self.encode(["a"])[0]
+  def _letter(self) -> tuple[list[int], str]:
+    ids = self.encode(["a"])[0]
+    return ids, self.decode(ids)
 
   def wrong_id(self, ids: np.ndarray) -> str:
     """Returns the problem with ids that should be text ids, "" if none.
