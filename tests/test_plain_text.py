@@ -10,6 +10,7 @@ import pytest
 from pausejax.config import LossConfig
 from pausejax.data import tokenizers
 from pausejax.evaluation import plain_text
+from pausejax.pause import PauseSpec
 from tests import models
 from tests.test_answers import small_model
 from tests.test_sharding import mesh_of_8, one_device_mesh
@@ -24,8 +25,12 @@ def model():
   return models.random_model(small_model().config, seed=1)
 
 
+def spec(fraction, mode="exact"):
+  return PauseSpec(fraction=fraction, mode=mode)
+
+
 def score(model, texts=TEXTS, mesh=None, **changes):
-  options = dict(seq_len=64, pause_fraction=0.0, batch_size=8) | changes
+  options = dict(seq_len=64, pauses=spec(0.0), batch_size=8) | changes
   with jax.set_mesh(mesh or one_device_mesh()):
     return plain_text.score_documents(
       model,
@@ -72,23 +77,31 @@ def test_without_pauses_the_loss_is_that_of_the_logits(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
-def test_every_token_counts_once_with_any_number_of_pauses(model, fraction):
-  found = score(model, pause_fraction=fraction)
+@pytest.mark.parametrize(
+  "pauses",
+  [
+    *map(spec, (0.1, 0.5, 0.9)),
+    spec(0.5, "every_token"),
+    spec(0.5, "repeat_token"),
+  ],
+  ids=str,
+)
+def test_every_token_counts_once_with_any_pauses(model, pauses):
+  found = score(model, pauses=pauses)
   assert found["num_tokens"] == score(model)["num_tokens"]
-  assert found["num_pauses"] > 0
+  assert (found["num_pauses"] > 0) == pauses.uses_pause_token
   assert found["nats_per_token"] != score(model)["nats_per_token"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.0, 0.25])
 def test_batch_size_and_devices_do_not_matter(model, fraction):
-  one = score(model, batch_size=1, pause_fraction=fraction)
+  one = score(model, batch_size=1, pauses=spec(fraction))
   for changes in (
     dict(batch_size=32),
     dict(batch_size=8, mesh=mesh_of_8(2, 2, 2)),
   ):
-    found = score(model, pause_fraction=fraction, **changes)
+    found = score(model, pauses=spec(fraction), **changes)
     assert found == pytest.approx(one, rel=1e-5)
 
 
