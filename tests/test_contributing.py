@@ -42,7 +42,7 @@ CHANGES = {
   "a metric of training": {
     "pausejax/training/step.py": (
       '    "grad_norm": grad_norm,\n',
-      '    "update_norm": optax.tree.norm(updates),\n',
+      '    "param_norm": optax.tree.norm(model),\n',
     ),
   },
   "a pause placement in prompts": {
@@ -206,7 +206,7 @@ def test_the_programs_follow_every_change(copy):
   assert "ok   M = 10 pauses around the prefix" in done.stdout
   assert "M=3 split <pause>: same_length" in done.stdout
   rows = (copy / "pretrained/metrics.jsonl").read_text().splitlines()
-  assert json.loads(rows[0])["update_norm"] > 0
+  assert json.loads(rows[0])["param_norm"] > 0
   saved = json.loads((copy / "finetuned/config.json").read_text())
   assert saved["model"]["logit_cap"] == 0.5
   assert saved["finetune"]["pause_position"] == "split"

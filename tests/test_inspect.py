@@ -316,7 +316,7 @@ def test_a_downstream_task_is_shown_checked_and_written(tmp_path, capsys):
   assert len(report["rows"]) == 1 and report["statistics"]["rows"] == 4
   assert all(check["is_ok"] for check in report["checks"])
   html = page.read_text()
-  assert "<script" not in html and "http" not in html.partition("<body>")[0]
+  assert "<script" not in html and "://" not in html.partition("<body>")[0]
   assert html.count("[pause]<small>") == sum(
     example["text"].count("[pause]")
     for example in report["rows"][0]["examples"]

@@ -81,8 +81,8 @@ def test_settings_that_a_resume_may_not_change_are_named(corpus, tmp_path):
 
 
 def contents(folder):
-  """Every file below a folder with its bytes."""
-  files = (p for p in folder.rglob("*") if p.is_file())
+  """Every file below a folder with its bytes; the lock names its process."""
+  files = (p for p in folder.rglob("*") if p.is_file() and p.name != "lock")
   return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
