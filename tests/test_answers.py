@@ -17,7 +17,7 @@ from pausejax.data.finetuning import prompts
 from pausejax.evaluation import answers
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.tasks import records
-from tests import models, soak
+from tests import models, toys
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
 TOKENIZER = tokenizers.load_tokenizer("bytes")
@@ -168,7 +168,7 @@ def test_two_processes_answer_as_one(tmp_path):
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", _PROCESS, str(index), port],
-      cwd=soak.ROOT,
+      cwd=toys.ROOT,
       env={**os.environ, **flags, "JAX_PLATFORMS": "cpu"},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ import pytest
 
 from pausejax import errors
 from pausejax.runtime import compilation
-from tests import soak
+from tests import toys
 
 
 @pytest.fixture
@@ -78,7 +78,12 @@ def run(args) -> str:
   env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   env.pop("JAX_COMPILATION_CACHE_DIR")
   done = subprocess.run(
-    args, cwd=soak.ROOT, env=env, capture_output=True, text=True, check=False
+    args,
+    cwd=toys.ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert done.returncode == 0, done.stdout + done.stderr
   return done.stdout + done.stderr
@@ -100,12 +105,12 @@ sys.exit(code)
 @pytest.mark.slow
 def test_a_restart_does_not_compile_again_and_computes_the_same(tmp_path):
   corpus, workdir, cache = (tmp_path / n for n in ("corpus", "run", "cache"))
-  soak.write_corpus(corpus)
+  toys.write_corpus(corpus)
 
   def program(workdir, cache, stop):
     more = ("--config.num_steps=8", "--config.eval.every=2")
     more += (f"--config.compilation_cache={cache}",)
-    words = soak.command(corpus, workdir, *more)[3:]
+    words = toys.command(corpus, workdir, *more)[3:]
     stop = f"--config.stop_at_step={stop}"
     output = run([sys.executable, "-c", COUNTED, *words, stop])
     counts = re.findall(r"^(hits|misses) (\d+)$", output, re.MULTILINE)
@@ -127,7 +132,7 @@ def test_a_restart_does_not_compile_again_and_computes_the_same(tmp_path):
   assert "train step: compiled in" in output and plain["hits"] == 0
   assert not (tmp_path / "plain" / "compilation_cache").exists()
   found = [
-    {row["step"]: row["loss"] for row in soak.rows(folder)}
+    {row["step"]: row["loss"] for row in toys.rows(folder)}
     for folder in (workdir, tmp_path / "plain")
   ]
   assert found[0] == found[1] and len(found[0]) == 8

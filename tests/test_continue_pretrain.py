@@ -13,7 +13,7 @@ from pausejax import errors, optimizer
 from pausejax.config import load_config, train_config
 from pausejax.programs import train
 from pausejax.training import inputs
-from tests import soak
+from tests import toys
 
 WORDS = ["call", "me", "some", "years", "ago", "[UNK]", "<|endoftext|>"]
 # What of a small run is not inherited.
@@ -31,15 +31,15 @@ SMALL = (
 def place(tmp_path_factory):
   """A folder with text, and a standard run in `standard`."""
   folder = tmp_path_factory.mktemp("continue")
-  soak.write_corpus(folder / "corpus")
+  toys.write_corpus(folder / "corpus")
   vocabulary = {word: i for i, word in enumerate(WORDS)}
   model = kinds.WordLevel(vocabulary, unk_token="[UNK]")
   made = tokenizers.Tokenizer(model)
   made.pre_tokenizer = pre_tokenizers.Whitespace()
   made.add_special_tokens(["<|endoftext|>"])
   made.save(str(folder / "tokenizer.json"))
-  soak.finish(
-    soak.command(
+  toys.finish(
+    toys.command(
       folder / "corpus",
       folder / "standard",
       "--config.num_steps=2",
@@ -64,8 +64,8 @@ def words(place, workdir, *more: str, arg="", start="standard") -> list[str]:
 
 
 def continued(place, workdir, *more: str, **kwargs) -> str:
-  python = [*soak.command(place, place)[:3], "train"]
-  return soak.finish([*python, *words(place, workdir, *more, **kwargs)])
+  python = [*toys.command(place, place)[:3], "train"]
+  return toys.finish([*python, *words(place, workdir, *more, **kwargs)])
 
 
 def saved(place, workdir) -> dict:
@@ -88,10 +88,10 @@ def test_both_arms_inherit_all_but_the_pauses_and_resume_alone(place):
   assert paused["model"]["num_layers"] == first["num_layers"] == 2
   assert paused["model"]["max_seq_len"] == first["max_seq_len"] == 64
   assert paused["optim"] == control["optim"]
-  metas = [soak.last_meta(place / name) for name in ("pause", "control")]
+  metas = [toys.last_meta(place / name) for name in ("pause", "control")]
   assert [m["pauses_seen"] for m in metas] == [True, False]
   assert metas[0]["tokenizer"] == metas[1]["tokenizer"]
-  rows = soak.rows(place / "pause"), soak.rows(place / "control")
+  rows = toys.rows(place / "pause"), toys.rows(place / "control")
   rates = [[row["learning_rate"] for row in arm] for arm in rows]
   assert rates[0] == rates[1] and len(rates[0]) == 4
 

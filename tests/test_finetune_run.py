@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pausejax.runtime import metric_rows
-from tests import event_files, soak
+from tests import event_files, toys
 
 pytestmark = pytest.mark.slow
 
@@ -47,9 +47,9 @@ def place(tmp_path_factory):
     ]
     (folder / f"{name}.jsonl").write_text("\n".join(lines))
   corpus = folder / "corpus"
-  soak.write_corpus(corpus)
-  soak.finish(
-    soak.command(corpus, folder / "pretrained", "--config.num_steps=2")
+  toys.write_corpus(corpus)
+  toys.finish(
+    toys.command(corpus, folder / "pretrained", "--config.num_steps=2")
   )
   return folder
 
@@ -60,7 +60,7 @@ def run(place, verb, *more, expect=0):
     f"import sys; sys.path.insert(0, {str(place)!r});"
     "from pausejax import cli; sys.exit(cli.main(sys.argv[1:]))"
   )
-  process = soak.start([sys.executable, "-c", code, verb, *more])
+  process = toys.start([sys.executable, "-c", code, verb, *more])
   output, _ = process.communicate()
   assert process.returncode == expect, output
   return output
@@ -98,9 +98,9 @@ def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place, evaluated):
   assert "40 examples" in output and "% full" in output
   assert "parameters from step 2" in output
   assert "resuming from step 3" in finetune(place, "parts")
-  whole, parts = (soak.rows(place / name) for name in ("whole", "parts"))
+  whole, parts = (toys.rows(place / name) for name in ("whole", "parts"))
   assert [r["loss"] for r in whole] == [r["loss"] for r in parts]
-  digests = [soak.last_meta(place / n)["digests"] for n in ("whole", "parts")]
+  digests = [toys.last_meta(place / n)["digests"] for n in ("whole", "parts")]
   assert digests[0] == digests[1]
 
   results = place / "whole" / "evaluations"
@@ -160,7 +160,7 @@ def test_a_finetuning_run_resumes_without_its_pretraining_run(place, tmp_path):
   output = finetune(place, third, f"--init_from={second}", *begin)
   assert "resuming from step 2" in output
   assert "without a checkpoint" in output and "started from step 4" in output
-  meta = soak.last_meta(third)
+  meta = toys.last_meta(third)
   assert meta["step"] == 4 and meta["pauses_seen"]
   assert meta["initial"] == {"workdir": str(second), "step": 4}
   output = finetune(
@@ -181,7 +181,7 @@ def test_the_commands_of_the_report_reproduce_the_results(place):
       _, verb, *words = shlex.split(command)
       run(place, verb, *words)
   digests = [
-    soak.last_meta(place / name)["digests"] for name in ("whole", "whole-again")
+    toys.last_meta(place / name)["digests"] for name in ("whole", "whole-again")
   ]
   assert digests[0] == digests[1]
   before, after = (
@@ -239,7 +239,7 @@ def test_impossible_requests_end_in_one_line(place):
     f"from pausejax import cli\nfor verb in {verbs}:\n"
     "  print('exit code', cli.main(verb), flush=True)"
   )
-  output = soak.finish([sys.executable, "-c", code])
+  output = toys.finish([sys.executable, "-c", code])
   assert "Traceback" not in output
   outputs = re.split(r"(?m)^exit code (\d)\n", output)
   assert [int(code) for code in outputs[1::2]] == [code for _, code, _ in WRONG]
@@ -265,6 +265,6 @@ def test_finetuning_and_evaluation_need_no_tensorflow(place):
     f"sys.path.insert(0, {str(place)!r}); from pausejax import cli;"
     f"sys.exit(cli.main({argv!r}) or cli.main({evaluate!r}))"
   )
-  process = soak.start([sys.executable, "-c", code])
+  process = toys.start([sys.executable, "-c", code])
   output, _ = process.communicate()
   assert process.returncode == 0, output

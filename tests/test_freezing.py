@@ -12,7 +12,7 @@ from pausejax import errors, freezing, optimizer, sharding, train_state
 from pausejax.checkpoints import leaves
 from pausejax.config import OptimConfig, default, train_config
 from pausejax.training import step
-from tests import models, soak
+from tests import models, toys
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
 FREEZE = ("embedding", "blocks/query", "norm", "mlp")
@@ -273,24 +273,24 @@ def test_the_table_names_what_is_frozen():
 @pytest.mark.slow
 def test_a_run_stopped_in_either_phase_resumes_to_the_same_bits(tmp_path):
   corpus = tmp_path / "corpus"
-  soak.write_corpus(corpus)
+  toys.write_corpus(corpus)
   words = (
     "--config.num_steps=6",
     "--config.optim.pause_only_steps=3",
     "--config.optim.freeze=blocks/query,norm",
   )
-  output = soak.finish(soak.command(corpus, tmp_path / "whole", *words))
+  output = toys.finish(toys.command(corpus, tmp_path / "whole", *words))
   assert "the first 3 steps train only the row of <pause>" in output
   for step_ in (2, 4, 6):
     stop = f"--config.stop_at_step={step_}"
-    soak.finish(soak.command(corpus, tmp_path / "parts", *words, stop))
-  whole, parts = (soak.rows(tmp_path / name) for name in ("whole", "parts"))
+    toys.finish(toys.command(corpus, tmp_path / "parts", *words, stop))
+  whole, parts = (toys.rows(tmp_path / name) for name in ("whole", "parts"))
   assert [r["loss"] for r in whole] == [r["loss"] for r in parts]
   digests = [
-    soak.last_meta(tmp_path / n)["digests"] for n in ("whole", "parts")
+    toys.last_meta(tmp_path / n)["digests"] for n in ("whole", "parts")
   ]
   assert digests[0] == digests[1]
   standard = "--config.data.pause_fraction=0"
-  process = soak.start(soak.command(corpus, tmp_path / "no", *words, standard))
+  process = toys.start(toys.command(corpus, tmp_path / "no", *words, standard))
   output, _ = process.communicate()
   assert process.returncode == 2 and "no sequence of this run holds" in output

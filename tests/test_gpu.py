@@ -22,7 +22,7 @@ from pausejax.config import LossConfig, OptimConfig, default
 from pausejax.inference import decode
 from pausejax.model import attention
 from pausejax.training import step
-from tests import models, soak
+from tests import models, toys
 
 pytestmark = pytest.mark.skipif(
   not os.environ.get("PAUSEJAX_TEST_GPU"), reason="PAUSEJAX_TEST_GPU not set"
@@ -203,7 +203,7 @@ def _start(*words: str) -> subprocess.Popen:
   env.pop("JAX_COMPILATION_CACHE_DIR", None)
   return subprocess.Popen(
     words,
-    cwd=soak.ROOT,
+    cwd=toys.ROOT,
     env=env,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -221,13 +221,13 @@ def _finish(process: subprocess.Popen) -> str:
 def runs(tmp_path_factory):
   """A run of 200 steps, and one killed after its first save and resumed."""
   folder = tmp_path_factory.mktemp("runs")
-  soak.write_corpus(folder / "corpus")
+  toys.write_corpus(folder / "corpus")
   more = ("model.dtype=auto", "model.remat=names", "model.scan_unroll=1")
   more += ("num_steps=200", "checkpoint.every=20", "eval.every=0")
 
   def start(name: str) -> subprocess.Popen:
     words = [f"--config.{field}" for field in more]
-    return _start(*soak.command(folder / "corpus", folder / name, *words))
+    return _start(*toys.command(folder / "corpus", folder / name, *words))
 
   quiet, victim = start("quiet"), start("killed")
   saved = folder / "killed" / "checkpoints"
@@ -244,10 +244,10 @@ def runs(tmp_path_factory):
 
 
 def test_a_killed_run_resumes_bit_for_bit(runs):
-  rows = [soak.rows(runs / name) for name in ("quiet", "killed")]
+  rows = [toys.rows(runs / name) for name in ("quiet", "killed")]
   losses = [[(row["step"], row["loss"]) for row in found] for found in rows]
   assert losses[0] == losses[1] and len(losses[0]) == 200
-  metas = [soak.last_meta(runs / name) for name in ("quiet", "killed")]
+  metas = [toys.last_meta(runs / name) for name in ("quiet", "killed")]
   assert metas[0]["digests"] == metas[1]["digests"]
 
 

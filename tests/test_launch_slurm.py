@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from tests import mini_slurm, soak
+from tests import mini_slurm, toys
 from tests.test_launch import HOSTILE, RECORDER, ROOT, write_program
 
 pytestmark = [
@@ -176,11 +176,11 @@ def test_training_resumes_bit_for_bit(slurm, tmp_path):
   Compared with two processes that nothing disturbs: the same number of devices
   and the same sums, so every loss has the same bits.
   """
-  soak.write_corpus(tmp_path / "corpus")
+  toys.write_corpus(tmp_path / "corpus")
   more = ("--config.num_steps=80", "--config.checkpoint.every=20")
 
   def words(workdir: pathlib.Path) -> list[str]:
-    return soak.command(tmp_path / "corpus", workdir, *more)[4:]
+    return toys.command(tmp_path / "corpus", workdir, *more)[4:]
 
   environment = {**slurm, "JAX_PLATFORMS": "cpu"}
   environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
@@ -192,7 +192,7 @@ def test_training_resumes_bit_for_bit(slurm, tmp_path):
 
   def reach(step: int) -> None:
     deadline = time.monotonic() + 240
-    while (soak.rows(run) or [{"step": 0}])[-1]["step"] < step:
+    while (toys.rows(run) or [{"step": 0}])[-1]["step"] < step:
       assert time.monotonic() < deadline, job.log()
       job.state()
       time.sleep(0.02)
@@ -201,15 +201,15 @@ def test_training_resumes_bit_for_bit(slurm, tmp_path):
   reach(10)
   job.signal("--signal=TERM")
   job.wait_for("exit code 143, newest checkpoint")
-  saved = soak.last_meta(run)["step"]
-  assert saved == soak.rows(run)[-1]["step"]
+  saved = toys.last_meta(run)["step"]
+  assert saved == toys.rows(run)[-1]["step"]
   reach(saved + 25)
   os.kill(process_of(job, 1), signal.SIGKILL)
   assert job.end() == "COMPLETED", job.log()
   assert job.log().count("; requeued") == 2, job.log()
   assert f"resuming from step {saved}" in job.log()
   losses = [
-    [(r["step"], r["loss"]) for r in soak.rows(d)] for d in (quiet, run)
+    [(r["step"], r["loss"]) for r in toys.rows(d)] for d in (quiet, run)
   ]
   assert losses[0] == losses[1] and len(losses[0]) == 80
-  assert soak.last_meta(quiet)["digests"] == soak.last_meta(run)["digests"]
+  assert toys.last_meta(quiet)["digests"] == toys.last_meta(run)["digests"]

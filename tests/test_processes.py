@@ -13,7 +13,7 @@ import pytest
 
 from pausejax import cli, errors
 from pausejax.runtime import environment
-from tests import processes, soak
+from tests import processes, toys
 
 PLAIN = {
   "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
@@ -346,8 +346,8 @@ def test_waiting_for_a_missing_process_ends_at_the_timeout(tmp_path, stops):
 def prepared(tmp_path_factory):
   """Segments of a small corpus, made once; returns more of a command line."""
   folder = tmp_path_factory.mktemp("prepared")
-  soak.write_corpus(folder / "corpus")
-  command = soak.command(folder / "corpus", folder / "none")
+  toys.write_corpus(folder / "corpus")
+  command = toys.command(folder / "corpus", folder / "none")
   config = [a for a in command if a.startswith("--config")]
   assert not cli.main(["segments", *config, f"--out={folder / 'segments'}"])
   return (
@@ -362,7 +362,7 @@ def begin(
   prepared, workdir, count: int, *more: str, devices: int = 4, hook: str = ""
 ):
   """Starts a run with these numbers of processes and devices in all."""
-  command = soak.command(prepared[0], workdir, *prepared[1:], *more)
+  command = toys.command(prepared[0], workdir, *prepared[1:], *more)
   code = f"import os, signal, sys\nfrom pausejax import cli\n{hook}\n"
   code += "sys.exit(cli.main(sys.argv[1:]))"
   command = [sys.executable, "-c", code, *command[3:]]
@@ -379,13 +379,13 @@ def finish(prepared, workdir, count: int, *more: str, devices: int = 4) -> None:
 
 def wait_for_step(workdir, step: int, started) -> None:
   while all(p.poll() is None for p in started):
-    if any(row["step"] >= step for row in soak.rows(workdir)):
+    if any(row["step"] >= step for row in toys.rows(workdir)):
       return
     time.sleep(0.01)
 
 
 def losses(workdir) -> dict[int, float]:
-  return {row["step"]: row["loss"] for row in soak.rows(workdir)}
+  return {row["step"]: row["loss"] for row in toys.rows(workdir)}
 
 
 def evaluations(workdir) -> dict[int, tuple]:
@@ -424,7 +424,7 @@ def test_kills_stops_and_fewer_processes_do_not_change_the_losses(
   started[1].send_signal(signal.SIGTERM)  # The other one hears of it.
   assert processes.wait(started) == [143, 143]
   found = losses(workdir)
-  step = soak.last_meta(workdir)["step"]
+  step = toys.last_meta(workdir)["step"]
   assert step == max(found) < 12
   # On as many processes and devices: to the last bit.
   assert found == {s: expected[s] for s in found}
@@ -487,7 +487,7 @@ def test_an_evaluation_interrupted_in_one_process_is_repeated(
   more = ("--config.num_steps=13",)
   started = begin(prepared, workdir, 2, *more, devices=2, hook=IN_MEASUREMENT)
   assert processes.wait(started) == [143, 143]
-  assert soak.last_meta(workdir)["step"] == 13
+  assert toys.last_meta(workdir)["step"] == 13
   assert evaluations(workdir).keys() == {12}
   finish(prepared, workdir, 1, *more, devices=1)
   assert evaluations(workdir).keys() == {12, 13}
@@ -501,7 +501,7 @@ def test_sigterm_in_one_process_before_the_first_step_ends_both(
   more = ("--config.num_steps=13",)
   started = begin(prepared, workdir, 2, *more, devices=2, hook=IN_RESTORE)
   assert processes.wait(started) == [143, 143]
-  assert soak.last_meta(workdir)["step"] == 12
+  assert toys.last_meta(workdir)["step"] == 12
 
 
 @pytest.mark.slow
@@ -511,7 +511,7 @@ def test_sigterm_during_a_save_finishes_it_and_saves_the_next_step(
   workdir = tmp_path / "run"
   started = begin(prepared, workdir, 1, devices=1, hook=IN_SAVE)
   assert processes.wait(started) == [143]
-  assert soak.last_meta(workdir)["step"] == 5 == max(losses(workdir))
+  assert toys.last_meta(workdir)["step"] == 5 == max(losses(workdir))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from pausejax import api
 from pausejax.config import ProfileConfig, default
 from pausejax.training import profiling
-from tests import soak
+from tests import toys
 
 
 def train(corpus, segments, workdir, **profile):
@@ -27,7 +27,7 @@ def train(corpus, segments, workdir, **profile):
 def runs(tmp_path_factory):
   """The metrics of a run, and metrics and workdir of the same run profiled."""
   folder = tmp_path_factory.mktemp("runs")
-  soak.write_corpus(folder / "corpus")
+  toys.write_corpus(folder / "corpus")
   plain, profiled = folder / "plain", folder / "profiled"
   expected = train(folder / "corpus", "", plain)
   segments = str(plain / "segments")

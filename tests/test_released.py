@@ -15,8 +15,8 @@ import tarfile
 import pytest
 
 from tests import runs
-from tests.soak import ROOT
 from tests.test_saved_files import ARCHIVES
+from tests.toys import ROOT
 
 VERSIONS = dict(path.name[: -len(".tar.gz")].split("-") for path in ARCHIVES)
 

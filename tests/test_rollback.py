@@ -3,7 +3,7 @@
 import pytest
 
 from pausejax import cli
-from tests import soak
+from tests import toys
 
 pytestmark = pytest.mark.slow
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
   folder = tmp_path_factory.mktemp("text") / "corpus"
-  soak.write_corpus(folder)
+  toys.write_corpus(folder)
   return folder
 
 
@@ -20,7 +20,7 @@ def train(corpus, tmp_path, capfd):
   """Runs in this process; returns (exit code, what it printed)."""
 
   def run(name: str, *more: str) -> tuple[int, str]:
-    command = soak.command(
+    command = toys.command(
       corpus,
       tmp_path / name,
       "--config.checkpoint.every=2",
@@ -36,7 +36,7 @@ def train(corpus, tmp_path, capfd):
 
 
 def by_step(workdir, key: str) -> dict[int, float]:
-  return {row["step"]: row[key] for row in soak.rows(workdir)}
+  return {row["step"]: row[key] for row in toys.rows(workdir)}
 
 
 def test_a_rolled_back_run_is_one_that_never_saw_the_batches(train, tmp_path):
@@ -52,7 +52,7 @@ def test_a_rolled_back_run_is_one_that_never_saw_the_batches(train, tmp_path):
   workdir = tmp_path / "run"
   code, text = train("run", end, "--config.stop_at_step=10")
   assert code == 0, text
-  assert "batch" not in soak.rows(workdir)[0]
+  assert "batch" not in toys.rows(workdir)[0]
   code, text = train("run", end, skip)
   assert code == 2 and "skip_batches: got '7:8'" in text
   code, text = train("run", end, skip, "--rollback_to=7")
@@ -65,7 +65,7 @@ def test_a_rolled_back_run_is_one_that_never_saw_the_batches(train, tmp_path):
   assert "moved to set_aside: 8, 10" in text
   folders = {p.name for p in (workdir / "set_aside").iterdir() if p.is_dir()}
   assert {"8-0", "10-0"} <= folders
-  meta = soak.last_meta(workdir)
+  meta = toys.last_meta(workdir)
   assert meta["step"] == 9
   record = {"to": 6, "before": 10, "skip_batches": "7:8"}
   assert meta["rollbacks"] == [record]
@@ -79,7 +79,7 @@ def test_a_rolled_back_run_is_one_that_never_saw_the_batches(train, tmp_path):
   code, text = train("run", end)
   assert code == 0, text
   assert by_step(workdir, "loss") == expected
-  ours, theirs = (soak.last_meta(tmp_path / n) for n in ("run", "expected"))
+  ours, theirs = (toys.last_meta(tmp_path / n) for n in ("run", "expected"))
   assert ours["digests"] == theirs["digests"]
   assert ours["rollbacks"] == [record] and "rollbacks" not in theirs
   assert ours["config"]["skip_batches"] == "7:8"

@@ -15,7 +15,7 @@ import tarfile
 import pytest
 
 from pausejax.runtime import metric_rows
-from tests import soak
+from tests import toys
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def saved(request, tmp_path_factory):
 
 def run(*words) -> str:
   """Runs a verb to its end and returns what it printed."""
-  return soak.finish([sys.executable, "-m", "pausejax", *map(str, words)])
+  return toys.finish([sys.executable, "-m", "pausejax", *map(str, words)])
 
 
 def expected(saved):

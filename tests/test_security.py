@@ -22,7 +22,7 @@ from pausejax.checkpoints import retention
 from pausejax.config import default, train_config
 from pausejax.data import tokenizers
 from pausejax.runtime import compilation, wandb_run
-from tests import processes, soak
+from tests import processes, toys
 
 ROOT = pathlib.Path(__file__).parent.parent
 CODE = [
@@ -254,8 +254,8 @@ def test_credentials_in_a_config_are_refused_and_not_repeated(field):
 def test_secrets_of_the_environment_are_in_no_file_and_no_line(tmp_path):
   """A pretraining, its answers, an export; the names of pauses stay."""
   workdir = tmp_path / "run"
-  soak.write_corpus(tmp_path / "corpus")
-  train = soak.command(tmp_path / "corpus", workdir, "--config.num_steps=2")
+  toys.write_corpus(tmp_path / "corpus")
+  train = toys.command(tmp_path / "corpus", workdir, "--config.num_steps=2")
   train += ["--config.model.mlp=swiglu"]  # That transformers has, too.
   pausejax = [sys.executable, "-m", "pausejax"]
   answer = [f"--checkpoint={workdir}"]
@@ -268,7 +268,7 @@ def test_secrets_of_the_environment_are_in_no_file_and_no_line(tmp_path):
   ]
   printed = []
   for command in commands:
-    process = soak.start(command, **SECRETS)
+    process = toys.start(command, **SECRETS)
     printed.append(process.communicate()[0])
     assert process.returncode == (2 if command is commands[-1] else 0), printed
   contents = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -315,14 +315,14 @@ def _address(text: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_run_listens_on_the_address_of_its_coordinator_alone(count, tmp_path):
-  soak.write_corpus(tmp_path / "corpus")
-  command = soak.command(
+  toys.write_corpus(tmp_path / "corpus")
+  command = toys.command(
     tmp_path / "corpus", tmp_path / "run", "--config.num_steps=100000"
   )
   started = processes.start([command] * count, tmp_path / "logs", devices=1)
   seen: set[str] = set()
   try:
-    while not soak.rows(tmp_path / "run"):
+    while not toys.rows(tmp_path / "run"):
       assert all(p.poll() is None for p in started), processes.logs(
         tmp_path / "logs", count
       )

@@ -19,7 +19,7 @@ from pausejax.data.tokenizers import load_tokenizer
 from pausejax.errors import UsageError
 from pausejax.evaluation import results, samples
 from pausejax.runtime import metric_rows, metric_writer, trackers
-from tests import event_files, soak
+from tests import event_files, toys
 from tests.test_sharding import one_device_mesh
 
 SMOKE = pathlib.Path(__file__).parent.parent / "configs" / "smoke.py"
@@ -239,7 +239,7 @@ def test_wandb_has_each_row_once_after_a_repeated_step_and_a_kill(
     numbers = [str(n) for n in (steps, resumed_from, killed)]
     done = subprocess.run(
       [sys.executable, "-c", RUN, str(workdir), *numbers],
-      cwd=soak.ROOT,
+      cwd=toys.ROOT,
       env={**os.environ, **offline},
       check=False,
       capture_output=True,
@@ -254,7 +254,7 @@ def test_wandb_has_each_row_once_after_a_repeated_step_and_a_kill(
   assert losses == [(s, 1 / s) for s in range(1, 10)]
   assert [r["step"] for r in rows if "eval_loss" in r] == [2, 4, 6, 8]
   assert [r["step"] for r in rows if "samples.path" in r] == [2, 4, 6, 8]
-  assert not (soak.ROOT / "wandb").exists()
+  assert not (toys.ROOT / "wandb").exists()
 
 
 TRACKED = (
@@ -270,19 +270,19 @@ TRACKED = (
 def test_a_run_sends_what_its_files_hold_until_a_signal_and_computes_the_same(
   tmp_path, offline, tensorboard
 ):
-  soak.write_corpus(tmp_path / "corpus")
+  toys.write_corpus(tmp_path / "corpus")
   runs = [tmp_path / "tracked", tmp_path / "plain"]
   same = ("--config.num_steps=100000", "--config.eval.every=4")
-  tracked, plain = (soak.command(tmp_path / "corpus", r, *same) for r in runs)
-  process = soak.start([*tracked, *TRACKED], **offline)
+  tracked, plain = (toys.command(tmp_path / "corpus", r, *same) for r in runs)
+  process = toys.start([*tracked, *TRACKED], **offline)
   while process.poll() is None and not (runs[0] / "samples.jsonl").is_file():
     time.sleep(0.01)
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=60)
   assert process.returncode == 143, output
   assert "wandb: offline; to upload it: wandb sync" in output
-  soak.finish([*plain, "--config.stop_at_step=6"])
-  losses = [[r["loss"] for r in soak.rows(run)] for run in runs]
+  toys.finish([*plain, "--config.stop_at_step=6"])
+  losses = [[r["loss"] for r in toys.rows(run)] for run in runs]
   assert losses[0][:6] == losses[1][: len(losses[0])]
 
   shown = event_files.tensorboard_scalars(runs[0] / "tensorboard")

@@ -16,7 +16,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -96,11 +96,14 @@ def _host(tree: Any) -> Leaves:
   return {name: np.asarray(x) for name, x in jax.device_get(named).items()}
 
 
-def count_detected(workdir: pathlib.Path) -> dict[str, Any]:
+def count_detected(
+  workdir: pathlib.Path, damages: Iterable[str] = _DAMAGES
+) -> dict[str, Any]:
   """Returns the numbers of files, leaves, reads, and detections by reader.
 
   Args:
     workdir: a run with at least two intact steps; it is not changed.
+    damages: names in `damage.DAMAGES`.
 
   Raises:
     UserError: damage was read as if it were what was saved, or a reader
@@ -121,7 +124,7 @@ def count_detected(workdir: pathlib.Path) -> dict[str, Any]:
     readers = Readers(both)
     last, saved = readers.resume(first), readers.resume(both)
     files = files_of(both / "checkpoints" / str(newest))
-    for file, name in itertools.product(files, _DAMAGES):
+    for file, name in itertools.product(files, damages):
       ours, theirs = (
         both / "checkpoints" / str(step) / file for step in (newest, older)
       )
