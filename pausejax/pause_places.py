@@ -17,6 +17,7 @@ Shapes: B segments, N text tokens of a segment, T positions of the result, J
 slots of the lengthened sequence.
 """
 
+import abc
 import dataclasses
 import itertools
 import math
@@ -32,7 +33,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class Way(abc.ABC):
   """A way of pausing in text.
 
   Attributes:
@@ -65,6 +66,7 @@ class Way:
     """Returns T for `num_text` tokens and, if no text is displaced, pauses."""
     return num_text
 
+  @abc.abstractmethod
   def mask(
     self,
     seed: int,
@@ -80,7 +82,6 @@ class Way:
       seq_len: T.
       ends_BN: bool, True where a `unit` of the text ends; None without `unit`.
     """
-    raise NotImplementedError
 
   def expected_pauses(self, seq_len: int) -> tuple[float, float] | None:
     """Returns mean and variance of the pauses; None if the text decides."""

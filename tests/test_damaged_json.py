@@ -18,6 +18,7 @@ from pausejax.evaluation import results
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.study import plan as plans
 from pausejax.study.report import contents, document
+from tests.fuzz import runs
 
 pytestmark = pytest.mark.slow  # Thousands of damaged files.
 
@@ -154,24 +155,7 @@ def test_a_field_that_is_off_in_older_configs_says_so(tmp_path, capsys):
 @pytest.fixture
 def loose_study(tmp_path):
   """A study on disk with one result, as its programs leave it."""
-  fields = {
-    "title": "t",
-    "local_dir": "",
-    "prepare": (("segments", "segments --out=x"),),
-    "pretrain_words": "--config.seed=1",
-    "finetune_words": "",
-    "evaluate_words": "",
-    "pretrainings": {"std": ("configs/smoke.py",)},
-    "tasks": ("stdlib_cloze",),
-    "task_words": {"stdlib_cloze": ("--config.seed=2",)},
-    "finetunings": {"m0": ("configs/finetune_smoke.py", "--config.seed=3")},
-    "evaluations": {"m0": ("--pauses=0",)},
-    "seeds": (0,),
-    "variants": (("StdPT_StdFT", "std", "m0"),),
-    "tasks_module": "",
-  }
-  plan = plans.make_plan(tmp_path, fields)
-  plan.save()
+  plan = runs.small_plan(tmp_path)
   workdir = plan.finetuning_cells()[0].workdir
   workdir.mkdir(parents=True)
   config = {"seed": 0, "data": {"task": "stdlib_cloze", "local_dir": ""}}

@@ -1,6 +1,7 @@
 """The ways of pausing in text, each against a law of its own."""
 
 import collections
+import json
 import math
 
 import numpy as np
@@ -220,6 +221,7 @@ def test_runs_resume_only_with_the_same_pauses():
   prints += [spec("every_token", run_length=3).fingerprint()]
   prints += [spec("every_token", shares_positions=True).fingerprint()]
   assert len({str(p) for p in prints}) == len(MODES) + 2
+  assert json.loads(json.dumps(prints)) == prints  # As checkpoints keep it.
   # As versions with two modes wrote it.
   assert spec("exact").fingerprint() == {
     "pause_mode": "exact",

@@ -289,10 +289,8 @@ def _check_pause_rate(batch: Batch, rules: sequences.PretrainingRules) -> Check:
     is_pause_BT = ~batch["loss_mask"]
   num_pauses = int(is_pause_BT[is_full_B].sum())
   num_rows = int(is_full_B.sum())
-  name, numbers = (
-    "the number of pauses",
-    f"{num_pauses:,} in {num_rows} full rows",
-  )
+  name = "the number of pauses"
+  numbers = f"{num_pauses:,} in {num_rows} full rows"
   expected = rules.pauses.expected_pauses(rules.seq_len)
   if expected is None:
     return Check(name, True, f"{numbers}; the text determines it")

@@ -62,8 +62,8 @@ def _checkpoint(name: str, is_summed: bool) -> Reader:
   )
 
 
-def _plan(folder: pathlib.Path) -> plans.Study:
-  """Writes a study with one run and its results."""
+def small_plan(folder: pathlib.Path) -> plans.Study:
+  """Writes the plan of a study with one run, and returns it."""
   fields = {
     "title": "t",
     "local_dir": "",
@@ -88,7 +88,7 @@ def _plan(folder: pathlib.Path) -> plans.Study:
 def _study() -> Reader:
   return Reader(
     name="study.json",
-    make=lambda folder: (_plan(folder), folder / "study.json")[1],
+    make=lambda folder: (small_plan(folder), folder / "study.json")[1],
     read=lambda path: plans.read_plan(path.parent),
   )
 
@@ -124,7 +124,7 @@ def _run(file: str, *, refuses: bool = True) -> Reader:
   """A file of a run in a study, read by the report."""
 
   def make(folder):
-    workdir = _plan(folder).finetuning_cells()[0].workdir
+    workdir = small_plan(folder).finetuning_cells()[0].workdir
     config = {"seed": 0, "data": {"task": "stdlib_cloze", "local_dir": ""}}
     put(workdir / "config.json", json.dumps(config))
     rows = [ROW, {"step": 1, "eval_loss": 3.0}, {**ROW, "step": 2}]
