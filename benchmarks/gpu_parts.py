@@ -145,6 +145,8 @@ def pausejax(session: Session, plan: Plan, size: str) -> None:
   best = max(rows, key=_speed)[0] if rows else plan.searched[size][0]
   unrolled = f"--config.model.scan_unroll={shape.num_layers}"
   trial("unrolled", best, unrolled)
+  for change in ("model.remat=none", "loss.num_chunks=1"):
+    trial(f"unrolled, {change}", best, unrolled, f"--config.{change}")
 
   def simplest(batch_size: int, attention: str) -> Row | None:
     name = f"plain jax, attention {attention}, B={batch_size}"
@@ -159,7 +161,6 @@ def pausejax(session: Session, plan: Plan, size: str) -> None:
     "model.attention=xla",
     "model.remat=none",
     "model.remat=full",
-    "loss.num_chunks=1",
     "loss.num_chunks=16",
   ):
     trial(change, best, f"--config.{change}")
