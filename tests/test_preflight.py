@@ -409,6 +409,19 @@ def note_on(*, hlo_text="", **model):
   return notes.tpu_notes(changed, hlo_text, None, unit=128)
 
 
+def test_one_gpu_is_told_which_settings_are_faster():
+  config = train_config(load_config("pretrain_c4:size=1b").to_dict())
+  model = config.model_config(32_129)
+  (note,) = notes.gpu_notes(model, num_devices=1)
+  assert "--config.model.scan_unroll=24 --config.model.remat=none" in note
+  unrolled = dataclasses.replace(model, scan_unroll=24)
+  (note,) = notes.gpu_notes(unrolled, num_devices=1)
+  assert "remat=none" in note and "scan_unroll" not in note
+  fast = dataclasses.replace(unrolled, remat="none")
+  assert notes.gpu_notes(fast, num_devices=1) == []
+  assert notes.gpu_notes(model, num_devices=8) == []
+
+
 def test_a_padded_head_is_noted_with_the_heads_that_are_not():
   (note,) = note_on()
   assert "model.head_dim=64 is padded to 128" in note and "50%" in note

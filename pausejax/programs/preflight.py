@@ -28,7 +28,7 @@ from pausejax.data import tokenizers
 from pausejax.preflight import compilers, estimate, summary, topologies
 from pausejax.preflight.estimated_step import estimated_step
 from pausejax.preflight.interruptions import Checkpoint, Interruptions
-from pausejax.preflight.notes import tpu_notes
+from pausejax.preflight.notes import gpu_notes, tpu_notes
 from pausejax.preflight.remedies import find_remedies
 from pausejax.preflight.topologies import Topology
 from pausejax.runtime import gpu_environment
@@ -220,11 +220,12 @@ def _measure(
       num_shards=shards,
       largest_batch=largest,
     )
-  notes = []
   if topology.is_tpu:
     rates = topology.chip.cost_model
     unit = rates.matrix_unit if rates else 128  # As in most chips.
     notes = tpu_notes(model_config, first.hlo_text, step, unit=unit)
+  else:
+    notes = gpu_notes(model_config, num_devices=topology.num_devices)
   if estimates and step is None:
     notes.append("no estimate: the compiler refused the step")
   return summary.Preflight(
