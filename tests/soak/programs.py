@@ -19,6 +19,28 @@ from tests import processes, toys
 
 _TIMES = ("seconds", "checkpoint", "path")  # They differ between two runs.
 
+# Two pretrainings, two finetunings and three evaluations, of seconds each.
+_STUDY = """from pausejax import config
+
+def get_config(arg=""):
+  c = config.load_config("study:only=table")
+  c.pretrainings = dict(
+    std=("smoke:pause=false",), pause=("smoke:pause=true",)
+  )
+  c.tasks = ("stdlib_choice",)
+  c.finetunings = dict(
+    m0=("finetune_smoke:task={task},pauses=0",),
+    m2=("finetune_smoke:task={task},pauses=2",),
+  )
+  c.evaluations = dict(m2=("--pauses=0",))
+  c.seeds = (0,)
+  c.variants = (("std", "std", "m0"), ("pause", "pause", "m2"))
+  c.pretrain_words = "WORDS"
+  c.finetune_words = "--config.num_steps=4"
+  c.evaluate_words = "--limit=16"
+  return c
+"""
+
 
 def soak_evaluate(
   kills: int, seed: int, folder: pathlib.Path
@@ -43,15 +65,17 @@ def soak_study(
   kills: int, seed: int, folder: pathlib.Path
 ) -> collections.Counter:
   """Kills a study; returns what was counted."""
+  corpus, config = folder / "corpus", folder / "study.py"
+  toys.write_corpus(corpus)
+  words = [
+    f"--config.data.task=text --config.data.files={corpus}",
+    *toys.SMALL,
+    *("--config.num_steps=8", "--config.data.seq_len=256"),
+  ]
+  config.write_text(_STUDY.replace("WORDS", " ".join(words)))
 
   def words_of(name: str) -> list[str]:
-    return [
-      *("study", "--config=configs/study_smoke.py"),
-      f"--workdir={folder / name}",
-      *("--config.seeds=(0,)", "--config.tasks=('stdlib_choice',)"),
-      "--config.finetune_words=--config.num_steps=4",
-      "--config.evaluate_words=--limit=16",
-    ]
+    return ["study", f"--config={config}", f"--workdir={folder / name}"]
 
   return _soak(words_of, kills, seed, folder)
 
