@@ -50,6 +50,8 @@ class PauseSpec:
       uniformly random.
     shares_positions: whether a pause has the position of the text token before
       it, not one of its own.
+    num_ids: n, the ids of pauses. Pause j of a run, from 0, has the id
+      `pause_id` + j modulo n.
 
   Raises:
     UsageError: an unknown mode, or impossible numbers.
@@ -59,11 +61,13 @@ class PauseSpec:
   mode: str = "insert_trim"
   run_length: float = 1.0
   shares_positions: bool = False
+  num_ids: int = 1
 
   def __post_init__(self):
     errors.require_one_of("pause_mode", self.mode, MODES)
     errors.require_in_range("pause_fraction", self.fraction, 0.0, 0.999)
     errors.require_in_range("pause_run_length", self.run_length, 1)
+    errors.require_in_range("num_pause_ids", self.num_ids, 1)
     if self.has_pauses:
       self.way.check()
 
@@ -138,7 +142,7 @@ class PauseSpec:
     Args:
       tokens_BN: int [B, num_text_tokens(T)], no pauses.
       seq_len: T, the length of the result.
-      pause_id: id written at the pauses.
+      pause_id: id of the pauses, the first of `num_ids`.
       seed: any int; the same seed gives the same pauses.
       positions_B: int [B], number of each segment within the whole run.
       ends_BN: bool, True where a `unit` of the text ends, if there is one.
@@ -156,7 +160,8 @@ class PauseSpec:
     shown_BT = np.take_along_axis(tokens_BN, np.maximum(source_BT, 0), axis=1)
     if self.way.repeats_token:
       return shown_BT
-    return np.where(is_pause_BT, tokens_BN.dtype.type(pause_id), shown_BT)
+    ids_BT = pause_id + _place_in_run(is_pause_BT) % self.num_ids
+    return np.where(is_pause_BT, ids_BT.astype(tokens_BN.dtype), shown_BT)
 
   def mask(
     self,
@@ -177,7 +182,7 @@ class PauseSpec:
     k+1 is `<pause>` (section 3.1). A pause whose next token is text counts.
     """
     if not self.has_pauses or self.uses_pause_token:
-      return ids_BT == pause_id
+      return (ids_BT >= pause_id) & (ids_BT < pause_id + self.num_ids)
     return self.mask(0, np.arange(len(ids_BT)), ids_BT.shape[1])
 
   def positions(self, is_pause_BT: np.ndarray) -> np.ndarray:
@@ -210,7 +215,7 @@ class PauseSpec:
     """
     if self.has_pauses and not self.displaces_text:
       return dataclasses.replace(self, fraction=fraction)
-    return PauseSpec(fraction=fraction, mode="exact")
+    return PauseSpec(fraction=fraction, mode="exact", num_ids=self.num_ids)
 
   def fingerprint(self) -> dict[str, str | float]:
     """Returns what must be the same when a run resumes."""
@@ -223,10 +228,19 @@ class PauseSpec:
       named["pause_run_length"] = self.run_length
     if self.shares_positions:
       named["pauses_share_positions"] = True
+    if self.num_ids != 1:
+      named["num_pause_ids"] = self.num_ids
     return named
 
   def __str__(self) -> str:
     return str(self.way) if self.has_pauses else "none"
+
+
+def _place_in_run(is_pause_BT: np.ndarray) -> np.ndarray:
+  """Returns int64 [B, T], the number of each pause in its run, from 0."""
+  places_T = np.arange(is_pause_BT.shape[1])
+  text_BT = np.where(is_pause_BT, -1, places_T)
+  return places_T - np.maximum.accumulate(text_BT, axis=1) - 1
 
 
 def remove_pauses(

@@ -43,7 +43,15 @@ def saved(tmp_path_factory, made):
 
 
 def start(
-  folder, made, *, mesh=None, seen=False, row="mean", vocab_size=None, **model
+  folder,
+  made,
+  *,
+  mesh=None,
+  seen=False,
+  row="mean",
+  vocab_size=None,
+  num_pause_ids=1,
+  **model,
 ):
   store = Store(epath.Path(folder), None)
   meta = {**store.meta(0), "pauses_seen": seen}
@@ -57,6 +65,7 @@ def start(
       made,
       pause_init=row,
       seed=0,
+      num_pause_ids=num_pause_ids,
     )
 
 

@@ -155,7 +155,10 @@ def _read_run(workdir: pathlib.Path, url: str, step: int) -> SavedRun:
   meta = checked(folders.require_step(workdir / "checkpoints", step).meta)
   files = sorted(workdir.glob("tokenizer.*"))
   tokenizer_spec = str(files[0]) if files else "bytes"
-  tokenizer = tokenizers.load_tokenizer(tokenizer_spec)
+  num_pause_ids = meta["config"]["data"]["num_pause_ids"]
+  tokenizer = tokenizers.load_tokenizer(
+    tokenizer_spec, num_pause_ids=num_pause_ids
+  )
   errors.require_same(
     f"the tokenizer in {workdir}", tokenizer.fingerprint(), meta["tokenizer"]
   )

@@ -72,6 +72,12 @@ class DataConfig(ConfigGroup):
   pauses_share_positions: bool = declare(
     False, "Whether a pause has the position of the text token before it."
   )
+  num_pause_ids: int = declare(
+    1,
+    "Ids of <pause>, n: pause j of a run of pauses, or of a prompt's M, has "
+    "embedding j modulo n.",
+    minimum=1,
+  )
   segments_dir: str = declare(
     "",
     "Folder of prepared segments (several tasks: c4=FOLDER,text=FOLDER); "
@@ -171,6 +177,7 @@ class DataConfig(ConfigGroup):
       mode=self.pause_mode,
       run_length=self.pause_run_length,
       shares_positions=self.pauses_share_positions,
+      num_ids=self.num_pause_ids,
     )
 
   @property

@@ -90,6 +90,10 @@ def check_data(data: DataConfig) -> None:
     or not data.pauses.has_pauses,
     f"data.pause_mode: {data.pause_mode!r} needs data.pipeline=segments",
   )
+  errors.require(
+    data.pipeline != "seqio" or data.num_pause_ids == 1,
+    f"data.num_pause_ids: {data.num_pause_ids} needs data.pipeline=segments",
+  )
   if len(data.task_names) > 1:
     errors.require(
       data.pipeline == "segments",

@@ -51,16 +51,28 @@ class Tokenizer(Protocol):
 
 
 class PauseTokenizer:
-  """A base tokenizer and `<pause>`, whose id is the base's vocabulary size."""
+  """A base tokenizer and `<pause>`, whose id is the base's vocabulary size.
 
-  def __init__(self, base: Tokenizer):
+  With several pauses, their ids follow it: they are the last ones.
+  """
+
+  def __init__(self, base: Tokenizer, num_pause_ids: int = 1):
     self.base = base
     self.pause_id = base.vocab_size
-    self.vocab_size = base.vocab_size + 1
+    self.vocab_size = base.vocab_size + num_pause_ids
     self.bos_id = base.bos_id
     self.eos_id = base.eos_id
     self.pad_id = base.pad_id
     self.adds_space = base.adds_space
+
+  @property
+  def pause_ids(self) -> range:
+    """The ids of pauses, in the order of their use."""
+    return range(self.pause_id, self.vocab_size)
+
+  def is_pause(self, ids: np.ndarray) -> np.ndarray:
+    """Returns bool, True where an id of the vocabulary is a pause."""
+    return ids >= self.pause_id
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns the base's ids of each text, never a pause."""
@@ -94,7 +106,7 @@ class PauseTokenizer:
     if ids.dtype.kind not in "iu":
       return "its ids are not all 64-bit integers"
     for wrong in (ids.max(), ids.min()):
-      if wrong == self.pause_id:
+      if wrong in self.pause_ids:
         return f"id {wrong} is the pause, which is not a text id"
       if not 0 <= wrong < self.pause_id:
         return f"id {wrong} is not one of the {self.pause_id:,} text ids"
@@ -275,12 +287,15 @@ def _named_special_tokens(
   return bos, eos
 
 
-def load_tokenizer(spec: str, sha256: str = "") -> PauseTokenizer:
+def load_tokenizer(
+  spec: str, sha256: str = "", num_pause_ids: int = 1
+) -> PauseTokenizer:
   """Loads the tokenizer that `spec` names (see the top of this file).
 
   Args:
     spec: the value of `data.tokenizer`.
     sha256: that the file must have, in hexadecimal digits; "" for any.
+    num_pause_ids: the number of ids of pauses.
 
   Raises:
     UserError: no such file, another SHA-256, or not a tokenizer of the kind of
@@ -291,7 +306,7 @@ def load_tokenizer(spec: str, sha256: str = "") -> PauseTokenizer:
       not sha256,
       "data.tokenizer_sha256: 'bytes' has no file; leave it empty",
     )
-    return PauseTokenizer(ByteTokenizer())
+    return PauseTokenizer(ByteTokenizer(), num_pause_ids)
   path = pathlib.Path(spec)
   if not path.is_file():
     raise errors.UserError(
@@ -308,12 +323,14 @@ def load_tokenizer(spec: str, sha256: str = "") -> PauseTokenizer:
       f"data.tokenizer: {spec!r} has the SHA-256 {_sha256(path)}, "
       f"data.tokenizer_sha256 is {sha256!r}; it was not read"
     )
-  return PauseTokenizer(kind[path.suffix](path))
+  return PauseTokenizer(kind[path.suffix](path), num_pause_ids)
 
 
 def load_for(data: DataConfig) -> PauseTokenizer:
   """Returns the tokenizer of the data settings; raises as `load_tokenizer`."""
-  return load_tokenizer(data.tokenizer, data.tokenizer_sha256)
+  return load_tokenizer(
+    data.tokenizer, data.tokenizer_sha256, data.num_pause_ids
+  )
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pausejax import arguments, errors
+from pausejax.data.finetuning import prompts
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.prompt_pauses import PromptPauses
 
@@ -41,10 +42,8 @@ def prompt_arrays(
 
   longest = 1 + max(map(len, ids))  # With BOS.
   decode.check_length(longest, pauses.num_pauses, num_new, max_seq_len)
-  rows = [
-    pauses.prompt(text, bos_id=tokenizer.bos_id, pause_id=tokenizer.pause_id)
-    for text in ids
-  ]
+  filler = prompts.Filler(tokenizer, pauses)
+  rows = [filler.prompt(text) for text in ids]
   width = decode.bucket_length(longest + pauses.num_pauses)
   tokens_BT, is_real_BT = decode.left_pad(
     rows, width=width, pad_id=tokenizer.pad_id

@@ -58,6 +58,15 @@ def left_pad(
   return tokens_BT, is_real_BT
 
 
+def without_pauses(
+  logits_BV: jax.Array, pause_id: jax.Array | int
+) -> jax.Array:
+  """Returns logits with -inf for the pauses: all ids from `pause_id` on."""
+  return jnp.where(
+    jnp.arange(logits_BV.shape[1]) < pause_id, logits_BV, -jnp.inf
+  )
+
+
 def check_length(
   num_prompt: int, num_pauses: int, num_new: int, max_seq_len: int
 ) -> None:
@@ -99,7 +108,7 @@ def generate(
     top_p: sample among the fewest of the most likely ids whose probabilities,
       after temperature and `top_k`, sum to at least this; 1 disables it.
     eos_id: id that ends a row.
-    pause_id: id that is never chosen.
+    pause_id: first id of the pauses, the last ids, which are never chosen.
   """
   decoder = cached.unstack(model)
   prompt_len = tokens_BT.shape[1]
@@ -114,7 +123,7 @@ def generate(
   def choose(x_BD, i):
     logits_BV = decoder.model.logits(x_BD[:, None])[:, 0]
     return choose_ids(
-      logits_BV.at[:, pause_id].set(-jnp.inf),
+      without_pauses(logits_BV, pause_id),
       jax.random.fold_in(key, i),
       temperature=temperature,
       top_k=top_k,

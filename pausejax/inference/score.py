@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pausejax import errors
-from pausejax.inference import cached
+from pausejax.inference import cached, decode
 from pausejax.model.decoder import Decoder
 
 # How to normalize the sum of log-probabilities before comparing options.
@@ -64,7 +64,7 @@ def score_options(
     in_prefix_BT: bool, see `cached.prefill`.
     options_BOC: int32 ids, padded on the right.
     num_tokens_BO: int32; 0 if there is no such option.
-    pause_id: id that greedy decoding never chooses.
+    pause_id: first id of the pauses, which greedy decoding never chooses.
 
   Returns:
     (log_prob_BO, is_greedy_BO): float32 nats, the sum over an option's tokens,
@@ -140,7 +140,7 @@ def _score_tokens(model, x_BOCD, ids_BOC, pause_id):
     logits_BV = model.logits(x_BD[:, None])[:, 0]
     id_B1 = ids_B[:, None]
     logit_B = jnp.take_along_axis(logits_BV, id_B1, axis=1)[:, 0]
-    greedy_B = jnp.argmax(logits_BV.at[:, pause_id].set(-jnp.inf), axis=1)
+    greedy_B = jnp.argmax(decode.without_pauses(logits_BV, pause_id), axis=1)
     return logit_B - jax.nn.logsumexp(logits_BV, axis=1), greedy_B == ids_B
 
   # Each chunk has all rows, since a mesh splits them.

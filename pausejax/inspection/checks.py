@@ -100,7 +100,7 @@ def _check_ids(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_pauses_never_count(batch: Batch, rules: sequences.Rules) -> Check:
-  is_pause_BT = batch["targets"] == rules.tokenizer.pause_id
+  is_pause_BT = rules.tokenizer.is_pause(batch["targets"])
   counted = int((is_pause_BT & batch["loss_mask"]).sum())
   numbers = f"{counted:,} of {int(is_pause_BT.sum()):,} are in the loss"
   return Check(
@@ -167,7 +167,6 @@ def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
-  pause_id = rules.tokenizer.pause_id
 
   def is_good(example: sequences.RowExample) -> bool:
     filler = rules.sequences.filler(example.num_pauses)
@@ -175,7 +174,7 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
     tokens_N = example.arrays["tokens"]
     prompt_N = tokens_N[:n]
     prefix_N = prompt_N[~pauses.mask(n)[: len(prompt_N)]][1:]
-    num_pauses = np.count_nonzero(tokens_N == pause_id)
+    num_pauses = np.count_nonzero(rules.tokenizer.is_pause(tokens_N))
     return num_pauses == pauses.num_pause_tokens and np.array_equal(
       prompt_N[1:], filler.prompt(prefix_N)[1:]
     )
@@ -270,7 +269,7 @@ def _check_text_counts(
   batch: Batch, rules: sequences.PretrainingRules
 ) -> Check:
   is_real_BT = batch["segment_ids"] > 0
-  is_text_BT = is_real_BT & (batch["targets"] != rules.tokenizer.pause_id)
+  is_text_BT = is_real_BT & ~rules.tokenizer.is_pause(batch["targets"])
   if rules.pauses.way.repeats_token and rules.pauses.has_pauses:
     # The target of a copy is the input.
     is_copy_BT = ~batch["loss_mask"] & (batch["targets"] == batch["tokens"])
@@ -284,7 +283,7 @@ def _check_text_counts(
 def _check_pause_rate(batch: Batch, rules: sequences.PretrainingRules) -> Check:
   """Compares with the mean and variance of the way of pausing."""
   is_full_B = (batch["segment_ids"] > 0).all(axis=1)
-  is_pause_BT = batch["targets"] == rules.tokenizer.pause_id
+  is_pause_BT = rules.tokenizer.is_pause(batch["targets"])
   if not rules.pauses.uses_pause_token:
     is_pause_BT = ~batch["loss_mask"]
   num_pauses = int(is_pause_BT[is_full_B].sum())

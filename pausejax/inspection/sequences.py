@@ -114,7 +114,7 @@ def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
 def statistics(batch: Batch, rules: Rules) -> dict[str, float]:
   """Returns counts of a batch, and fractions of its positions."""
   is_real_BT = batch["segment_ids"] > 0
-  is_pause_BT = is_real_BT & (batch["tokens"] == rules.tokenizer.pause_id)
+  is_pause_BT = is_real_BT & rules.tokenizer.is_pause(batch["tokens"])
   num_real = int(is_real_BT.sum())
   return {
     "rows": len(is_real_BT),
@@ -174,7 +174,7 @@ class Detokenizer:
       tokenizer.pad_id: "<pad>",
       tokenizer.bos_id: "<bos>",
       tokenizer.eos_id: "<eos>",
-      tokenizer.pause_id: "[pause]",
+      **dict.fromkeys(tokenizer.pause_ids, "[pause]"),
     }
     self._known: dict[int, str] = {}
 

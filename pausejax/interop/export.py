@@ -90,6 +90,12 @@ def prepare_export(
     UserError: no class of transformers computes the model, or tokenizer.json
       cannot express the tokenizer.
   """
+  num_pause_ids = len(saved.tokenizer.pause_ids)
+  errors.require(
+    num_pause_ids == 1,
+    f"{saved.place}: data.num_pause_ids is {num_pause_ids}, an exported model "
+    "has one <pause>; use the run with pausejax, or train one with 1",
+  )
   model, training = saved.model, model_card.describe_training(saved)
   family, values = hf_config.exported_config(model)
   tokenizer = hf_tokenizer.exported_tokenizer(

@@ -17,23 +17,29 @@ from pausejax.model import blocks
 
 
 def with_pause_row(
-  table_VD: jax.Array, pause_id: int, init: str | int, seed: int = 0
+  table_VD: jax.Array,
+  pause_id: int,
+  init: str | int,
+  seed: int = 0,
+  *,
+  number: int = 0,
 ) -> jax.Array:
-  """Returns the table with the row of `<pause>` replaced.
+  """Returns the table with the row of one pause replaced.
 
   Args:
     table_VD: float32; its rows below `pause_id` are those of the text.
-    pause_id: the row to replace.
+    pause_id: the row of the first pause.
     init: the new row: "mean" of the rows of the text; "covariance", a normal
       sample with their mean and covariance (Hewitt, 2021); "normal", as fresh
       parameters; "zeros"; "keep", the row as it is; or the id whose row is
       copied.
     seed: the seed of "normal" and "covariance".
+    number: which pause, from 0; each has another sample.
   """
   if init == "keep":
     return table_VD
   text_VD = table_VD[:pause_id]
-  key = jax.random.key(seed)
+  key = jax.random.key(seed + number)
   if init == "mean":
     row_D = jnp.mean(text_VD, axis=0)
   elif init == "covariance":
@@ -44,7 +50,7 @@ def with_pause_row(
   elif init == "normal":
     row_D = blocks.INIT_STDDEV * jax.random.normal(key, table_VD.shape[1:])
   elif init == "zeros":
-    row_D = jnp.zeros_like(table_VD[pause_id])
+    row_D = jnp.zeros_like(table_VD[0])
   else:
     row_D = table_VD[init]
-  return table_VD.at[pause_id].set(row_D)
+  return table_VD.at[pause_id + number].set(row_D)

@@ -97,7 +97,11 @@ def main(argv: list[str]) -> int:
   for line in gpu_environment.set_variables(num_gpus):
     print(line)
   result = _measure(
-    config, vocab_size + 1, topology, compiler, options.estimate
+    config,
+    vocab_size + config.data.num_pause_ids,
+    topology,
+    compiler,
+    options.estimate,
   )
   if options.preemptions_per_day:
     times = result.estimate and result.estimate.times

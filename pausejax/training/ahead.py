@@ -100,7 +100,7 @@ def compile_step(
     config,
     optimizer,
     schedule,
-    pause_id=model_config.vocab_size - 1,
+    pause_id=model_config.vocab_size - config.data.num_pause_ids,
     layout=jax.tree.map(lambda x: x.sharding, shapes),
   )
   lowered = train_step.lower(shapes, batch_shapes(config))

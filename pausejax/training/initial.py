@@ -2,8 +2,8 @@
 
 With `init_load=state` it is the whole state of the other run. Else only
 parameters are loaded; moments, step and data position are new. If the
-checkpoint has no `<pause>`, or was never trained on it, the row of `<pause>` is
-initialized (`model/pause_row.py`).
+checkpoint has no `<pause>`, or fewer, or was never trained on pauses, the rows
+of the new ones are initialized (`model/pause_row.py`).
 
 V vocabulary rows.
 """
@@ -48,6 +48,7 @@ def first_state(
     parts.model,
     parts.optimizer,
     pause_init=pause_row_init(config.finetune, initial.tokenizer),
+    num_pause_ids=config.data.num_pause_ids,
     seed=config.seed,
     has_average=config.optim.has_average,
     finds_spikes=config.optim.skip_spikes > 0,
@@ -77,6 +78,7 @@ def from_checkpoint(
   *,
   pause_init: str | int,
   seed: int,
+  num_pause_ids: int = 1,
   has_average: bool = False,
   finds_spikes: bool = False,
   average: bool = False,
@@ -86,12 +88,13 @@ def from_checkpoint(
   Args:
     store: the checkpoints of the other run.
     meta: meta.json of the checkpoint to use.
-    config: the model of this run; `<pause>` is its last id.
+    config: the model of this run; its last ids are pauses.
     optimizer: initializes the moments.
     pause_init: how to set the row of a `<pause>` that the checkpoint lacks or
       was never trained on, as in `with_pause_row`. A separate head keeps its
       row, or gets the mean if it has none.
     seed: the seed of the methods that sample.
+    num_pause_ids: the number of pauses of this run.
     has_average: whether this run averages its parameters.
     finds_spikes: whether this run skips spikes.
     average: whether to load the average of the other run's parameters.
@@ -103,6 +106,11 @@ def from_checkpoint(
   num_saved = meta["model"]["vocab_size"]
   is_new = num_saved < config.vocab_size
   errors.require(
+    num_saved <= config.vocab_size,
+    f"data.num_pause_ids: the checkpoint has {num_saved} ids, this run only "
+    f"{config.vocab_size}; give it as many pauses",
+  )
+  errors.require(
     not (is_new and pause_init == "keep"),
     f"finetune.pause_init: the checkpoint has no <pause> to keep ({num_saved} "
     f"ids, this run {config.vocab_size}); choose another, such as mean",
@@ -112,24 +120,26 @@ def from_checkpoint(
   model = store.restore_params(
     sharding.placed(shapes), meta["step"], average=average
   )
-  fresh = is_new or not meta["pauses_seen"]
-  pause_id = config.vocab_size - 1
+  pause_id = config.vocab_size - num_pause_ids
+  num_kept = max(num_saved - pause_id, 0)  # Pauses of the checkpoint.
+  num_learned = num_kept if meta["pauses_seen"] else 0
 
   def make(model) -> TrainState:
     named = leaves.flatten(model)
-    named["embedding"] = with_pause_row(
-      _grown(named["embedding"], config),
-      pause_id,
-      pause_init if fresh else "keep",
-      seed,
-    )
-    row = "mean" if is_new else "keep"
+
+    def with_new(table_VD, num_old: int, init: str | int) -> jax.Array:
+      table_VD = _grown(table_VD, config)
+      for n in range(num_old, num_pause_ids):
+        table_VD = with_pause_row(table_VD, pause_id, init, seed, number=n)
+      return table_VD
+
+    named["embedding"] = with_new(named["embedding"], num_learned, pause_init)
     if "untied_head" in named:
-      head_VD = _grown(named["untied_head"].T, config)
-      named["untied_head"] = with_pause_row(head_VD, pause_id, row).T
+      head_VD = with_new(named["untied_head"].T, num_kept, "mean")
+      named["untied_head"] = head_VD.T
     if "head_bias" in named:
-      bias_V1 = _grown(named["head_bias"][:, None], config)
-      named["head_bias"] = with_pause_row(bias_V1, pause_id, row)[:, 0]
+      bias_V1 = with_new(named["head_bias"][:, None], num_kept, "mean")
+      named["head_bias"] = bias_V1[:, 0]
     grown = leaves.unflatten(
       jax.eval_shape(lambda: decoder.init(config, 0)), named
     )

@@ -112,6 +112,12 @@ def check_inputs(
   if rollback_to is not None:
     errors.require(not url, "--rollback_to: not for a run in a bucket")
     rollback, own = plan_rollback(rollback_to, path, own, values)
+  errors.require(
+    config.data.num_pause_ids == 1
+    or not (config.optim.pause_only_steps or config.checkpoint.export_every),
+    f"data.num_pause_ids {config.data.num_pause_ids}: optim.pause_only_steps "
+    "and checkpoint.export_every know one <pause>; set them to 0",
+  )
   initial = None
   if not own:
     wants_average = config.init_load == "average"
@@ -187,6 +193,9 @@ def inherit(
     )
   if source is None or is_saved:
     return
+  config.data.num_pause_ids = max(
+    config.data.num_pause_ids, len(source.tokenizer.pause_ids)
+  )
   # The model was trained on positions below this limit.
   limit = source.model.max_seq_len
   if config.data.seq_len > limit:

@@ -39,7 +39,7 @@ def make_parts(config: TrainConfig, vocab_size: int) -> Parts:
 
   Args:
     config: the config of the run.
-    vocab_size: number of ids of its tokenizer; the last one is `<pause>`.
+    vocab_size: number of ids of its tokenizer; the pauses are the last ones.
 
   Raises:
     UsageError: the batch or the model does not divide over the mesh, optax has
@@ -61,7 +61,7 @@ def make_parts(config: TrainConfig, vocab_size: int) -> Parts:
     config,
     optimizer,
     schedule,
-    pause_id=vocab_size - 1,
+    pause_id=vocab_size - config.data.num_pause_ids,
     layout=jax.tree.map(lambda x: x.sharding, abstract),
   )
   # Tracing raises the errors of unsupported options.

@@ -51,7 +51,7 @@ def train_step(
     loss: the options of the cross entropy.
     num_microbatches: number of parts, dividing B, over which gradients are
       summed.
-    pause_id: id of `<pause>`, for the metrics.
+    pause_id: first id of the pauses, which are the last ids; for the metrics.
     ema_decay: decay of the average of the parameters, if the state has one.
     skip_spikes: standard deviations of a spike, if the state has a window.
     trained: `freezing.stop_gradients`, if parameters are frozen.
@@ -147,7 +147,7 @@ def jit_train_step(
     config: the config of the run.
     optimizer: from `optimizer.make_optimizer`, with its `schedule`.
     schedule: the learning rate.
-    pause_id: id of `<pause>`.
+    pause_id: first id of the pauses.
     layout: shardings of the state; `sharding.put_batch` places batches.
   """
   step = functools.partial(
@@ -205,9 +205,9 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
       num_chunks=_num_chunks(num_here, x_BTD.shape[1] // most),
       z_loss=loss.z_loss,
     )
-  after_pause_BK = mask_BK & (tokens_BK == pause_id)
+  after_pause_BK = mask_BK & (tokens_BK >= pause_id)
   is_real_BT = batch["segment_ids"] > 0
-  is_pause_BT = is_real_BT & (batch["targets"] == pause_id)
+  is_pause_BT = is_real_BT & (batch["targets"] >= pause_id)
   is_full_B1 = jnp.all(is_real_BT, axis=1, keepdims=True)
   sums = {
     "nll": nll_BK,

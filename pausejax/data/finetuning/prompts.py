@@ -185,7 +185,7 @@ def _filler_ids(
 ) -> list[int] | None:
   """Returns the ids to repeat at the pauses, None for those of the prefix."""
   if not pauses.filler:
-    return [tokenizer.pause_id]
+    return [*tokenizer.pause_ids]
   if pauses.repeats_prefix:
     return None
   text = pauses.filler_text
