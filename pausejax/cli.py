@@ -30,6 +30,7 @@ VERBS = {
   "tokenizer": "train a SentencePiece vocabulary on a task",
   "inspect": "show the sequences of a task, and check them",
   "evaluate": "answer the examples of a task, with each number of pauses",
+  "probe": "find out what the pauses of a run do, by changing them",
   "lm-eval": "evaluate a run with lm-evaluation-harness",
   "study": "run four variants x pauses x seeds, and make one table",
   "selftest": "check this machine: disk, devices, kills and damage",

@@ -42,7 +42,7 @@ LAYERS = (
   ("model", "unstacked", "optimizer", "train_state", "runtime"),
   ("checkpoints", "inference"),
   ("interop", "training"),
-  ("evaluation", "inspection", "preflight"),
+  ("evaluation", "inspection", "preflight", "probe"),
   ("study", "selftest"),
   ("commandline", "programs", "api", "cli", "__main__"),
 )

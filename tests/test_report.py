@@ -297,7 +297,7 @@ def test_a_study_without_results_states_so_in_each_section(tmp_path):
     "This needs two variants",
   ):
     assert text in page.text
-  assert page.count("section") == 9 and "pausejax train" in page.text
+  assert page.count("section") == 10 and "pausejax train" in page.text
 
 
 def test_a_folder_of_runs_needs_no_study(tmp_path):

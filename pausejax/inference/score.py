@@ -80,7 +80,7 @@ def score_options(
     num_free=num_options * (option_len - 1),
   )
   x_BOCD = _branch_vectors(decoder, prefix, options_BOC)
-  log_prob_BOC, is_greedy_BOC = _score_tokens(
+  log_prob_BOC, is_greedy_BOC = score_tokens(
     decoder.model, x_BOCD, options_BOC, pause_id
   )
   is_token_BOC = jnp.arange(option_len) < num_tokens_BO[..., None]
@@ -132,7 +132,7 @@ def _prefix_and_options(is_real_BT, sees_JJ):
   return jnp.concatenate([is_real_BJT, jnp.broadcast_to(sees_JJ, rows)], axis=2)
 
 
-def _score_tokens(model, x_BOCD, ids_BOC, pause_id):
+def score_tokens(model, x_BOCD, ids_BOC, pause_id):
   """Returns each token's log-probability and whether it is the greedy one."""
   batch_size, d_model = len(x_BOCD), x_BOCD.shape[-1]
 

@@ -87,9 +87,9 @@ def main(argv: list[str]) -> int:
     return evaluate_text.main(options, run)
   config = run.meta["config"]
   tasks.import_module(options.tasks_module or config["tasks_module"])
-  names = _task_names(options.task, DataConfig(**config["data"]))
+  names = task_names(options.task, DataConfig(**config["data"]))
   plans = [
-    (tasks.downstream(name), list(_conditions(options, run, name)))
+    (tasks.downstream(name), list(requested_pauses(options, run, name)))
     for name in names
   ]
   for task, _ in plans:
@@ -104,13 +104,13 @@ def main(argv: list[str]) -> int:
     trackers.require_usable(options.track, "--track={}")
   accelerators.require_used()
   limits = WatchdogConfig(**config["watchdog"])
-  with watchdog.watch(limits), _mesh(options):
+  with watchdog.watch(limits), devices(options):
     phases.enter("evaluating", run.step)
     splits = {
       task.name: examples.read_split(
         task,
         options.split or examples.scoring_split(task),
-        _data(options, config, task.name, len(names)),
+        task_data(options, config, task.name, len(names)),
       )
       for task, _ in plans
     }
@@ -188,7 +188,7 @@ def _check_combination(options: argparse.Namespace) -> None:
     )
 
 
-def _task_names(given: Sequence[str], own: DataConfig) -> Sequence[str]:
+def task_names(given: Sequence[str], own: DataConfig) -> Sequence[str]:
   """Returns the tasks in --task; none stands for those of the training run.
 
   "all" stands for the tasks with published data, without generated ones.
@@ -211,7 +211,7 @@ def _is_published(task: tasks.Task) -> bool:
   return isinstance(task.source, records.Files)
 
 
-def _conditions(
+def requested_pauses(
   options: argparse.Namespace, run: saved_run.SavedRun, name: str
 ) -> Iterator[PromptPauses]:
   """Yields the conditions (pauses) that the command line requests."""
@@ -225,7 +225,7 @@ def _conditions(
     yield dataclasses.replace(pauses, num_pauses=count)
 
 
-def _data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
+def task_data(options, config: dict, name: str, num_tasks: int) -> DataConfig:
   """Returns the data config of a task."""
   data = DataConfig(**config["data"])
   folder = options.local_dir or data.local_dir
@@ -241,7 +241,7 @@ def _folder(options, run: saved_run.SavedRun) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _mesh(options) -> Iterator[None]:
+def devices(options) -> Iterator[None]:
   """Puts all devices in scope as a mesh, over which a batch must divide."""
   import jax
 
@@ -279,7 +279,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
     print(
       f"{task.name} {loaded.summary()}; {len(rows):,} to answer", flush=True
     )
-    data = _data(options, run.meta["config"], task.name, len(plans))
+    data = task_data(options, run.meta["config"], task.name, len(plans))
     for pauses in conditions:
       began = time.perf_counter()
       with CountBar("examples", len(rows)) as bar:

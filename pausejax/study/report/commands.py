@@ -39,6 +39,7 @@ def _commands(run: StudyRun, runs: Sequence[StudyRun]) -> list[str]:
     train.append(f"--init_from={initial.workdir}{_AGAIN}")
   lines = [train, *(_evaluation(again, run, r) for r in run.results)]
   lines += [_text(again, run, score) for score in run.text_scores]
+  lines += [_probe(again, run, probe) for probe in run.probes]
   return [shlex.join(["pausejax", *words]) for words in lines]
 
 
@@ -54,10 +55,18 @@ def _initial(run: StudyRun, runs: Sequence[StudyRun]) -> StudyRun | None:
   )
 
 
-def _evaluation(again: str, run: StudyRun, result: dict) -> list[str]:
+def _probe(again: str, run: StudyRun, result: dict) -> list[str]:
+  """Returns the words of the command that probes the pauses again."""
+  maps = f"--maps={','.join(result['by_layer_and_pause'])}"
+  return [*_evaluation(again, run, result, verb="probe"), maps]
+
+
+def _evaluation(
+  again: str, run: StudyRun, result: dict, verb: str = "evaluate"
+) -> list[str]:
   """Returns the words of the command that reproduces a result."""
   words = [
-    "evaluate",
+    verb,
     _checkpoint(again, run, result),
     f"--task={result['task']}",
     f"--split={result['split']}",

@@ -241,6 +241,7 @@ def _summary(curve: curves_.Curve) -> dict[str, Any]:
     "eval_loss": curve.held_out[-1].loss if curve.held_out else None,
     "last_evaluation": curve.evaluations[-1] if curve.evaluations else None,
     "text_scores": curve.run.text_scores,
+    "probes": curve.run.probes,
     "num_unreadable_lines": curve.num_unreadable,
     **{n: curve.run.meta.get(n) for n in ("devices", "commit", "versions")},
   }

@@ -13,6 +13,7 @@ from pausejax.study.report import (
   figures,
   grid,
   loss_tables,
+  probes,
   sections,
 )
 from pausejax.study.report.contents import Report
@@ -42,6 +43,7 @@ def report_page(it: Report, *, paper: bool) -> str:
     ("variants", "Variants", variants),
     ("pauses", "Pauses at inference", figures.sweeps(it)),
     ("metrics", "Every metric", figures.metrics(it)),
+    ("probes", "What the pauses do", probes.probes_section(it)),
     ("held-out", "Held-out losses", held_out),
     ("losses", "Losses", figures.curves(it)),
     ("training", "Training", training),
@@ -86,6 +88,9 @@ def report_markdown(it: Report, *, paper: bool) -> str:
       for p in line.points
     ]
     parts.append(f"{title}\n\n{_table(['arm', 'M', 'score', 'seeds'], cells)}")
+  if probed := probes.probe_rows(it):
+    table = _table(probes.HEAD, probed)
+    parts.append(f"## What the pauses do\n\n{table}")
   runs = [
     [c.run.id, f"{c.loss[-1].x['steps']:,}", f"{c.loss[-1].loss:.3f}"]
     for c in it.curves

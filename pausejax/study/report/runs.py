@@ -9,6 +9,7 @@ from pausejax import errors, json_files
 from pausejax.checkpoints import folders
 from pausejax.config import saved
 from pausejax.evaluation import results
+from pausejax.probe import results as probe_results
 from pausejax.runtime import metric_rows
 from pausejax.study.plan import Cell, Study
 
@@ -28,6 +29,7 @@ class StudyRun:
     config: its config.json.
     results: results of `pausejax evaluate`, one per condition.
     text_scores: results of `pausejax evaluate --text`, one per condition.
+    probes: results of `pausejax probe`, one per condition.
     meta: meta.json of its newest checkpoint; empty if none can be read.
   """
 
@@ -37,6 +39,7 @@ class StudyRun:
   config: dict[str, Any]
   results: list[dict]
   text_scores: list[dict]
+  probes: list[dict]
   meta: dict[str, Any]
 
   @property
@@ -102,6 +105,7 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> StudyRun | None:
     config=saved.current(json_files.read(config, _CONFIG, _FIX), str(config)),
     results=results.read_results(workdir / "evaluations"),
     text_scores=results.read_text_scores(workdir / results.TEXT_SCORES),
+    probes=probe_results.read_probes(workdir / probe_results.FOLDER),
     meta=_newest_meta(workdir / "checkpoints"),
   )
 

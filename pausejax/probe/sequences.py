@@ -1,0 +1,163 @@
+"""The examples of a task as rows of prompts and answers, with their donors.
+
+Kind "decode": one row per example, whose answer is the target and EOS, up to
+the `max_target_len` ids that `evaluate` would decode. Kind "options": one row
+per option.
+
+A donor is the example whose pauses are transplanted: the next one by length of
+prompt that has another right answer.
+
+N ids of a prompt.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from pausejax import errors, sharding
+from pausejax.data.finetuning.prompts import Format, Prompts
+from pausejax.inference import decode
+from pausejax.probe.forward import Rows
+from pausejax.tasks import Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+  """A prompt with one of its answers.
+
+  Attributes:
+    example: index of the example.
+    prompt_N: int32, with BOS and pauses.
+    answer: at least one id.
+  """
+
+  example: int
+  prompt_N: np.ndarray
+  answer: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+  """The rows of all examples, the longest prompts first.
+
+  Attributes:
+    rows: prompts with answers; the options of an example are neighbors.
+    donors: for each example a row of another one.
+    prompts: the prompts, and how many were truncated.
+  """
+
+  rows: list[Answered]
+  donors: list[Answered]
+  prompts: Prompts
+
+
+def encode(
+  format_: Format, examples: Sequence[Example], max_seq_len: int
+) -> Sequences:
+  """Returns the rows of the examples.
+
+  Args:
+    format_: the task, its tokenizer and pauses.
+    examples: examples of the task.
+    max_seq_len: positions of the model.
+
+  Raises:
+    UsageError: pauses and answers do not fit; or all examples have the same
+      right answer, so that none can be a donor.
+  """
+  task = format_.task
+  if task.kind == "decode":
+    length = task.max_target_len
+    answers = [[ids[:length]] for ids in format_.targets(examples)]
+  else:
+    answers = [format_.continuations(e.options) for e in examples]
+    length = max(len(ids) for options in answers for ids in options)
+  limit = max_seq_len - length
+  prompts = format_.prompts(examples, [limit] * len(examples))
+  order = sorted(range(len(examples)), key=lambda i: (-len(prompts.rows[i]), i))
+  by_example = [
+    [Answered(i, prompts.rows[i], ids) for ids in answers[i]]
+    for i in range(len(examples))
+  ]
+  donors = _donors(order, [_right_answer(e) for e in examples])
+  return Sequences(
+    [row for i in order for row in by_example[i]],
+    [by_example[i][0] for i in donors],
+    prompts,
+  )
+
+
+def reads_at_pause(format_: Format) -> bool:
+  """Returns whether the answer is read at a pause, the last one."""
+  pauses = format_.pauses
+  return bool(pauses.mask(2 + pauses.num_pauses)[-1])
+
+
+def to_rows(
+  rows: Sequence[Answered],
+  format_: Format,
+  *,
+  batch_size: int,
+  width: int,
+  num_ids: int,
+) -> Rows:
+  """Returns rows as arrays on the mesh.
+
+  Args:
+    rows: at most `batch_size`; the last one is repeated.
+    format_: its pauses are those of the prompts.
+    batch_size: B.
+    width: T, at least `size` of any row.
+    num_ids: C, at least the ids of any answer.
+  """
+  rows = [*rows, *[rows[-1]] * (batch_size - len(rows))]
+  pauses = format_.pauses
+  made = Rows(
+    tokens_BT=np.zeros((batch_size, width), np.int32),
+    in_prefix_BT=np.zeros((batch_size, width), bool),
+    pauses_BM=np.zeros((batch_size, pauses.num_pauses), np.int32),
+    reads_B=np.array([len(row.prompt_N) - 1 for row in rows], np.int32),
+    answers_BC=np.zeros((batch_size, num_ids), np.int32),
+    num_ids_B=np.array([len(row.answer) for row in rows], np.int32),
+  )
+  for b, row in enumerate(rows):
+    size = len(row.prompt_N)
+    made.tokens_BT[b, : _size(row)] = [*row.prompt_N, *row.answer[:-1]]
+    made.in_prefix_BT[b, :size] = pauses.prefix_mask(size)
+    made.pauses_BM[b] = np.flatnonzero(pauses.mask(size))
+    made.answers_BC[b, : len(row.answer)] = row.answer
+  return Rows(*map(sharding.put_same_rows, made))
+
+
+def width(rows: Sequence[Answered], max_seq_len: int) -> int:
+  """Returns a T for rows, of which there are few."""
+  return min(decode.bucket_length(max(map(_size, rows))), max_seq_len)
+
+
+def _size(row: Answered) -> int:
+  """Returns the ids of a row; the last one of an answer is no input."""
+  return len(row.prompt_N) + len(row.answer) - 1
+
+
+def _right_answer(example: Example) -> str:
+  return example.options[example.label] if example.options else example.target
+
+
+def _donors(order: Sequence[int], answers: Sequence[str]) -> list[int]:
+  """Returns the donor of each example: the next in order, answers differ."""
+  errors.require(
+    len({*answers}) > 1,
+    f"{len(answers)} examples with the same right answer: none can lend its "
+    "pauses to another; use more examples",
+  )
+  donors = [0] * len(order)
+  # Two rounds from the end: the one after the last is the first.
+  after: int | None = None  # The nearest later one with another answer.
+  rounds = [*order, *order]
+  for i, following in zip(rounds[-2::-1], rounds[:0:-1], strict=True):
+    if answers[i] != answers[following]:
+      after = following
+    if after is not None:
+      donors[i] = after
+  return donors
