@@ -1,7 +1,7 @@
 """Measures how often a 95% interval of a difference covers the true one.
 
-  python -m benchmarks.intervals                      (4 minutes of one core)
-  python -m benchmarks.intervals --num_studies=500
+  python -m benchmarks.intervals                        (an hour of one core)
+  python -m benchmarks.intervals --num_studies=500 --num_bootstrapped=100
 
 In a simulated study, two arms answer the same examples with each seed. The
 accuracy of a seed is drawn from a beta distribution; examples and groups of
@@ -10,24 +10,32 @@ percentage of studies whose interval contains the true difference, "too high"
 that of intervals above it, which are false claims that an arm is better.
 "examples only" is the coverage without the variance of the seeds, "ungrouped"
 that without the groups. If an arm has several candidates, the one with the best
-mean is compared.
+mean is compared. "bootstrap" is the coverage of the hierarchical bootstrap, in
+the first studies only and with fewer draws than in a table, as it takes long,
+"width" is the mean of its width divided by that of the interval. "MDE" is the
+mean of the minimum detectable effect in points.
 
-S seeds, N examples, K candidates.
+With several pretrainings, `num_seeds` finetunings start from each, and the
+accuracy of a pretraining is drawn as well, with the same deviation.
+
+P pretrainings, S seeds, N examples, K candidates.
 """
 
 import argparse
+import collections
 import dataclasses
 
 import numpy as np
 from scipy import special
 
-from pausejax.evaluation import intervals
+from pausejax.evaluation import bootstrap, intervals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
   """The distributions; accuracies and deviations over seeds are percent."""
 
+  num_pretrainings: int = 1
   num_seeds: int = 5
   num_examples: int = 10_570
   group_size: int = 1
@@ -104,6 +112,10 @@ STUDIES = {
     baseline=(36.0, 2.5),
     candidates=((40.0, 1.0),),
   ),
+  "3 pretrainings": dataclasses.replace(PAPER, num_pretrainings=3),
+  "5 pretrainings, 2 seeds": dataclasses.replace(
+    PAPER, num_pretrainings=5, num_seeds=2
+  ),
   "near 0": dataclasses.replace(
     PAPER, baseline=(0.5, 0.2), candidates=((1.0, 0.2),)
   ),
@@ -111,6 +123,8 @@ STUDIES = {
 # Standard deviations, in probits, of the difficulty of an example for all arms,
 # a group for all arms, a group for one arm, and an example for one arm.
 _SHARED, _GROUP, _GROUP_OF_ARM, _OF_ARM = 0.8, 0.4, 0.35, 0.5
+# Draws of a bootstrap.
+_NUM_DRAWS = 500
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -119,44 +133,72 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--num_studies", type=int, default=4000)
+  parser.add_argument("--num_bootstrapped", type=int, default=300)
   options = parser.parse_args(argv)
-  columns = ("covered", "too high", "examples only", "ungrouped")
+  columns = (
+    *("covered", "too high", "examples only", "ungrouped", "bootstrap"),
+    *("MDE", "width"),
+  )
   print(f"{'percent of ' + format(options.num_studies, ','):40}", *columns)
   for name, study in STUDIES.items():
-    simulated = simulate(study, options.num_studies)
-    cells = (f"{100 * simulated[c]:{len(c)}.1f}" for c in columns)
+    simulated = simulate(study, options.num_studies, options.num_bootstrapped)
+    cells = [f"{100 * simulated[c]:{len(c)}.1f}" for c in columns[:-1]]
+    cells.append(f"{simulated['width']:5.2f}")
     print(f"{name:40}", *cells, flush=True)
 
 
-def simulate(study: Study, num_studies: int, seed: int = 0) -> dict[str, float]:
-  """Returns the fraction of studies for each column of the table."""
+def simulate(
+  study: Study, num_studies: int, num_bootstrapped: int = 0, seed: int = 0
+) -> dict[str, float]:
+  """Returns the value of each column of the table, 1 for 100 percent."""
   rng = np.random.default_rng(seed)
-  count = len(study.candidates)
-  hits = {"covered": 0, "too high": 0, "examples only": 0, "ungrouped": 0}
-  for _ in range(num_studies):
-    baseline_SN, *arms_KSN = _answers(study, rng)
-    best = int(np.argmax([arm.mean() for arm in arms_KSN]))
-    truth = (study.candidates[best][0] - study.baseline[0]) / 100
-    differences_SN = arms_KSN[best] - baseline_SN
-    groups_N = study.groups_N
-    ours = intervals.of_difference(
-      differences_SN, groups_N, num_candidates=(count, 1)
+  columns = collections.defaultdict(list)
+  for number in range(num_studies):
+    studied = _measured(study, rng, number < num_bootstrapped)
+    for name, value in studied.items():
+      columns[name].append(value)
+  return {name: float(np.mean(values)) for name, values in columns.items()}
+
+
+def _measured(
+  study: Study, rng: np.random.Generator, is_bootstrapped: bool
+) -> dict[str, float]:
+  """Returns the columns of one study."""
+  baseline_PSN, *arms_KPSN = _answers(study, rng)
+  best = int(np.argmax([arm.mean() for arm in arms_KPSN]))
+  truth = (study.candidates[best][0] - study.baseline[0]) / 100
+  differences_UN = intervals.independent_runs(arms_KPSN[best] - baseline_PSN)
+  groups_N, count = study.groups_N, len(arms_KPSN)
+  ours, ungrouped = (
+    intervals.of_difference(differences_UN, groups, num_candidates=(count, 1))
+    for groups in (groups_N, None)
+  )
+  effect = intervals.detectable_difference(
+    differences_UN, groups_N, num_candidates=count
+  )
+  assert ours and ungrouped and effect
+  mean_N = differences_UN.mean(axis=0)
+  error = abs(mean_N.mean() - truth)
+  measured = {
+    "covered": ours[0] <= truth <= ours[1],
+    "too high": truth < ours[0],
+    "examples only": error <= 1.96 * mean_N.std() / len(mean_N) ** 0.5,
+    "ungrouped": ungrouped[0] <= truth <= ungrouped[1],
+    "MDE": effect,
+    "found": ours[0] > 0,
+  }
+  if is_bootstrapped:
+    drawn = bootstrap.hierarchical_bootstrap(
+      np.array(arms_KPSN), baseline_PSN[None], groups_N, num_draws=_NUM_DRAWS
     )
-    ungrouped = intervals.of_difference(
-      differences_SN, num_candidates=(count, 1)
-    )
-    assert ours is not None and ungrouped is not None
-    hits["covered"] += ours[0] <= truth <= ours[1]
-    hits["too high"] += truth < ours[0]
-    hits["ungrouped"] += ungrouped[0] <= truth <= ungrouped[1]
-    mean_N = differences_SN.mean(axis=0)
-    error = abs(mean_N.mean() - truth)
-    hits["examples only"] += error <= 1.96 * mean_N.std() / len(mean_N) ** 0.5
-  return {name: int(hit) / num_studies for name, hit in hits.items()}
+    assert drawn
+    measured["bootstrap"] = drawn[0] <= truth <= drawn[1]
+    measured["width"] = (drawn[1] - drawn[0]) / (ours[1] - ours[0])
+  return measured
 
 
 def _answers(study: Study, rng: np.random.Generator) -> list[np.ndarray]:
-  """Returns whether each seed of each arm answers each example: [S, N]."""
+  """Returns whether each run of each arm answers each example: [P, S, N]."""
   normal = rng.standard_normal
   num_groups = -(-study.num_examples // study.group_size)
   group, of_group = (_GROUP, _GROUP_OF_ARM) if study.group_size > 1 else (0, 0)
@@ -174,13 +216,26 @@ def _answers(study: Study, rng: np.random.Generator) -> list[np.ndarray]:
   scale = sum(part**2 for part in parts) ** 0.5
   answers = []
   for mean, std in (study.baseline, *study.candidates):
-    accuracy_S = _betas(mean / 100, std / 100, study.num_seeds, rng)
-    threshold_S1 = scale * special.ndtri(accuracy_S)[:, None]
+    threshold_PS1 = scale * special.ndtri(
+      _accuracies(study, mean / 100, std / 100, rng)[..., None]
+    )
     own_N = of_group * groups_effect() + _OF_ARM * examples_effect()
-    noise_SN = normal((study.num_seeds, study.num_examples), np.float32)
-    right_SN = shared_N + own_N + noise_SN < threshold_S1
-    answers.append(right_SN.astype(np.float32))
+    shape = (*threshold_PS1.shape[:2], study.num_examples)
+    noise_PSN = normal(shape, np.float32)
+    right_PSN = shared_N + own_N + noise_PSN < threshold_PS1
+    answers.append(right_PSN.astype(np.float32))
   return answers
+
+
+def _accuracies(
+  study: Study, mean: float, std: float, rng: np.random.Generator
+) -> np.ndarray:
+  """Returns the accuracy [P, S] of each run."""
+  if study.num_pretrainings == 1:
+    return _betas(mean, std, study.num_seeds, rng)[None]
+  centers_P = _betas(mean, std, study.num_pretrainings, rng)
+  rows = [_betas(center, std, study.num_seeds, rng) for center in centers_P]
+  return np.array(rows)
 
 
 def _betas(

@@ -14,6 +14,7 @@ ablation is one more line here. `only=table` omits the ablations.
 """
 
 from pausejax import config
+from pausejax.runtime import flops
 from pausejax.study.config import StudyConfig
 
 NINE = (
@@ -27,6 +28,9 @@ NINE = (
   "piqa",
   "hellaswag",
 )
+
+# Tokens of a typical prompt, for models with the FLOPs of pauses.
+PROMPT_LEN = 120
 
 # Rows of the table: name, pretraining, and the finetunings, of which the best
 # is shown. Differences are to the first row.
@@ -59,16 +63,19 @@ def get_config(arg: str = ""):
   c.seeds = (0, 1, 2, 3, 4)
   c.variants = FOUR_VARIANTS
   if choice.only == "all":
-    num_layers = config.SIZES[choice.size]["num_layers"]
-    _add_ablations(c, pretrain, finetune, num_layers)
+    _add_ablations(c, pretrain, finetune)
   return c
 
 
-def _add_ablations(c, pretrain: str, finetune: str, num_layers: int) -> None:
+def _add_ablations(c, pretrain: str, finetune: str) -> None:
   """Adds the paper's ablations and further controls, each as one more arm."""
-  # Ten pauses cost about as much as two layers of the 1B model (section 4).
-  deeper = f"--config.model.num_layers={num_layers + 2}"
-  c.pretrainings.std_deeper = (f"{pretrain},pause=false", deeper)
+  # More layers in place of pauses, at the FLOPs of a prompt with M pauses: two
+  # more for 10 pauses in the 1B model (section 4).
+  model = config.train_config(config.load_config(pretrain).to_dict())
+  for m in (10, 50):
+    num_layers = flops.equal_layers(model.model_config(1), PROMPT_LEN, m)
+    deeper = f"--config.model.num_layers={num_layers}"
+    c.pretrainings[f"std_deeper{m}"] = (f"{pretrain},pause=false", deeper)
   # The other reading of "10%": no text displaced.
   c.pretrainings.pause_exact = (
     f"{pretrain},pause=true",
@@ -91,7 +98,7 @@ def _add_ablations(c, pretrain: str, finetune: str, num_layers: int) -> None:
     ("StdPT_StdFT_dots", "std", "m0", "filler=."),
     ("StdPT_StdFT_question", "std", "m0", "filler=<question>"),
     ("PausePT_DrawnFT", "pause", "drawn50"),
-    ("DeeperPT_StdFT", "std_deeper", "m0"),
+    *((f"Deeper{m}PT_StdFT", f"std_deeper{m}", "m0") for m in (10, 50)),
     ("ExactPT_PauseFT", "pause_exact", "m10", "m50"),
     ("PausePT_PrependFT", "pause", "prepend10", "prepend50"),
     *((f"PausePT_M{m}", "pause", f"m{m}") for m in (2, 5, 10, 25, 50, 100)),

@@ -16,6 +16,7 @@ from pausejax.data import tokenizers
 from pausejax.data.finetuning import prompts
 from pausejax.evaluation import answers
 from pausejax.prompt_pauses import PromptPauses
+from pausejax.runtime import flops
 from pausejax.tasks import records
 from tests import models, toys
 from tests.test_sharding import mesh_of_8, one_device_mesh
@@ -131,6 +132,28 @@ def test_metrics_are_means_over_real_examples_only():
     values = [row["values"][name] for row in found.rows]
     assert len(values) == NUM
     assert percent == pytest.approx(100 * np.mean(values))
+
+
+@pytest.mark.parametrize("kind", ["decode", "options"])
+def test_the_costs_are_those_of_prompt_pauses_and_answer(kind):
+  none, three = (answer(kind, num_pauses=m, batch_size=2) for m in (0, 3))
+  config = small_model().config
+  for found, m in ((none, 0), (three, 3)):
+    for row, example in zip(found.rows, examples(kind), strict=True):
+      prompt = 1 + len(TOKENIZER.encode([example.prefix])[0]) + m
+      assert row["num_positions"] == prompt + row["num_new"]
+      if kind == "options":
+        assert row["num_new"] == sum(len(o) + 1 for o in example.options)
+    costs = [
+      flops.of_answer(config, row["num_positions"], row["num_new"])
+      for row in found.rows
+    ]
+    assert found.flops_per_example == pytest.approx(np.mean(costs))
+    assert found.seconds_per_example > 0
+  if kind == "options":  # Answers that are decoded may differ in length.
+    assert three.flops_per_example > none.flops_per_example
+  few = answer(kind, num_pauses=0, batch_size=NUM)
+  assert few.seconds_per_example is None
 
 
 def test_the_number_of_pauses_reaches_the_model():

@@ -7,6 +7,7 @@ import pytest
 from pausejax import errors
 from pausejax.config import load_config
 from pausejax.study import plan as plans
+from pausejax.study import saved_plan
 from pausejax.study.arms import Arm, Variant, Words
 from pausejax.study.report import runs
 from tests.test_study import fields, plan
@@ -111,8 +112,10 @@ def test_an_older_plan_is_upgraded_in_one_place():
   line = "pausejax train --config=configs/smoke.py:pause=false"
   older = {"cells": {"a": [line + " --config.data.door=seqio"]}}
   now = "pausejax train --config=smoke:pause=false --config.data.pipeline=seqio"
-  assert plans.upgrade(older, 1) == {"cells": {"a": [now]}}
-  assert plans.upgrade(json.loads(json.dumps(older)), 2) == older
+  seeds = {"pretrain_seeds": []}
+  assert saved_plan.upgrade(older, 1) == {"cells": {"a": [now]}} | seeds
+  assert saved_plan.upgrade(json.loads(json.dumps(older)), 2) == older | seeds
+  assert saved_plan.upgrade(json.loads(json.dumps(older)), 3) == older
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,24 @@ def test_the_step_of_the_paper_needs_the_flops_of_the_formula():
   assert causal == 6 * matrices + 12 * d * (4 * 1024 + 20 * 448)
 
 
+def test_an_answer_needs_the_forward_pass_and_deeper_models_as_much():
+  tree = load_config("pretrain_c4:size=1b").to_dict()
+  model = train_config(tree).model_config(32_129)
+  d, layers = 2048, 24
+  found = flops.of_answer(model, 100, 4)
+  matrices = 2 * (100 * layers * 12 * d * d + 4 * d * 32_256)
+  assert found == matrices + 4 * 100 * layers * 50 * d
+  assert 3 * flops.of_answer(model, 7, 7) == 7 * flops.per_token(model, 7)
+  # Ten pauses cost about two layers of 24 (the paper, section 4).
+  assert flops.equal_layers(model, 120, 10) == 26
+  assert flops.equal_layers(model, 120, 0) == 24
+  deeper = dataclasses.replace(
+    model, num_layers=flops.equal_layers(model, 120, 50)
+  )
+  ratio = flops.of_answer(deeper, 120, 1) / flops.of_answer(model, 170, 1)
+  assert ratio == pytest.approx(1, abs=0.5 / 24)
+
+
 # Of a run of 1,024 rows on 8 devices, each with a copy of the parameters: what
 # it needs in GiB, with all changes alike.
 def needs(config, *, state=8, row=1 / 16, copies=8):

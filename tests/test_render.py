@@ -26,6 +26,8 @@ def row(**changes) -> Row:
     "difference": 19.5,
     "interval": (17.25, 21.75),
     "paper": (55.9, 1.0),
+    "detectable": 3.14,
+    "flops_per_example": 541.4e9,
   }
   return Row(**{**known, **changes})
 
@@ -41,6 +43,8 @@ MISSING = row(
   difference=None,
   interval=None,
   paper=None,
+  detectable=None,
+  flops_per_example=None,
 )
 
 
@@ -50,9 +54,9 @@ def test_markdown_shows_score_difference_seeds_and_the_paper():
   assert cells[0][-1] == "paper, 1B"
   assert cells[2] == [
     *("squad", "em", "Std", "55.9 ± 1.1 (M=10)", "+19.5 \\[+17.2, +21.8]"),
-    *("10,570", "3 of 5 seeds", "55.9 ± 1.0"),
+    *("3.1", "541", "-", "10,570", "3 of 5 seeds", "55.9 ± 1.0"),
   ]
-  assert cells[3][3:7] == ["missing", "", "", "0 of 5 seeds"]
+  assert cells[3][3:9] == ["missing", *[""] * 5]
 
 
 @pytest.mark.parametrize("make", [render.table_markdown, render.latex])
@@ -90,12 +94,12 @@ def test_json_has_null_for_nonfinite_numbers():
 
 def test_latex_is_a_tabular_with_a_rule_between_tasks():
   text = render.latex([row(), row(task="piqa"), row(task="piqa")], paper=True)
-  assert text.startswith("\\begin{tabular}{lllllrll}\n\\toprule\n")
+  assert text.startswith("\\begin{tabular}{lllllrrrrll}\n\\toprule\n")
   assert text.count("\\midrule") == 2
   table, notes = text.split("\\bottomrule\n")
   body = [line for line in table.splitlines() if line.endswith("\\\\")]
-  assert {line.count(" & ") for line in body} == {7}
-  assert notes.startswith("\\multicolumn{8}{p{\\linewidth}}{\\footnotesize ")
+  assert {line.count(" & ") for line in body} == {10}
+  assert notes.startswith("\\multicolumn{11}{p{\\linewidth}}{\\footnotesize ")
   assert notes.endswith("} \\\\\n\\end{tabular}\n")
   assert "55.9 $\\pm$ 1.1 (M=10)" in text
 

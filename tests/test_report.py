@@ -49,6 +49,7 @@ def plan(workdir, **changes) -> plans.Study:
       name: (f"b.py:task={{task}},pauses={name[1:]}",) for name in ("m0", "m10")
     },
     "evaluations": {"m10": ("--pauses=0",)},
+    "pretrain_seeds": (),
     "seeds": (0, 1),
     "variants": (
       ("StdPT_StdFT", "std", "m0"),

@@ -40,6 +40,7 @@ def fields(**changes) -> dict:
       "m4": ("b.py:task={task},pauses=4",),
     },
     "evaluations": {"m2": ("--pauses=0,1",)},
+    "pretrain_seeds": (),
     "seeds": (0, 1),
     "variants": (
       ("StdPT_StdFT", "std", "m0"),
@@ -105,9 +106,33 @@ def test_a_pretraining_may_be_an_existing_run(tmp_path):
   assert "--init_from=/runs/std" in words
 
 
+def test_every_finetuning_starts_from_each_seed_of_its_pretraining(tmp_path):
+  built = plan(tmp_path, pretrain_seeds=(3, 4))
+  assert len(built.pretraining_cells()) == 2 * 2
+  assert len({c.id for c in built.cells()}) == len(built.cells())
+  cells = {c.id: c for c in built.cells()}
+  pretraining = cells["pretrain/std-p4"]
+  assert pretraining.commands[0][-1] == "--config.seed=4"
+  finetuning = cells["finetune/std-p4-stdlib_cloze-m0-s1"]
+  words = finetuning.commands[0]
+  assert f"--init_from={pretraining.workdir}" in words
+  assert "--config.seed=1" in words and finetuning.label == "4/1"
+  runner = Recorder(built, fails={"pretrain/std-p4": 1})
+  assert runner.run() == 1
+  failed = {c.id for c in built.cells() if not c.is_done()}
+  assert failed == {c for c in cells if "/std-p4" in c}
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
+    ({"seeds": (0, 1, 0)}, "seeds: \\(0, 1, 0\\) names a seed twice"),
+    ({"pretrain_seeds": (1, 1)}, "pretrain_seeds: .* names a seed twice"),
+    (
+      {"pretrain_seeds": (0, 1), "pretrainings": {"std": ("/runs/a",)}}
+      | {"variants": (("A", "std", "m0"),)},
+      "'std' is the folder of one run",
+    ),
     ({"tasks": ("stdlib_clozes",)}, "did you mean 'stdlib_cloze'?"),
     ({"variants": (("A", "stdd", "m0"),)}, "did you mean 'std'?"),
     ({"variants": (("A", "std", "m00"),)}, "did you mean 'm0'?"),

@@ -7,7 +7,7 @@ import pytest
 
 from pausejax.evaluation import intervals, results
 from pausejax.programs import study as program
-from pausejax.study import table
+from pausejax.study import render, table
 from pausejax.study.report import contents, document
 from tests import test_report
 from tests.test_study import plan, read_all
@@ -115,6 +115,22 @@ def test_one_seed_has_a_difference_and_no_interval(tmp_path):
   row = last_row(built)
   assert row.difference is not None and row.interval is None
   assert row.remark.startswith("no interval: one seed")
+
+
+def test_costs_are_means_over_runs_and_missing_in_old_results(built):
+  write_all(built, flops_per_example=2e9)
+  for cell in built.finetuning_cells():
+    if (cell.finetuning, cell.seed) == ("m0", 0):
+      write(cell, answers(cell), flops_per_example=4e9)
+  first, last = table.build(built, read_all(built))
+  assert first.flops_per_example == 3e9 and last.flops_per_example == 2e9
+  assert first.seconds_per_example is last.seconds_per_example is None
+  for cell in built.finetuning_cells():
+    if cell.seed == 0:
+      write(cell, answers(cell), seconds_per_example=0.5)
+  for row in table.build(built, read_all(built)):
+    assert row.flops_per_example is row.seconds_per_example is None
+    assert render.gflops(row) == render.milliseconds(row) == "-"
 
 
 def test_predictions_without_groups_are_read_and_reported(built):

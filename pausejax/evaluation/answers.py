@@ -12,16 +12,20 @@ B batch, T prompt positions, N new ids, O options, C ids of an option.
 
 import dataclasses
 import math
+import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 
 from pausejax import sharding
+from pausejax.config import ModelConfig
 from pausejax.data.finetuning import prompts
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import batches, decode, score
 from pausejax.model.decoder import Decoder
+from pausejax.runtime import flops
 from pausejax.tasks import ACCURACIES, Example
 
 Show = Callable[[int, int], None]
@@ -37,12 +41,18 @@ class Answers:
       each metric in [0, 1], and the references or options.
     num_cut: number of prompts that were truncated on the left.
     num_cut_tokens: number of tokens truncated in all.
+    flops_per_example: mean FLOPs of the forward pass over prompt, pauses and
+      answer, see `flops.of_answer`; of the rows' `num_positions` and `num_new`.
+    seconds_per_example: median over batches of the time of a batch divided by
+      its examples; None for fewer than three, as the first ones compile.
   """
 
   metrics: dict[str, float]
   rows: list[dict]
   num_cut: int
   num_cut_tokens: int
+  flops_per_example: float
+  seconds_per_example: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +87,27 @@ class Predictor:
     limit = self._max_prompt_len(examples, model.config.max_seq_len)
     encoded = self.format.prompts(examples, [limit] * len(examples))
     rows: list[dict] = [{} for _ in examples]
+    seconds = []
     for places in self._batches(encoded.rows):
+      began = time.perf_counter()
       chosen = [examples[i] for i in places]
       ids = [encoded.rows[i] for i in places]
       for i, row in zip(places, answer(model, chosen, ids), strict=True):
         rows[i] = row
+      seconds.append((time.perf_counter() - began) / len(places))
       show(sum(map(bool, rows)), len(rows))
-    return Answers(_means(rows), rows, encoded.num_cut, encoded.num_cut_tokens)
+    for row, ids in zip(rows, encoded.rows, strict=True):
+      row["num_positions"] = len(ids) + row["num_new"]
+    return Answers(
+      metrics=_means(rows),
+      rows=rows,
+      num_cut=encoded.num_cut,
+      num_cut_tokens=encoded.num_cut_tokens,
+      flops_per_example=_mean_flops(model.config, rows),
+      seconds_per_example=(
+        statistics.median(seconds) if len(seconds) > 2 else None
+      ),
+    )
 
   def check(self, examples: Sequence[Example], max_seq_len: int) -> None:
     """Raises UsageError unless pauses and answers fit a model's positions."""
@@ -117,11 +141,10 @@ class Predictor:
       eos_id=tokenizer.eos_id,
       pause_id=tokenizer.pause_id,
     )
-    answers = [
-      self.format.answer(a) for a in sharding.fetch_rows(ids_BN)[: len(ids)]
-    ]
     rows = []
-    for example, answer in zip(examples, answers, strict=True):
+    decoded = sharding.fetch_rows(ids_BN)[: len(ids)]
+    for example, ids_N in zip(examples, decoded, strict=True):
+      answer = self.format.answer(ids_N)
       values = {
         name: float(metric(answer, example.references))
         for name, metric in task.metrics.items()
@@ -133,6 +156,7 @@ class Predictor:
           "group": example.group or example.id,
           "prediction": answer,
           "references": references,
+          "num_new": _num_new(ids_N, tokenizer.eos_id),
           "values": values,
         }
       )
@@ -171,6 +195,7 @@ class Predictor:
           "label": example.label,
           "options": list(example.options),
           "log_likelihoods": [float(s) for s in scores_O],
+          "num_new": sum(map(len, ids_O)),
           "values": {n: float(c == example.label) for n, c in chosen.items()},
         }
       )
@@ -202,6 +227,19 @@ class Predictor:
       batch_size=self.batch_size,
       pad_id=self.tokenizer.pad_id,
     )
+
+
+def _num_new(ids_N: np.ndarray, eos_id: int) -> int:
+  """Returns the number of decoded ids up to EOS, which counts."""
+  (ends,) = np.nonzero(ids_N == eos_id)
+  return int(ends[0]) + 1 if len(ends) else len(ids_N)
+
+
+def _mean_flops(config: ModelConfig, rows: Sequence[dict]) -> float:
+  return statistics.fmean(
+    flops.of_answer(config, row["num_positions"], row["num_new"])
+    for row in rows
+  )
 
 
 def _means(rows: Sequence[dict]) -> dict[str, float]:

@@ -10,15 +10,76 @@ that share a text, such as the questions on one story, count as one sample
 S seeds, N examples, G groups of examples.
 """
 
+import dataclasses
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 from scipy import special
 
 LEVEL = 0.95
+POWER = 0.8
 
 Interval = tuple[float, float]
 Groups = Sequence[Hashable] | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+  """The standard error of a mean difference, and its t quantiles.
+
+  The variance of the mean over runs and examples is estimated by
+
+    V = V_seeds + max(0, V_examples - V_both)
+
+  with the sample variance of the seeds' means / S, that of the groups' totals,
+  and their interaction, which both contain. t is the mean of Student's
+  quantiles for S - 1 and G - 1 degrees of freedom, weighted by the two terms
+  (Cochran & Cox, Experimental Designs, 1950). As differences are taken seed by
+  seed, the arms may vary unequally, and with each other. Cochran's t errs on
+  the wide side, which shows with 2 or 3 seeds.
+
+  Attributes:
+    variance: V.
+    weights: shares of V_seeds and of the term of the examples in V.
+    degrees: degrees of freedom of both.
+  """
+
+  variance: float
+  weights: np.ndarray
+  degrees: np.ndarray
+
+  def margin(self, probability: float) -> float:
+    """Returns t sqrt(V) at a probability."""
+    t = special.stdtrit(self.degrees, probability)
+    return float(self.weights @ t) * self.variance**0.5
+
+  def bootstrap_scale(self) -> float:
+    """Returns the correction of a bootstrap's deviations for few samples."""
+    t = special.stdtrit(self.degrees, (1 + LEVEL) / 2)
+    t *= np.sqrt(1 + 1 / self.degrees)
+    return float(self.weights @ t / special.ndtri((1 + LEVEL) / 2))
+
+
+def standard_error(
+  differences_SN: np.ndarray, groups_N: Groups | None = None
+) -> Error | None:
+  """Returns the standard error; arguments and None as of `of_difference`."""
+  num_seeds, num_examples = differences_SN.shape
+  groups_N, num_groups = number_groups(groups_N, num_examples)
+  if num_seeds < 2 or num_groups < 2:
+    return None
+  of_seeds, of_examples = _variances(differences_SN, groups_N, num_groups)
+  # If few answers differ, both terms can be 0 by chance. The minimum was set by
+  # simulation; if none differs, it is that of one example.
+  one_answer = 1 / num_seeds / (num_seeds - 1)
+  smallest = one_answer if differences_SN.any() else 1.0
+  of_examples = max(of_examples, smallest / num_examples**2)
+  variance = of_seeds + of_examples
+  return Error(
+    variance,
+    np.array([of_seeds, of_examples]) / variance,
+    np.array([num_seeds - 1, num_groups - 1]),
+  )
 
 
 def of_difference(
@@ -29,20 +90,9 @@ def of_difference(
 ) -> Interval | None:
   """Returns an interval of the expected difference of two arms.
 
-  The variance of the mean over seeds and examples is estimated by
-
-    V = V_seeds + max(0, V_examples - V_both)
-
-  with the sample variance of the seeds' means / S, that of the groups' totals,
-  and their interaction, which both contain. The interval is the mean -/+
-  t sqrt(V), where t is the mean of Student's quantiles for S - 1 and G - 1
-  degrees of freedom, weighted by the two terms (Cochran & Cox, Experimental
-  Designs, 1950). As differences are taken seed by seed, the arms may vary
-  unequally, and with each other. Cochran's t errs on the wide side, which
-  shows with 2 or 3 seeds. `benchmarks/intervals.py` measures the coverage.
-
-  If an arm is the best of K, chosen on this score, the limit that the choice
-  affects gets 1 / K of its error (Bonferroni).
+  It is the mean -/+ t sqrt(V), see `Error`. If an arm is the best of K, chosen
+  on this score, the limit that the choice affects gets 1 / K of its error
+  (Bonferroni). `benchmarks/intervals.py` measures the coverage.
 
   Args:
     differences_SN: score of one arm minus score of the other with the same
@@ -54,27 +104,52 @@ def of_difference(
     (low, high) in [-1, 1]; None for a single seed, which does not show the
     variation between seeds, or for a single group.
   """
-  num_seeds, num_examples = differences_SN.shape
-  groups_N, num_groups = _numbered(groups_N, num_examples)
-  if num_seeds < 2 or num_groups < 2:
+  error = standard_error(differences_SN, groups_N)
+  if error is None:
     return None
-  of_seeds, of_examples = _variances(differences_SN, groups_N, num_groups)
-  # If few answers differ, both terms can be 0 by chance. The minimum was set by
-  # simulation; if none differs, it is that of one example.
-  one_answer = 1 / num_seeds / (num_seeds - 1)
-  smallest = one_answer if differences_SN.any() else 1.0
-  of_examples = max(of_examples, smallest / num_examples**2)
-  variance = of_seeds + of_examples
-  weights = np.array([of_seeds, of_examples]) / variance
-  degrees = np.array([num_seeds - 1, num_groups - 1])
-
-  def half_width(count: int) -> float:
-    t = special.stdtrit(degrees, 1 - (1 - LEVEL) / 2 / count)
-    return float(weights @ t) * variance**0.5
-
   mean = float(differences_SN.mean())
-  low, high = (half_width(count) for count in num_candidates)
+  low, high = (error.margin(_probability(count)) for count in num_candidates)
   return max(-1.0, mean - low), min(1.0, mean + high)
+
+
+def detectable_difference(
+  differences_SN: np.ndarray,
+  groups_N: Groups | None = None,
+  *,
+  num_candidates: int = 1,
+) -> float | None:
+  """Returns the minimum detectable effect: the least improvement to be found.
+
+  A study like this one, with as many seeds and examples, finds a true
+  difference of this size in 80% of cases: the lower limit of its interval is
+  above 0. It is (t + t_80%) sqrt(V), with the t of that limit (Bloom, Minimum
+  detectable effects, 1995).
+
+  Args:
+    differences_SN: as of `of_difference`.
+    groups_N: as of `of_difference`.
+    num_candidates: K of which the arm is the best.
+  """
+  error = standard_error(differences_SN, groups_N)
+  return error and error.margin(_probability(num_candidates)) + error.margin(
+    POWER
+  )
+
+
+def independent_runs(values_PSN: np.ndarray) -> np.ndarray:
+  """Returns the rows [U, N] that vary independently, as seeds do above.
+
+  With several pretrainings they are the means over finetuning seeds, so that
+  the variance of pretrainings contains that of finetunings.
+
+  Args:
+    values_PSN: P pretrainings with S finetuning seeds each.
+  """
+  return values_PSN.mean(axis=1) if len(values_PSN) > 1 else values_PSN[0]
+
+
+def _probability(num_candidates: int) -> float:
+  return 1 - (1 - LEVEL) / 2 / num_candidates
 
 
 def of_score(
@@ -95,7 +170,7 @@ def of_score(
     (low, high) in [0, 1].
   """
   values_N = np.asarray(values_N, np.float64)
-  groups_N, num_groups = _numbered(groups_N, len(values_N))
+  groups_N, num_groups = number_groups(groups_N, len(values_N))
   mean = values_N.mean()
   totals_G = np.bincount(groups_N, values_N - mean, num_groups)
   variance = np.sum(totals_G**2) / len(values_N) ** 2
@@ -132,8 +207,8 @@ def _variances(
   return float(of_seeds), max(0.0, float(of_examples - both))
 
 
-def _numbered(groups_N: Groups | None, size: int) -> tuple[np.ndarray, int]:
-  """Returns the groups as numbers from 0, and the number of groups."""
+def number_groups(groups_N: Groups | None, size: int) -> tuple[np.ndarray, int]:
+  """Returns the groups as numbers from 0, sorted by name, and their number."""
   if groups_N is None:
     return np.arange(size), size
   names, numbers_N = np.unique(np.asarray(groups_N), return_inverse=True)

@@ -9,6 +9,7 @@ file atomically.
 
 import json
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ _RESULT = {
   "n": int,
   "metrics": {str: float},
   "pausejax": str,
+  "flops_per_example?": float,
+  "seconds_per_example?": (None, float),
 }
 # The fields that are read of a score of plain text.
 _TEXT_SCORE = {
@@ -124,6 +127,13 @@ def read_text_scores(folder: pathlib.Path) -> list[dict]:
   """
   paths = sorted(folder.glob("*.json"))
   return [json_files.read(path, _TEXT_SCORE, _FIX) for path in paths]
+
+
+def mean_of(evaluated: Sequence[Mapping[str, Any]], field: str) -> float | None:
+  """Returns the mean of a field; None if any result lacks it (old versions)."""
+  values = [result.get(field) for result in evaluated]
+  found = [value for value in values if value is not None]
+  return statistics.fmean(found) if len(found) == len(values) else None
 
 
 def has_predictions(result: Mapping[str, Any]) -> bool:

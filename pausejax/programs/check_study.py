@@ -17,7 +17,8 @@ from pausejax import cli, errors, tasks
 from pausejax.config import loader, train_config
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.finetuning import examples
-from pausejax.study.plan import Cell, Study
+from pausejax.study.cells import Cell
+from pausejax.study.plan import Study
 
 
 def check_cells(plan: Study) -> None:

@@ -296,6 +296,10 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
         "num_cut": answers.num_cut,
         "num_cut_tokens": answers.num_cut_tokens,
         "seconds": seconds,
+        "flops_per_example": answers.flops_per_example,
+        "seconds_per_example": answers.seconds_per_example,
+        "batch_size": options.batch_size,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
       }
       if jax.process_index() == 0:
         results.write_result(folder, stem, result, answers.rows)

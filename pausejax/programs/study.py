@@ -33,6 +33,7 @@ from pausejax.programs import check_study
 from pausejax.runtime import accelerators, children, compilation, signals
 from pausejax.study import plan as plans
 from pausejax.study import render, table
+from pausejax.study.cells import Cell
 from pausejax.study.config import StudyConfig
 
 _SECONDS_BETWEEN_LOOKS = 2.0
@@ -143,7 +144,7 @@ class Runner:
         print(f"not run: {cell.id} needs {needed}", file=sys.stderr)
     return _exit_code([*self._failed.values()])
 
-  def _wait_for(self, cell: plans.Cell, cells: Sequence[plans.Cell]) -> bool:
+  def _wait_for(self, cell: Cell, cells: Sequence[Cell]) -> bool:
     """Waits for the cells that a cell needs; returns False if one failed."""
     needed = [c for c in cells if _needs(cell, c)]
     is_reported = False
@@ -161,7 +162,7 @@ class Runner:
       time.sleep(_SECONDS_BETWEEN_LOOKS)
     return True
 
-  def _run(self, cell: plans.Cell, number: str) -> None:
+  def _run(self, cell: Cell, number: str) -> None:
     """Runs a cell and marks it as done, unless another process has done so."""
     began = time.monotonic()
     print(f"{number} {cell.id} ...", end=" ", flush=True)
@@ -181,7 +182,7 @@ class Runner:
         (cell.workdir / "done").touch()
         print(f"{time.monotonic() - began:.0f} s", flush=True)
 
-  def _lock(self, cell: plans.Cell) -> IO[str] | None:
+  def _lock(self, cell: Cell) -> IO[str] | None:
     """Waits for the lock of a cell and returns it; None if stopped.
 
     A command holds the lock of its cell until it ends. So this also waits for a
@@ -205,7 +206,7 @@ class Runner:
       time.sleep(_SECONDS_BETWEEN_LOOKS / 4)
     return lock
 
-  def _commands(self, cell: plans.Cell, lock: IO[str]) -> int:
+  def _commands(self, cell: Cell, lock: IO[str]) -> int:
     """Runs the commands of a cell; returns the first nonzero exit code or 0."""
     if not cell.pretraining:
       # An interrupted preparation cannot be resumed.
@@ -240,16 +241,18 @@ class Runner:
         time.sleep(0.1)
     return code
 
-  def _log(self, cell: plans.Cell) -> pathlib.Path:
+  def _log(self, cell: Cell) -> pathlib.Path:
     return self._plan.workdir / "logs" / f"{cell.id.replace('/', '-')}.log"
 
 
-def _needs(cell: plans.Cell, other: plans.Cell) -> bool:
+def _needs(cell: Cell, other: Cell) -> bool:
   """Returns whether `other` must be done before `cell`."""
   if not other.pretraining:
     return True  # It prepares the data for all later cells.
-  is_own = other.pretraining == cell.pretraining
-  return bool(cell.task) and not other.task and is_own
+  if other.task or not cell.task:
+    return False
+  names = (other.pretraining, cell.pretraining)
+  return names[0] == names[1] and other.pretrain_seed == cell.pretrain_seed
 
 
 def _last_line(log: pathlib.Path) -> str:
@@ -257,7 +260,7 @@ def _last_line(log: pathlib.Path) -> str:
   return lines[-1] if lines else ""
 
 
-def _failed_since(cell: plans.Cell, began: float) -> bool:
+def _failed_since(cell: Cell, began: float) -> bool:
   """Returns whether a shard recorded a failure of the cell since a time."""
   try:
     return (cell.workdir / _FAILED).stat().st_mtime >= began

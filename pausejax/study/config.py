@@ -54,6 +54,9 @@ class StudyConfig(ConfigGroup):
     "Evaluations in addition to that as finetuned: finetuning -> arguments.",
   )
   seeds: tuple[int, ...] = field((0,), "Seeds of every finetuning.")
+  pretrain_seeds: tuple[int, ...] = field(
+    (), "Seeds of every pretraining; empty: one run, with its config's seed."
+  )
   variants: tuple[tuple[str, ...], ...] = field(
     (),
     "Rows of the table: name, pretraining, and the finetunings, of which the "

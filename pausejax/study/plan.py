@@ -7,6 +7,8 @@
                                               a training run, its evaluations
   WORKDIR/table.{json,md,csv,tex}             the results so far
 
+With several seeds of pretraining, <pretraining> is followed by -p<seed>.
+
 A cell is done when its last file exists, so a study that was killed resumes:
 training resumes from its checkpoint, and results are written atomically.
 """
@@ -15,7 +17,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,47 +24,10 @@ from typing import Any
 from pausejax import errors, files, json_files, tasks
 from pausejax.config import arguments
 from pausejax.data.finetuning import examples
-from pausejax.study import arms
+from pausejax.study import arms, saved_plan
 from pausejax.study.arms import Arm, Variant, Words
+from pausejax.study.cells import Cell
 from pausejax.study.config import shapes
-
-FORMAT = 2
-_SAVED = {"cells": {str: [str]}}
-_SHIPPED_PATH = re.compile(r"--config=configs/(\w+)\.py")
-_FIX = "choose another --workdir, or remove it and start the study again"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
-  """A unit of work: a pretraining, or a finetuning with its evaluations.
-
-  Attributes:
-    id: its name, and its folder below that of the study.
-    pretraining: name of its pretraining, "" if it prepares data for all runs.
-    task: "" unless it is a finetuning.
-    finetuning: "" unless it is one.
-    seed: seed of the finetuning.
-    workdir: its folder.
-    commands: words of each `pausejax` command, in order.
-  """
-
-  id: str
-  pretraining: str
-  task: str
-  finetuning: str
-  seed: int
-  workdir: pathlib.Path
-  commands: tuple[tuple[str, ...], ...]
-
-  def is_done(self) -> bool:
-    """Returns whether all of its commands have finished."""
-    return (self.workdir / "done").exists()
-
-  def shell(self) -> str:
-    """Returns the commands as one line for a shell."""
-    lines = (shlex.join(["pausejax", *words]) for words in self.commands)
-    done = shlex.quote(str(self.workdir / "done"))
-    return " && ".join([*lines, f"touch {done}"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +46,7 @@ class Study:
   task_words: Mapping[str, tuple[Words, ...]]
   finetunings: Mapping[str, Arm]
   evaluations: Mapping[str, tuple[Words, ...]]
+  pretrain_seeds: tuple[int, ...]
   seeds: tuple[int, ...]
   variants: tuple[Variant, ...]
   tasks_module: str
@@ -89,6 +54,14 @@ class Study:
   def __post_init__(self):
     errors.require(bool(self.seeds), "seeds: a study needs at least one")
     errors.require(bool(self.tasks), "tasks: a study needs at least one")
+    for name in ("seeds", "pretrain_seeds"):
+      given = getattr(self, name)
+      errors.require(
+        len({*given}) == len(given), f"{name}: {given} names a seed twice"
+      )
+    self._check_names()
+
+  def _check_names(self) -> None:
     tasks.import_module(self.tasks_module)
     for task in self.tasks:
       tasks.downstream(task)  # Raises for an unknown name.
@@ -101,6 +74,12 @@ class Study:
       errors.require_one_of(where, variant.pretraining, self.pretrainings)
       for name in variant.finetunings:
         errors.require_one_of(where, name, self.finetunings)
+    for name, arm in self.pretrainings.items():
+      errors.require(
+        not (arm.is_run and self.pretrain_seeds),
+        f"pretrain_seeds: {self.pretrain_seeds} need a config for each of the "
+        f"pretrainings; {name!r} is the folder of one run",
+      )
     for name in [*self.prepare, *self.pretrainings, *self.finetunings]:
       errors.require(
         name.isidentifier(), f"{name!r} is not a valid folder name"
@@ -132,7 +111,8 @@ class Study:
   def pretraining_cells(self) -> list[Cell]:
     """Returns one cell for each pretraining that this study runs."""
     return [
-      self._pretraining_cell(name)
+      self._pretraining_cell(name, seed)
+      for seed in self._pretrain_seeds
       for name, arm in self.pretrainings.items()
       if not arm.is_run
     ]
@@ -143,8 +123,8 @@ class Study:
     All cells of the first seed come first, so a first table is ready early.
     """
     return [
-      self._finetuning_cell(*names, seed)
-      for seed in self.seeds
+      self._finetuning_cell(*names, seeds)
+      for seeds in itertools.product(self._pretrain_seeds, self.seeds)
       for names in itertools.product(
         self.pretrainings, self.tasks, self.finetunings
       )
@@ -160,22 +140,35 @@ class Study:
     named = arguments.last_value(self.evaluate_words.words, "--split")
     return named or examples.scoring_split(tasks.downstream(task))
 
-  def pretrained(self, name: str) -> pathlib.Path:
+  @property
+  def _pretrain_seeds(self) -> tuple[int | None, ...]:
+    """The seeds of the pretrainings; None: each has that of its config."""
+    return self.pretrain_seeds or (None,)
+
+  def pretrained(self) -> Iterator[tuple[str, pathlib.Path]]:
+    """Yields (name with its seed, workdir) of every pretraining."""
+    for seed in self._pretrain_seeds:
+      for name in self.pretrainings:
+        yield _seeded(name, seed), self._pretrained(name, seed)
+
+  def _pretrained(self, name: str, seed: int | None) -> pathlib.Path:
     """Returns the workdir of a pretraining, of this study or of another run."""
     arm = self.pretrainings[name]
     if arm.is_run:
       return pathlib.Path(arm.config)
-    return self.workdir / "pretrain" / name
+    return self.workdir / "pretrain" / _seeded(name, seed)
 
   def check(self) -> None:
     """Raises UserError if another study is in the folder."""
     path = self.workdir / "study.json"
     if not path.exists():
       return
-    before = _read(path)
+    before = saved_plan.read_saved_plan(path)
     now = {"cells": self._commands(before)}
     # A study's config may still name things as an older version did.
-    before, now = (upgrade(it, format=1)["cells"] for it in (before, now))
+    before, now = (
+      saved_plan.upgrade(it, format=1)["cells"] for it in (before, now)
+    )
     errors.require_same(str(path), before, now)
 
   def save(self) -> None:
@@ -192,7 +185,7 @@ class Study:
     }
     texts.pop("workdir")
     texts["prepare"] = [*texts["prepare"].items()]
-    return {"format": FORMAT, **texts, "cells": self._commands()}
+    return {"format": saved_plan.FORMAT, **texts, "cells": self._commands()}
 
   def _commands(self, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns cell id -> its commands; with `only`, for the cells of a plan."""
@@ -209,23 +202,28 @@ class Study:
       for v in self.variants
     )
 
-  def _pretraining_cell(self, name: str) -> Cell:
-    workdir = self.pretrained(name)
+  def _pretraining_cell(self, name: str, seed: int | None) -> Cell:
+    workdir = self._pretrained(name, seed)
     arm = self.pretrainings[name]
     more = self._filled(*arm.words, self.pretrain_words)
     train = ("train", f"--config={arm.config}", f"--workdir={workdir}", *more)
+    if seed is not None:
+      train += (f"--config.seed={seed}",)
     return Cell(
-      id=f"pretrain/{name}",
+      id=f"pretrain/{_seeded(name, seed)}",
       pretraining=name,
       task="",
       finetuning="",
       seed=0,
       workdir=workdir,
       commands=(train,),
+      pretrain_seed=seed,
     )
 
-  def _finetuning_cell(self, pretraining, task, finetuning, seed) -> Cell:
-    cell_id = f"finetune/{pretraining}-{task}-{finetuning}-s{seed}"
+  def _finetuning_cell(self, pretraining, task, finetuning, seeds) -> Cell:
+    pretrain_seed, seed = seeds
+    seeded = _seeded(pretraining, pretrain_seed)
+    cell_id = f"finetune/{seeded}-{task}-{finetuning}-s{seed}"
     workdir = self.workdir / cell_id
     arm = self.finetunings[finetuning]
     more = self._filled(
@@ -238,7 +236,7 @@ class Study:
     train = (
       "train",
       f"--config={arm.config.replace(arms.TASK, task)}",
-      f"--init_from={self.pretrained(pretraining)}",
+      f"--init_from={self._pretrained(pretraining, pretrain_seed)}",
       f"--workdir={workdir}",
       f"--config.seed={seed}",
       f"--config.tasks_module={self.tasks_module}",
@@ -259,12 +257,17 @@ class Study:
       seed=seed,
       workdir=workdir,
       commands=(train, *((*evaluate, *words) for words in runs)),
+      pretrain_seed=pretrain_seed,
     )
 
   def _filled(self, *parts: Words, task: str = "") -> tuple[str, ...]:
     """Returns the words of all parts with the placeholders replaced."""
     workdir = str(self.workdir)
     return tuple(w for part in parts for w in part.filled(workdir, task))
+
+
+def _seeded(name: str, seed: int | None) -> str:
+  return name if seed is None else f"{name}-p{seed}"
 
 
 def read_plan(workdir: pathlib.Path) -> Study:
@@ -276,39 +279,12 @@ def read_plan(workdir: pathlib.Path) -> Study:
   path = workdir / "study.json"
   if not path.is_file():
     raise errors.UserError(f"{workdir} has no study (no study.json)")
-  fields = _read(path)
+  fields = saved_plan.read_saved_plan(path)
   fields.pop("cells")
   try:
     return make_plan(workdir, fields)
   except errors.UsageError as e:
-    raise errors.UserError(f"{path}: {e.message}; {_FIX}") from e
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the fields of study.json, including the cells.
-
-  Raises:
-    UserError: it is damaged, or a newer version wrote it.
-  """
-  saved = json_files.read(path, _SAVED, _FIX, format=("format", FORMAT))
-  return upgrade(saved, saved.pop("format", 1))
-
-
-def upgrade(saved: dict[str, Any], format: int) -> dict[str, Any]:
-  """Returns the fields of study.json of an older format as of this one.
-
-  Format 1 had no format number. Its words set data.door, now data.pipeline; its
-  commands may name a config of this package by its path in a checkout.
-  """
-  if format >= FORMAT:
-    return saved
-  old, new = "--config.data.door=", "--config.data.pipeline="
-  saved = json.loads(json.dumps(saved).replace(old, new))
-  cells = {
-    name: [_SHIPPED_PATH.sub(r"--config=\1", line) for line in commands]
-    for name, commands in saved["cells"].items()
-  }
-  return {**saved, "cells": cells}
+    raise errors.UserError(f"{path}: {e.message}; {saved_plan.FIX}") from e
 
 
 def make_plan(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
@@ -323,7 +299,8 @@ def make_plan(workdir: pathlib.Path, fields: Mapping[str, Any]) -> Study:
   for name in known:
     errors.require(name in fields, f"config: the field {name!r} is missing")
   _check_shapes(fields)
-  parsed: dict[str, Any] = {n: tuple(fields[n]) for n in ("tasks", "seeds")}
+  sequences = ("tasks", "seeds", "pretrain_seeds")
+  parsed: dict[str, Any] = {name: tuple(fields[name]) for name in sequences}
   for name in ("pretrain_words", "finetune_words", "evaluate_words"):
     parsed[name] = Words.parse(fields[name], name)
   for name in ("pretrainings", "finetunings"):

@@ -14,9 +14,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from pausejax.runtime import tables
-from pausejax.study.table import ABOUT_INTERVAL, ABOUT_SCORE, Row
+from pausejax.study.table import (
+  ABOUT_COST,
+  ABOUT_DETECTABLE,
+  ABOUT_INTERVAL,
+  ABOUT_SCORE,
+  Row,
+)
 
-_HEADINGS = ("task", "metric", "variant", "score", "difference", "n", "seeds")
+_HEADINGS = (
+  *("task", "metric", "variant", "score", "difference", "MDE", "GFLOP", "ms"),
+  *("n", "seeds"),
+)
 _PAPER = "paper, 1B"
 # Column of CSV and JSON that explains the interval.
 _ABOUT = "about_interval"
@@ -52,6 +61,7 @@ def csv(rows: Sequence[Row]) -> str:
   pairs = {
     "interval": ("low", "high"),
     "score_interval": ("score_low", "score_high"),
+    "bootstrap": ("bootstrap_low", "bootstrap_high"),
     "paper": ("paper_mean", "paper_std"),
   }
   out = io.StringIO()
@@ -76,7 +86,7 @@ def latex(rows: Sequence[Row], *, paper: bool) -> str:
     "".join(_tex_line(_cells(row, paper)) for row in group)
     for _, group in groups
   )
-  columns = "lllllrl" + "l" * paper
+  columns = "lllllrrrrl" + "l" * paper
   return (
     f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
     f"{_tex_line(_headings(paper))}\\midrule\n{body}\\bottomrule\n"
@@ -100,7 +110,9 @@ def table_notes(rows: Sequence[Row]) -> list[str]:
   has_interval = any(row.interval for row in rows)
   remarks = (f"{r.task}, {r.variant}: {r.remark}" for r in rows if r.remark)
   about = [ABOUT_SCORE] if any(row.seeds for row in rows) else []
-  return [*about, *([ABOUT_INTERVAL] if has_interval else []), *remarks]
+  about += [ABOUT_INTERVAL, ABOUT_DETECTABLE] if has_interval else []
+  has_cost = any(row.flops_per_example is not None for row in rows)
+  return [*about, *([ABOUT_COST] if has_cost else []), *remarks]
 
 
 def has_paper(rows: Sequence[Row]) -> bool:
@@ -136,16 +148,46 @@ def difference(row: Row) -> str:
     return "not comparable" if row.remark else ""
   if row.interval is None:
     return f"{row.difference:+.1f} (no interval)"
-  low, high = row.interval
-  return f"{row.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+  return f"{row.difference:+.1f} {signed_interval(row.interval)}"
+
+
+def signed_interval(limits: tuple[float, float] | None) -> str:
+  """Returns "[-1.0, +5.4]", "" for None."""
+  return f"[{limits[0]:+.1f}, {limits[1]:+.1f}]" if limits else ""
+
+
+def detectable(row: Row) -> str:
+  """Returns the minimum detectable effect, "" if there is no interval."""
+  return "" if row.detectable is None else f"{row.detectable:.1f}"
+
+
+def gflops(row: Row) -> str:
+  """Returns the GFLOP of an example, "-" if not known."""
+  return _cost(row, row.flops_per_example, 1e-9)
+
+
+def milliseconds(row: Row) -> str:
+  """Returns the milliseconds of an example, "-" if not known."""
+  return _cost(row, row.seconds_per_example, 1e3)
+
+
+def _cost(row: Row, value: float | None, scale: float) -> str:
+  if value is None:
+    return "-" if row.seeds else ""
+  scaled = value * scale
+  return f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"
 
 
 def seeds(row: Row) -> str:
-  """Returns "3 of 5 seeds", or "5 seeds" when all have results."""
+  """Returns "3 of 5 seeds", or "5 seeds" when all have results.
+
+  Runs of several pretrainings are "6 of 10 runs".
+  """
   done, planned = len(row.seeds), row.num_seeds_planned
+  noun = "run" if any(isinstance(s, str) for s in row.seeds) else "seed"
   plural = "" if planned == 1 else "s"
   done_of = "" if done == planned else f"{done} of "
-  return f"{done_of}{planned} seed{plural}"
+  return f"{done_of}{planned} {noun}{plural}"
 
 
 def format_size(row: Row) -> str:
@@ -177,6 +219,9 @@ def _cells(row: Row, paper: bool) -> list[str]:
     row.variant,
     format_score(row),
     difference(row),
+    detectable(row),
+    gflops(row),
+    milliseconds(row),
   ]
   return [
     *cells,

@@ -5,31 +5,32 @@ the best mean is shown (the paper reports the better of M = 10 and 50, chosen on
 the reported score). Values are percent; a row is the mean and the sample
 standard deviation over seeds, and its difference to the first variant with the
 interval that `ABOUT_INTERVAL` describes.
-
-S seeds, N examples.
 """
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from pausejax import metrics
-from pausejax.evaluation import intervals
-from pausejax.evaluation import results as results_
+from pausejax.evaluation import results
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.study.arms import Variant
-from pausejax.study.plan import Cell, Study
+from pausejax.study.cells import Cell
+from pausejax.study.comparison import Candidate, Choice, comparison
+from pausejax.study.plan import Study
 
 # Shown below the table in every format.
 ABOUT_INTERVAL = (
   "[low, high] is a 95% interval of the expected difference to the first "
   "variant. It covers finetuning seeds (paired) and examples (grouped by text) "
-  "and is corrected for the choice of the best M (Bonferroni). It does not "
-  "cover the variation between pretraining runs."
+  "and is corrected for the choice of the best M (Bonferroni). It covers the "
+  "variation between pretraining runs only if they have several seeds."
+)
+
+ABOUT_DETECTABLE = (
+  "MDE is the minimum detectable effect: the true improvement that such a "
+  "study finds with a power of 80% (5%, two-sided)."
 )
 
 ABOUT_SCORE = (
@@ -37,9 +38,10 @@ ABOUT_SCORE = (
   "are its 95% interval over examples (Wilson) for these seeds."
 )
 
-_NO_GROUPS = (
-  "an older version wrote its predictions, without groups, so every example "
-  "counts as independent; evaluate again"
+ABOUT_COST = (
+  "GFLOP and ms are those of one example, means over runs: the forward pass "
+  "over its prompt, pauses and answer, and the median over batches of the time "
+  "of a batch divided by its examples; - if a result has none."
 )
 
 # Goyal et al. (2024), table 1: 1B model, mean and deviation over 5 finetunings.
@@ -74,8 +76,8 @@ class Row:
     num_pauses: M at inference.
     mean: over seeds, percent.
     std: sample deviation over seeds; 0 for a single one.
-    seeds: seeds that have a result.
-    num_seeds_planned: number of seeds of the study.
+    seeds: of each run that has a result, see `Cell.label`.
+    num_seeds_planned: number of runs of the study.
     n: number of examples of each result.
     difference: mean minus that of the first variant, None without it.
     interval: (low, high) of the difference, see `ABOUT_INTERVAL`.
@@ -83,6 +85,11 @@ class Row:
     num_candidates: number of finetunings of which it is the best.
     num_groups: groups of examples in the interval; 0 without an interval.
     remark: why the difference or interval is missing, or a problem with it.
+    bootstrap: (low, high) of the difference by a hierarchical bootstrap, see
+      `evaluation/bootstrap.py`.
+    detectable: minimum detectable effect, see `ABOUT_DETECTABLE`.
+    flops_per_example: mean over runs, see `ABOUT_COST`; None: an old result.
+    seconds_per_example: likewise, or too few batches.
     score_interval: (low, high) of the mean, see `ABOUT_SCORE`; None where the
       seeds did not answer the same examples.
   """
@@ -94,7 +101,7 @@ class Row:
   num_pauses: int
   mean: float
   std: float
-  seeds: tuple[int, ...]
+  seeds: tuple[int | str, ...]
   num_seeds_planned: int
   n: int
   difference: float | None
@@ -104,63 +111,10 @@ class Row:
   num_groups: int = 0
   remark: str = ""
   score_interval: tuple[float, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Answers:
-  """The answers of all seeds of an arm; examples sorted by id."""
-
-  ids: tuple[str, ...]
-  values_SN: np.ndarray
-  groups: tuple[str, ...] | None  # None: the predictions have none.
-
-
-@dataclasses.dataclass(frozen=True)
-class _Arm:
-  """The results of one finetuning under the condition of a variant, by seed.
-
-  Attributes:
-    variant: its name.
-    finetuning: its name.
-    by_seed: seed -> result, seeds rising.
-    num_candidates: finetunings with as many seeds, itself included.
-  """
-
-  variant: str
-  finetuning: str
-  by_seed: dict[int, dict]
-  num_candidates: int = 1
-
-  def metric(self) -> str:
-    return next(iter(self.by_seed.values()))["primary_metric"]
-
-  def score_interval(self) -> tuple[float, float] | None:
-    if self.answers is None:
-      return None
-    values_N = self.answers.values_SN.mean(axis=0)
-    low, high = intervals.of_score(values_N, self.answers.groups)
-    return 100 * low, 100 * high
-
-  def scores(self) -> list[float]:
-    name = self.metric()
-    return [result["metrics"][name] for result in self.by_seed.values()]
-
-  def digests(self) -> set[str]:
-    return {r.get("examples_sha256", "") for r in self.by_seed.values()}
-
-  @functools.cached_property
-  def answers(self) -> _Answers | None:
-    """The answers, None if the seeds did not answer the same examples."""
-    rows = [_by_id(result) for result in self.by_seed.values()]
-    ids = tuple(sorted(rows[0]))
-    if len(self.digests()) > 1 or any(row.keys() != {*ids} for row in rows):
-      return None
-    name = self.metric()
-    values_SN = np.array(
-      [[row[i]["values"][name] for i in ids] for row in rows]
-    )
-    groups = tuple(rows[0][i].get("group", "") for i in ids)
-    return _Answers(ids, values_SN, groups if all(groups) else None)
+  bootstrap: tuple[float, float] | None = None
+  detectable: float | None = None
+  flops_per_example: float | None = None
+  seconds_per_example: float | None = None
 
 
 def build(study: Study, evaluated: Mapping[str, Sequence[dict]]) -> list[Row]:
@@ -172,7 +126,7 @@ def build(study: Study, evaluated: Mapping[str, Sequence[dict]]) -> list[Row]:
   """
   rows = []
   for task in study.tasks:
-    arms = {v.name: _best(study, task, v, evaluated) for v in study.variants}
+    arms = {v.name: _choice(study, task, v, evaluated) for v in study.variants}
     baseline = next(iter(arms.values()), None)
     rows += [
       _row(study, task, name, arm, baseline) for name, arm in arms.items()
@@ -188,8 +142,16 @@ def matches(result: Mapping[str, Any], variant: Variant) -> bool:
   return pauses == PromptPauses.from_saved(result["finetuned"])
 
 
-def _best(study: Study, task: str, variant: Variant, evaluated) -> _Arm | None:
-  """Returns the best mean among the arms with the most seeds."""
+def costs(evaluated: Sequence[dict]) -> dict[str, float | None]:
+  """Returns the fields of a row that are its costs."""
+  names = ("flops_per_example", "seconds_per_example")
+  return {name: results.mean_of(evaluated, name) for name in names}
+
+
+def _choice(
+  study: Study, task: str, variant: Variant, evaluated
+) -> Choice | None:
+  """Returns the finetunings with the most runs; None without results."""
   arms = collections.defaultdict(dict)
   split = study.split_of(task)
   for cell in study.finetunings_of(task):
@@ -199,17 +161,15 @@ def _best(study: Study, task: str, variant: Variant, evaluated) -> _Arm | None:
     for result in sorted(evaluated.get(cell.id, ()), key=lambda r: r["step"]):
       same = (result["task"], result["split"]) == (task, split)
       if same and matches(result, variant):
-        arms[cell.finetuning, result["num_pauses"]][cell.seed] = result
+        arms[cell.finetuning, result["num_pauses"]][cell.seeds] = result
   candidates = [
-    _Arm(variant.name, finetuning, dict(sorted(by_seed.items())))
-    for (finetuning, _), by_seed in arms.items()
+    Candidate(finetuning, dict(sorted(by_seeds.items())))
+    for (finetuning, _), by_seeds in arms.items()
   ]
-  most = max((len(arm.by_seed) for arm in candidates), default=0)
-  candidates = [arm for arm in candidates if len(arm.by_seed) == most]
-  if not candidates:
-    return None
-  best = max(candidates, key=lambda arm: np.mean(arm.scores()))
-  return dataclasses.replace(best, num_candidates=len(candidates))
+  most = max((len(c.by_seeds) for c in candidates), default=0)
+  candidates = [c for c in candidates if len(c.by_seeds) == most]
+  candidates.sort(key=lambda c: -c.mean)
+  return Choice(variant.name, tuple(candidates)) if candidates else None
 
 
 def _belongs(cell: Cell, variant: Variant) -> bool:
@@ -219,71 +179,35 @@ def _belongs(cell: Cell, variant: Variant) -> bool:
   )
 
 
-def _row(study: Study, task, name, arm: _Arm | None, baseline) -> Row:
+def _row(study: Study, task, name, arm: Choice | None, baseline) -> Row:
   paper = PAPER.get(task, {}).get(name)
-  planned = len(study.seeds)
+  planned = len(study.seeds) * max(1, len(study.pretrain_seeds))
   if arm is None:
     nan = float("nan")
     return Row(
       task, "", name, "", 0, nan, nan, (), planned, 0, None, None, paper
     )
-  mean, std = metrics.mean_and_std(arm.scores())
-  first = next(iter(arm.by_seed.values()))
+  best = arm.best
+  mean, std = metrics.mean_and_std(best.scores())
+  first = next(iter(best.by_seeds.values()))
   row = Row(
     task=task,
-    metric=arm.metric(),
+    metric=best.metric(),
     variant=name,
-    finetuning=arm.finetuning,
+    finetuning=best.finetuning,
     num_pauses=first["num_pauses"],
     mean=mean,
     std=std,
-    seeds=tuple(arm.by_seed),
+    seeds=best.labels(),
     num_seeds_planned=planned,
     n=first["n"],
     difference=None,
     interval=None,
     paper=paper,
-    num_candidates=arm.num_candidates,
-    score_interval=arm.score_interval(),
+    num_candidates=len(arm.candidates),
+    score_interval=best.score_interval(),
+    **costs([*best.by_seeds.values()]),
   )
   if baseline is None or arm is baseline:
     return row
-  return dataclasses.replace(row, **_comparison(arm, baseline))
-
-
-def _comparison(arm: _Arm, baseline: _Arm) -> dict[str, Any]:
-  """Returns the fields of a row that compare it with the baseline."""
-  if arm.by_seed.keys() != baseline.by_seed.keys():
-    own, other = (" ".join(map(str, a.by_seed)) for a in (arm, baseline))
-    remark = f"no difference: it has seeds {own}, {baseline.variant} {other}"
-    return {"remark": remark}
-  mine, theirs = arm.answers, baseline.answers
-  same = arm.digests() == baseline.digests()
-  if not (same and mine and theirs and mine.ids == theirs.ids):
-    remark = "no difference: not all seeds of both answered the same examples"
-    return {"remark": remark}
-  difference = float(np.mean(arm.scores()) - np.mean(baseline.scores()))
-  groups = mine.groups or theirs.groups
-  interval = intervals.of_difference(
-    mine.values_SN - theirs.values_SN,
-    groups,
-    num_candidates=(arm.num_candidates, baseline.num_candidates),
-  )
-  if interval is None:
-    reason = (
-      "one seed does not show the variation between seeds"
-      if len(arm.by_seed) == 1
-      else "all examples are on one text"
-    )
-    return {"difference": difference, "remark": f"no interval: {reason}"}
-  low, high = interval
-  return {
-    "difference": difference,
-    "interval": (100 * low, 100 * high),
-    "num_groups": len({*(groups or mine.ids)}),
-    "remark": "" if groups else _NO_GROUPS,
-  }
-
-
-def _by_id(result: dict) -> dict[str, dict]:
-  return {row["id"]: row for row in results_.predictions(result)}
+  return dataclasses.replace(row, **comparison(arm, baseline))

@@ -17,7 +17,12 @@ from collections.abc import Sequence
 
 from tests import processes, toys
 
-_TIMES = ("seconds", "checkpoint", "path")  # They differ between two runs.
+_TIMES = (
+  "seconds",
+  "seconds_per_example",
+  "checkpoint",
+  "path",
+)  # They differ between two runs.
 
 # Two pretrainings, two finetunings and three evaluations, of seconds each.
 _STUDY = """from pausejax import config

@@ -222,6 +222,7 @@ def _loose_rows(sweeps: dict[str, list[sweeps_.Line]]) -> list[table.Row]:
       interval=None,
       paper=None,
       score_interval=point.primary.interval,
+      **point.costs,
     )
     for task, lines in sweeps.items()
     for line in lines

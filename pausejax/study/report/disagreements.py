@@ -66,9 +66,11 @@ def contenders_of_study(
   by_task = {}
   for row in rows:
     variant = variants[row.variant]
-    for seed in row.seeds[:1]:
-      name = f"{variant.pretraining}-{row.task}-{row.finetuning}-s{seed}"
-      run = by_id.get(f"finetune/{name}")
+    shown = variant.pretraining, row.finetuning, row.seeds[:1]
+    for cell in plan.finetunings_of(row.task):
+      if (cell.pretraining, cell.finetuning, (cell.label,)) != shown:
+        continue
+      run = by_id.get(cell.id)
       for result in run.results if run else ():
         same = result["num_pauses"] == row.num_pauses
         if same and table.matches(result, variant):

@@ -11,7 +11,8 @@ from pausejax.config import saved
 from pausejax.evaluation import results
 from pausejax.probe import results as probe_results
 from pausejax.runtime import metric_rows
-from pausejax.study.plan import Cell, Study
+from pausejax.study.cells import Cell
+from pausejax.study.plan import Study
 
 # The fields of a config that the report reads; it shows all of them.
 _CONFIG = {"seed": int, "data": {"task": str}}
@@ -60,8 +61,8 @@ class StudyRun:
 def study_runs(plan: Study) -> list[StudyRun]:
   """Returns the runs of a study that have started."""
   pretrainings = [
-    _read(plan.pretrained(name), f"pretrain/{name}", name)
-    for name in plan.pretrainings
+    _read(workdir, f"pretrain/{seeded}", seeded)
+    for seeded, workdir in plan.pretrained()
   ]
   finetunings = [
     _read(cell.workdir, cell.id, _arm(cell)) for cell in plan.finetuning_cells()
@@ -90,7 +91,9 @@ def _without_seed(name: str, seed: int) -> str:
 
 
 def _arm(cell: Cell) -> str:
-  return f"{cell.pretraining} {cell.finetuning}"
+  seed = cell.pretrain_seed
+  several = "" if seed is None else f"-p{seed}"
+  return f"{cell.pretraining}{several} {cell.finetuning}"
 
 
 def _read(workdir: pathlib.Path, name: str, arm: str) -> StudyRun | None:

@@ -9,6 +9,7 @@ from pausejax.study.table import Row
 
 # Columns that are not always shown.
 _DIFFERENCE, _FINETUNING = "difference, [95%]", "finetuning"
+_DETECTABLE, _BOOTSTRAP = "MDE", "bootstrap [95%]"
 _PAPER = "paper, 1B"
 
 
@@ -40,7 +41,8 @@ def variants_table(it: Report, *, paper: bool) -> Html:
   if not it.rows:
     return tag("p", "Nothing was evaluated yet.", class_="missing")
   hidden = [] if paper and render.has_paper(it.rows) else [_PAPER]
-  hidden += [] if it.plan else [_DIFFERENCE, _FINETUNING]
+  own = [_DIFFERENCE, _DETECTABLE, _BOOTSTRAP, _FINETUNING]
+  hidden += [] if it.plan else own
   rows = [_cells(row) for row in it.rows]
   heads = [head for head in rows[0] if head not in hidden]
   body = [tag("tr", *(cells[head] for head in heads)) for cells in rows]
@@ -77,7 +79,7 @@ def configs(it: Report) -> Html:
 def commands(it: Report) -> Html:
   """Returns the commands that reproduce every run."""
   cells = it.plan.finetuning_cells() if it.plan else []
-  other = {cell.id for cell in cells if cell.seed != cells[0].seed}
+  other = {cell.id for cell in cells if cell.seeds != cells[0].seeds}
   shown = {n: lines for n, lines in it.commands.items() if n not in other}
   note = (
     "Runs with other seeds differ in the seed and the folder; report.json has "
@@ -119,6 +121,10 @@ def _cells(row: Row) -> dict[str, Html]:
     "variant": tag("th", row.variant, scope="row", data_value=row.variant),
     "score, %": _number(score, mean),
     _DIFFERENCE: _number(difference, row.difference),
+    _DETECTABLE: _number(render.detectable(row), row.detectable),
+    _BOOTSTRAP: tag("td", render.signed_interval(row.bootstrap)),
+    "GFLOP": _number(render.gflops(row), row.flops_per_example),
+    "ms": _number(render.milliseconds(row), row.seconds_per_example),
     "M": _number("" if m is None else m, m),
     _FINETUNING: tag("td", row.finetuning, data_value=row.finetuning),
     "n": _number(render.format_size(row), row.n or None),

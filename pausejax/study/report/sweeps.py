@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pausejax import errors, metrics
 from pausejax.evaluation import results
 from pausejax.prompt_pauses import PromptPauses
+from pausejax.study import table
 from pausejax.study.report.runs import StudyRun
 
 # Pauses of a run that was not finetuned on the task.
@@ -40,6 +41,7 @@ class Point:
     scores: metric -> score, including the primary one.
     seeds: seeds that were evaluated.
     n: number of examples of each.
+    costs: FLOPs and seconds, as in a row of the table.
   """
 
   num_pauses: int
@@ -47,6 +49,7 @@ class Point:
   scores: dict[str, Score]
   seeds: tuple[int, ...]
   n: int
+  costs: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +149,9 @@ def _point(m: int, by_seed: dict[int, dict], metric: str) -> Point:
     for name in names
   }
   n = evaluated[0]["n"]
-  return Point(m, scores[metric], scores, tuple(by_seed), n)
+  return Point(
+    m, scores[metric], scores, tuple(by_seed), n, table.costs(evaluated)
+  )
 
 
 def mean_rows(evaluated: Sequence[dict]) -> list[dict]:
