@@ -6,6 +6,7 @@ training diverged; 130 interrupted; 141 the reader of the output closed it; 143
 stopped by a signal, saved, run again.
 """
 
+import contextlib
 import importlib
 import io
 import logging
@@ -52,6 +53,9 @@ MULTI_PROCESS = (
   "lm-eval",
   "selftest",
 )
+
+# Verbs in which a phase that is stuck ends the process, from the start on.
+_WATCHED = ("train", "evaluate", "lm-eval", "export", "generate")
 
 _leaving = threading.Lock()
 
@@ -178,7 +182,20 @@ def _run(argv: list[str]) -> int:
     distributed.connect()
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, _stopped)
-  return program(verb).main(rest)
+  with _watched(verb, rest):
+    return program(verb).main(rest)
+
+
+def _watched(
+  verb: str, rest: list[str]
+) -> contextlib.AbstractContextManager[None]:
+  """Limits the phases of a verb; the limits of a run replace these."""
+  if verb not in _WATCHED or {"-h", "--help"} & set(rest):
+    return contextlib.nullcontext()
+  from pausejax.config import WatchdogConfig
+  from pausejax.runtime import watchdog
+
+  return watchdog.watch(WatchdogConfig())
 
 
 def program(verb: str) -> types.ModuleType:

@@ -339,6 +339,26 @@ def test_waiting_for_a_missing_process_ends_at_the_timeout(tmp_path, stops):
   assert said in log and "Check failure" not in log
 
 
+def test_a_taken_port_is_named(tmp_path):
+  with socket.create_server(("127.0.0.1", 0)) as taken:
+    address = f"127.0.0.1:{taken.getsockname()[1]}"
+    command = toys.command(tmp_path / "corpus", tmp_path / "run")
+    started = processes.start(
+      [command],
+      tmp_path,
+      devices=1,
+      JAX_COORDINATOR_ADDRESS=address,
+      JAX_NUM_PROCESSES="2",
+      JAX_PROCESS_ID="0",
+    )
+    assert processes.wait(started, 300) == [1]
+  (log,) = processes.logs(tmp_path, 1)
+  (line,) = log.splitlines()
+  assert line.startswith(f"pausejax: JAX_COORDINATOR_ADDRESS {address}: port ")
+  assert "is used by another program" in line
+  assert not (tmp_path / "run").exists()
+
+
 # Real runs.
 
 

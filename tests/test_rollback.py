@@ -83,3 +83,14 @@ def test_a_rolled_back_run_is_one_that_never_saw_the_batches(train, tmp_path):
   assert ours["digests"] == theirs["digests"]
   assert ours["rollbacks"] == [record] and "rollbacks" not in theirs
   assert ours["config"]["skip_batches"] == "7:8"
+
+  # The batches are trained on after all: the losses are those of the start.
+  none = "--config.skip_batches=none"
+  code, text = train("run", end, none)
+  assert code == 2 and "skip_batches: got 'none'" in text
+  code, text = train("run", end, none, "--rollback_to=6")
+  assert code == 0 and "batches left out: none" in text, text
+  code, text = train("whole", end)
+  assert code == 0, text
+  assert by_step(workdir, "loss") == by_step(tmp_path / "whole", "loss")
+  assert "batch" not in toys.rows(workdir)[-1]

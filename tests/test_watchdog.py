@@ -225,6 +225,39 @@ def test_the_limit_of_a_step_follows_the_measured_step_time():
   assert limit("saving", 0.1, phase_seconds=0) == math.inf
 
 
+def test_a_run_replaces_the_limits_of_the_program_while_it_lasts():
+  program, run = WatchdogConfig(), WatchdogConfig(phase_seconds=0)
+  with watchdog.watch(program):
+    ours = watchdog._current
+    phases.enter("stepping", 9)
+    with watchdog.watch(run):
+      assert watchdog._current is ours and ours._config is run
+      assert phases.current_phase().name == "starting"
+    assert ours._config is program
+  assert watchdog._current is None
+
+
+IMPORTING = """
+import sys, threading
+from pausejax.runtime import distributed
+def ask():
+  while not done:
+    assert distributed.process_index() == 0
+done = []
+thread = threading.Thread(target=ask)
+thread.start()
+import jax
+done.append(True)
+thread.join()
+"""
+
+
+def test_the_index_can_be_asked_for_while_jax_is_imported():
+  # Another thread's import of a part of JAX would break that of this one.
+  done = subprocess.run([sys.executable, "-c", IMPORTING], cwd=processes.ROOT)
+  assert done.returncode == 0
+
+
 def test_connections_to_a_port_are_counted_by_host():
   with socket.socket(socket.AF_INET6) as server:
     server.bind(("::", 0))

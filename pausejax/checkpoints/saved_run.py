@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pausejax import errors, json_files
 from pausejax.buckets import copies
 from pausejax.checkpoints import folders
-from pausejax.config import ModelConfig, saved
+from pausejax.config import ModelConfig, WatchdogConfig, saved
 from pausejax.data import tokenizers
-from pausejax.runtime import distributed
+from pausejax.runtime import distributed, phases
 
 if TYPE_CHECKING:
   from pausejax.model.decoder import Decoder
@@ -54,6 +54,11 @@ class SavedRun:
     """The path or URL of the run's folder, for messages and results."""
     return self.url or str(self.workdir)
 
+  @property
+  def limits(self) -> WatchdogConfig:
+    """The limits of the watchdog, for a program that reads the run."""
+    return WatchdogConfig(**self.meta["config"]["watchdog"])
+
   def fetch(self, *items: str) -> None:
     """Downloads arrays of a run in a bucket, by default those of `load`.
 
@@ -90,12 +95,13 @@ class SavedRun:
     from pausejax.checkpoints.store import Store
     from pausejax.model import decoder
 
-    self.fetch()
-    store = Store(self.workdir / "checkpoints", None)
-    shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
-    return store.restore_params(
-      sharding.placed(shapes), self.step, average=self.average
-    )
+    with phases.phase("restoring"):
+      self.fetch()
+      store = Store(self.workdir / "checkpoints", None)
+      shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
+      return store.restore_params(
+        sharding.placed(shapes), self.step, average=self.average
+      )
 
   def results_folder(self, name: str) -> pathlib.Path:
     """Returns the folder of results in the workdir, apart for the average."""

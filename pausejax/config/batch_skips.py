@@ -5,6 +5,8 @@ import re
 
 from pausejax import errors
 
+NONE = "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchSkips:
@@ -36,12 +38,14 @@ def batch_skips(text: str) -> BatchSkips:
   """Returns the ranges of a text.
 
   Args:
-    text: "" or FIRST:LAST, both left out, separated by ",".
+    text: FIRST:LAST, both left out, separated by ","; "" or "none".
 
   Raises:
     UsageError: another form, or ranges that are not in order.
   """
-  ranges = []
+  ranges: list[tuple[int, int]] = []
+  if text == NONE:
+    return BatchSkips()
   for part in filter(None, text.split(",")):
     found = re.fullmatch(r"([1-9][0-9]{0,17}):([1-9][0-9]{0,17})", part)
     first, last = map(int, found.groups()) if found else (0, 0)
@@ -49,7 +53,7 @@ def batch_skips(text: str) -> BatchSkips:
     errors.require(
       before < first <= last,
       f"skip_batches: {part!r} is not FIRST:LAST with FIRST above {before} and "
-      "at most LAST, as in '1201:1400,5001:5200'",
+      "at most LAST, as in '1201:1400,5001:5200'; 'none' leaves none out",
     )
     ranges.append((first, last))
   return BatchSkips(tuple(ranges))

@@ -254,7 +254,7 @@ class TrainConfig(ConfigGroup):
     "",
     "Batches to leave out, FIRST:LAST, such as 1201:1400,5001:5200; without "
     "it, step n is trained on batch n. A resumed run keeps those of its "
-    "checkpoint (docs/resume.md).",
+    "checkpoint, unless this is none (docs/resume.md).",
     may_change=True,
   )
   init_from: str = field(

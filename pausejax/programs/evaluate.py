@@ -41,7 +41,6 @@ from pausejax.config import (
   DataConfig,
   FinetuneConfig,
   LogConfig,
-  WatchdogConfig,
 )
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
@@ -103,8 +102,7 @@ def main(argv: list[str]) -> int:
   if distributed.process_index() == 0:
     trackers.require_usable(options.track, "--track={}")
   accelerators.require_used()
-  limits = WatchdogConfig(**config["watchdog"])
-  with watchdog.watch(limits), devices(options):
+  with watchdog.watch(run.limits), devices(options):
     phases.enter("evaluating", run.step)
     splits = {
       task.name: examples.read_split(
@@ -115,7 +113,7 @@ def main(argv: list[str]) -> int:
       for task, _ in plans
     }
     _evaluate(options, run, plans, splits)
-  run.upload(_folder(options, run))
+    run.upload(_folder(options, run))
   if options.track and distributed.process_index() == 0:
     points = results.sweep_points(_folder(options, run))
     log = LogConfig(**config["log"])

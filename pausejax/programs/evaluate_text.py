@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pausejax
 from pausejax import errors, files
 from pausejax.checkpoints import saved_run
-from pausejax.config import DataConfig, LossConfig, WatchdogConfig
+from pausejax.config import DataConfig, LossConfig
 from pausejax.evaluation import results
 from pausejax.runtime import accelerators, phases, tables, watchdog
 from pausejax.tasks import corpora, file_lists
@@ -91,8 +91,7 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
 
   data = DataConfig(**run.meta["config"]["data"])
   folder = pathlib.Path(options.out or run.results_folder(results.TEXT_SCORES))
-  limits = WatchdogConfig(**run.meta["config"]["watchdog"])
-  with watchdog.watch(limits), jax.set_mesh(sharding.data_mesh()):
+  with watchdog.watch(run.limits), jax.set_mesh(sharding.data_mesh()):
     phases.enter("evaluating", run.step)
     sharding.check_divisible({"--batch_size": (options.batch_size, "batch")})
     files.require_writable("--out", folder)
@@ -123,7 +122,7 @@ def _score(options, run: saved_run.SavedRun, documents, fractions, seq_len):
       if jax.process_index() == 0:
         _write(folder, result)
       print(_line(result), flush=True)
-  run.upload(folder)
+    run.upload(folder)
   print(f"results are in {run.shown(folder)}")
 
 

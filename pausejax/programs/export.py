@@ -17,7 +17,7 @@ import pathlib
 from pausejax import commandline, errors, files
 from pausejax.checkpoints import saved_run
 from pausejax.checkpoints.saved_run import SavedRun
-from pausejax.runtime import accelerators, distributed
+from pausejax.runtime import accelerators, distributed, phases, watchdog
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
     scores=_scores(saved),
   )
   mesh = MeshConfig(data=1, fsdp=-1, sequence=1, tensor=1)
-  with jax.set_mesh(sharding.make_mesh(mesh)):
+  with watchdog.watch(saved.limits), jax.set_mesh(sharding.make_mesh(mesh)):
+    phases.enter("exporting", saved.step)
     export.write_export(prepared, saved.load(), out)
   if distributed.process_index() == 0:
     print(f"{out}: {prepared.summary}" + "; replaced" * replaces)

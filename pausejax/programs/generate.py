@@ -14,6 +14,7 @@ from pausejax import commandline, errors
 from pausejax.checkpoints import saved_run
 from pausejax.inference import loaded
 from pausejax.prompt_pauses import POSITIONS
+from pausejax.runtime import phases, watchdog
 
 
 def main(argv: list[str]) -> int:
@@ -38,12 +39,14 @@ def main(argv: list[str]) -> int:
   }
   loaded.check_choices("--", **choices)
   run = saved_run.find_run(options.checkpoint, average=options.average)
-  answers = loaded.LoadedRun(run).generate(
-    options.prompt,
-    num_pauses=options.pauses,
-    position=options.position,
-    **choices,
-  )
+  with watchdog.watch(run.limits):
+    phases.enter("generating", run.step)
+    answers = loaded.LoadedRun(run).generate(
+      options.prompt,
+      num_pauses=options.pauses,
+      position=options.position,
+      **choices,
+    )
   for prompt, text in zip(options.prompt, answers, strict=True):
     print(prompt + text)
   return 0

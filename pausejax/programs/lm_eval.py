@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pausejax import commandline, errors
 from pausejax.checkpoints import saved_run
 from pausejax.prompt_pauses import POSITIONS
-from pausejax.runtime import distributed
+from pausejax.runtime import distributed, phases, watchdog
 
 _REPLACED = ("--model", "-M", "--model_args", "-a")
 
@@ -54,7 +54,10 @@ def main(argv: list[str]) -> int:
   name = f"{run.workdir.name}-step{run.step}"
   name += f"-{options.position}{options.num_pauses}"
   name += "-average" * options.average
-  _harness().run_command_line(others, {**model_args, "model": name}, local_dir)
+  model_args["model"] = name
+  with watchdog.watch(run.limits):
+    phases.enter("evaluating", run.step)
+    _harness().run_command_line(others, model_args, local_dir)
   return 0
 
 

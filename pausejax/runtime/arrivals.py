@@ -1,4 +1,4 @@
-"""The processes that have connected to the coordinator while a run starts.
+"""The coordinator's port, and the processes that have connected to it.
 
 The coordinator's key-value store cannot be used before all have connected (JAX
 aborts the process), so process 0 lists the connections of its port. Linux only.
@@ -6,12 +6,37 @@ aborts the process), so process 0 lists the connections of its port. Linux only.
 
 import collections
 import contextlib
+import errno
 import ipaddress
 import pathlib
+import socket
 import struct
 from collections.abc import Sequence
 
+from pausejax import errors
+
 _ESTABLISHED = "01"  # <netinet/tcp.h>
+
+
+def require_free_port(address: str) -> None:
+  """Raises UserError if another program listens on a port of this machine.
+
+  JAX's coordinator does not name the port then, and sometimes crashes.
+
+  Args:
+    address: HOST:PORT of the coordinator, which is to listen there.
+  """
+  port = int(address.rpartition(":")[2])
+  try:
+    socket.create_server(("", port)).close()
+  except OSError as e:
+    if e.errno != errno.EADDRINUSE:  # JAX explains any other.
+      return
+    raise errors.UserError(
+      f"JAX_COORDINATOR_ADDRESS {address}: port {port} of this machine is used "
+      "by another program, such as an earlier run; end it, or choose another "
+      "port in all processes"
+    ) from e
 
 
 def connected(address: str) -> list[str]:

@@ -46,7 +46,8 @@ def connect() -> None:
   output of all but process 0 is redirected to the null device.
 
   Raises:
-    UserError: the other processes did not connect in time.
+    UserError: the other processes did not connect in time, or the port of
+      process 0 is taken.
     UsageError: only some of the environment variables are set, or SLURM
       allocated several tasks and `srun` did not start this process.
   """
@@ -56,6 +57,8 @@ def connect() -> None:
     return
   timeout = environment.peer_timeout()
   _lock_process_id(arguments)
+  if arguments.get("process_id") == 0:
+    arrivals.require_free_port(arguments["coordinator_address"])
   _is_joining = True
   _join(arguments, timeout)
   _is_joining = False
@@ -344,13 +347,15 @@ def _get(key: str, poll_seconds: float = _POLL_SECONDS) -> str:
 
 def _client() -> Any:
   """Returns the client of the coordinator, None if there is none."""
-  may_be_connected = "jax" in sys.modules and not _is_joining
-  return _state().client if may_be_connected else None
+  state = _state()
+  return state.client if state is not None and not _is_joining else None
 
 
 def _state() -> Any:
-  # JAX has no public API for the coordinator's key-value store, nor for the
-  # number of a process before its devices start; Orbax reads the same object.
-  from jax._src import distributed
+  """Returns JAX's state of this process, None until JAX is imported.
 
-  return distributed.global_state
+  JAX has no public API for the coordinator's key-value store, nor for the
+  number of a process before its devices start; Orbax reads the same object.
+  Importing JAX here could meet an import in another thread, and break it.
+  """
+  return getattr(sys.modules.get("jax._src.distributed"), "global_state", None)

@@ -30,14 +30,30 @@ _TICK_SECONDS = 0.5
 _TIMES_MEDIAN = 10
 
 
+_current: "Watchdog | None" = None
+
+
 @contextlib.contextmanager
 def watch(config: WatchdogConfig) -> Iterator[None]:
-  """Watches the phases of this process until the context ends."""
+  """Watches the phases of this process until the context ends.
+
+  Inside another such context only the limits change, until this one ends: a
+  program is watched from its start, before it has read the limits of a run.
+  """
+  global _current
   phases.reset()
-  watchdog = Watchdog(config)
+  if _current is not None:
+    before = _current.limit(config)
+    try:
+      yield
+    finally:
+      _current.limit(before)
+    return
+  _current = Watchdog(config)
   try:
     yield
   finally:
+    watchdog, _current = _current, None
     watchdog.close()
 
 
@@ -46,14 +62,20 @@ class Watchdog:
 
   def __init__(self, config: WatchdogConfig):
     """Starts the thread, and the guard if there is any limit."""
-    self._config = config
     self._stopped = threading.Event()
-    self._guard = None
-    if config.step_seconds or config.phase_seconds:
-      self._guard = guard.start_guard()
+    self._guard: guard.Guard | None = None
+    self._config = config
+    self.limit(config)
     self._check(phases.current_phase(), 0.0)
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._thread.start()
+
+  def limit(self, config: WatchdogConfig) -> WatchdogConfig:
+    """Changes the limits; returns those before."""
+    before, self._config = self._config, config
+    if self._guard is None and (config.step_seconds or config.phase_seconds):
+      self._guard = guard.start_guard()
+    return before
 
   def close(self) -> None:
     """Stops watching."""
