@@ -356,6 +356,10 @@ def _state() -> Any:
 
   JAX has no public API for the coordinator's key-value store, nor for the
   number of a process before its devices start; Orbax reads the same object.
-  Importing JAX here could meet an import in another thread, and break it.
   """
-  return getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
+  # Importing it first could meet an import in another thread, and break it.
+  if not hasattr(sys.modules.get("jax._src.distributed"), "global_state"):
+    return None
+  from jax._src import distributed
+
+  return distributed.global_state
