@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add = parser.add_argument
   add("--workdir", type=pathlib.Path, required=True)
   add("--picture", type=pathlib.Path, required=True)
-  add("--show", action="store_true", help="only show what is complete")
+  add("--show", action="store_true", help="train nothing, show what is there")
   options = parser.parse_args(argv)
   if not options.show:
     compiled = str((options.workdir / "compiled").absolute())
@@ -163,18 +163,14 @@ def run(name: str, arm: str, seed: int, workdir: pathlib.Path) -> None:
 
 
 def read_answers(workdir: pathlib.Path) -> dict[str, Answers]:
-  """Returns the metrics of all complete runs, by experiment."""
+  """Returns the metrics of all runs that have some, by experiment."""
   answers: dict[str, Answers] = {}
   for name, experiment in EXPERIMENTS.items():
     runs = {
       (arm, seed): _metrics(_folder(name, arm, seed, workdir))
       for arm, seed in itertools.product(experiment.arms, SEEDS)
     }
-    answers[name] = {
-      key: metrics
-      for key, metrics in runs.items()
-      if set(experiment.sweep) <= set(metrics)
-    }
+    answers[name] = {key: metrics for key, metrics in runs.items() if metrics}
   return answers
 
 
@@ -205,7 +201,10 @@ def table_lines(answers: Mapping[str, Answers]) -> list[str]:
       lines += ["", _row(cells), _row(["---"] * len(cells))]
       for arm in experiment.arms:
         runs = [m for (other, _), m in answers[name].items() if other == arm]
-        cells = [_cell([r[m][metric] for r in runs]) for m in experiment.sweep]
+        cells = [
+          _cell([r[m][metric] for r in runs if m in r])
+          for m in experiment.sweep
+        ]
         lines.append(_row([arm, str(len(runs)), *cells]))
   return lines
 
@@ -235,7 +234,7 @@ def picture(answers: Mapping[str, Answers]) -> str:
         title=experiment.title,
         x_title="pauses at inference",
         lines=[
-          (arm, [(m, of_m[m][experiment.metrics[0]]) for m in experiment.sweep])
+          (arm, [(m, of_m[m][experiment.metrics[0]]) for m in sorted(of_m)])
           for (arm, _), of_m in answers[name].items()
         ],
         names={arm: f"trained with {arm}" for arm in experiment.arms},
