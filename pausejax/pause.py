@@ -6,7 +6,8 @@ model more positions to compute in before it has to answer.
 
   Pretraining (Algorithm 1)  `PauseSpec.insert` into the text
   Finetuning (Algorithm 2)   `PromptPauses.prompt` around the prefix
-  Inference (Algorithm 3)    `PromptPauses.prompt`, then read after its last id
+  Inference (Algorithm 3)    `PromptPauses.prompt`, then read after its last id;
+                             `PauseSpec.behind_tokens` in prompt and answer
   Loss                       `PauseSpec.is_pause`, `answer_targets`
 
 A `PauseSpec` defines the pauses in text, with the places in `pause_places.py`;
@@ -25,6 +26,7 @@ import numpy as np
 
 from pausejax import arguments, errors, pause_places
 from pausejax.pause_places import MODES
+from pausejax.prompt_pauses import TokenPauses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,6 +206,14 @@ class PauseSpec:
   def length(self, num_text: int) -> int:
     """Returns T for `num_text` tokens and, if no text is displaced, pauses."""
     return self.way.length(num_text) if self.has_pauses else num_text
+
+  def behind_tokens(self, pause_id: int) -> TokenPauses:
+    """Returns the pauses behind every token of a prompt and its answer."""
+    num = self.way.num_per_token * self.has_pauses
+    ids = [pause_id + j % self.num_ids for j in range(num)]
+    if self.way.repeats_token:
+      ids = [TokenPauses.COPY] * num
+    return TokenPauses(tuple(ids), self.shares_positions)
 
   def in_evaluation(self, fraction: float) -> "PauseSpec":
     """Returns the pauses of a text of which no token may be displaced.

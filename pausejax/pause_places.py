@@ -66,6 +66,11 @@ class Way(abc.ABC):
     """Returns T for `num_text` tokens and, if no text is displaced, pauses."""
     return num_text
 
+  @property
+  def num_per_token(self) -> int:
+    """The number of pauses behind every token; 0 if not all have as many."""
+    return 0
+
   @abc.abstractmethod
   def mask(
     self,
@@ -271,8 +276,13 @@ class EveryToken(Way):
     return seq_len - self.num_text_tokens(seq_len), 0.0
 
   @property
+  def num_per_token(self) -> int:
+    """The number of pauses behind every token."""
+    return int(self.run_length)
+
+  @property
   def _period(self) -> int:
-    return int(self.run_length) + 1
+    return self.num_per_token + 1
 
 
 class RepeatToken(EveryToken):

@@ -1,15 +1,16 @@
 """The pauses of a prompt, and the targets of its answer.
 
 Finetuning (Algorithm 2) and inference (Algorithm 3) put M pauses around a
-prefix; `pause.py` explains the method.
+prefix; `pause.py` explains the method. `TokenPauses` are those behind every
+token of a prompt and of its answer.
 
-N ids of a prompt.
+N ids of a prompt, P slots of a token with its pauses.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,6 +58,42 @@ POSITIONS = {
 _COUNT, _QUESTION = "<count>", "<question>"
 # Fillers with a name: name -> what stands at the M pauses, in words.
 FILLERS = {_COUNT: "1 2 3 ...", _QUESTION: "the prefix, repeated"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenPauses:
+  """The pauses behind every token of a prompt and of its answer.
+
+  The next token is read at the last one. BOS has none, as in pretraining.
+
+  Attributes:
+    ids: the ids behind a token, `COPY` for a copy of it; none by default.
+    share_positions: whether they have the position of their token.
+  """
+
+  COPY: ClassVar[int] = -1
+
+  ids: tuple[int, ...] = ()
+  share_positions: bool = False
+
+  @property
+  def period(self) -> int:
+    """P, the slots of a token with its pauses."""
+    return 1 + len(self.ids)
+
+  def spread(self, ids: Any) -> Any:
+    """Returns int [..., N P] for ids [..., N] of NumPy or JAX."""
+    own_P = np.array([self.COPY, *self.ids], np.int32)
+    shown = ids[..., None] * (own_P < 0) + np.maximum(own_P, 0)
+    return shown.reshape(*ids.shape[:-1], -1)
+
+  def moves(self, num_tokens: int) -> np.ndarray:
+    """Returns bool [N P], True where a slot has a position of its own."""
+    own_P = np.arange(self.period) == 0
+    return np.tile(own_P | (not self.share_positions), num_tokens)
+
+
+NO_TOKEN_PAUSES = TokenPauses()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pausejax import errors, json_files
 from pausejax.buckets import copies
 from pausejax.checkpoints import folders
-from pausejax.config import ModelConfig, WatchdogConfig, saved
+from pausejax.config import DataConfig, ModelConfig, WatchdogConfig, saved
 from pausejax.data import tokenizers
+from pausejax.prompt_pauses import NO_TOKEN_PAUSES, TokenPauses
 from pausejax.runtime import distributed, phases
 
 if TYPE_CHECKING:
@@ -102,6 +103,19 @@ class SavedRun:
       return store.restore_params(
         sharding.placed(shapes), self.step, average=self.average
       )
+
+  @property
+  def behind_tokens(self) -> TokenPauses:
+    """The pauses behind every token in pretraining, which answers have, too.
+
+    A finetuned run has none: the examples of a task are trained without them.
+    """
+    data = DataConfig(**self.meta["config"]["data"])
+    was_pretrained = "pause_mode" in self.meta.get("data", {})
+    pause_id = self.tokenizer.pause_id
+    return (
+      data.pauses.behind_tokens(pause_id) if was_pretrained else NO_TOKEN_PAUSES
+    )
 
   def results_folder(self, name: str) -> pathlib.Path:
     """Returns the folder of results in the workdir, apart for the average."""

@@ -97,7 +97,8 @@ class Predictor:
       seconds.append((time.perf_counter() - began) / len(places))
       show(sum(map(bool, rows)), len(rows))
     for row, ids in zip(rows, encoded.rows, strict=True):
-      row["num_positions"] = len(ids) + row["num_new"]
+      num_after = row["num_new"] * self.format.filler.behind.period
+      row["num_positions"] = len(ids) + num_after
     return Answers(
       metrics=_means(rows),
       rows=rows,
@@ -119,8 +120,10 @@ class Predictor:
   ) -> int:
     """Returns how many positions the longest answer leaves to a prompt."""
     if self.format.task.kind == "decode":
-      return max_seq_len - self.format.task.max_target_len
-    return max_seq_len - max(map(len, self._options(examples)))
+      longest = self.format.task.max_target_len
+    else:
+      longest = max(map(len, self._options(examples)))
+    return max_seq_len - longest * self.format.filler.behind.period
 
   def _batches(self, rows: Sequence[np.ndarray]) -> Iterator[list[int]]:
     """Yields the indices of rows of similar length, the longest first."""
@@ -140,6 +143,7 @@ class Predictor:
       top_p=1.0,
       eos_id=tokenizer.eos_id,
       pause_id=tokenizer.pause_id,
+      behind=self.format.filler.behind,
     )
     rows = []
     decoded = sharding.fetch_rows(ids_BN)[: len(ids)]
@@ -216,6 +220,7 @@ class Predictor:
         num_options=max(map(len, options)),
       ),
       pause_id=self.tokenizer.pause_id,
+      behind=self.format.filler.behind,
     )
     return sharding.fetch_rows(log_prob_BO)[: len(ids)]
 
@@ -224,6 +229,7 @@ class Predictor:
     return batches.batch_of_prompts(
       ids,
       [self.format.pauses.prefix_mask(len(row)) for row in ids],
+      [self.format.filler.moves(len(row)) for row in ids],
       batch_size=self.batch_size,
       pad_id=self.tokenizer.pad_id,
     )

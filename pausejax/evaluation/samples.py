@@ -10,9 +10,10 @@ import jax
 
 from pausejax import sharding
 from pausejax.config import TrainConfig
+from pausejax.data import pipeline
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import continuation, decode
-from pausejax.prompt_pauses import PromptPauses
+from pausejax.prompt_pauses import NO_TOKEN_PAUSES, PromptPauses
 
 Samples = Sequence[dict[str, Any]]
 
@@ -39,6 +40,9 @@ def sampler(
     num_pauses=config.eval.sample_pauses,
     in_prefix=config.finetune.pauses_in_prefix,
   )
+  behind = config.data.pauses.behind_tokens(tokenizer.pause_id)
+  if pipeline.is_finetuning(config.data.rates):
+    behind = NO_TOKEN_PAUSES
   texts = continuation.text_list("eval.sample_prompts", prompts)
   ids = tokenizer.encode(texts)
   num_rows = sharding.padded_size(len(ids), "batch")
@@ -46,6 +50,7 @@ def sampler(
     [*ids, *[ids[-1]] * (num_rows - len(ids))],
     pauses,
     tokenizer,
+    behind,
     num_new=num_new,
     max_seq_len=config.model["max_seq_len"],
   )
@@ -53,7 +58,7 @@ def sampler(
   def sample(model) -> Samples:
     ids_BN = decode.generate(
       model,
-      *map(sharding.put_same_rows, arrays),
+      **{name: sharding.put_same_rows(x) for name, x in arrays.items()},
       key=jax.random.key(0),  # Greedy: never used.
       num_new=num_new,
       temperature=0.0,
@@ -61,6 +66,7 @@ def sampler(
       top_p=1.0,
       eos_id=tokenizer.eos_id,
       pause_id=tokenizer.pause_id,
+      behind=behind,
     )
     rows = sharding.fetch_rows(ids_BN).tolist()
     return [

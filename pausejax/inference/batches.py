@@ -20,29 +20,35 @@ Options = Sequence[Sequence[Sequence[int]]]
 def batch_of_prompts(
   rows: Sequence[np.ndarray],
   in_prefix: Sequence[np.ndarray],
+  moves: Sequence[np.ndarray],
   *,
   batch_size: int,
   pad_id: int,
 ) -> dict[str, jax.Array]:
-  """Returns `tokens_BT`, `is_real_BT` and `in_prefix_BT` on the mesh.
+  """Returns `tokens_BT`, `is_real_BT` and other masks, on the mesh.
 
   Args:
     rows: int [N], the ids of each prompt; at most `batch_size` prompts.
     in_prefix: bool [N] of each prompt, see `cached.prefill`.
+    moves: bool [N] of each prompt, see `cached.prefill`.
     batch_size: B.
     pad_id: any id, used as padding on the left.
   """
   # A copy stops when its original does; other rows might decode for longer.
   missing = batch_size - len(rows)
-  rows = [*rows, *[rows[-1]] * missing]
-  in_prefix = [*in_prefix, *[in_prefix[-1]] * missing]
+  rows, in_prefix, moves = (
+    [*x, *[x[-1]] * missing] for x in (rows, in_prefix, moves)
+  )
   width = decode.bucket_length(max(map(len, rows)))
   tokens_BT, is_real_BT = decode.left_pad(rows, width=width, pad_id=pad_id)
-  in_prefix_BT, _ = decode.left_pad(in_prefix, width=width, pad_id=0)
+  in_prefix_BT, moves_BT = (
+    decode.left_pad(x, width=width, pad_id=0)[0] for x in (in_prefix, moves)
+  )
   arrays = {
     "tokens_BT": tokens_BT,
     "is_real_BT": is_real_BT,
     "in_prefix_BT": in_prefix_BT.astype(bool),
+    "moves_BT": moves_BT.astype(bool),
   }
   return {name: sharding.put_same_rows(x) for name, x in arrays.items()}
 

@@ -38,15 +38,17 @@ class Prefix(NamedTuple):
     last_BD: the final vector of each row's last token.
     cache: keys and values in slots 0 .. T-1; the slots after them are zero.
     is_real_BT: bool, False on the padding of slots 0 .. T-1.
+    moves_BT: bool, True where one of these slots has a position of its own.
   """
 
   last_BD: jax.Array
   cache: Cache
   is_real_BT: jax.Array
+  moves_BT: jax.Array
 
-  def length_B1(self) -> jax.Array:
-    """Returns int32 [B, 1]: each row's length, and its next position."""
-    return self.is_real_BT.sum(axis=1, dtype=jnp.int32, keepdims=True)
+  def next_position_B1(self) -> jax.Array:
+    """Returns int32 [B, 1]: the position of the token after each row."""
+    return self.moves_BT.sum(axis=1, dtype=jnp.int32, keepdims=True)
 
 
 def unstack(model: Decoder) -> Unstacked:
@@ -74,6 +76,7 @@ def prefill(
   tokens_BT: jax.Array,
   is_real_BT: jax.Array,
   in_prefix_BT: jax.Array,
+  moves_BT: jax.Array | None = None,
   *,
   num_free: int,
 ) -> Prefix:
@@ -85,6 +88,8 @@ def prefill(
     is_real_BT: bool, False on the padding.
     in_prefix_BT: bool, True on the positions that attend to one another; read
       only if the model's `prefix_attention` is "bidirectional".
+    moves_BT: bool, True where a token has a position of its own, False where it
+      has that of the token before it; None: all tokens have their own.
     num_free: number of slots for later tokens, after the T of the prefix.
   """
   config = decoder.model.config
@@ -95,7 +100,8 @@ def prefill(
     is_real_BT,
     in_prefix_BT if config.prefix_attention == "bidirectional" else None,
   )
-  positions_BS = slot_positions(jnp.pad(is_real_BT, ((0, 0), (0, num_free))))
+  moves_BT = is_real_BT if moves_BT is None else moves_BT
+  positions_BS = slot_positions(jnp.pad(moves_BT, ((0, 0), (0, num_free))))
   x_BTD, cache = extend(
     decoder,
     tokens_BT,
@@ -105,7 +111,7 @@ def prefill(
     cache=_empty_cache(config, batch_size, prefix_len + num_free),
     offset=0,
   )
-  return Prefix(x_BTD[:, -1], cache, is_real_BT)
+  return Prefix(x_BTD[:, -1], cache, is_real_BT, moves_BT)
 
 
 def extend(
@@ -146,9 +152,9 @@ def extend(
   return decoder.model.final_norm(x_BTD), tuple(extended)
 
 
-def slot_positions(is_real_BS: jax.Array) -> jax.Array:
+def slot_positions(moves_BS: jax.Array) -> jax.Array:
   """Returns int32 [B, S]: the position of each slot, without the padding."""
-  return jnp.maximum(jnp.cumsum(is_real_BS, axis=1) - 1, 0)
+  return jnp.maximum(jnp.cumsum(moves_BS, axis=1) - 1, 0)
 
 
 def _empty_cache(config, batch_size: int, num_slots: int) -> Cache:

@@ -13,7 +13,7 @@ import numpy as np
 from pausejax import arguments, errors
 from pausejax.data.finetuning import prompts
 from pausejax.data.tokenizers import PauseTokenizer
-from pausejax.prompt_pauses import PromptPauses
+from pausejax.prompt_pauses import PromptPauses, TokenPauses
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -22,16 +22,18 @@ def prompt_arrays(
   ids: Sequence[Sequence[int]],
   pauses: PromptPauses,
   tokenizer: PauseTokenizer,
+  behind: TokenPauses,
   *,
   num_new: int,
   max_seq_len: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns (tokens, is real, is in the prefix), each [B, T].
+) -> dict[str, np.ndarray]:
+  """Returns the arrays [B, T] that `decode.generate` reads, by name.
 
   Args:
     ids: the ids of each prompt, without BOS.
     pauses: the pauses of all prompts.
     tokenizer: their tokenizer.
+    behind: the pauses behind every token.
     num_new: number of tokens that will follow.
     max_seq_len: positions of the model.
 
@@ -40,17 +42,23 @@ def prompt_arrays(
   """
   from pausejax.inference import decode
 
-  longest = 1 + max(map(len, ids))  # With BOS.
-  decode.check_length(longest, pauses.num_pauses, num_new, max_seq_len)
-  filler = prompts.Filler(tokenizer, pauses)
+  period = behind.period
+  longest = 1 + max(map(len, ids)) * period  # With BOS.
+  num_after = num_new * period
+  decode.check_length(longest, pauses.num_pauses, num_after, max_seq_len)
+  filler = prompts.Filler(tokenizer, pauses, behind)
   rows = [filler.prompt(text) for text in ids]
   width = decode.bucket_length(longest + pauses.num_pauses)
   tokens_BT, is_real_BT = decode.left_pad(
     rows, width=width, pad_id=tokenizer.pad_id
   )
-  masks = [pauses.prefix_mask(len(row)) for row in rows]
-  in_prefix_BT, _ = decode.left_pad(masks, width=width, pad_id=0)
-  return tokens_BT, is_real_BT, in_prefix_BT.astype(bool)
+  masks = {"in_prefix_BT": pauses.prefix_mask, "moves_BT": filler.moves}
+  arrays = {"tokens_BT": tokens_BT, "is_real_BT": is_real_BT}
+  for name, mask in masks.items():
+    found = [mask(len(row)) for row in rows]
+    mask_BT, _ = decode.left_pad(found, width=width, pad_id=0)
+    arrays[name] = mask_BT.astype(bool)
+  return arrays
 
 
 def continuation_text(

@@ -18,6 +18,7 @@ import numpy as np
 from pausejax import errors
 from pausejax.inference import cached
 from pausejax.model.decoder import Decoder
+from pausejax.prompt_pauses import NO_TOKEN_PAUSES, TokenPauses
 
 
 def bucket_length(length: int) -> int:
@@ -79,13 +80,14 @@ def check_length(
   )
 
 
-@functools.partial(jax.jit, static_argnames=("num_new",))
+@functools.partial(jax.jit, static_argnames=("num_new", "behind"))
 def generate(
   model: Decoder,
   tokens_BT: jax.Array,
   is_real_BT: jax.Array,
   in_prefix_BT: jax.Array,
   key: jax.Array,
+  moves_BT: jax.Array | None = None,
   *,
   num_new: int,
   temperature: jax.Array | float,
@@ -93,6 +95,7 @@ def generate(
   top_p: jax.Array | float,
   eos_id: jax.Array | int,
   pause_id: jax.Array | int,
+  behind: TokenPauses = NO_TOKEN_PAUSES,
 ) -> jax.Array:
   """Returns int32 [B, num_new] ids; EOS fills a row after its end.
 
@@ -102,6 +105,7 @@ def generate(
     is_real_BT: bool, False on the padding.
     in_prefix_BT: bool, see `cached.prefill`.
     key: random key for sampling.
+    moves_BT: bool or None, see `cached.prefill`.
     num_new: maximum number of new ids, at least 1.
     temperature: divides the logits; 0 selects the most likely id.
     top_k: sample among this many of the most likely ids; 0 disables it.
@@ -109,15 +113,19 @@ def generate(
       after temperature and `top_k`, sum to at least this; 1 disables it.
     eos_id: id that ends a row.
     pause_id: first id of the pauses, the last ids, which are never chosen.
+    behind: the pauses that run after each new id, and are not returned.
   """
   decoder = cached.unstack(model)
   prompt_len = tokens_BT.shape[1]
+  period = behind.period
+  later = ((0, 0), (0, (num_new - 1) * period))
   prefix = cached.prefill(
-    decoder, tokens_BT, is_real_BT, in_prefix_BT, num_free=num_new - 1
+    decoder, tokens_BT, is_real_BT, in_prefix_BT, moves_BT, num_free=later[1][1]
   )
-  later = ((0, 0), (0, num_new - 1))
   is_real_BS = jnp.pad(is_real_BT, later, constant_values=True)
-  positions_BS = cached.slot_positions(is_real_BS)
+  moves_BS = jnp.pad(prefix.moves_BT, later)
+  moves_BS = moves_BS.at[:, prompt_len:].set(behind.moves(num_new - 1))
+  positions_BS = cached.slot_positions(moves_BS)
   slots_S = jnp.arange(is_real_BS.shape[1])
 
   def choose(x_BD, i):
@@ -136,17 +144,18 @@ def generate(
 
   def decode_one(carry):
     i, id_B, is_done_B, out_BN, cache = carry
-    slot = prompt_len + i - 1
+    slot = prompt_len + (i - 1) * period
+    own_T = slot + jnp.arange(period)
     x_BTD, cache = cached.extend(
       decoder,
-      id_B[:, None],
-      positions_BT=prefix.length_B1() + i - 1,
+      behind.spread(id_B[:, None]),
+      positions_BT=positions_BS[:, own_T],
       positions_BS=positions_BS,
-      mask_BTS=(is_real_BS & (slots_S <= slot))[:, None],
+      mask_BTS=is_real_BS[:, None] & (slots_S <= own_T[:, None]),
       cache=cache,
       offset=slot,
     )
-    id_B = jnp.where(is_done_B, eos_id, choose(x_BTD[:, 0], i))
+    id_B = jnp.where(is_done_B, eos_id, choose(x_BTD[:, -1], i))
     out_BN = out_BN.at[:, i].set(id_B)
     return i + 1, id_B, is_done_B | (id_B == eos_id), out_BN, cache
 

@@ -160,14 +160,15 @@ class LoadedRun:
 
     ids_BN = decode.generate(
       self.model,
-      *arrays,
-      jax.random.key(seed),
+      **arrays,
+      key=jax.random.key(seed),
       num_new=max_new_tokens,
       temperature=temperature,
       top_k=top_k,
       top_p=top_p,
       eos_id=self.tokenizer.eos_id,
       pause_id=self.tokenizer.pause_id,
+      behind=self._saved.behind_tokens,
     )
     rows = np.asarray(ids_BN).tolist()
     return [
@@ -224,10 +225,11 @@ class LoadedRun:
         num_tokens_BO[b, o] = len(option)
     log_prob_BO, _ = score.score_options(
       self.model,
-      *arrays,
-      options_BOC,
-      num_tokens_BO,
+      **arrays,
+      options_BOC=options_BOC,
+      num_tokens_BO=num_tokens_BO,
       pause_id=self.tokenizer.pause_id,
+      behind=self._saved.behind_tokens,
     )
     found_BO = np.asarray(log_prob_BO)
     return [x_O[: len(row)] for x_O, row in zip(found_BO, encoded, strict=True)]
@@ -266,8 +268,8 @@ class LoadedRun:
 
   def _prompt_arrays(
     self, ids: list[list[int]], num_pauses: int, position: str, num_new: int
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (tokens, is real, is in the prefix), each [B, T]."""
+  ) -> dict[str, np.ndarray]:
+    """Returns the arrays [B, T] of `continuation.prompt_arrays`."""
     t = self.tokenizer
     pauses = PromptPauses(
       num_pauses=num_pauses,
@@ -280,6 +282,7 @@ class LoadedRun:
       ids,
       pauses,
       t,
+      self._saved.behind_tokens,
       num_new=num_new,
       max_seq_len=self._saved.model.max_seq_len,
     )

@@ -222,6 +222,7 @@ class RequestRunner:
     return batches.batch_of_prompts(
       [row.ids_N for row in rows],
       [row.in_prefix_N for row in rows],
+      [np.ones(len(row.ids_N), bool) for row in rows],
       batch_size=self.batch_size,
       pad_id=self.tokenizer.pad_id,
     )

@@ -8,6 +8,8 @@ B batch, T prefix tokens, O options of a row, C tokens of an option, J tokens
 of all branches of a row, S cache slots, D d_model, V vocabulary rows.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from pausejax import errors
 from pausejax.inference import cached, decode
 from pausejax.model.decoder import Decoder
+from pausejax.prompt_pauses import NO_TOKEN_PAUSES, TokenPauses
 
 # How to normalize the sum of log-probabilities before comparing options.
 NORMALIZATIONS = ("sum", "per_token", "per_character")
@@ -42,7 +45,7 @@ def normalize(
   return log_prob_BO / np.maximum(sizes[how], 1)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="behind")
 def score_options(
   model: Decoder,
   tokens_BT: jax.Array,
@@ -50,8 +53,10 @@ def score_options(
   in_prefix_BT: jax.Array,
   options_BOC: jax.Array,
   num_tokens_BO: jax.Array,
+  moves_BT: jax.Array | None = None,
   *,
   pause_id: jax.Array | int,
+  behind: TokenPauses = NO_TOKEN_PAUSES,
 ) -> tuple[jax.Array, jax.Array]:
   """Scores the options of each row.
 
@@ -64,7 +69,9 @@ def score_options(
     in_prefix_BT: bool, see `cached.prefill`.
     options_BOC: int32 ids, padded on the right.
     num_tokens_BO: int32; 0 if there is no such option.
+    moves_BT: bool or None, see `cached.prefill`.
     pause_id: first id of the pauses, which greedy decoding never chooses.
+    behind: the pauses behind each id of an option.
 
   Returns:
     (log_prob_BO, is_greedy_BO): float32 nats, the sum over an option's tokens,
@@ -77,9 +84,10 @@ def score_options(
     tokens_BT,
     is_real_BT,
     in_prefix_BT,
-    num_free=num_options * (option_len - 1),
+    moves_BT,
+    num_free=num_options * (option_len - 1) * behind.period,
   )
-  x_BOCD = _branch_vectors(decoder, prefix, options_BOC)
+  x_BOCD = _branch_vectors(decoder, prefix, options_BOC, behind)
   log_prob_BOC, is_greedy_BOC = score_tokens(
     decoder.model, x_BOCD, options_BOC, pause_id
   )
@@ -92,18 +100,20 @@ def score_options(
   )
 
 
-def _branch_vectors(decoder, prefix, options_BOC):
+def _branch_vectors(decoder, prefix, options_BOC, behind):
   """Returns [B, O, C, D]: the vectors that predict the options' tokens."""
   # The last token of an option predicts nothing.
-  inputs_BOC = options_BOC[:, :, :-1]
+  inputs_BOC = behind.spread(options_BOC[:, :, :-1])
   batch_size, num_options, branch_len = inputs_BOC.shape
+  moves_C = behind.moves(branch_len // behind.period)
   option_J = jnp.repeat(jnp.arange(num_options), branch_len)
   index_J = jnp.tile(jnp.arange(branch_len), num_options)
   is_own_JJ = option_J[:, None] == option_J
   last = decoder.model.config.max_seq_len - 1
+  place_J = jnp.tile(jnp.cumsum(moves_C) - 1, num_options)
   # Only padding exceeds the model's positions.
-  positions_BJ = jnp.minimum(prefix.length_B1() + index_J, last)
-  before_BT = cached.slot_positions(prefix.is_real_BT)
+  positions_BJ = jnp.minimum(prefix.next_position_B1() + place_J, last)
+  before_BT = cached.slot_positions(prefix.moves_BT)
   x_BJD, _ = cached.extend(
     decoder,
     inputs_BOC.reshape(batch_size, len(option_J)),
@@ -115,7 +125,9 @@ def _branch_vectors(decoder, prefix, options_BOC):
     cache=prefix.cache,
     offset=prefix.is_real_BT.shape[1],
   )
+  # The last pause behind a token predicts the next one.
   later_BOCD = x_BJD.reshape(*inputs_BOC.shape, x_BJD.shape[-1])
+  later_BOCD = later_BOCD[:, :, behind.period - 1 :: behind.period]
   first_BO1D = jnp.broadcast_to(
     prefix.last_BD[:, None, None],
     (batch_size, num_options, 1, x_BJD.shape[-1]),

@@ -26,7 +26,7 @@ import numpy as np
 
 from pausejax import sharding
 from pausejax.config import ModelConfig
-from pausejax.inference import score
+from pausejax.inference import decode, score
 from pausejax.model import attention, products
 from pausejax.model.decoder import Decoder
 
@@ -167,7 +167,7 @@ def lens(
     logits_BV = model.logits(model.final_norm(x_BD[:, None]))[:, 0]
     log_probs_BV = jax.nn.log_softmax(logits_BV)
     of_ids_B = jnp.take_along_axis(log_probs_BV, ids_B[:, None], axis=1)[:, 0]
-    top_B = jnp.argmax(logits_BV.at[:, pause_id].set(-jnp.inf), axis=1)
+    top_B = jnp.argmax(decode.without_pauses(logits_BV, pause_id), axis=1)
     return of_ids_B, top_B == ids_B, top_B
 
   places_PBD = stream_SBMD.swapaxes(1, 2).reshape(-1, batch_size, d_model)

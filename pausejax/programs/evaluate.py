@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     errors.require_one_of("--split", options.split or known[-1], known)
   for task, conditions in plans:
     for pauses in conditions:  # Checked before anything is read or compiled.
-      prompts.Format(task, run.tokenizer, pauses)
+      prompts.Format(task, run.tokenizer, pauses, run.behind_tokens)
   run.warn_of_pauses(max(p.num_pause_tokens for _, ps in plans for p in ps))
   files.require_writable("--out", _folder(options, run))
   if distributed.process_index() == 0:
@@ -259,7 +259,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
 
   def predictor(task, pauses: PromptPauses) -> Predictor:
     return Predictor(
-      format=prompts.Format(task, run.tokenizer, pauses),
+      format=prompts.Format(task, run.tokenizer, pauses, run.behind_tokens),
       tokenizer=run.tokenizer,
       batch_size=options.batch_size,
     )
@@ -320,6 +320,7 @@ def _condition(
     "num_unusable": loaded.num_unusable,
     **pauses.condition(),
     "filler": pauses.token,
+    "pauses_behind_tokens": len(run.behind_tokens.ids),
     "finetuned": own and own.condition(),
     "seed": config["seed"],
     "local_dir": local_dir,

@@ -131,6 +131,11 @@ def _condition(
   errors.require(
     len(options.pauses) < 2, "--pauses: one number at a time, as in --pauses=10"
   )
+  errors.require(
+    not run.behind_tokens.ids,
+    f"{run.place} was trained with pauses behind every token, which no lesion "
+    "removes; probe a run with pauses in its prompts",
+  )
   (pauses,) = evaluate.requested_pauses(options, run, names[0])
   errors.require(
     pauses.num_pauses > 0,

@@ -19,6 +19,7 @@ from pausejax import errors, sharding, train_state
 from pausejax.checkpoints import folders, leaves, saved_run
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.config import ModelConfig, TrainConfig
+from pausejax.data import pipeline
 from pausejax.model import decoder
 from pausejax.model.pause_row import with_pause_row
 from pausejax.train_state import TrainState
@@ -41,6 +42,8 @@ def first_state(
     )
   what = "average of the parameters" if initial.average else "parameters"
   print(f"{what} from step {initial.step} of {initial.place}")
+  if initial.behind_tokens.ids and pipeline.is_finetuning(config.data.rates):
+    print("it has pauses behind every token; this finetuning has none there")
   initial.fetch()
   return from_checkpoint(
     Store(initial.workdir / "checkpoints", None),

@@ -13,7 +13,12 @@ import numpy as np
 
 from pausejax import errors
 from pausejax.data import tokenizers
-from pausejax.prompt_pauses import FILLERS, PromptPauses
+from pausejax.prompt_pauses import (
+  FILLERS,
+  NO_TOKEN_PAUSES,
+  PromptPauses,
+  TokenPauses,
+)
 from pausejax.tasks import Example, Task
 
 
@@ -46,12 +51,13 @@ class Format:
     task: Task,
     tokenizer: tokenizers.PauseTokenizer,
     pauses: PromptPauses,
+    behind: TokenPauses = NO_TOKEN_PAUSES,
   ):
     """Raises UsageError if the filler is not a text or the name of one."""
     self.task = task
     self.pauses = pauses
     self._tokenizer = tokenizer
-    self.filler = Filler(tokenizer, pauses)
+    self.filler = Filler(tokenizer, pauses, behind)
 
   def with_pauses(self, num_pauses: int) -> "Filler":
     """Returns what writes another number of pauses."""
@@ -78,7 +84,7 @@ class Format:
     rows, num_cut, num_cut_tokens = [], 0, 0
     texts = prefixes or self._tokenizer.encode([e.prefix for e in examples])
     for example, text, length in zip(examples, texts, lengths, strict=True):
-      available = length - num_fixed
+      available = (length - num_fixed) // self.filler.behind.period
       errors.require(
         available >= 0,
         f"example {example.id!r} of task {self.task.name!r}: BOS, "
@@ -143,10 +149,14 @@ class Filler:
 
   Attributes:
     pauses: the condition.
+    behind: the pauses behind every token.
   """
 
   def __init__(
-    self, tokenizer: tokenizers.PauseTokenizer, pauses: PromptPauses
+    self,
+    tokenizer: tokenizers.PauseTokenizer,
+    pauses: PromptPauses,
+    behind: TokenPauses = NO_TOKEN_PAUSES,
   ):
     """Encodes the filler.
 
@@ -155,6 +165,7 @@ class Filler:
         "<counts>".
     """
     self.pauses = pauses
+    self.behind = behind
     self._bos_id = tokenizer.bos_id
     self._ids = _filler_ids(tokenizer, pauses)
 
@@ -164,9 +175,20 @@ class Filler:
     Raises:
       UsageError: the filler repeats the prefix, of which nothing is left.
     """
+    spread_N = self.behind.spread(np.asarray(prefix_ids, np.int32))
     return self.pauses.prompt(
-      prefix_ids, bos_id=self._bos_id, pause_id=self.ids(prefix_ids)
+      spread_N, bos_id=self._bos_id, pause_id=self.ids(prefix_ids)
     )
+
+  def moves(self, num_prompt: int) -> np.ndarray:
+    """Returns bool [N], True where a prompt's id has a position of its own."""
+    num_text = num_prompt - 1 - self.pauses.num_pauses
+    moves_N = np.ones(num_prompt, bool)
+    moves_N[~self.pauses.mask(num_prompt)] = [
+      True,
+      *self.behind.moves(num_text // self.behind.period),
+    ]
+    return moves_N
 
   def ids(self, prefix_ids: Sequence[int]) -> np.ndarray:
     """Returns int32 [M], the ids at the pauses of a prefix."""
