@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pausejax import arguments, errors, pause_places
-from pausejax.pause_places import MODES
+from pausejax.pause_places import MAX_RUN_LENGTH, MODES
 from pausejax.prompt_pauses import TokenPauses
 
 
@@ -68,7 +68,9 @@ class PauseSpec:
   def __post_init__(self):
     errors.require_one_of("pause_mode", self.mode, MODES)
     errors.require_in_range("pause_fraction", self.fraction, 0.0, 0.999)
-    errors.require_in_range("pause_run_length", self.run_length, 1)
+    errors.require_in_range(
+      "pause_run_length", self.run_length, 1, MAX_RUN_LENGTH
+    )
     errors.require_in_range("num_pause_ids", self.num_ids, 1)
     if self.has_pauses:
       self.way.check()

@@ -27,6 +27,8 @@ import numpy as np
 
 from pausejax import errors
 
+MAX_RUN_LENGTH = 2**20  # Longer than any row.
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -159,9 +161,10 @@ class Exact(InsertTrim):
 class RandomRuns(Way):
   """Runs of geometric length L at random places.
 
-  Slot by slot, a pause follows text (or the start) with probability p, and
-  another pause with q = 1 - 1/L; p = fraction / (L (1 - fraction)), so that
-  `fraction` of all slots are pauses in the long run.
+  The first slot is a pause with probability `fraction`. Slot by slot, a pause
+  follows text with probability p and another pause with q = 1 - 1/L. With p =
+  fraction / (L (1 - fraction)), every slot is a pause with probability
+  `fraction`.
   """
 
   words: ClassVar[str] = "random places, runs of geometric length"
@@ -178,27 +181,23 @@ class RandomRuns(Way):
   def mask(self, seed, positions_B, seq_len, ends_BN=None):
     """Returns the mask, one slot after the other."""
     # A key is uniform in [-2**63, 2**63): below the threshold with probability.
-    start, more = (_threshold(p) for p in (self._start, self._more))
+    probabilities = self.fraction, self._start, self._more
+    first, start, more = map(_threshold, probabilities)
     keys_BT = slot_keys(seed, positions_B, seq_len)
     is_pause_TB = np.empty(keys_BT.T.shape, bool)
-    before_B = np.zeros(len(keys_BT), bool)
-    for t, keys_B in enumerate(keys_BT.T):
-      before_B = is_pause_TB[t] = keys_B < np.where(before_B, more, start)
+    is_pause_TB[0] = keys_BT[:, 0] < first
+    for t in range(1, seq_len):
+      limit_B = np.where(is_pause_TB[t - 1], more, start)
+      is_pause_TB[t] = keys_BT[:, t] < limit_B
     return np.ascontiguousarray(is_pause_TB.T)
 
   def expected_pauses(self, seq_len: int) -> tuple[float, float]:
     """Returns mean and variance of the two-state chain over T slots."""
-    start, more = self._start, self._more
-    decay = more - start
-    at_T = np.empty(seq_len)  # The probability of a pause in each slot.
-    p = 0.0
-    for t in range(seq_len):
-      p = at_T[t] = start * (1 - p) + more * p
-    own_T = at_T * (1 - at_T)
-    # Covariances with the slots behind: own * (decay + decay^2 + ...).
-    later_T = np.cumsum(decay ** np.arange(1, seq_len + 1))
-    later_T = np.append(0.0, later_T)[seq_len - 1 :: -1]
-    return float(at_T.sum()), float(np.sum(own_T * (1 + 2 * later_T)))
+    f, decay = self.fraction, self._more - self._start
+    # Slots d apart have the covariance f (1 - f) decay^d.
+    apart = np.arange(1, seq_len)
+    covariances = np.sum((seq_len - apart) * decay**apart)
+    return seq_len * f, f * (1 - f) * (seq_len + 2 * float(covariances))
 
   @property
   def _start(self) -> float:

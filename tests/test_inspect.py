@@ -346,6 +346,14 @@ def test_a_pretraining_task_is_shown_and_checked(tmp_path, capsys):
     (["--task=c4"], "too large to prepare"),
     (["--task=stdlib_choice", "--split=tset"], "--split"),
     (["--task=stdlib_choice", "-n", "-1"], "-n: "),
+    (
+      [
+        "--task=stdlib_docs",
+        "--config.data.pipeline=seqio",
+        "--config.data.pause_mode=after_sentences",
+      ],
+      "needs data.pipeline=segments",
+    ),
   ],
 )
 def test_what_cannot_be_inspected_is_one_line(argv, message, capsys):

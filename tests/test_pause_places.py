@@ -128,11 +128,11 @@ def test_random_runs_are_geometric_and_begin_at_random(fraction, length):
   pauses = spec("random_runs", fraction, run_length=length)
   is_pause = pauses.mask(5, np.arange(num_rows), seq_len)
   starts, lengths = 0, collections.Counter()
-  num_text = int((~is_pause[:, :-1]).sum()) + num_rows  # And the start.
+  num_text = int((~is_pause[:, :-1]).sum())
   for row in is_pause:
     edges = np.flatnonzero(np.diff(row.astype(int), prepend=0, append=0))
     runs = edges.reshape(-1, 2)
-    starts += len(runs)
+    starts += int((runs[:, 0] > 0).sum())
     # A run that the end cuts has an unknown length.
     lengths.update((end - start for start, end in runs if end < seq_len))
   p = fraction / (length * (1 - fraction))
@@ -142,6 +142,15 @@ def test_random_runs_are_geometric_and_begin_at_random(fraction, length):
   for n in range(1, 5):
     expected = total * (1 / length) * (1 - 1 / length) ** (n - 1)
     assert abs(lengths[n] - expected) < 4 * math.sqrt(expected)
+
+
+def test_every_slot_is_equally_often_in_a_random_run():
+  # Also in rows that are shorter than a run.
+  fraction, num_rows = 0.5, 4000
+  pauses = spec("random_runs", fraction, run_length=50.0)
+  means_T = pauses.mask(1, np.arange(num_rows), 32).mean(axis=0)
+  error = math.sqrt(fraction * (1 - fraction) / num_rows)
+  assert np.abs(means_T - fraction).max() < 4 * error
 
 
 @pytest.mark.parametrize("mode", ["random_runs", "every_token", "repeat_token"])
@@ -209,6 +218,7 @@ def test_equal_tokens_in_a_row_are_no_copies():
     ("after_sentences", {"run_length": 0.0}, "pause_run_length: must be"),
     ("random_runs", {"fraction": 0.8, "run_length": 2.0}, "at least 4 is"),
     ("random_runs", {"run_length": math.nan}, "pause_run_length: must be"),
+    ("after_sentences", {"run_length": 1e18}, "from 1 to 1048576"),
   ],
 )
 def test_impossible_settings_are_refused(mode, changes, message):

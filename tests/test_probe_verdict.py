@@ -154,7 +154,9 @@ def test_options_are_chosen_as_in_evaluation():
 
 def test_a_map_has_every_layer_and_pause_once():
   specs = measure.specs_of(3, 5, 4, ["cut"])
-  cells = [s.is_on_LM for key, s in specs.items() if key[:2] == ("cut", "both")]
+  cells = [
+    s.is_on_LM for key, s in specs.items() if key[:2] == ("cut", "place")
+  ]
   assert len(cells) == 12 and (np.sum(cells, axis=0)[:, :4] == 1).all()
   assert not any(spec.is_on_LM[:, 4].any() for spec in specs.values())
   assert (specs["kept", 0].is_on_LM == specs["cut",].is_on_LM).all()

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from pausejax import errors
+from pausejax.config import load_config
 from pausejax.data import text_units, tokenizer_training, tokenizers
 from pausejax.data.batch import PADDING
+from pausejax.training import inputs
 
 BYTES = tokenizers.load_tokenizer("bytes")
 DOCUMENT = (
@@ -39,6 +41,16 @@ def test_sentences_of_bytes_are_those_of_a_regular_expression():
   expected = pieces(r"[.!?][\"')\]}]*(?=\s|$)", DOCUMENT)
   assert len(expected) == 7
   assert ends(BYTES, "sentence", ids) == expected
+
+
+@pytest.mark.parametrize(
+  "close", ["\u201d", "\u2019", "\u2019\u201d", "\u201d)"]
+)
+def test_closing_quotes_of_several_ids_belong_to_the_sentence(close):
+  text = f"(\u201cNo.{close} He left\u2019s. Yes"
+  ids = BYTES.encode([text])[0]
+  first = f"(\u201cNo.{close}"
+  assert ends(BYTES, "sentence", ids) == [first, " He left\u2019s."]
 
 
 def test_paragraphs_of_bytes_end_with_the_first_empty_line():
@@ -112,5 +124,11 @@ def test_a_tokenizer_without_line_feeds_has_no_paragraphs(tmp_path):
     minloglevel=2,
   )
   tokenizer = tokenizers.load_tokenizer(str(tmp_path / "t.model"))
-  with pytest.raises(errors.UsageError, match="no line feed"):
+  with pytest.raises(errors.UsageError, match="has a line feed"):
     text_units.TextUnits(tokenizer, "paragraph")
+  tree = load_config("smoke")  # Before anything is prepared.
+  tree.data.tokenizer = str(tmp_path / "t.model")
+  tree.data.pause_mode = "after_paragraphs"
+  with pytest.raises(errors.UsageError, match="has a line feed"):
+    inputs.check_inputs(tree, str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from pausejax import errors, pause
 from pausejax.config import mixtures, number_lists
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
-from pausejax.pause_places import MODES
+from pausejax.pause_places import MAX_RUN_LENGTH, MODES
 from pausejax.prompt_pauses import FILLERS, POSITIONS, PromptPauses
 
 PAUSE_INITS = ("mean", "covariance", "normal", "zeros", "eos", "keep")
@@ -68,6 +68,7 @@ class DataConfig(ConfigGroup):
     "Pauses in a row: their mean with random_runs, their number where they "
     "follow tokens, sentences or paragraphs.",
     minimum=1.0,
+    maximum=float(MAX_RUN_LENGTH),
   )
   pauses_share_positions: bool = declare(
     False, "Whether a pause has the position of the text token before it."

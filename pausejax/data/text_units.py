@@ -1,9 +1,11 @@
 """Where sentences and paragraphs end in tokens.
 
-A token ends a sentence if its text ends in ".", "!" or "?", perhaps with
-closing quotes or brackets (which may be tokens of their own), and white space
-or the end of the document follows. "Mr. Smith" therefore ends one, "3.14" does
-not. A token ends a paragraph if it completes the first empty line after text.
+A token ends a sentence if its text ends in ".", "!" or "?", perhaps with up to
+three closing quotes or brackets (which may be tokens of their own), and white
+space or the end of the document follows. "Mr. Smith" therefore ends one, "3.14"
+does not. White space that one id cannot spell, such as a no-break space in
+bytes, is not seen. A token ends a paragraph if it completes the first empty
+line after text.
 
 Shapes: V ids, B segments, N tokens of a segment.
 """
@@ -17,11 +19,19 @@ from pausejax import errors
 from pausejax.data.batch import PADDING
 from pausejax.data.tokenizers import PauseTokenizer
 
-_CLOSING = r"[\"')\]}\u201d\u2019]"
-_MAX_CLOSING = 3  # Tokens of closing quotes and brackets behind a sentence.
+_CLOSING = "\"')]}\u201d\u2019"
+_MAX_CLOSING = 3  # Closing quotes and brackets behind a sentence.
 
-# (texts of the ids, the id that ends documents) -> ids [B, N] -> ends [B, N].
-_Finder = Callable[[Sequence[str], int], Callable[[np.ndarray], np.ndarray]]
+# Unit -> what a text needs to end one, and its name.
+_MARKS = {
+  "sentence": (r"[.!?]", '".", "!" or "?"'),
+  "paragraph": (r"\n", "a line feed"),
+}
+
+# (tokenizer, texts of its ids) -> ids [B, N] -> ends [B, N].
+_Finder = Callable[
+  [PauseTokenizer, Sequence[str]], Callable[[np.ndarray], np.ndarray]
+]
 
 
 class TextUnits:
@@ -38,12 +48,13 @@ class TextUnits:
       UsageError: no id can end such a unit.
     """
     texts = [tokenizer.id_text(i) for i in range(tokenizer.pause_id)]
+    mark, name = _MARKS[unit]
     errors.require(
-      unit != "paragraph" or any("\n" in text for text in texts),
-      "data.pause_mode: this tokenizer has no line feed, so no paragraph has "
+      any(re.search(mark, text) for text in texts),
+      f"data.pause_mode: no id of this tokenizer has {name}, so no {unit} has "
       "an end; choose another mode",
     )
-    self._find = UNITS[unit](texts, tokenizer.eos_id)
+    self._find = UNITS[unit](tokenizer, texts)
 
   def ends(self, ids_BN: np.ndarray) -> np.ndarray:
     """Returns bool [B, N], True at the last token of each unit.
@@ -56,18 +67,24 @@ class TextUnits:
 
 
 def _sentences(
-  texts: Sequence[str], eos_id: int
+  tokenizer: PauseTokenizer, texts: Sequence[str]
 ) -> Callable[[np.ndarray], np.ndarray]:
-  final_V = _matching(rf"[.!?]{_CLOSING}*\s*$", texts)
-  closing_V = _matching(rf"^{_CLOSING}+\s*$", texts)
+  closing = f"[{re.escape(_CLOSING)}]"
+  final_V = _matching(rf"[.!?]{closing}*\s*$", texts)
+  closing_V = _matching(rf"^{closing}+\s*$", texts)
   ends_in_space_V = _matching(r"\s$", texts)
   starts_after_V = _matching(r"^\s", texts)
-  starts_after_V[eos_id] = True
+  starts_after_V[tokenizer.eos_id] = True
+  # Bytes, and GPT-2's ids, encode a curly quote as several ids.
+  encoded = (tokenizer.ids_behind_letter(character) for character in _CLOSING)
+  sequences = [ids for ids in encoded if len(ids) > 1]
 
   def ends(ids_BN: np.ndarray) -> np.ndarray:
     end_BN = final_V[ids_BN]
     for _ in range(_MAX_CLOSING):
       end_BN |= closing_V[ids_BN] & _shifted(end_BN)
+      for ids in sequences:
+        end_BN |= _is_last_of(ids, ids_BN) & _shifted(end_BN, len(ids))
     is_followed_BN = _shifted(starts_after_V[ids_BN][:, ::-1])[:, ::-1]
     return end_BN & (is_followed_BN | ends_in_space_V[ids_BN])
 
@@ -75,9 +92,9 @@ def _sentences(
 
 
 def _paragraphs(
-  texts: Sequence[str], eos_id: int
+  tokenizer: PauseTokenizer, texts: Sequence[str]
 ) -> Callable[[np.ndarray], np.ndarray]:
-  del eos_id
+  del tokenizer
   is_text_V = _matching(r"\S", texts)
   ends_line_V = _matching(r"\n[ \t\r]*$", texts)
   ends_empty_line_V = _matching(r"\n[ \t\r]*\n\s*$", texts)
@@ -107,9 +124,15 @@ def _matching(pattern: str, texts: Sequence[str]) -> np.ndarray:
   return np.array([bool(re.search(pattern, text)) for text in texts])
 
 
-def _shifted(x_BN: np.ndarray) -> np.ndarray:
-  """Returns the values of the token before, False for the first."""
-  return np.pad(x_BN, ((0, 0), (1, 0)))[:, :-1]
+def _shifted(x_BN: np.ndarray, by: int = 1) -> np.ndarray:
+  """Returns the values `by` tokens before, False for the first ones."""
+  return np.pad(x_BN, ((0, 0), (by, 0)))[:, : x_BN.shape[1]]
+
+
+def _is_last_of(ids: Sequence[int], ids_BN: np.ndarray) -> np.ndarray:
+  """Returns bool [B, N], True where a sequence of ids ends."""
+  parts = [_shifted(ids_BN == id_, i) for i, id_ in enumerate(ids[::-1])]
+  return np.logical_and.reduce(parts)
 
 
 def _last(x_BN: np.ndarray) -> np.ndarray:

@@ -90,6 +90,10 @@ class PauseTokenizer:
     ids, text = self._letter
     return self.decode([*ids, id_]).removeprefix(text)
 
+  def ids_behind_letter(self, text: str) -> list[int]:
+    """Returns the ids that a text adds behind a letter."""
+    return self.encode([f"a{text}"])[0][len(self._letter[0]) :]
+
   @functools.cached_property
   def _letter(self) -> tuple[list[int], str]:
     ids = self.encode(["a"])[0]

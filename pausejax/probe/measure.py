@@ -221,7 +221,7 @@ def specs_of(
   """Returns every lesion by what it is.
 
   The keys are (kind,), (kind, "layer", l), (kind, "pause", m),
-  (kind, "both", l, m) for the kinds in `maps`, and ("kept", j): all pauses
+  (kind, "place", l, m) for the kinds in `maps`, and ("kept", j): all pauses
   after the first j are cut.
   """
   layers, pauses = range(num_layers), range(num_probed)
@@ -241,7 +241,7 @@ def specs_of(
   for kind in maps:
     for layer in layers:
       for pause in pauses:
-        add((kind, "both", layer, pause), kind, [layer], [pause])
+        add((kind, "place", layer, pause), kind, [layer], [pause])
   for kept in pauses:
     add(("kept", kept), "cut", layers, pauses[kept:])
   return made

@@ -41,9 +41,9 @@ def summarize(
     "by_layer": {kind: along(kind, "layer") for kind in LESIONS},
     "by_pause": {kind: along(kind, "pause") for kind in LESIONS},
     "by_layer_and_pause": {
-      kind: _rows(along(kind, "both"), len(along(kind, "pause")))
+      kind: _rows(along(kind, "place"), len(along(kind, "pause")))
       for kind in LESIONS
-      if along(kind, "both")
+      if along(kind, "place")
     },
     "kept": [
       *(

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
       options.pauses is None,
       "--pauses: a pretraining task has --config.data.pause_fraction",
     )
+    pipeline.check_data(config.data)
     batch, rules, about = _pretraining(config, values, tokenizer, options.split)
   report = _report(batch, rules, about, options.n)
   _show(report)

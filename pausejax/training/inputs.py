@@ -15,7 +15,7 @@ from pausejax.config import (
   check_fields,
   train_config,
 )
-from pausejax.data import pipeline, tokenizers
+from pausejax.data import pipeline, text_units, tokenizers
 from pausejax.data.finetuning import prompts
 from pausejax.errors import require_same
 from pausejax.runtime import distributed, provenance, trackers
@@ -92,6 +92,8 @@ def check_inputs(
     trackers.require_usable(trackers.chosen(config.log), "log.{}")
   tokenizer = tokenizers.load_for(config.data)
   pause_row_init(config.finetune, tokenizer)  # Raises if it is invalid.
+  if config.data.pauses.unit:
+    text_units.TextUnits(tokenizer, config.data.pauses.unit)  # The same.
   errors.require(bool(workdir), "--workdir: got '', name a folder")
   url = urls.normal("--workdir", workdir) if urls.is_url(workdir) else ""
   errors.require(
