@@ -16,6 +16,7 @@ from typing import Any
 
 _MAX_NAMES = 40  # Known names that a message lists.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")  # Of a URL.
+_QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]+")  # Of a signed URL.
 _MAX_START, _MAX_END = 1500, 400  # Characters of a message that are kept.
 
 
@@ -62,7 +63,7 @@ class Diverged(UserError):
 
 def one_line(text: str) -> str:
   """Returns a text as a message: printable, short, without credentials."""
-  text = _CREDENTIALS.sub("...@", text)
+  text = _QUERY.sub(r"\1...", _CREDENTIALS.sub("...@", text))
   if not text.isprintable():
     text = " ".join(text.splitlines())
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

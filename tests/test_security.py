@@ -250,6 +250,15 @@ def test_credentials_in_a_config_are_refused_and_not_repeated(field):
   assert "planted" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  "url", ["https://u:planted@h/x", "https://h/x?a=1&sig=planted#planted"]
+)
+def test_a_message_repeats_no_secret_of_a_url(url):
+  error = errors.UsageError(f"data.files: {url!r} is no file; see docs?")
+  assert "planted" not in str(error)
+  assert "h/x" in str(error) and str(error).endswith("is no file; see docs?")
+
+
 @pytest.mark.slow
 def test_secrets_of_the_environment_are_in_no_file_and_no_line(tmp_path):
   """A pretraining, its answers, an export; the names of pauses stay."""
