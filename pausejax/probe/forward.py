@@ -9,7 +9,7 @@ A lesion changes, for chosen layers and pauses, one of three things:
                   pause attends to itself, and all positions stay as they are
   is_replaced     another vector enters the layer at the pause, so that its
                   keys and values are others here and in all later layers
-  is_transplanted in this layer, all queries meet the keys and values of
+  is_transplanted in this layer, the pause's key and value are computed from
                   another vector, at the pause's own position; the vector of
                   the pause is not changed
 
@@ -107,26 +107,26 @@ def run_rows(
     own_BMD = at_positions(x_BTD, rows.pauses_BM)
     other_BMD = other_BMD.astype(x_BTD.dtype)
     x_BTD = _replaced(x_BTD, rows, is_replaced_M, other_BMD)
-    met_BTD = _replaced(x_BTD, rows, is_transplanted_M, other_BMD)
-    met = {}
+    source_BTD = _replaced(x_BTD, rows, is_transplanted_M, other_BMD)
+    kept = {}
 
-    def remember(q, k, v, *, window):
+    def keep(q, k, v, *, window):
       del window
-      met["keys"], met["values"] = k, v
+      kept["keys"], kept["values"] = k, v
       return jnp.zeros_like(q)
 
     def attend(q, k, v, *, window):
       del k, v
       may_BTT = _mask(c, rows, is_cut_M, window)
-      weights_BNTT = attention_weights(q, met["keys"], may_BTT)
-      met["mass"] = _mass(weights_BNTT, rows)
-      return mix_values(weights_BNTT, met["values"])
+      weights_BNTT = attention_weights(q, kept["keys"], may_BTT)
+      kept["mass"] = _mass(weights_BNTT, rows)
+      return mix_values(weights_BNTT, kept["values"])
 
     # Of the first call only the keys and values are computed.
-    block(met_BTD, layer, positions_BT, remember, None, 0)
+    block(source_BTD, layer, positions_BT, keep, None, 0)
     x_BTD, _ = block(x_BTD, layer, positions_BT, attend, None, 0)
     x_BTD = sharding.constrain(x_BTD, "batch", None, None)
-    return x_BTD, (own_BMD, met["mass"])
+    return x_BTD, (own_BMD, kept["mass"])
 
   x_BTD, (inputs_LBMD, mass_LBNM) = jax.lax.scan(
     run_layer,

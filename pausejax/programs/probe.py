@@ -9,8 +9,9 @@ Answers are scored under four lesions of the pauses, in all layers together, by
 layer, by pause and by both: their attention is cut, their vectors are replaced
 by the mean or by zero, or their keys and values come from another example.
 Also measured: accuracy with only the first j pauses, the logit lens at every
-pause, and the attention on it. Prints a verdict by a fixed rule: uses its
-pauses, ignores its pauses, or cannot tell (docs/probe.md).
+pause, and the attention on it. Prints a verdict by a fixed rule: the model uses
+its pauses, ignores them, ignores what they hold, or the data cannot tell
+(docs/probe.md).
 
 `--checkpoint` is the workdir of a run (its newest checkpoint), or
 WORKDIR/checkpoints/STEP. Pauses are those of the finetuning, if no option

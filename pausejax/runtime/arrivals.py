@@ -28,7 +28,9 @@ def require_free_port(address: str) -> None:
   """
   port = int(address.rpartition(":")[2])
   try:
-    socket.create_server(("", port)).close()
+    with socket.socket() as own:  # It is bound, and never listens.
+      own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      own.bind(("", port))
   except OSError as e:
     if e.errno != errno.EADDRINUSE:  # JAX explains any other.
       return
