@@ -77,6 +77,7 @@ def small_plan(folder: pathlib.Path) -> plans.Study:
     "finetunings": {"m0": ("configs/finetune_smoke.py", "--config.seed=3")},
     "evaluations": {"m0": ("--pauses=0",)},
     "seeds": (0,),
+    "pretrain_seeds": (),
     "variants": (("StdPT_StdFT", "std", "m0"),),
     "tasks_module": "",
   }
