@@ -55,7 +55,7 @@ MULTI_PROCESS = (
 )
 
 # Verbs in which a phase that is stuck ends the process, from the start on.
-_WATCHED = ("train", "evaluate", "lm-eval", "export", "generate")
+_WATCHED = ("train", "evaluate", "probe", "lm-eval", "export", "generate")
 
 _leaving = threading.Lock()
 

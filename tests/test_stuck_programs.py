@@ -41,9 +41,11 @@ SCORING = """
 from pausejax.evaluation import plain_text
 plain_text.score_documents = hang
 """
+PROBING = "from pausejax.probe import measure\nmeasure.Prober.unchanged = hang"
 GENERATING = "from pausejax.inference import decode\ndecode.generate = hang"
 EXPORTING = "from pausejax.interop import export\nexport.write_export = hang"
 EVALUATE = ("evaluate", "--task=stdlib_choice", "--limit=4", "--pauses=0")
+PROBE = ("probe", "--task=stdlib_choice", "--limit=4", "--pauses=2")
 TEXT = ("evaluate", "--text=CORPUS", "--limit=1")
 GENERATE = ("generate", "--prompt=a")
 EXPORT = ("export", "--out=OUT")
@@ -76,11 +78,14 @@ def command(folder, workdir, *more: str) -> list[str]:
 @pytest.mark.parametrize(
   ("words", "patch", "phase"),
   [
+    (("train",), LOCATING, "starting, step 0"),
     (("train",), READING, "restoring, step 0"),
     (EVALUATE, LOCATING, "starting, step 0"),
     (EVALUATE, READING, "restoring, step 2"),
     (EVALUATE, ANSWERING, "evaluating, step 2"),
     (TEXT, SCORING, "evaluating, step 2"),
+    (PROBE, READING, "restoring, step 2"),
+    (PROBE, PROBING, "evaluating, step 2"),
     (GENERATE, LOCATING, "starting, step 0"),
     (GENERATE, READING, "restoring, step 2"),
     (GENERATE, GENERATING, "generating, step 2"),
@@ -117,6 +122,7 @@ def test_it_ends_with_143_and_names_the_phase(
   (line,) = [s for s in log.splitlines() if " is stuck: " in s]
   assert f"phase {phase}, for " in line and f"limit {LIMIT} s" in line
   assert " in hang\n" in log  # The stacks.
-  before = 3600 if patch is LOCATING else OF_RUN
+  # Only `train` has its limits on the command line.
+  before = 3600 if patch is LOCATING and verb != "train" else OF_RUN
   assert f"hangs, limit before: {before} s" in log
   assert not (tmp_path / "out").exists()

@@ -36,7 +36,7 @@ from pausejax.inspection.sequences import Detokenizer
 from pausejax.probe import results, verdict
 from pausejax.programs import evaluate
 from pausejax.prompt_pauses import FILLERS, POSITIONS, PromptPauses
-from pausejax.runtime import accelerators, tables
+from pausejax.runtime import accelerators, phases, tables, watchdog
 
 
 def main(argv: list[str]) -> int:
@@ -57,7 +57,8 @@ def main(argv: list[str]) -> int:
   folder = pathlib.Path(options.out or run.results_folder(results.FOLDER))
   files.require_writable("--out", folder)
   accelerators.require_used()
-  with evaluate.devices(options):
+  with watchdog.watch(run.limits), evaluate.devices(options):
+    phases.enter("evaluating", run.step)
     data = evaluate.task_data(options, config, task.name, 1)
     split = options.split or examples.scoring_split(task)
     loaded = examples.read_split(task, split, data)

@@ -23,11 +23,13 @@ import time
 from typing import Any
 
 from pausejax import commandline
+from pausejax.config import WatchdogConfig
 from pausejax.runtime import (
   accelerators,
   distributed,
   gpu_environment,
   signals,
+  watchdog,
 )
 from pausejax.training import inputs, resume
 
@@ -84,6 +86,7 @@ def _step(text: str) -> int:
 
 def _inherit(options: argparse.Namespace, config: Any) -> None:
   """Sets the fields that a config inherits from the run it starts from."""
+  watchdog.set_limits(WatchdogConfig(**config.watchdog))
   inputs.inherit(
     config,
     init_from=options.init_from,

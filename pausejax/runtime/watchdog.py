@@ -57,6 +57,12 @@ def watch(config: WatchdogConfig) -> Iterator[None]:
     watchdog.close()
 
 
+def set_limits(config: WatchdogConfig) -> None:
+  """Changes the limits of this process, if it is watched."""
+  if _current is not None:
+    _current.limit(config)
+
+
 class Watchdog:
   """The thread that limits the phases."""
 
