@@ -94,8 +94,20 @@ def test_a_stuck_process_exits_with_143_within_twice_the_limit(
   pid = started[0].pid
   assert f"process 0 on {socket.gethostname()} (pid {pid}) is stuck" in line
   assert f"phase {phase}, step 7, for " in line and f"limit {limit} s" in line
-  assert ("one holds the GIL" in line) == (IN_C in body)
+  assert ("holds the GIL" in line) == (IN_C in body)
   assert " in hang\n" in log and " in _run\n" in log  # Every thread's stack.
+
+
+@pytest.mark.slow
+def test_a_process_whose_end_is_stuck_exits_with_143(tmp_path):
+  body = "distributed.leave_stuck = hang_at_end\nwatchdog._END_SECONDS = 2.0"
+  hang_at_end = "def hang_at_end(): time.sleep(100)"
+  started = start(f"{hang_at_end}\n{body}\n{SLEEP}", tmp_path)
+  assert processes.wait(started, 60) == [143]
+  (log,) = processes.logs(tmp_path, 1)
+  lines = [s for s in log.splitlines() if s.startswith("pausejax: ")]
+  assert len(lines) == 2 and lines[1].startswith(lines[0].split(";")[0])
+  assert "its end is stuck" in lines[1]
 
 
 HEALTHY = """

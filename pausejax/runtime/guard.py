@@ -154,8 +154,8 @@ def _watch(process: int, exit_pipe: int) -> None:
     if 0 < limit < silence:
       break
   print(
-    f"{line}; no Python thread has run for {silence:.0f} s: one holds the GIL; "
-    f"exits with {_EXIT_CODE}, run again",
+    f"{line}; has reported nothing for {silence:.0f} s: one of its threads "
+    f"holds the GIL, or its end is stuck; exits with {_EXIT_CODE}, run again",
     file=sys.stderr,
     flush=True,
   )
