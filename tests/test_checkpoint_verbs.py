@@ -373,3 +373,7 @@ def test_a_folder_without_a_run_is_one_line(action, tmp_path, run):
     code, printed = run(words[0], folder, *words[1:])
     assert code in (1, 2) and len(printed.splitlines()) == 1
   assert not [*tmp_path.iterdir()]
+  file = tmp_path / "file"
+  file.touch()
+  code, printed = run(words[0], file, *words[1:])
+  assert code == 2 and f"'{file}' is a file, not the folder of a run" in printed

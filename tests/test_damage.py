@@ -11,6 +11,8 @@ import itertools
 import json
 import os
 import pathlib
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import numpy as np
 import pytest
 
 from pausejax import errors, optimizer
-from pausejax.checkpoints import folders
+from pausejax.checkpoints import folders, verification
 from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig, OptimConfig, default
 from pausejax.selftest.damage import DAMAGES, files_of
@@ -186,6 +188,28 @@ def test_no_damage_of_any_file_is_silent(pristine, abstract, tmp_path):
   of_load = [case for case in cases if "opt_state" not in case[0].parts]
   assert sum(counts.values()) == len(cases) + len(of_load)
   assert counts["load", "refused"] >= 50 and counts["resume", "older"] >= 80
+
+
+def change_letter(path, seed):
+  """Changes the last letter of a word; the file is as readable as before."""
+  text = path.read_text()
+  words = [m.end() - 1 for m in re.finditer("[A-Za-z_]+", text)]
+  place = random.Random(seed).choice(words)
+  path.write_text(text[:place] + "X" + text[place + 1 :])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("item", ["params", "opt_state"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_changed_name_in_metadata_is_found_by_all_or_by_none(
+  workdir, abstract, item, seed
+):
+  change_letter(workdir / "checkpoints" / "8" / item / "_METADATA", seed)
+  verified = verification.verify_step(workdir / "checkpoints" / "8", 8)
+  expected = {step: state_of(abstract, step) for step in (4, 8)}
+  assert load(workdir, abstract, expected) != "silent"
+  outcome = resume(workdir, abstract, expected)
+  assert outcome == ("older" if verified.problems else "whole")
 
 
 READS = """

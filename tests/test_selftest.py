@@ -137,10 +137,18 @@ def test_a_folder_that_is_read_only_is_named(tmp_path, capsys):
 
 def test_a_wrong_command_line_is_one_line(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  for words in (["--workdir="], ["--workdir=s3://b/x"], ["run"], ["--kep"]):
+  file = tmp_path / "file"
+  file.touch()
+  for words in (
+    ["--workdir="],
+    ["--workdir=s3://b/x"],
+    [f"--workdir={file}"],
+    ["run"],
+    ["--kep"],
+  ):
     assert cli.main(["selftest", *words]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
-  assert not [*tmp_path.iterdir()]
+  assert [*tmp_path.iterdir()] == [file]
 
 
 def test_a_good_folder_passes(tmp_path):

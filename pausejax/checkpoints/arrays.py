@@ -153,6 +153,10 @@ def _checked(
     restored = restore()
   except Exception as e:
     raise folders.Damaged(_why_damaged(path, e)) from e
+  # Orbax returns what it was asked for where a name is missing on disk.
+  missing = [n for n, x in restored.items() if not isinstance(x, jax.Array)]
+  if missing:
+    raise folders.Damaged(f"{missing[0]} ({len(missing)} in all) is missing")
   computed = host_digests(restored)
   wrong = [n for n in computed if computed[n] != digests[n]]
   if wrong:

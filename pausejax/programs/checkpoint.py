@@ -119,6 +119,9 @@ def _listed(spec: str) -> list[tuple[str, list[listing.Listed], list[str]]]:
 
 def _folder(spec: str) -> pathlib.Path:
   folder = pathlib.Path(spec)
+  errors.require(
+    not folder.is_file(), f"{spec!r} is a file, not the folder of a run"
+  )
   known = [p.name for p in folder.parent.glob("*") if p.is_dir()]
   errors.require(
     folder.is_dir() and spec != "",

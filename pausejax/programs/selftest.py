@@ -47,6 +47,10 @@ def main(argv: list[str]) -> int:
   signals.StopFlag(interrupt=True)
   options, _ = parser().parse(argv)
   errors.require(options.workdir != "", "--workdir: got '', name a folder")
+  errors.require(
+    not pathlib.Path(options.workdir).is_file(),
+    f"--workdir: {options.workdir!r} is a file; name a folder",
+  )
   with _folder(pathlib.Path(options.workdir), keep=options.keep) as folder:
     try:
       _run_all(folder)
