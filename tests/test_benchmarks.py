@@ -372,3 +372,13 @@ def test_an_optimizer_at_a_rate_in_its_state_is_the_one_at_that_rate():
       state = optimizers.Scaled(jnp.asarray(rate), state.state)
     updates.append(made.update(params, state, params)[0]["w"])
   np.testing.assert_allclose(*updates, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_cost_of_reliability_is_measured(tmp_path):
+  command = [sys.executable, "-m", "benchmarks.reliability", "--rounds=2"]
+  command += ["--saves=2", "--steps=2", f"--json={tmp_path / 'result.json'}"]
+  subprocess.run(command, check=True, capture_output=True)
+  steps, saves = json.loads((tmp_path / "result.json").read_text())["rows"]
+  assert 0.1 < steps["ratio"] < 10 and steps["off_s"] > 0
+  assert 0 < saves["share"] < 1 and saves["blocked_s"] > 0
