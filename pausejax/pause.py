@@ -11,8 +11,9 @@ model more positions to compute in before it has to answer.
   Loss                       `PauseSpec.is_pause`, `answer_targets`
 
 A `PauseSpec` defines the pauses in text, with the places in `pause_places.py`;
-`PromptPauses` in `prompt_pauses.py` defines those in a prompt. Everything that
-depends on the kind of pause is defined in these three files; data, training,
+`PromptPauses` in `prompt_pauses.py` defines those in a prompt, and a
+`Curriculum` in `curriculum.py` those that replace worked steps. Everything that
+depends on the kind of pause is defined in these four files; data, training,
 evaluation, checks and reports call them. A new way of pausing is one more class
 in `pause_places.MODES`, or one more entry of `prompt_pauses.POSITIONS`.
 

@@ -16,6 +16,9 @@ def test_every_row_is_read_once_in_order():
   steps = [step_rows(sizes, step, (0, 1)) for step in range(9)]
   assert [len(rows) for rows in steps] == [4, 4, 4, 8, 8, 6, 6, 6, 6]
   np.testing.assert_array_equal(np.concatenate(steps), np.arange(52))
+  assert [sizes.step_of(row) for row in range(52)] == [
+    step for step, rows in enumerate(steps) for _ in rows
+  ]
   assert sizes.sizes == (4, 6, 8) and sizes.later() == "3:8,5:6"
   assert sizes.summary() == "4 rows, 8 from step 3, 6 from step 5"
 

@@ -42,6 +42,8 @@ ARGS = {
   ],
 }
 
+STUDIES = ("study", "study_curriculum", "study_smoke")
+
 WRONG_VERBS = [
   (["tran"], "did you mean 'train'?"),
   (["Train"], "did you mean 'train'?"),
@@ -562,7 +564,7 @@ def test_help_shows_the_values_of_the_config_and_its_changes(verb, capsys):
     assert "  data.pause_fraction = 0.0  (0.1)" in lines
 
 
-@pytest.mark.parametrize("name", [*ARGS, "study", "study_smoke"])
+@pytest.mark.parametrize("name", [*ARGS, *STUDIES])
 def test_help_lists_every_argument_that_a_config_takes(name, capsys):
   verb = "study" if name.startswith("study") else "train"
   lines = help_lines([verb, f"--config={CONFIGS / name}.py"], capsys)
@@ -655,7 +657,7 @@ def test_a_tuple_on_the_command_line_keeps_the_type_of_its_elements():
 
 def test_every_config_file_has_its_arguments_listed_here():
   found = {p.stem for p in CONFIGS.glob("*.py")} - {"__init__"}
-  assert found == {*ARGS, "study", "study_smoke"}  # See test_study.py.
+  assert found == {*ARGS, *STUDIES}  # See test_study.py.
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ def test_a_store_gives_the_batches_of_the_files(stores, split, num_pauses):
     ("sums", stores["sums"]),
     ("sums=1,spelling=1", ",".join(f"{k}={v}" for k, v in stores.items())),
   ):
-    pipeline.check_data(run_of(task, folder).data)
+    chosen = run_of(task, folder)
+    pipeline.check_data(chosen.data, chosen.finetune)
     read, made = (
       source_of(run_of(task, f, num_pauses=num_pauses), split)
       for f in (folder, "")
@@ -148,7 +149,8 @@ def test_a_store_of_another_task_or_of_segments_is_an_error(stores, tmp_path):
   with pytest.raises(errors.UserError, match="no segments at"):
     source_of(run_of("sums", str(tmp_path)))
   with pytest.raises(errors.UsageError, match="a store for each task"):
-    pipeline.check_data(run_of("sums=1,spelling=1", stores["sums"]).data)
+    chosen = run_of("sums=1,spelling=1", stores["sums"])
+    pipeline.check_data(chosen.data, chosen.finetune)
 
 
 def test_training_takes_the_store(stores):

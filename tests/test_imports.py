@@ -25,6 +25,7 @@ LAYERS = (
     "pause_places",
     "pause",
     "prompt_pauses",
+    "curriculum",
     "metrics",
     "__init__",
   ),

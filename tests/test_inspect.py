@@ -336,6 +336,20 @@ def test_a_pretraining_task_is_shown_and_checked(tmp_path, capsys):
     assert "ok   the number of pauses" in shown
 
 
+def test_another_batch_of_a_text_is_shown(tmp_path, capsys):
+  book, data = tmp_path / "book.txt", tmp_path / "batch.json"
+  book.write_text("".join(f"{n}, " for n in range(3000)))
+  argv = ["inspect", "--task=text", f"--config.data.files={book}", "-n99"]
+  argv += [f"--config.data.validation_files={book.with_name('other.txt')}"]
+  book.with_name("other.txt").write_text("Some years ago. " * 500)
+  texts = []
+  for batch in (0, 1, 1):
+    more = [f"--batch={batch}", f"--json={data}"]
+    assert cli.main([*argv, *SMALL[:2], *more]) == 0
+    texts.append(json.loads(data.read_text())["rows"])
+  assert texts[0] != texts[1] == texts[2]
+
+
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
@@ -346,6 +360,11 @@ def test_a_pretraining_task_is_shown_and_checked(tmp_path, capsys):
     (["--task=c4"], "too large to prepare"),
     (["--task=stdlib_choice", "--split=tset"], "--split"),
     (["--task=stdlib_choice", "-n", "-1"], "-n: "),
+    (["--task=stdlib_choice", "--batch=-1"], "--batch: "),
+    (
+      ["--task=stdlib_choice", "--batch=1", "--split=validation"],
+      "not of 'validation'",
+    ),
     (
       [
         "--task=stdlib_docs",

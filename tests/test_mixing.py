@@ -14,6 +14,7 @@ from pausejax.data.pretraining.source import (
   SegmentSource,
   StepBatches,
 )
+from tests.test_finetune import config
 from tests.test_segments import BYTES, assert_same, join, text_of
 
 K = mixing.BLOCK
@@ -214,7 +215,7 @@ def test_an_impossible_mixture_is_an_error(
 ):
   fields = {"task": "text=1,c4=3", "segments_dir": stores}
   with pytest.raises(errors.UsageError) as raised:
-    pipeline.check_data(data_config(**{**fields, **changes}))
+    pipeline.check_data(data_config(**{**fields, **changes}), config())
   message = str(raised.value)
   assert len(message.splitlines()) == 1
   assert all(fragment in message for fragment in fragments), message

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pausejax import errors
-from pausejax.config import load_config
+from pausejax.config import load_config, loader, train_config
 from pausejax.evaluation import results
 from pausejax.programs import study as program
 from pausejax.study import plan as plans
@@ -180,6 +180,28 @@ def test_the_paper_study_covers_the_paper(tmp_path, arg):
   assert set(table.PAPER) == set(built.tasks)
   ids = [cell.id for cell in built.cells()]
   assert len(ids) == len(set(ids))
+
+
+def test_the_study_of_a_curriculum_has_every_control(tmp_path):
+  values = load_config("study_curriculum").to_dict()
+  assert len([*plans.make_plan(tmp_path, values).cells()]) == 1 + 5 * 5
+  found = {}
+  for name, (config, *changes) in values["finetunings"].items():
+    tree = load_config(config.format(task="gsm8k"))
+    for change in changes:
+      for word in change.split():
+        loader.apply_override(tree, word)
+    curriculum = train_config(tree.to_dict()).finetune.curriculum(10)
+    if curriculum is not None:
+      stages = curriculum.stages(np.arange(15), num_examples=1)
+      pauses = curriculum.stage_pauses(stages)
+      found[name] = [*dict.fromkeys(zip(stages, pauses, strict=True))]
+  assert found == {
+    "direct": [(4, 0)],
+    "pause": [(4, 6)],
+    "removed": [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)],
+    "curriculum": [(0, 0), (1, 2), (2, 4), (3, 6), (4, 6)],
+  }
 
 
 def test_cells_run_once_and_after_their_dependencies(tmp_path):

@@ -7,6 +7,7 @@ Rows are numbered over the whole run: a batch begins where the one before it
 ends, whatever their sizes.
 """
 
+import bisect
 import dataclasses
 
 from pausejax import errors
@@ -38,6 +39,10 @@ class BatchSizes:
       rows * max(0, min(end, step) - first)
       for (first, rows), end in zip(self.stages, ends, strict=True)
     )
+
+  def step_of(self, row: int) -> int:
+    """Returns the step whose batch has a row, numbered over the whole run."""
+    return bisect.bisect_right(range(2**31), row, key=self.first_row) - 1
 
   def summary(self) -> str:
     """Returns the sizes and their steps in words."""

@@ -9,6 +9,7 @@ from pausejax import errors, pause
 from pausejax.config import mixtures, number_lists
 from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
+from pausejax.curriculum import Curriculum
 from pausejax.pause_places import MAX_RUN_LENGTH, MODES
 from pausejax.prompt_pauses import FILLERS, POSITIONS, PromptPauses
 
@@ -205,6 +206,19 @@ class FinetuneConfig(ConfigGroup):
     "ranges, such as 0,2,10 or 0-10; empty: num_pauses. Answers are read with "
     "num_pauses in any case.",
   )
+  curriculum_steps: int = declare(
+    0,
+    "Training: worked steps of the target that pauses replace one stage after "
+    "another, S; then all steps are left out. Divides the number of pauses; 0: "
+    "the whole target (docs/pausing.md).",
+    minimum=0,
+  )
+  curriculum_epochs: float = declare(
+    3.0,
+    "Epochs of each stage before the last; 0: no steps from the start.",
+    minimum=0.0,
+    maximum=1e6,
+  )
   pause_position: str = declare(
     "append",
     "; ".join(f"{n}: {p.words}" for n, p in POSITIONS.items()) + ".",
@@ -239,6 +253,16 @@ class FinetuneConfig(ConfigGroup):
   def __post_init__(self):
     super().__post_init__()
     _ = self.train_numbers  # Raises if it is invalid.
+    errors.require(
+      not (self.curriculum_steps and self.train_num_pauses),
+      "finetune.curriculum_steps: the stage determines the number of pauses; "
+      "leave finetune.train_num_pauses empty",
+    )
+    errors.require(
+      not self.curriculum_steps or self.pause_position == "append",
+      "finetune.curriculum_steps: pauses stand where the steps were; "
+      f"finetune.pause_position must be append, got {self.pause_position!r}",
+    )
     if not self.pause_init_token:
       errors.require_one_of(
         "finetune.pause_init", self.pause_init, (*PAUSE_INITS, f"{_TOKEN}TEXT")
@@ -256,6 +280,23 @@ class FinetuneConfig(ConfigGroup):
     """The text of the token whose row `<pause>` gets; "" if none is named."""
     is_token = self.pause_init.startswith(_TOKEN)
     return self.pause_init.removeprefix(_TOKEN) if is_token else ""
+
+  def curriculum(self, num_pauses: int) -> Curriculum | None:
+    """Returns the curriculum of a task; None for the whole target.
+
+    Args:
+      num_pauses: the task's default, used if the config gives no number.
+
+    Raises:
+      UsageError: the number of pauses is not a multiple of the steps.
+    """
+    if not self.curriculum_steps:
+      return None
+    return Curriculum(
+      steps=self.curriculum_steps,
+      num_pauses=self.pauses(num_pauses).num_pauses,
+      epochs=self.curriculum_epochs,
+    )
 
   def trained_pauses(self, num_pauses: int) -> PromptPauses:
     """Returns the pauses of training: of the largest M, if it is drawn.

@@ -18,7 +18,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from pausejax import errors, tasks
-from pausejax.config import DataConfig, TrainConfig, mixtures, saved
+from pausejax.config import (
+  DataConfig,
+  FinetuneConfig,
+  TrainConfig,
+  mixtures,
+  saved,
+)
 from pausejax.data import batch, record_store
 from pausejax.data.finetuning import encoded, examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
@@ -74,14 +80,21 @@ def is_finetuning(names: Collection[str]) -> bool:
   return kinds == {True}
 
 
-def check_data(data: DataConfig) -> None:
+def check_data(data: DataConfig, finetune: FinetuneConfig) -> None:
   """Raises UsageError unless the settings select the data of a run."""
   if is_finetuning(data.rates):
+    if finetune.curriculum_steps:
+      finetune.curriculum(tasks.downstream(data.only_task).num_pauses)
     only_one = len(data.stages) == 1
     errors.require(only_one, "data.later_rates: pretraining tasks only")
     if data.segments_dir:
       _require_stores(data)
     return
+  errors.require(
+    not finetune.curriculum_steps,
+    f"finetune.curriculum_steps: task {data.task!r} is pretraining text, which "
+    "has no worked steps; set it to 0",
+  )
   for name in data.task_names:
     tasks.pretraining(name)
   errors.require(
@@ -209,6 +222,13 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
       host=host,
     )
     for split in (train, held_out)
+  )
+  last_start = source.stage_starts[-1]
+  errors.require(
+    last_start < config.num_steps,
+    f"finetune.curriculum_steps: the last stage begins after {last_start:,} "
+    f"steps, the run has {config.num_steps:,}, and answers are read as in the "
+    "last stage; raise num_steps, or lower finetune.curriculum_epochs",
   )
   return RunData(
     batches=StepBatches(source, config.batch_skips),

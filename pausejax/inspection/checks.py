@@ -7,11 +7,13 @@ B rows, T positions of a row, N positions of one example.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from pausejax import tasks
 from pausejax.data.batch import PADDING, Batch
 from pausejax.inspection import sequences
 
@@ -180,8 +182,10 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
     )
 
   made = rules.sequences
-  number = _numbers_text(made.numbers if rules.drawn else made.numbers[-1:])
-  name = f"M = {number} pauses {made.format.pauses.place}"
+  numbers = made.numbers if rules.drawn else made.numbers[-1:]
+  if rules.drawn and made.curriculum:
+    numbers = [drawn.num_pauses for row in rules.drawn for drawn in row]
+  name = f"M = {_numbers_text(numbers)} pauses {made.format.pauses.place}"
   return _each(name, "examples", is_good, batch, rules)
 
 
@@ -233,13 +237,24 @@ def _check_first_target(
 
 def _check_targets(batch: Batch, rules: sequences.FinetuningRules) -> Check:
   source = rules.sequences
-  known = {tuple(t) for t in source.format.targets(source.examples.rows)}
+  rows = source.examples.rows
+
+  @functools.cache
+  def known(stage: int) -> set[tuple[int, ...]]:
+    left = rows
+    if source.curriculum:
+      count = source.curriculum.num_replaced
+      left = [
+        tasks.without_steps(row, count(stage, len(row.steps))) for row in rows
+      ]
+    return {tuple(target) for target in source.format.targets(left)}
 
   def is_good(example: sequences.RowExample) -> bool:
-    start = max(example.num_prompt - 1, 0)
-    return tuple(example.arrays["targets"][start:].tolist()) in known
+    targets_N = example.arrays["targets"][max(example.num_prompt - 1, 0) :]
+    return tuple(targets_N.tolist()) in known(example.stage)
 
   name = "targets in the loss are the target of an example and EOS"
+  name += ", without replaced steps" * bool(source.curriculum)
   return _each(name, "examples", is_good, batch, rules)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
-from pausejax.data.finetuning.sequences import TaskSequences
+from pausejax.data.finetuning.sequences import Drawn, TaskSequences
 from pausejax.pause import PauseSpec
 
 
@@ -54,17 +54,20 @@ class FinetuningRules(Rules):
 
   Attributes:
     sequences: the sequences of the split, with their targets and pauses.
-    drawn: M of each example of each row; empty if M is not drawn.
+    drawn: what was drawn for each example of each row; empty if all have the
+      largest M and the last stage.
   """
 
   sequences: TaskSequences
-  drawn: Sequence[Sequence[int]] = ()
+  drawn: Sequence[Sequence[Drawn]] = ()
 
-  def num_pauses(self, row: int, example: int) -> int:
-    """Returns M of an example of a row."""
+  def condition(self, row: int, example: int) -> tuple[int, int]:
+    """Returns M and the stage of an example of a row."""
     if self.drawn:
-      return self.drawn[row][example]
-    return self.sequences.format.pauses.num_pauses
+      drawn = self.drawn[row][example]
+      return drawn.num_pauses, drawn.stage
+    made = self.sequences
+    return made.format.pauses.num_pauses, made.last_stage
 
   @functools.cached_property
   def hinted(self) -> bool:
@@ -82,12 +85,14 @@ class RowExample:
     num_pauses: M; 0 in pretraining.
     num_prompt: number of ids up to the one that predicts the first target; 0 in
       pretraining.
+    stage: of a curriculum; 0 without one.
   """
 
   start: int
   arrays: Batch
   num_pauses: int
   num_prompt: int
+  stage: int
 
 
 def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
@@ -102,12 +107,12 @@ def row_examples(batch: Batch, rules: Rules, row: int) -> list[RowExample]:
         for name, x_BT in batch.items()
         if name != "counted"
       }
-      m, num_prompt = 0, 0
+      m, stage, num_prompt = 0, 0, 0
       if isinstance(rules, FinetuningRules):
-        m = rules.num_pauses(row, len(result))
+        m, stage = rules.condition(row, len(result))
         pauses = rules.sequences.filler(m).pauses
         num_prompt = pauses.num_prompt(arrays["in_prefix"])
-      result.append(RowExample(int(start), arrays, m, num_prompt))
+      result.append(RowExample(int(start), arrays, m, num_prompt, stage))
   return result
 
 

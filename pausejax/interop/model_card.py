@@ -234,6 +234,8 @@ def _facts(saved: SavedRun, training: Training) -> Iterator[tuple[str, str]]:
   if training.is_finetuned:
     drawn = c.finetune.train_num_pauses
     drawn = f"; in training, M drawn from {drawn}" if drawn else ""
+    if curriculum := c.finetune.curriculum(training.pauses.num_pauses):
+      drawn = f"; in training, {curriculum}"
     yield "Pauses in finetuning (M_ft)", f"{training.pauses}{drawn}"
   else:
     yield "Pauses in pretraining", f"{c.data.pauses} ({c.data.pause_mode})"

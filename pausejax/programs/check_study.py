@@ -65,7 +65,7 @@ def _check_options(
     return
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
-  pipeline.check_data(config.data)
+  pipeline.check_data(config.data, config.finetune)
   if not _is_made_by_study(config.data.tokenizer, plan) and verb != "tokenizer":
     tokenizers.load_for(config.data)
   source = options.init_from if verb == "train" else ""

@@ -4,12 +4,12 @@
   pausejax inspect --task=stdlib_docs --html=batch.html --json=batch.json
   pausejax inspect --task=squad --config=runs/squad50/config.json
 
-Prints the first -n examples of the first batch, its statistics, and one line
-per check, `ok` or `BAD`. The exit code is 1 if any check is BAD. Without
---config, a downstream task uses configs/finetune.py and a pretraining task
-configs/smoke.py; its segments are prepared temporarily unless
---config.data.segments_dir names a store. Needs neither JAX nor TensorFlow,
-except that TFDS is read by TensorFlow.
+Prints the first -n examples of the first batch, or of the one that --batch
+numbers, its statistics, and one line per check, `ok` or `BAD`. The exit code is
+1 if any check is BAD. Without --config, a downstream task uses
+configs/finetune.py and a pretraining task configs/smoke.py; its segments are
+prepared temporarily unless --config.data.segments_dir names a store. Needs
+neither JAX nor TensorFlow, except that TFDS is read by TensorFlow.
 """
 
 import argparse
@@ -55,14 +55,18 @@ def main(argv: list[str]) -> int:
   )
   tokenizer = tokenizers.load_for(config.data)
   if pipeline.is_finetuning(names):
-    batch, rules, about = _finetuning(config, tokenizer, options.split)
+    batch, rules, about = _finetuning(
+      config, tokenizer, options.split, options.batch
+    )
   else:
     errors.require(
       options.pauses is None,
       "--pauses: a pretraining task has --config.data.pause_fraction",
     )
-    pipeline.check_data(config.data)
-    batch, rules, about = _pretraining(config, values, tokenizer, options.split)
+    pipeline.check_data(config.data, config.finetune)
+    batch, rules, about = _pretraining(
+      config, values, tokenizer, options.split, options.batch
+    )
   report = _report(batch, rules, about, options.n)
   _show(report)
   if options.json:
@@ -86,6 +90,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   add("--config", metavar="FILE[:ARG]", help=commandline.CONFIG_HELP)
   add("-n", type=int, default=3, help="examples to show (3)")
   add("--split", default="train", help="split (train)")
+  add("--batch", type=int, default=0, help="batch of the training (0)")
   add("--pauses", type=int, default=None, help="M (default: the task's)")
   add("--local_dir", default=None, help="folder of published files")
   add("--tokenizer", default=None, help="as data.tokenizer (bytes)")
@@ -99,6 +104,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
     parser.set_defaults(config=_config_for(first))
   options, tree = parser.parse(argv, _inherit)
   errors.require_in_range("-n", options.n, 0)
+  errors.require_in_range("--batch", options.batch, 0)
+  errors.require(
+    not options.batch or options.split == "train",
+    f"--batch: counts the batches of training, not of {options.split!r}",
+  )
   return options, tree
 
 
@@ -125,9 +135,12 @@ def _inherit(options: argparse.Namespace, config: ConfigDict) -> None:
 
 
 def _finetuning(
-  config: TrainConfig, tokenizer: tokenizers.PauseTokenizer, split: str
+  config: TrainConfig,
+  tokenizer: tokenizers.PauseTokenizer,
+  split: str,
+  step: int,
 ) -> tuple[Batch, sequences.Rules, dict]:
-  """Returns the first batch of a downstream task, its rules, and a summary."""
+  """Returns a batch of a downstream task, its rules, and a summary."""
   name = config.data.only_task
   task = tasks.downstream(name)
   errors.require_one_of("--split", split, examples.splits(task))
@@ -152,9 +165,9 @@ def _finetuning(
     "num_cut_tokens": made.prompts.num_cut_tokens,
   }
   if split == "train":
-    drawn = [[e.num_pauses for e in row] for row in source.drawn(0)]
-    rules = dataclasses.replace(rules, drawn=drawn)
-    return source.training_batch(0), rules, about | {"all": source.summary()}
+    rules = dataclasses.replace(rules, drawn=source.drawn(step))
+    batch = source.training_batch(step)
+    return batch, rules, about | {"all": source.summary()}
   return next(source.evaluation_batches(1)), rules, about
 
 
@@ -163,8 +176,9 @@ def _pretraining(
   values: dict,
   tokenizer: tokenizers.PauseTokenizer,
   split: str,
+  step: int,
 ) -> tuple[Batch, sequences.Rules, dict]:
-  """Returns the first batch of a pretraining task, its rules, and a summary."""
+  """Returns a batch of a pretraining task, its rules, and a summary."""
   errors.require_one_of("--split", split, corpora.SPLITS)
   with tempfile.TemporaryDirectory() as folder:
     store = _segments(config, values, tokenizer, split, pathlib.Path(folder))
@@ -176,8 +190,9 @@ def _pretraining(
       seed=config.seed,
     )
     if split == "train":
-      batch = source.training_batch(0)
-      places = [source.record(p) for p in range(config.batch_size)]
+      batch = source.training_batch(step)
+      first = step * config.batch_size
+      places = [source.record(first + b) for b in range(config.batch_size)]
     else:
       batch = next(source.evaluation_batches(1))
       places = range(min(config.batch_size, len(store)))

@@ -29,7 +29,7 @@ from typing import Any
 import pausejax
 from pausejax import commandline, errors, files, tasks
 from pausejax.checkpoints import saved_run
-from pausejax.config import DataConfig
+from pausejax.config import DataConfig, FinetuneConfig
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results as evaluations
 from pausejax.inspection.sequences import Detokenizer
@@ -165,6 +165,9 @@ def _probe(
   from pausejax.runtime.progress import CountBar
 
   rows = loaded.rows[: options.limit or None]
+  finetune = FinetuneConfig(**run.meta["config"]["finetune"])
+  if finetune.curriculum_steps:  # The run answers without them.
+    rows = [tasks.without_steps(row, len(row.steps)) for row in rows]
   print(f"{format_.task.name} {loaded.summary()}; {len(rows):,} to probe")
   prober = measure.Prober(
     model=run.load(),

@@ -29,6 +29,7 @@ from pausejax.tasks.task import (
   Unusable,
   option,
   predictions_by_id,
+  without_steps,
 )
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
   "predictions_by_id",
   "pretraining",
   "register",
+  "without_steps",
 ]

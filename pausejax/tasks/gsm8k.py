@@ -9,7 +9,8 @@ https://github.com/openai/grade-school-math, license MIT; TFDS gsm8k:1.0.0.
 
 The prompt is lm-evaluation-harness's. The paper does not say whether the
 worked solution or the number alone is the target; here it is the solution, its
-calculator annotations included, so that the answer follows "####". The longest
+calculator annotations included, so that the answer follows "####". Each line of
+it is a step, which a curriculum may replace by pauses. The longest
 of the 8,792 solutions has 353 tokens of T5's vocabulary, 1 in 1,000 more than
 311. The paper tried 10 and 50 pauses.
 
@@ -28,6 +29,7 @@ METRICS = {
   "accuracy": metrics.gsm8k_accuracy,
   "flexible_accuracy": metrics.gsm8k_flexible,
 }
+_STEP = re.compile(r"\s*\S.*\n*")
 _NUMBER = re.compile(r"-?[0-9,]*\.?[0-9]+\.?")
 
 
@@ -40,6 +42,7 @@ def examples(record: dict) -> Iterator[tasks.Example]:
     prefix=f"Question: {records.words(record, 'question')}\nAnswer:",
     target=answer,
     references=(answer,),
+    steps=_STEP.findall(answer.partition("####")[0]),
   )
 
 

@@ -52,6 +52,9 @@ class Example:
     group: name of the text that several examples share, such as a paragraph.
       Their answers are not independent, so intervals count the group as one
       sample. Several examples of one record are a group by default.
+    steps: the worked steps at the start of the target, one text each, which
+      joined are the target up to its answer; a curriculum replaces them by
+      pauses.
     num_characters: divisor of each option's log-likelihood in
       `accuracy_per_character`; the lengths of `options` if empty.
   """
@@ -65,6 +68,15 @@ class Example:
   hints: Sequence[str] = ()
   group: str = ""
   num_characters: Sequence[int] = ()
+  steps: Sequence[str] = ()
+
+
+def without_steps(example: Example, count: int) -> Example:
+  """Returns an example whose target lacks its first `count` steps."""
+  done = sum(map(len, example.steps[:count]))
+  return dataclasses.replace(
+    example, target=example.target[done:], steps=example.steps[count:]
+  )
 
 
 def option(options: Sequence[str], label: int) -> str:

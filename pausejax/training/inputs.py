@@ -87,7 +87,7 @@ def check_inputs(
   values = tree.to_dict()
   config = train_config(values)
   tasks.import_module(config.tasks_module)
-  pipeline.check_data(config.data)
+  pipeline.check_data(config.data, config.finetune)
   if distributed.process_index() == 0:
     trackers.require_usable(trackers.chosen(config.log), "log.{}")
   tokenizer = tokenizers.load_for(config.data)

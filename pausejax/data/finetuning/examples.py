@@ -174,7 +174,7 @@ def _digest(rows: Iterable[tasks.Example]) -> str:
   digest = hashlib.sha256()
   for row in rows:
     fields = dataclasses.asdict(row)
-    del fields["group"]  # It follows from the rest.
+    del fields["group"], fields["steps"]  # They follow from the rest.
     # Without the field, digests are those of earlier versions.
     if not row.num_characters:
       del fields["num_characters"]
@@ -211,7 +211,7 @@ def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
     *row.references,
     *row.options,
   ]
-  for text in [*texts, *row.hints]:
+  for text in [*texts, *row.hints, *row.steps]:
     if not isinstance(text, str):
       raise errors.UserError(f"an example has {text!r:.60}, expected a string")
   if task.kind == "decode" and not row.references:
@@ -224,8 +224,27 @@ def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
     )
   if row.options and row.label >= 0 and row.target != row.options[row.label]:
     raise errors.UserError(f"the target is not option {row.label}")
+  if row.steps:
+    _require_steps(task, row)
   if row.num_characters and len(row.num_characters) != len(row.options):
     raise errors.UserError(
       f"num_characters has {len(row.num_characters)} numbers for "
       f"{len(row.options)} options"
+    )
+
+
+def _require_steps(task: tasks.Task, row: tasks.Example) -> None:
+  """Raises unless the target is the steps and an answer."""
+  steps = "".join(row.steps)
+  if not row.target.startswith(steps) or not row.target[len(steps) :].strip():
+    raise errors.UserError(
+      f"the steps {steps!r:.60} are not the start of the target "
+      f"{row.target!r:.60}, followed by the answer"
+    )
+  if not all(step.strip() for step in row.steps):
+    raise errors.UserError("an empty step")
+  if task.kind == "options" or task.perplexity:
+    raise errors.UserError(
+      "steps: only for kind 'decode' without perplexity, which the whole "
+      "target has"
     )

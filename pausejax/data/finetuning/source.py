@@ -4,9 +4,9 @@ The examples come in blocks. A block of a single task is one epoch. A block of a
 mixture has as many draws, by rate, as the mixture has examples, and each task
 has its own epochs. The order of a block is a function of (seed, block), and its
 examples are packed into rows in that order. If M is drawn, that of a draw is a
-function of (seed, draw). Batch s starts at row
-s * batch_size of all blocks, so it is a function of the step, also with
-later batch sizes.
+function of (seed, draw); the stage of a curriculum is one of the draw alone.
+Batch s starts at row s * batch_size of all blocks, so it is a function of the
+step, also with later batch sizes.
 
 A row holds several examples, each with its own segment id and positions, and
 without attention between them (`model.segment_attention`). A row is full when
@@ -16,6 +16,7 @@ computed at only K positions of every row (`data.batch.packed_batch`).
 B rows, T positions of a row, K maximum number of counted targets of a row.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -31,7 +32,7 @@ from pausejax.data.pretraining.source import (
   step_rows,
 )
 from pausejax.data.tokenizers import PauseTokenizer
-from pausejax.prompt_pauses import answer_targets, draw_num_pauses
+from pausejax.prompt_pauses import answer_targets
 
 _OPEN_ROWS = 64  # Rows that may still be filled while packing.
 
@@ -96,6 +97,18 @@ class FinetuneSource:
     places = step_rows(self._sizes, step, self._host)
     return [self._row(int(p)) for p in places]
 
+  @functools.cached_property
+  def stage_starts(self) -> list[int]:
+    """The first batch of each stage of a curriculum; [0] without one."""
+    last_stage = max(task.last_stage for task in self._tasks)
+    starts: list[int] = []
+    row = 0
+    while len(starts) <= last_stage:
+      latest = max(drawn.stage for drawn in self._row(row))
+      starts += [self._sizes.step_of(row)] * (latest + 1 - len(starts))
+      row += 1
+    return starts
+
   def examples(self, step: int) -> str:
     """Returns the ids of the examples of the global batch of `step`."""
     names = []
@@ -108,13 +121,13 @@ class FinetuneSource:
   def evaluation_batches(self, num_batches: int) -> Iterator[batch.Batch]:
     """Yields every example once, in order; the last rows may be padding.
 
-    M is not drawn, but the largest.
+    M is not drawn, but the largest, and a curriculum is at its last stage.
 
     Args:
       num_batches: maximum number of batches; 0 for all.
     """
     order = [
-      Drawn(t, i, task.format.pauses.num_pauses)
+      Drawn(t, i, task.format.pauses.num_pauses, task.last_stage)
       for t, task in enumerate(self._tasks)
       for i in range(len(task.rows))
     ]
@@ -135,7 +148,7 @@ class FinetuneSource:
           "examples_sha256": task.examples.sha256,
           "num_examples": len(task.rows),
           **task.format.pauses.condition(),
-          **({"numbers": list(task.numbers)} if len(task.numbers) > 1 else {}),
+          **task.fingerprint(),
           "pauses_in_prefix": task.format.pauses.in_prefix,
           "hints": task.hints,
         }
@@ -154,23 +167,25 @@ class FinetuneSource:
     """Returns one line with the rows of a block and how full they are."""
     rows = self._block(0)
     used = sum(
-      self._tasks[t].num_positions(i, m) for row in rows for t, i, m in row
+      self._tasks[drawn.task].num_positions(*drawn[1:])
+      for row in rows
+      for drawn in row
     )
     fraction = used / (len(rows) * self.data.seq_len)
-    return (
+    line = (
       f"{sum(map(len, rows)):,} examples in {len(rows):,} rows of "
       f"{self.data.seq_len}, {fraction:.1%} full"
     )
+    if len(self.stage_starts) > 1:
+      batches = ", ".join(f"{start:,}" for start in self.stage_starts)
+      line += f"; stages begin at batch {batches}"
+    return line
 
   def _most_counted(self) -> int:
     """Returns K, enough for any one example and for a row of average ones."""
-    sizes = [
-      np.array([(row.num_counted, row.num_positions) for row in task.rows])
-      for task in self._tasks
-    ]
-    most = max(int(size_N2[:, 0].max()) for size_N2 in sizes)
+    most = max(task.max_counted() for task in self._tasks)
     if self._packing:
-      means = np.array([size_N2.mean(axis=0) for size_N2 in sizes])
+      means = np.array([task.sizes().mean(axis=0) for task in self._tasks])
       fewer = [max(t.numbers) - np.mean(t.numbers) for t in self._tasks]
       means[:, 1] -= fewer  # Positions at the mean M.
       counted, positions = self._rates @ means
@@ -196,16 +211,16 @@ class FinetuneSource:
     drawn_N = np.zeros(size, np.int64)
     if len(self._tasks) > 1:
       drawn_N = rng.choice(len(self._tasks), size, p=self._rates)
-    places_N, numbers_N = np.zeros((2, size), np.int64)
+    places_N, numbers_N, stages_N = np.zeros((3, size), np.int64)
     for t, before in enumerate(self._drawn[block]):
       is_t_N = drawn_N == t
       draws = np.arange(int(before), int(before) + int(is_t_N.sum()))
       places_N[is_t_N] = self._examples_of(t, draws)
-      numbers_N[is_t_N] = draw_num_pauses(
-        self._tasks[t].numbers, seed=self._seed + t, draws_N=draws
+      numbers_N[is_t_N], stages_N[is_t_N] = self._tasks[t].conditions(
+        self._seed + t, draws
       )
-    columns = drawn_N.tolist(), places_N.tolist(), numbers_N.tolist()
-    rows = self._pack(list(map(Drawn, *columns)))
+    columns = np.stack([drawn_N, places_N, numbers_N, stages_N])
+    rows = self._pack(list(map(Drawn, *columns.tolist())))
     if len(self._ends) == block + 1:
       counts = np.bincount(drawn_N, minlength=len(self._tasks))
       self._ends.append(self._ends[-1] + len(rows))
@@ -233,8 +248,8 @@ class FinetuneSource:
     free_N2 = np.zeros((0, 2), np.int64)
     for drawn in order:
       task = self._tasks[drawn.task]
-      num_positions = task.num_positions(drawn.index, drawn.num_pauses)
-      needs = num_positions, task.rows[drawn.index].num_counted
+      num_positions = task.num_positions(*drawn[1:])
+      needs = num_positions, task.num_counted(drawn.index, drawn.stage)
       fits = np.flatnonzero((free_N2 >= needs).all(axis=1))
       if not len(fits):
         rows.append([])
@@ -246,9 +261,7 @@ class FinetuneSource:
 
   def _batch(self, rows: list[list[Drawn]]) -> batch.Batch:
     """Returns the arrays of `data.batch.packed_batch` for these rows."""
-    filled = [
-      [self._placed(self._tasks[t], i, m) for t, i, m in row] for row in rows
-    ]
+    filled = [[self._placed(drawn) for drawn in row] for row in rows]
     return batch.packed_batch(
       filled,
       seq_len=self.data.seq_len,
@@ -256,10 +269,12 @@ class FinetuneSource:
       pad_id=self._tokenizer.pad_id,
     )
 
-  def _placed(self, task: TaskSequences, index: int, m: int) -> batch.Packed:
-    row = task.row(index, m)
+  def _placed(self, drawn: Drawn) -> batch.Packed:
+    task = self._tasks[drawn.task]
+    row = task.row(*drawn[1:])
     n, prompt = row.num_positions, row.num_prompt
     targets_T, counts_T = answer_targets(row.ids_T, prompt, row.hint_ids)
     in_prefix_T = np.zeros(n, bool)
-    in_prefix_T[:prompt] = task.filler(m).pauses.prefix_mask(prompt)
+    pauses = task.filler(drawn.num_pauses).pauses
+    in_prefix_T[:prompt] = pauses.prefix_mask(prompt)
     return batch.Packed(row.ids_T[:-1], targets_T, counts_T, in_prefix_T)
