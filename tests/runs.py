@@ -1,6 +1,8 @@
 """Runs on disk with random parameters, which several test files answer with."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ def save_run(
   tokenizer: str = "bytes",
   seed: int = 0,
   has_average: bool = False,
+  pauses: Mapping[str, Any] | None = None,
   **fields,
 ) -> str:
   """Writes step 0 of a run; returns its workdir.
@@ -41,6 +44,7 @@ def save_run(
     tokenizer: the value of data.tokenizer; a file is copied into the run.
     seed: of random parameters.
     has_average: whether other random parameters are saved as their average.
+    pauses: fields of `data` with which it was pretrained.
     **fields: of the model, besides `SMALL`.
   """
   workdir.mkdir(parents=True)
@@ -53,6 +57,7 @@ def save_run(
   tree = default()
   tree.model.update({**SMALL, **fields})
   tree.data.update(tokenizer=tokenizer, seq_len=tree.model.max_seq_len)
+  tree.data.update(pauses or {})
   values = tree.to_dict()
   config = ModelConfig(vocab_size=loaded.vocab_size, **values["model"])
   model = model or models.random_model(config, seed)
@@ -69,6 +74,7 @@ def save_run(
     "model": {**values["model"], "vocab_size": loaded.vocab_size},
     "tokenizer": loaded.fingerprint(),
     "pauses_seen": True,
+    **({"data": dict(pauses)} if pauses else {}),
   }
   jax.block_until_ready(state)
   store.save(state, data={"position.json": b'{"step": 0}'}, meta=meta)

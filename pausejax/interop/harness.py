@@ -124,6 +124,15 @@ def whole_batch(size: Any, num_shards: int) -> int:
   return -(-size // num_shards) * num_shards
 
 
+def require_no_token_pauses(run: SavedRun) -> None:
+  """Raises UsageError if a run has pauses behind every token."""
+  errors.require(
+    not run.behind_tokens.ids,
+    f"checkpoint: {run.place} was trained with pauses behind every token, "
+    "which the harness does not write; use pausejax evaluate",
+  )
+
+
 def description(run: SavedRun, pauses: PromptPauses) -> dict[str, Any]:
   """Returns the fields that name the model in results."""
   return {

@@ -106,11 +106,7 @@ class PauseJaxLM(TemplateLM):
       average=average,
       average_name="average",
     )
-    errors.require(
-      not saved.behind_tokens.ids,
-      f"checkpoint: {saved.place} was trained with pauses behind every token, "
-      "which the harness does not write; use pausejax evaluate",
-    )
+    harness.require_no_token_pauses(saved)
     if dtype:
       shape = dataclasses.replace(saved.model, dtype=dtype)
       saved = dataclasses.replace(saved, model=shape)
