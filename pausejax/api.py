@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from pausejax import arguments, errors
 from pausejax.buckets import copies
 from pausejax.data import batch
-from pausejax.pause import PauseSpec
+from pausejax.pause import PauseSpec, is_pause_id
 from pausejax.runtime import accelerators, metric_rows, signals
 from pausejax.training import inputs
 
@@ -110,6 +110,7 @@ def insert_pauses(
   pause_fraction: float = 0.1,
   mode: str = "insert_trim",
   run_length: float = 1.0,
+  num_pause_ids: int = 1,
   seed: int = 0,
   first_position: int = 0,
 ) -> np.ndarray:
@@ -122,12 +123,14 @@ def insert_pauses(
 
   Args:
     tokens: int [T] or [B, T], ids without pauses.
-    pause_id: id written at the pauses; it must fit the dtype of the tokens.
+    pause_id: id written at the pauses; with several ids, the first of them.
+      They must fit the dtype of the tokens.
     pause_fraction: pauses as a fraction of T, in [0, 1).
     mode: a name in `pause_places.MODES`; not one that follows units of text.
       "insert_trim" cuts the result to T positions, so that pauses displace
       text at the end; "exact" lengthens it, so that all text stays.
     run_length: pauses in a row, where `mode` has runs.
+    num_pause_ids: n; pause j of a run, from 0, has id `pause_id` + j modulo n.
     seed: any int.
     first_position: number of the first segment within the whole run, in
       [0, 2**63); the others follow it.
@@ -136,23 +139,27 @@ def insert_pauses(
     Array of the same dtype; its length depends on `mode`.
 
   Raises:
-    UsageError: another shape or dtype, tokens that hold `pause_id`, or a value
-      out of range.
+    UsageError: another shape or dtype, tokens that hold ids of pauses, or a
+      value out of range.
   """
   tokens = arguments.id_array("tokens", tokens, shape="[T] or [B, T]")
   tokens_BT = np.atleast_2d(tokens)
-  pause_id = arguments.whole_number(
-    "pause_id", pause_id, 0, np.iinfo(tokens.dtype).max
+  pause_id, num_pause_ids = _pause_ids(
+    pause_id, num_pause_ids, np.iinfo(tokens.dtype).max
   )
   seed = arguments.whole_number("seed", seed, -math.inf)
   first_position = arguments.whole_number(
     "first_position", first_position, 0, arguments.MAX_INT64
   )
-  errors.require(
-    not np.any(tokens_BT == pause_id),
-    f"tokens: they hold pause_id {pause_id} already",
+  spec = PauseSpec(
+    fraction=pause_fraction,
+    mode=mode,
+    run_length=run_length,
+    num_ids=num_pause_ids,
   )
-  spec = PauseSpec(fraction=pause_fraction, mode=mode, run_length=run_length)
+  pauses = tokens_BT[is_pause_id(tokens_BT, pause_id, num_pause_ids)]
+  if len(pauses):
+    raise errors.UsageError(f"tokens: they hold pause_id {pauses[0]} already")
   errors.require(
     not spec.unit, f"mode: {mode!r} needs a tokenizer; choose another here"
   )
@@ -172,6 +179,7 @@ def make_batch(
   bos_id: int,
   pad_id: int,
   pause_id: int,
+  num_pause_ids: int = 1,
   seq_len: int = 0,
 ) -> batch.Batch:
   """Returns a batch of a language model, as `LoadedRun.model` reads it.
@@ -188,7 +196,8 @@ def make_batch(
     rows: B rows of ids without BOS, pauses in place; their lengths may differ.
     bos_id: id of the first input.
     pad_id: id that pads shorter rows; it never counts.
-    pause_id: id whose targets do not count.
+    pause_id: id whose targets do not count; with several, the first of them.
+    num_pause_ids: number of such ids, which follow one another.
     seq_len: T; 0 for the longest row.
 
   Returns:
@@ -203,7 +212,7 @@ def make_batch(
   limit = arguments.MAX_INT32
   bos_id = arguments.whole_number("bos_id", bos_id, 0, limit)
   pad_id = arguments.whole_number("pad_id", pad_id, 0, limit)
-  pause_id = arguments.whole_number("pause_id", pause_id, 0, limit)
+  pause_id, num_pause_ids = _pause_ids(pause_id, num_pause_ids, limit)
   seq_len = arguments.whole_number("seq_len", seq_len, 0, limit)
   rows_B = [
     arguments.id_array(f"rows[{b}]", row, shape="[T]", max_id=limit)
@@ -220,11 +229,19 @@ def make_batch(
     target_T[: len(row_T)] = row_T
   return batch.language_model_batch(
     targets_BT,
-    pauses=PauseSpec(fraction=0.0),  # Every spec counts only text as targets.
+    # Every spec counts only text as targets.
+    pauses=PauseSpec(fraction=0.0, num_ids=num_pause_ids),
     bos_id=bos_id,
     pad_id=pad_id,
     pause_id=pause_id,
   )
+
+
+def _pause_ids(pause_id: int, num_ids: int, limit: int) -> tuple[int, int]:
+  """Returns the first id of pauses and their number, checked."""
+  num_ids = arguments.whole_number("num_pause_ids", num_ids, 1, limit)
+  last = limit - num_ids + 1
+  return arguments.whole_number("pause_id", pause_id, 0, last), num_ids
 
 
 def _copy(config: ConfigDict | Mapping[str, Any]) -> ConfigDict:

@@ -22,6 +22,7 @@ Shapes: B segments, N text tokens of a segment, T positions.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -187,7 +188,7 @@ class PauseSpec:
     k+1 is `<pause>` (section 3.1). A pause whose next token is text counts.
     """
     if not self.has_pauses or self.uses_pause_token:
-      return (ids_BT >= pause_id) & (ids_BT < pause_id + self.num_ids)
+      return is_pause_id(ids_BT, pause_id, self.num_ids)
     return self.mask(0, np.arange(len(ids_BT)), ids_BT.shape[1])
 
   def positions(self, is_pause_BT: np.ndarray) -> np.ndarray:
@@ -256,8 +257,15 @@ def _place_in_run(is_pause_BT: np.ndarray) -> np.ndarray:
   return places_T - np.maximum.accumulate(text_BT, axis=1) - 1
 
 
+def is_pause_id(ids: Any, pause_id: int, num_pause_ids: int) -> Any:
+  """Returns bool, of the shape of `ids`, True at the ids of pauses."""
+  return (ids >= pause_id) & (ids < pause_id + num_pause_ids)
+
+
 def remove_pauses(
-  tokens_T: np.ndarray | Sequence[int], pause_id: int
+  tokens_T: np.ndarray | Sequence[int],
+  pause_id: int,
+  num_pause_ids: int = 1,
 ) -> np.ndarray:
   """Returns the text tokens of one sequence, in order.
 
@@ -266,7 +274,8 @@ def remove_pauses(
 
   Args:
     tokens_T: int [T], ids with pauses; T may be 0.
-    pause_id: id of the pauses.
+    pause_id: id of the pauses; with several, the first of them.
+    num_pause_ids: number of such ids, which follow one another.
 
   Returns:
     Array [number of text tokens] of the same dtype.
@@ -276,7 +285,8 @@ def remove_pauses(
       keep different numbers of tokens: call it for each row.
   """
   pause_id = arguments.whole_number("pause_id", pause_id)
+  num_pause_ids = arguments.whole_number("num_pause_ids", num_pause_ids, 1)
   tokens_T = arguments.id_array(
     "tokens", tokens_T, shape="[T]", may_be_empty=True
   )
-  return tokens_T[tokens_T != pause_id]
+  return tokens_T[~is_pause_id(tokens_T, pause_id, num_pause_ids)]

@@ -233,6 +233,13 @@ def test_pauses_in_segments_of_any_length(mode, fraction):
     ({"tokens": [0.5]}, "whole numbers"),
     ({"tokens": []}, "whole numbers"),
     ({"tokens": [1, 9]}, "hold pause_id 9"),
+    ({"tokens": [1, 11], "num_pause_ids": 3}, "hold pause_id 11"),
+    ({"num_pause_ids": 0}, "num_pause_ids: must be"),
+    ({"num_pause_ids": 1.0}, "num_pause_ids: must be a whole number"),
+    (
+      {"tokens": np.uint8([1]), "pause_id": 254, "num_pause_ids": 3},
+      "from 0 to 253, got 254",
+    ),
     ({"pause_fraction": 1.0}, "pause_fraction"),
     ({"mode": "x"}, "insert_trim"),
     ({"first_position": -1}, "first_position"),
@@ -273,6 +280,8 @@ def test_pauses_that_cannot_be_inserted(arguments, words):
     ({"bos_id": None}, "bos_id: must be a whole number"),
     ({"pad_id": -1}, "pad_id: .* from 0 to"),
     ({"pause_id": 2**31}, r"pause_id: .* from 0 to 2\*\*31 - 1"),
+    ({"num_pause_ids": -1}, "num_pause_ids: .* from 1 to"),
+    ({"pause_id": 2**31 - 2, "num_pause_ids": 3}, "from 0 to 2147483645"),
   ],
 )
 def test_batches_that_cannot_be_made(arguments, words):
@@ -291,6 +300,7 @@ MASK = np.ones((2, 3), bool)
     ("remove_pauses", ([[1, 99]], 99), r"tokens: .* \[T\], got int64 \[1, 2\]"),
     ("remove_pauses", ([1.5], 99), "tokens: expected whole numbers"),
     ("remove_pauses", ([1], 9.5), "pause_id: must be a whole number"),
+    ("remove_pauses", ([1], 9, 0), "num_pause_ids: must be"),
     ("load", (None,), "workdir: expected a path, got None"),
     ("load", (3,), "workdir: expected a path, got 3"),
     ("load", (".", 1.5), "step: must be a whole number, got 1.5"),

@@ -219,6 +219,37 @@ def test_what_knows_one_pause_is_refused(changes, message, tmp_path):
     pausejax.train(c, tmp_path / "run")
 
 
+@pytest.mark.parametrize("mode", ["exact", "random_runs", "every_token"])
+def test_the_public_functions_know_all_ids(mode):
+  tokens_BN, _ = text(spec(mode))
+  how = dict(pause_fraction=0.4, mode=mode, pause_id=FIRST, seed=5)
+  how["run_length"] = 4.0 if mode != "exact" else 1.0
+  one_BT = pausejax.insert_pauses(tokens_BN, **how)
+  many_BT = pausejax.insert_pauses(tokens_BN, **how, num_pause_ids=N)
+  # The same places, and the ids of `PauseSpec.insert`.
+  np.testing.assert_array_equal(one_BT == FIRST, many_BT >= FIRST)
+  assert {*many_BT[many_BT >= FIRST]} == {FIRST, FIRST + 1, FIRST + 2}
+  batch = pausejax.make_batch(
+    list(many_BT), bos_id=1, pad_id=0, pause_id=FIRST, num_pause_ids=N
+  )
+  np.testing.assert_array_equal(batch["targets"], many_BT)
+  np.testing.assert_array_equal(batch["loss_mask"], many_BT < FIRST)
+  for one_T, many_T in zip(one_BT, many_BT, strict=True):
+    np.testing.assert_array_equal(
+      pausejax.remove_pauses(many_T, FIRST, num_pause_ids=N),
+      pausejax.remove_pauses(one_T, FIRST),
+    )
+
+
+def test_ids_up_to_the_end_of_a_small_type_fit():
+  tokens_T = np.arange(20, dtype=np.uint8)
+  how = dict(pause_id=254, num_pause_ids=2, pause_fraction=0.5, mode="exact")
+  found_T = pausejax.insert_pauses(tokens_T, **how)
+  assert found_T.dtype == np.uint8 and 254 in found_T
+  kept_T = pausejax.remove_pauses(found_T, 254, num_pause_ids=2)
+  np.testing.assert_array_equal(kept_T, tokens_T)
+
+
 @pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_answers_and_starts_others(tmp_path):
   fields = dict(data__num_pause_ids=N, data__pause_mode="random_runs")
