@@ -70,12 +70,18 @@ def get_config(arg: str = ""):
 def _add_ablations(c, pretrain: str, finetune: str) -> None:
   """Adds the paper's ablations and further controls, each as one more arm."""
   # More layers in place of pauses, at the FLOPs of a prompt with M pauses: two
-  # more for 10 pauses in the 1B model (section 4).
-  model = config.train_config(config.load_config(pretrain).to_dict())
+  # more for 10 pauses in the 1B model (section 4); and two loops over layers
+  # with half of the parameters.
+  loaded = config.train_config(config.load_config(pretrain).to_dict())
+  model = loaded.model_config(vocab_size=1)
   for m in (10, 50):
-    num_layers = flops.equal_layers(model.model_config(1), PROMPT_LEN, m)
-    deeper = f"--config.model.num_layers={num_layers}"
+    deeper, looped = (
+      f"--config.model.num_layers={flops.equal_layers(model, PROMPT_LEN, m, n)}"
+      for n in (1, 2)
+    )
+    looped += " --config.model.num_loops=2"
     c.pretrainings[f"std_deeper{m}"] = (f"{pretrain},pause=false", deeper)
+    c.pretrainings[f"std_looped{m}"] = (f"{pretrain},pause=false", looped)
   # The other reading of "10%": no text displaced.
   c.pretrainings.pause_exact = (
     f"{pretrain},pause=true",
@@ -99,6 +105,7 @@ def _add_ablations(c, pretrain: str, finetune: str) -> None:
     ("StdPT_StdFT_question", "std", "m0", "filler=<question>"),
     ("PausePT_DrawnFT", "pause", "drawn50"),
     *((f"Deeper{m}PT_StdFT", f"std_deeper{m}", "m0") for m in (10, 50)),
+    *((f"Looped{m}PT_StdFT", f"std_looped{m}", "m0") for m in (10, 50)),
     ("ExactPT_PauseFT", "pause_exact", "m10", "m50"),
     ("PausePT_PrependFT", "pause", "prepend10", "prepend50"),
     *((f"PausePT_M{m}", "pause", f"m{m}") for m in (2, 5, 10, 25, 50, 100)),

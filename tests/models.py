@@ -90,6 +90,9 @@ ARCHITECTURES = {
   ),
 }
 
+# The stack applied three times; layers with and without window and rotation.
+LOOPED = dict(num_loops=3, position="rope", no_rope_every=2, window=5)
+
 
 def model(seed: int = 0, **changes) -> decoder.Decoder:
   """A random decoder of `model_config(**changes)`."""

@@ -136,7 +136,7 @@ def forward(c, weights, ids, num_prefix=0):
   x = weights["embedding"][ids] * c.embedding_scale
   if c.position == "learned":
     x = x + weights["position_embedding"][: len(ids)]
-  for layer in range(c.num_layers):
+  for layer in [*range(c.num_layers)] * c.num_loops:
     w = {
       n.removeprefix("blocks/"): x_[layer]
       for n, x_ in weights.items()

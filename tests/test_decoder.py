@@ -115,9 +115,9 @@ def test_rematerialization_changes_no_gradient(remat):
 
 @pytest.mark.slow
 def test_initialization_is_as_documented():
-  config = models.model_config(d_model=64, d_ff=256)
+  config = models.model_config(d_model=64, d_ff=256, num_loops=2)
   model = jax.jit(lambda: decoder.init(config, 0))()
-  into_stream = 0.02 / np.sqrt(2 * config.num_layers)
+  into_stream = 0.02 / np.sqrt(2 * config.num_layers * config.num_loops)
   for values, stddev in (
     (model.embedding, 0.02),
     (model.blocks.query.kernel, 0.02),
@@ -130,6 +130,37 @@ def test_initialization_is_as_documented():
   assert (model.final_norm.scale[...] == 1).all()
   layers = model.blocks.query.kernel[...]
   assert (layers[0] != layers[1]).any()
+
+
+def test_a_looped_model_is_a_deep_one_whose_layers_repeat():
+  changes = dict(position="rope", num_layers=2, remat="names")
+  looped = models.model(num_loops=3, **changes)
+  deep = models.model(**{**changes, "num_layers": 6})
+  repeated = jax.tree.map(lambda x: jnp.concatenate([x] * 3), looped.blocks)
+  for name in ("embedding", "final_norm", "untied_head"):
+    setattr(deep, name, getattr(looped, name))
+  shapes = lambda tree: [x.shape for x in jax.tree.leaves(tree)]
+  assert shapes(repeated) == shapes(deep.blocks)
+  deep.blocks = repeated
+  batch = models.batch(batch_size=2)
+  loss = lambda m: jnp.sum(models.apply(m, batch) ** 2)
+  (one, got), (other, all_layers) = (
+    jax.jit(jax.value_and_grad(loss))(m) for m in (looped, deep)
+  )
+  np.testing.assert_allclose(one, other, rtol=1e-6)
+  pairs = zip(
+    jax.tree.leaves(got.blocks), jax.tree.leaves(all_layers.blocks), strict=True
+  )
+  for x, y in pairs:  # The gradient of shared parameters is the sum.
+    total = y.reshape(3, *x.shape).sum(axis=0)
+    np.testing.assert_allclose(x, total, rtol=1e-4, atol=1e-3)
+
+
+def test_a_checkpoint_of_a_looped_model_is_that_of_its_layers():
+  counts = [
+    decoder.num_parameters(models.model_config(num_loops=n)) for n in (1, 4)
+  ]
+  assert counts[0] == counts[1]
 
 
 def test_sizes_that_do_not_fit_are_refused():

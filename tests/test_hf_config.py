@@ -149,6 +149,7 @@ def test_a_field_without_effect_does_not_decide():
     (dict(norm="rmsnorm"), "model.norm 'rmsnorm'"),
     (dict(prefix_attention="bidirectional"), "'bidirectional'"),
     (dict(residual="parallel"), "model.position 'learned'"),
+    (_RMS | dict(num_loops=2), "model.num_loops 2"),
     (_RMS | dict(mix_bias=True), "model.mix_bias True"),
     (
       _RMS | dict(rope_fraction=0.5, qk_norm=True),

@@ -152,6 +152,22 @@ def test_an_answer_needs_the_forward_pass_and_deeper_models_as_much():
   )
   ratio = flops.of_answer(deeper, 120, 1) / flops.of_answer(model, 170, 1)
   assert ratio == pytest.approx(1, abs=0.5 / 24)
+  # Two loops over half of the layers cost the same.
+  looped = dataclasses.replace(
+    model, num_layers=flops.equal_layers(model, 120, 50, 2), num_loops=2
+  )
+  assert (looped.num_layers, looped.depth) == (17, deeper.num_layers)
+  assert flops.of_answer(looped, 120, 1) == flops.of_answer(deeper, 120, 1)
+
+
+def test_a_looped_model_has_the_flops_of_its_layers_in_all_loops():
+  tree = load_config("pretrain_c4:size=1b").to_dict()
+  tree["model"] |= dict(window=512, global_every=4)
+  model = train_config(tree).model_config(32_129)
+  looped = dataclasses.replace(model, num_layers=8, num_loops=3)
+  for full in (False, True):
+    count = lambda m, full=full: flops.per_token(m, 2048, full_attention=full)
+    assert count(looped) == count(model)
 
 
 # Of a run of 1,024 rows on 8 devices, each with a copy of the parameters: what

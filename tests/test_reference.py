@@ -7,11 +7,12 @@ import pytest
 from pausejax.inference import decode, score
 from tests import models, numpy_decoder
 
-MODELS = models.VARIANTS | models.ARCHITECTURES
+MODELS = models.VARIANTS | models.ARCHITECTURES | {"looped": models.LOOPED}
 CASES = [
   *((n, a) for n in models.VARIANTS for a in ("causal", "bidirectional")),
   *((n, "causal") for n in models.ARCHITECTURES),
   ("gemma", "bidirectional"),
+  ("looped", "causal"),
 ]
 NUM_PAUSES = 3
 EOS = 1

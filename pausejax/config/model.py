@@ -31,6 +31,12 @@ class ModelConfig(ConfigGroup):
   num_layers: int = field(
     12, "Transformer blocks.", minimum=1, architecture=True
   )
+  num_loops: int = field(
+    1,
+    "Times that the stack of blocks is applied, with the same parameters.",
+    minimum=1,
+    architecture=True,
+  )
   d_model: int = field(
     768, "Width of the residual stream.", minimum=1, architecture=True
   )
@@ -273,6 +279,11 @@ class ModelConfig(ConfigGroup):
     errors.require(
       a % b == 0, f"model.{large} {a} is not divisible by model.{small} {b}"
     )
+
+  @property
+  def depth(self) -> int:
+    """Number of blocks that a token passes through, in all loops."""
+    return self.num_layers * self.num_loops
 
   @property
   def rotary_dim(self) -> int:

@@ -20,7 +20,7 @@ from pausejax.model import attention, products
 from pausejax.model.blocks import Block
 from pausejax.model.decoder import Decoder
 
-# (k_BKSH, v_BKSH) of each layer, in the compute dtype.
+# (k_BKSH, v_BKSH) of each layer of each loop, in the compute dtype.
 Cache = tuple[tuple[jax.Array, jax.Array], ...]
 
 
@@ -142,8 +142,9 @@ def extend(
     mask_BTS=mask_BTS,
     distance_BTS=positions_BT[:, :, None] - positions_BS[:, None],
   )
-  layers = zip(decoder.blocks, cache, strict=True)
-  for layer, (block, layer_cache) in enumerate(layers):
+  num_loops = decoder.model.config.num_loops
+  layers = [*enumerate(decoder.blocks)] * num_loops
+  for (layer, block), layer_cache in zip(layers, cache, strict=True):
     x_BTD = sharding.constrain(x_BTD, "batch", None, None)
     x_BTD, layer_cache = block(
       x_BTD, layer, positions_BT, attend, layer_cache, offset
@@ -161,4 +162,4 @@ def _empty_cache(config, batch_size: int, num_slots: int) -> Cache:
   shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
   dtype = products.compute_dtype(config.dtype)
   empty = lambda: jnp.zeros(shape, dtype)
-  return tuple((empty(), empty()) for _ in range(config.num_layers))
+  return tuple((empty(), empty()) for _ in range(config.depth))

@@ -118,7 +118,7 @@ class Block(nnx.Module):
     qkv = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
     q_shape = (c.d_model, c.num_heads, c.head_dim)
     kv_shape = (c.d_model, c.num_kv_heads, c.head_dim)
-    to_stream = INIT_STDDEV / math.sqrt(2 * c.num_layers)
+    to_stream = INIT_STDDEV / math.sqrt(2 * c.depth)
     qkv_bias, mlp_bias = 2 * c.qkv_bias, 1 * c.mlp_bias
     norm = lambda: Norm(c.norm, c.d_model, c.norm_epsilon, c.norm_bias)
     has_input_norm = c.norm_placement != "post"

@@ -1,4 +1,4 @@
-"""The decoder: embeddings, a stack of blocks under one scan, a head.
+"""The decoder: embeddings, a stack of blocks under a scan, a head.
 
 Blocks (`blocks.py`) of attention and a feed-forward. `ModelConfig` chooses,
 independently of one another: positions, norms and their place, activation,
@@ -6,11 +6,14 @@ biases, grouped kv heads, qk norm, windows, and a tied or separate head, so that
 one decoder also computes what open models do. The paper gives only the shapes
 (its table 5). They match its parameter counts with learned positions, biases
 and a separate head, which are therefore the defaults. `tests/test_reference.py`
-has the same model in numpy.
+has the same model in numpy. With `num_loops` n, the stack of blocks is applied
+n times, the output of one pass being the input of the next (the looped models
+of Saunshi et al., arXiv 2502.17416).
 
 Initialization is GPT-2's (Radford et al., 2019): every matrix is normal with
 standard deviation 0.02, except the two per block whose output is added to the
-residual stream, with 0.02 / sqrt(2 num_layers); biases are 0, norm scales 1.
+residual stream, with 0.02 / sqrt(2 num_layers num_loops); biases are 0, norm
+scales 1.
 The `<pause>` row is initialized like any other row.
 
 Modules are NNX modules and plain pytrees: only `jax.*` transforms are applied
@@ -122,15 +125,15 @@ class Decoder(nnx.Module):
         run_block,
         policy=_REMAT_POLICIES[c.remat],
         # Without two loops, XLA would merge what is computed twice.
-        prevent_cse=c.scan_unroll >= c.num_layers > 1,
+        prevent_cse=c.scan_unroll >= c.num_layers and c.depth > 1,
       )
     x_BTD = self.embed(tokens_BT, positions_BT)
-    x_BTD, _ = jax.lax.scan(
-      run_block,
-      sharding.constrain(x_BTD, "batch", "sequence", None),
-      (_with_merged_heads(self.blocks), jnp.arange(c.num_layers)),
-      unroll=min(c.scan_unroll, c.num_layers),
-    )
+    x_BTD = sharding.constrain(x_BTD, "batch", "sequence", None)
+    layers = _with_merged_heads(self.blocks), jnp.arange(c.num_layers)
+    for _ in range(c.num_loops):
+      x_BTD, _ = jax.lax.scan(
+        run_block, x_BTD, layers, unroll=min(c.scan_unroll, c.num_layers)
+      )
     return self.final_norm(x_BTD)
 
   @jax.named_scope("embed")

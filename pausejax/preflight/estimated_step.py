@@ -95,7 +95,7 @@ def estimated_step(
   count = lambda full: flops.per_token(
     model_config, seq_len, full_attention=full
   )
-  keys = flops.causal_keys(model_config, seq_len) / model_config.num_layers
+  keys = flops.causal_keys(model_config, seq_len) / model_config.depth
   times = estimate(
     hlo_text,
     topology.chip,

@@ -134,6 +134,11 @@ def _condition(
     len(options.pauses) < 2, "--pauses: one number at a time, as in --pauses=10"
   )
   errors.require(
+    run.model.num_loops == 1,
+    f"{run.place} has model.num_loops {run.model.num_loops}, and lesions are "
+    "of the layers of one loop; probe a run with 1",
+  )
+  errors.require(
     not run.behind_tokens.ids,
     f"{run.place} was trained with pauses behind every token, which no lesion "
     "removes; probe a run with pauses in its prompts",

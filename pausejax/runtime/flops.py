@@ -6,6 +6,8 @@ body once), for a forward and a backward pass without rematerialization:
   6 * (parameters of the matrices of all layers and of the head)
   + 12 * N * H * (keys that a query counts, summed over the layers)
 
+where a layer counts once for each of the model's `num_loops`.
+
 Two conventions are in use for the keys of a causal layer:
 
   causal: those that the mask allows, T / 2 on average (half the square), or
@@ -50,24 +52,29 @@ def of_answer(config: ModelConfig, num_positions: int, num_new: int) -> float:
   return num_positions * layers + num_new * _of_head(config)
 
 
-def equal_layers(config: ModelConfig, prompt_len: int, num_pauses: int) -> int:
+def equal_layers(
+  config: ModelConfig, prompt_len: int, num_pauses: int, num_loops: int = 1
+) -> int:
   """Returns the layers that need the FLOPs of pauses without having them.
 
-  Of all models that differ in `num_layers`, the one whose first token of an
-  answer costs most nearly what it costs `config` with pauses.
+  Of all models with `num_loops` that differ in `num_layers`, the one whose
+  first token of an answer costs most nearly what it costs `config` with pauses.
 
   Args:
     config: the model with pauses.
     prompt_len: tokens of the prompt, without pauses.
     num_pauses: M.
+    num_loops: how often the layers are applied.
   """
   wanted = of_answer(config, prompt_len + num_pauses, 1)
 
   def excess(num_layers: int) -> float:
-    deeper = dataclasses.replace(config, num_layers=num_layers)
+    deeper = dataclasses.replace(
+      config, num_layers=num_layers, num_loops=num_loops
+    )
     return abs(of_answer(deeper, prompt_len, 1) - wanted)
 
-  num_layers = config.num_layers
+  num_layers = 1
   while excess(num_layers + 1) < excess(num_layers):
     num_layers += 1
   return num_layers
@@ -79,7 +86,7 @@ def _of_layers(config: ModelConfig, num_keys: float) -> float:
   attention = 2 * c.d_model * c.head_dim * (c.num_heads + c.num_kv_heads)
   num_mlp_matrices = 3 if c.is_gated else 2
   layer = attention + num_mlp_matrices * c.d_model * c.d_ff
-  return 2 * c.num_layers * layer + 4 * num_keys * c.num_heads * c.head_dim
+  return 2 * c.depth * layer + 4 * num_keys * c.num_heads * c.head_dim
 
 
 def _of_head(config: ModelConfig) -> int:
@@ -102,10 +109,11 @@ def _all_keys(config: ModelConfig, seq_len: int) -> float:
 def _summed(config: ModelConfig, local: float, whole: float) -> float:
   """Returns the sum over the layers with a window, and those without."""
   if not config.window:
-    return config.num_layers * whole
+    return config.depth * whole
   every = config.global_every
   num_global = config.num_layers // every if every else 0
-  return num_global * whole + (config.num_layers - num_global) * local
+  num_local = config.num_layers - num_global
+  return config.num_loops * (num_global * whole + num_local * local)
 
 
 def peak() -> float | None:
