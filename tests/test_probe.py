@@ -6,7 +6,8 @@ import pytest
 
 from pausejax.probe import forward
 from pausejax.prompt_pauses import PromptPauses
-from tests import models
+from tests import models, runs
+from tests.test_messages import refused
 from tests.test_sharding import one_device_mesh
 
 M, LENGTHS = 4, (9, 7, 6, 9)
@@ -189,3 +190,9 @@ def test_one_program_serves_all_lesions_of_a_shape():
     probe(model, rows_, is_cut_LM=on_LM)
     probe(model, rows_, is_replaced_LM=on_LM, is_transplanted_LM=on_LM)
   assert forward.run_rows._cache_size() == before
+
+
+def test_a_looped_model_is_refused(tmp_path, capfd):
+  run = runs.save_run(tmp_path / "run", num_loops=2)
+  argv = ["probe", "--task=parity20", f"--checkpoint={run}"]
+  assert "has model.num_loops 2" in refused(argv, capfd)
