@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 import types
+from collections.abc import Callable
 from typing import NoReturn
 
 import pausejax
@@ -60,10 +61,10 @@ _WATCHED = ("train", "evaluate", "probe", "lm-eval", "export", "generate")
 _leaving = threading.Lock()
 
 
-def run() -> NoReturn:
-  """Runs one verb and ends this process with its exit code."""
+def run(body: Callable[[], int] | None = None) -> NoReturn:
+  """Runs one verb, or `body`; ends this process with its exit code."""
   try:
-    exit_code = main()
+    exit_code = (body or main)()
   except BaseException:
     if not _has_tensorflow():
       raise

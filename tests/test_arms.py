@@ -13,7 +13,7 @@ from pausejax.study.report import runs
 from tests.test_study import fields, plan
 
 
-@pytest.mark.parametrize("spec", ["study", "study_smoke"])
+@pytest.mark.parametrize("spec", ["study", "study_laptop", "study_smoke"])
 def test_a_saved_plan_holds_the_texts_of_its_config(tmp_path, spec):
   tree = load_config(spec).to_dict()
   planned = plans.make_plan(tmp_path, tree)

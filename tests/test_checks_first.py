@@ -104,7 +104,7 @@ def test_a_study_checks_every_command_before_the_first_runs(
   assert not workdir.exists()
 
 
-@pytest.mark.parametrize("name", ["study", "study_smoke"])
+@pytest.mark.parametrize("name", ["study", "study_laptop", "study_smoke"])
 def test_the_commands_of_our_own_studies_pass(name, tmp_path, monkeypatch):
   monkeypatch.chdir(SMOKE.parent.parent)
   config = loader.load_config(f"configs/{name}.py")

@@ -42,7 +42,7 @@ ARGS = {
   ],
 }
 
-STUDIES = ("study", "study_curriculum", "study_smoke")
+STUDIES = ("study", "study_curriculum", "study_laptop", "study_smoke")
 
 WRONG_VERBS = [
   (["tran"], "did you mean 'train'?"),

@@ -63,9 +63,13 @@ class Recorder(program.Runner):
     self.commands = []
     self.fails = fails or {}
 
-  def _command(self, words, log, lock):
-    self.commands.append(words)
+  def _process(self, commands, log, lock):
     log.touch()
+    codes = (self._record(words) for words in commands)
+    return next(filter(None, codes), 0)
+
+  def _record(self, words):
+    self.commands.append(words)
     for text, code in self.fails.items():
       if any(text in word for word in words):
         return code
@@ -475,3 +479,34 @@ def test_a_killed_study_resumes_and_runs_every_cell_once(tmp_path, request):
   rows = json.loads((workdir / "table.json").read_text())
   assert [row["n"] for row in rows] == [8, 8]
   assert "StdPT_StdFT" in output
+
+
+def test_commands_of_a_cell_share_a_process_and_stop_at_the_first_failure():
+  commands = [["--version"], ["nonsense"], ["--version"]]
+  done = subprocess.run(
+    [sys.executable, "-m", "pausejax.programs.cell", json.dumps(commands)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2 and "unknown verb 'nonsense'" in done.stderr
+  assert done.stdout.count("$ pausejax --version\n") == 1
+
+
+def test_each_command_connects_anew_if_there_are_several_processes(
+  tmp_path, monkeypatch
+):
+  cell = plan(tmp_path).finetuning_cells()[0]
+  assert program._by_process(cell) == [cell.commands]
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+  monkeypatch.setenv("JAX_PROCESS_ID", "0")
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1234")
+  assert program._by_process(cell) == [[words] for words in cell.commands]
+
+
+def test_a_seed_of_finetuning_starts_from_every_pretraining_before_the_next(
+  tmp_path,
+):
+  cells = plan(tmp_path, pretrain_seeds=(3, 4)).finetuning_cells()
+  seeds = list(dict.fromkeys(cell.seeds for cell in cells))
+  assert seeds == [(3, 0), (4, 0), (3, 1), (4, 1)]

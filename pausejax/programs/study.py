@@ -30,7 +30,13 @@ from typing import IO
 from pausejax import commandline, errors, files, locks
 from pausejax.evaluation import results
 from pausejax.programs import check_study
-from pausejax.runtime import accelerators, children, compilation, signals
+from pausejax.runtime import (
+  accelerators,
+  children,
+  compilation,
+  environment,
+  signals,
+)
 from pausejax.study import plan as plans
 from pausejax.study import render, table
 from pausejax.study.cells import Cell
@@ -214,23 +220,22 @@ class Runner:
     cell.workdir.mkdir(parents=True, exist_ok=True)
     log = self._log(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
-    for words in cell.commands:
-      code = self._command(words, log, lock)
+    for commands in _by_process(cell):
+      code = self._process(commands, log, lock)
       if code or self._stop.exit_code:
         return code
     return 0
 
-  def _command(
-    self, words: Sequence[str], log: pathlib.Path, lock: IO[str]
+  def _process(
+    self, commands: Sequence[Sequence[str]], log: pathlib.Path, lock: IO[str]
   ) -> int:
-    """Runs one `pausejax` command; forwards a signal to stop to it."""
-    environment = compilation.cache_variables(self._plan.workdir) | os.environ
+    """Runs commands in one process; forwards a signal to stop to it."""
+    variables = compilation.cache_variables(self._plan.workdir) | os.environ
     with log.open("a", encoding="utf-8") as output:
-      print("$ pausejax", *words, file=output, flush=True)
       process = children.start_command(
-        [sys.executable, "-m", "pausejax", *words],
+        [sys.executable, "-m", "pausejax.programs.cell", json.dumps(commands)],
         output=output,
-        environment=environment,
+        environment=variables,
         lock=lock,
       )
       is_asked = False
@@ -243,6 +248,17 @@ class Runner:
 
   def _log(self, cell: Cell) -> pathlib.Path:
     return self._plan.workdir / "logs" / f"{cell.id.replace('/', '-')}.log"
+
+
+def _by_process(cell: Cell) -> list[Sequence[Sequence[str]]]:
+  """Returns the commands of a cell, in groups that share a process.
+
+  All of them do, and load JAX once. Processes of several machines connect in
+  every command, and a process can connect only once.
+  """
+  if environment.process_arguments() is None:
+    return [cell.commands]
+  return [[words] for words in cell.commands]
 
 
 def _needs(cell: Cell, other: Cell) -> bool:

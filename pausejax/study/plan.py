@@ -120,11 +120,14 @@ class Study:
   def finetuning_cells(self) -> list[Cell]:
     """Returns one cell for each pretraining, task, finetuning and seed.
 
-    All cells of the first seed come first, so a first table is ready early.
+    All cells of the first seed come first, from every pretraining, so a first
+    table is ready early.
     """
     return [
-      self._finetuning_cell(*names, seeds)
-      for seeds in itertools.product(self._pretrain_seeds, self.seeds)
+      self._finetuning_cell(*names, (pretrain_seed, seed))
+      for seed, pretrain_seed in itertools.product(
+        self.seeds, self._pretrain_seeds
+      )
       for names in itertools.product(
         self.pretrainings, self.tasks, self.finetunings
       )
