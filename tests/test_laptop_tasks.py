@@ -10,8 +10,8 @@ from pausejax.tasks import book_words, median, mod5, most_frequent
 
 MADE = {
   "mod5": (mod5, mod5.chains),
-  "most_frequent": (most_frequent, most_frequent.prompts),
-  "median": (median, median.prompts),
+  "most_frequent": (most_frequent, most_frequent.letters_to_count),
+  "median": (median, median.letters_to_sort),
 }
 BOOKS = 4
 
@@ -118,7 +118,7 @@ def test_passages_of_a_held_out_book_are_not_trained_on(library):
 def test_a_long_book_gives_evenly_spaced_passages():
   words = [f"{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}" for i in range(1300)]
   text = "\n\n".join(f"he said that she had come to {w}." for w in words)
-  taken = book_words.passages(text)
+  taken = book_words.book_passages(text)
   assert len(taken) == 500
   assert [p[-1] for p in taken] == [f"{w}." for w in words[::2][:500]]
 

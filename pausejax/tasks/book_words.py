@@ -54,11 +54,11 @@ class Books:
       holdout_every=data.holdout_every,
     )
     for number, text in enumerate(books.documents(split)):
-      for passage in passages(text):
+      for passage in book_passages(text):
         yield f"{split} book {number}", passage
 
 
-def passages(text: str) -> list[list[str]]:
+def book_passages(text: str) -> list[list[str]]:
   """Returns the words of the passages of a book."""
   paragraphs = [paragraph.split() for paragraph in text.split("\n\n")]
   usable = [

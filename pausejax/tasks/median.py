@@ -21,7 +21,7 @@ _NUM_EXAMPLES = {"train": 10_000, "validation": 1_000}
 _HOLDOUT_EVERY = 50
 
 
-def prompts(split: str) -> Iterator[str]:
+def letters_to_sort(split: str) -> Iterator[str]:
   """Yields the prompts of a split."""
   rng = random.Random(f"median {split}")
   remaining = _NUM_EXAMPLES[split]
@@ -46,8 +46,8 @@ tasks.register(
     source=records.Generated(
       name="letters to sort",
       make={
-        "train": lambda: prompts("train"),
-        "validation": lambda: prompts("validation"),
+        "train": lambda: letters_to_sort("train"),
+        "validation": lambda: letters_to_sort("validation"),
       },
     ),
     examples=examples,

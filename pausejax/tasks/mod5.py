@@ -37,7 +37,7 @@ def chains(split: str) -> Iterator[str]:
       yield f"{chain}="
 
 
-def answer(chain: str) -> str:
+def value_of_chain(chain: str) -> str:
   """Returns the letter of the value of a chain."""
   value = _LETTERS.index(chain[0])
   for operation, letter in zip(chain[1:-1:2], chain[2:-1:2], strict=True):
@@ -51,7 +51,7 @@ def answer(chain: str) -> str:
 
 def examples(chain: str) -> Iterator[tasks.Example]:
   """Yields the one example of a chain."""
-  target = answer(chain)
+  target = value_of_chain(chain)
   yield tasks.Example(id="", prefix=chain, target=target, references=(target,))
 
 

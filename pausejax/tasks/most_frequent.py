@@ -22,7 +22,7 @@ _NUM_EXAMPLES = {"train": 10_000, "validation": 1_000}
 _HOLDOUT_EVERY = 50
 
 
-def prompts(split: str) -> Iterator[str]:
+def letters_to_count(split: str) -> Iterator[str]:
   """Yields the prompts of a split."""
   rng = random.Random(f"most_frequent {split}")
   remaining = _NUM_EXAMPLES[split]
@@ -53,8 +53,8 @@ tasks.register(
     source=records.Generated(
       name="strings of five letters",
       make={
-        "train": lambda: prompts("train"),
-        "validation": lambda: prompts("validation"),
+        "train": lambda: letters_to_count("train"),
+        "validation": lambda: letters_to_count("validation"),
       },
     ),
     examples=examples,
