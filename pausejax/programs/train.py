@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 from pausejax import commandline
-from pausejax.config import WatchdogConfig
+from pausejax.config import WatchdogConfig, check_fields
 from pausejax.runtime import (
   accelerators,
   distributed,
@@ -86,6 +86,7 @@ def _step(text: str) -> int:
 
 def _inherit(options: argparse.Namespace, config: Any) -> None:
   """Sets the fields that a config inherits from the run it starts from."""
+  check_fields(config.to_dict())  # All are there.
   watchdog.set_limits(WatchdogConfig(**config.watchdog))
   inputs.inherit(
     config,
