@@ -223,12 +223,13 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
     )
     for split in (train, held_out)
   )
-  last_start = source.stage_starts[-1]
+  num_begun = len(source.stage_starts(config.num_steps))
   errors.require(
-    last_start < config.num_steps,
-    f"finetune.curriculum_steps: the last stage begins after {last_start:,} "
-    f"steps, the run has {config.num_steps:,}, and answers are read as in the "
-    "last stage; raise num_steps, or lower finetune.curriculum_epochs",
+    num_begun == source.num_stages,
+    f"finetune.curriculum_steps: {num_begun} of {source.num_stages} stages "
+    f"begin within the {config.num_steps:,} steps of the run, and answers are "
+    "read as in the last stage; raise num_steps, or lower "
+    "finetune.curriculum_epochs",
   )
   return RunData(
     batches=StepBatches(source, config.batch_skips),
@@ -236,7 +237,10 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
       held_out_source.evaluation_batches, config.eval.num_batches
     ),
     held_out=held_out,
-    summary=[*(s.summary() for s in [*train, *held_out]), source.summary()],
+    summary=[
+      *(s.summary() for s in [*train, *held_out]),
+      source.summary(config.num_steps),
+    ],
   )
 
 

@@ -167,7 +167,7 @@ def _finetuning(
   if split == "train":
     rules = dataclasses.replace(rules, drawn=source.drawn(step))
     batch = source.training_batch(step)
-    return batch, rules, about | {"all": source.summary()}
+    return batch, rules, about | {"all": source.summary(config.num_steps)}
   return next(source.evaluation_batches(1)), rules, about
 
 

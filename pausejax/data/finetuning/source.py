@@ -16,7 +16,6 @@ computed at only K positions of every row (`data.batch.packed_batch`).
 B rows, T positions of a row, K maximum number of counted targets of a row.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -97,16 +96,19 @@ class FinetuneSource:
     places = step_rows(self._sizes, step, self._host)
     return [self._row(int(p)) for p in places]
 
-  @functools.cached_property
-  def stage_starts(self) -> list[int]:
-    """The first batch of each stage of a curriculum; [0] without one."""
-    last_stage = max(task.last_stage for task in self._tasks)
+  @property
+  def num_stages(self) -> int:
+    """The number of stages of a curriculum; 1 without one."""
+    return 1 + max(task.last_stage for task in self._tasks)
+
+  def stage_starts(self, num_steps: int) -> list[int]:
+    """Returns the first batch of each stage that begins within `num_steps`."""
     starts: list[int] = []
-    row = 0
-    while len(starts) <= last_stage:
+    for row in range(self._sizes.first_row(num_steps)):
       latest = max(drawn.stage for drawn in self._row(row))
       starts += [self._sizes.step_of(row)] * (latest + 1 - len(starts))
-      row += 1
+      if len(starts) == self.num_stages:
+        break
     return starts
 
   def examples(self, step: int) -> str:
@@ -163,8 +165,8 @@ class FinetuneSource:
       "seed": self._seed,
     }
 
-  def summary(self) -> str:
-    """Returns one line with the rows of a block and how full they are."""
+  def summary(self, num_steps: int) -> str:
+    """Returns one line: the rows of a block, how full they are, the stages."""
     rows = self._block(0)
     used = sum(
       self._tasks[drawn.task].num_positions(*drawn[1:])
@@ -176,10 +178,10 @@ class FinetuneSource:
       f"{sum(map(len, rows)):,} examples in {len(rows):,} rows of "
       f"{self.data.seq_len}, {fraction:.1%} full"
     )
-    if len(self.stage_starts) > 1:
-      batches = ", ".join(f"{start:,}" for start in self.stage_starts)
-      line += f"; stages begin at batch {batches}"
-    return line
+    if self.num_stages == 1:
+      return line
+    batches = ", ".join(f"{start:,}" for start in self.stage_starts(num_steps))
+    return f"{line}; stages begin at batch {batches}"
 
   def _most_counted(self) -> int:
     """Returns K, enough for any one example and for a row of average ones."""
