@@ -55,6 +55,9 @@ POSITIONS = {
   ),
 }
 
+# Where all pauses stand between the prefix and the target.
+BEHIND_PREFIX = "append"
+
 _COUNT, _QUESTION = "<count>", "<question>"
 # Fillers with a name: name -> what stands at the M pauses, in words.
 FILLERS = {_COUNT: "1 2 3 ...", _QUESTION: "the prefix, repeated"}

@@ -238,7 +238,7 @@ def test_the_steps_of_gsm8k_are_the_lines_of_its_solution():
   ("changes", "message"),
   [
     (dict(train_num_pauses="0-6"), "leave finetune.train_num_pauses empty"),
-    (dict(pause_position="prepend"), "must be append, got 'prepend'"),
+    (dict(pause_position="prepend"), "got 'prepend'"),
     (dict(num_pauses=7), "2 does not divide the number of pauses, 7"),
     (dict(num_pauses=-1), "2 does not divide the number of pauses, 3"),
     (dict(rows=questions(3)), "no example of task 'fake' has steps"),

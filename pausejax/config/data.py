@@ -11,7 +11,12 @@ from pausejax.config.fields import ConfigGroup
 from pausejax.config.fields import field as declare  # One is named `field`.
 from pausejax.curriculum import Curriculum
 from pausejax.pause_places import MAX_RUN_LENGTH, MODES
-from pausejax.prompt_pauses import FILLERS, POSITIONS, PromptPauses
+from pausejax.prompt_pauses import (
+  BEHIND_PREFIX,
+  FILLERS,
+  POSITIONS,
+  PromptPauses,
+)
 
 PAUSE_INITS = ("mean", "covariance", "normal", "zeros", "eos", "keep")
 _TOKEN = "token:"  # Before the text of the token whose row is copied.
@@ -259,9 +264,9 @@ class FinetuneConfig(ConfigGroup):
       "leave finetune.train_num_pauses empty",
     )
     errors.require(
-      not self.curriculum_steps or self.pause_position == "append",
-      "finetune.curriculum_steps: pauses stand where the steps were; "
-      f"finetune.pause_position must be append, got {self.pause_position!r}",
+      not self.curriculum_steps or self.pause_position == BEHIND_PREFIX,
+      "finetune.curriculum_steps: pauses stand where the steps were; set "
+      f"finetune.pause_position={BEHIND_PREFIX}, got {self.pause_position!r}",
     )
     if not self.pause_init_token:
       errors.require_one_of(
