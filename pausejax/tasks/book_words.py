@@ -73,7 +73,9 @@ def book_passages(text: str) -> list[list[str]]:
 def examples(words: list[str]) -> Iterator[tasks.Example]:
   """Yields the one example of a passage."""
   *before, last = words
-  target = _LAST_WORD.fullmatch(last)[1]
+  matched = _LAST_WORD.fullmatch(last)
+  assert matched is not None  # `book_passages` chose it.
+  target = matched[1]
   yield tasks.Example(
     id="", prefix=" ".join(before), target=target, references=(target,)
   )
