@@ -17,14 +17,14 @@ BOOKS = 4
 
 
 def solve_mod5(chain: str) -> str:
-  """Evaluates the chain with an explicit parenthesis for each operator."""
-  numbers = chain.rstrip("=")
-  for letter, number in zip("abcde", "01234", strict=True):
-    numbers = numbers.replace(letter, number)
-  value, rest = numbers[0], numbers[1:]
-  while rest:
-    value, rest = f"({value}{rest[:2]})", rest[2:]
-  return "abcde"[eval(value) % 5]
+  """Computes the value from the right: the last operation is the outermost."""
+  text = chain.rstrip("=")
+  if len(text) == 1:
+    return text
+  value = "abcde".index(solve_mod5(text[:-2]))
+  number = "abcde".index(text[-1])
+  values = {"+": value + number, "-": value - number, "*": value * number}
+  return "abcde"[values[text[-2]] % 5]
 
 
 def solve_most_frequent(prompt: str) -> str:

@@ -8,8 +8,9 @@ English. Prompts come from a seed; a checksum of the prompt decides the one in
 fifty that is held out of training.
 """
 
+import functools
+import itertools
 import random
-import zlib
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
@@ -22,15 +23,13 @@ _HOLDOUT_EVERY = 50
 
 
 def letters_to_sort(split: str) -> Iterator[str]:
-  """Yields the prompts of a split."""
+  """Returns the prompts of a split."""
   rng = random.Random(f"median {split}")
-  remaining = _NUM_EXAMPLES[split]
-  while remaining:
-    prompt = " ".join(rng.choices(_LETTERS, k=_LENGTH))
-    held_out = zlib.crc32(prompt.encode()) % _HOLDOUT_EVERY == 0
-    if held_out == (split == "validation"):
-      remaining -= 1
-      yield prompt
+  drawn = (
+    " ".join(rng.choices(_LETTERS, k=_LENGTH)) for _ in itertools.count()
+  )
+  count = _NUM_EXAMPLES[split]
+  return records.of_split(drawn, split, count=count, every=_HOLDOUT_EVERY)
 
 
 def examples(prompt: str) -> Iterator[tasks.Example]:
@@ -46,8 +45,8 @@ tasks.register(
     source=records.Generated(
       name="letters to sort",
       make={
-        "train": lambda: letters_to_sort("train"),
-        "validation": lambda: letters_to_sort("validation"),
+        split: functools.partial(letters_to_sort, split)
+        for split in _NUM_EXAMPLES
       },
     ),
     examples=examples,

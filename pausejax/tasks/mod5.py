@@ -10,8 +10,8 @@ in ten that is held out of training, and each chain occurs once in a split. A
 constant answer is right in about 27% of the chains.
 """
 
+import functools
 import random
-import zlib
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
@@ -25,16 +25,12 @@ _HOLDOUT_EVERY = 10
 
 def chains(split: str) -> Iterator[str]:
   """Yields the chains of a split, such as "d+e*c-b="."""
-  rng = random.Random(f"mod5 {split}")
-  seen = set()
-  while len(seen) < _NUM_EXAMPLES[split]:
-    chain = rng.choice(_LETTERS)
-    for _ in range(rng.randint(1, _MAX_OPERATIONS)):
-      chain += rng.choice("+-*") + rng.choice(_LETTERS)
-    held_out = zlib.crc32(chain.encode()) % _HOLDOUT_EVERY == 0
-    if held_out == (split == "validation") and chain not in seen:
-      seen.add(chain)
-      yield f"{chain}="
+  drawn = _different_chains(random.Random(f"mod5 {split}"))
+  count = _NUM_EXAMPLES[split]
+  for chain in records.of_split(
+    drawn, split, count=count, every=_HOLDOUT_EVERY
+  ):
+    yield f"{chain}="
 
 
 def value_of_chain(chain: str) -> str:
@@ -55,16 +51,24 @@ def examples(chain: str) -> Iterator[tasks.Example]:
   yield tasks.Example(id="", prefix=chain, target=target, references=(target,))
 
 
+def _different_chains(rng: random.Random) -> Iterator[str]:
+  seen = set()
+  while True:
+    chain = rng.choice(_LETTERS)
+    for _ in range(rng.randint(1, _MAX_OPERATIONS)):
+      chain += rng.choice("+-*") + rng.choice(_LETTERS)
+    if chain not in seen:
+      seen.add(chain)
+      yield chain
+
+
 tasks.register(
   tasks.Task(
     name="mod5",
     kind="decode",
     source=records.Generated(
       name="chains modulo 5",
-      make={
-        "train": lambda: chains("train"),
-        "validation": lambda: chains("validation"),
-      },
+      make={split: functools.partial(chains, split) for split in _NUM_EXAMPLES},
     ),
     examples=examples,
     metrics={"accuracy": metrics.exact_match},

@@ -9,8 +9,9 @@ fifty that is held out of training.
 """
 
 import collections
+import functools
+import itertools
 import random
-import zlib
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
@@ -23,16 +24,12 @@ _HOLDOUT_EVERY = 50
 
 
 def letters_to_count(split: str) -> Iterator[str]:
-  """Yields the prompts of a split."""
+  """Returns the prompts of a split."""
   rng = random.Random(f"most_frequent {split}")
-  remaining = _NUM_EXAMPLES[split]
-  while remaining:
-    letters = rng.choices(_LETTERS, k=_LENGTH)
-    prompt = " ".join(letters)
-    held_out = zlib.crc32(prompt.encode()) % _HOLDOUT_EVERY == 0
-    if held_out == (split == "validation") and not _has_tie(letters):
-      remaining -= 1
-      yield prompt
+  drawn = (rng.choices(_LETTERS, k=_LENGTH) for _ in itertools.count())
+  prompts = (" ".join(letters) for letters in drawn if not _has_tie(letters))
+  count = _NUM_EXAMPLES[split]
+  return records.of_split(prompts, split, count=count, every=_HOLDOUT_EVERY)
 
 
 def examples(prompt: str) -> Iterator[tasks.Example]:
@@ -53,8 +50,8 @@ tasks.register(
     source=records.Generated(
       name="strings of five letters",
       make={
-        "train": lambda: letters_to_count("train"),
-        "validation": lambda: letters_to_count("validation"),
+        split: functools.partial(letters_to_count, split)
+        for split in _NUM_EXAMPLES
       },
     ),
     examples=examples,

@@ -16,8 +16,8 @@ is held out of training.
 """
 
 import functools
+import itertools
 import random
-import zlib
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
@@ -29,15 +29,13 @@ _HOLDOUT_EVERY = 50
 
 
 def bit_strings(num_bits: int, split: str) -> Iterator[str]:
-  """Yields the strings of a split, from a seed of the split."""
+  """Returns the strings of a split, from a seed of the split."""
   rng = random.Random(f"{num_bits} {split}")
-  remaining = _NUM_EXAMPLES[split]
-  while remaining:
-    bits = f"{rng.getrandbits(num_bits):0{num_bits}b}"
-    held_out = zlib.crc32(bits.encode()) % _HOLDOUT_EVERY == 0
-    if held_out == (split == "validation"):
-      remaining -= 1
-      yield bits
+  drawn = (
+    f"{rng.getrandbits(num_bits):0{num_bits}b}" for _ in itertools.count()
+  )
+  count = _NUM_EXAMPLES[split]
+  return records.of_split(drawn, split, count=count, every=_HOLDOUT_EVERY)
 
 
 def examples(bits: str) -> Iterator[tasks.Example]:

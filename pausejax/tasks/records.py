@@ -14,9 +14,11 @@ space only are skipped in every format.
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pausejax import errors, json_files
@@ -261,6 +263,27 @@ class Generated:
     errors.require_one_of("split", split, self.make)
     for number, record in enumerate(self.make[split]()):
       yield f"{self.name} {split} {number}", record
+
+
+def is_held_out(text: str, every: int) -> bool:
+  """Returns whether a checksum holds a text out: one text in `every`."""
+  return zlib.crc32(text.encode()) % every == 0
+
+
+def of_split(
+  texts: Iterable[str], split: str, *, count: int, every: int
+) -> Iterator[str]:
+  """Returns the first `count` of the texts that belong to a split.
+
+  Args:
+    texts: generated, as many as are needed.
+    split: "train" or "validation".
+    count: examples of the split.
+    every: one text in so many is held out.
+  """
+  wanted = split == "validation"
+  mine = (text for text in texts if is_held_out(text, every) == wanted)
+  return itertools.islice(mine, count)
 
 
 def one_form(path: pathlib.Path) -> pathlib.Path:
