@@ -18,7 +18,8 @@ Two processes, each on a core of its own, are faster than one on both:
   taskset -c 0 pausejax study ... --shard=1/2
   taskset -c 1 pausejax study ... --shard=2/2
 
-docs/study.md describes the tasks. The model is far too small for the paper's.
+docs/study.md describes the tasks, docs/study_laptop.md a run. The model is far
+smaller than the paper's.
 """
 
 import pathlib

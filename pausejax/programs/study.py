@@ -253,8 +253,9 @@ class Runner:
 def _by_process(cell: Cell) -> list[Sequence[Sequence[str]]]:
   """Returns the commands of a cell, in groups that share a process.
 
-  All of them do, and load JAX once. Processes of several machines connect in
-  every command, and a process can connect only once.
+  In one process, they load JAX once. Where the environment defines several
+  processes, every command connects them, which a process can do only once; so
+  each command then has its own.
   """
   if environment.process_arguments() is None:
     return [cell.commands]

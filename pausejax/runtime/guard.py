@@ -1,4 +1,7 @@
-"""Ends a process in which no Python thread runs: one of them holds the GIL.
+"""Ends a process that reports nothing more.
+
+No Python thread runs while one of them holds the GIL, or the process was to end
+and does not.
 
 `Guard` starts this file as a small program. The watchdog's thread writes a line
 to it several times per second. When no line comes for the limit in the last
