@@ -26,7 +26,7 @@ ARGS = {
   "continue_pretrain": ["", "pause=true", "pause=false"],
   "finetune": ["", "task=gsm8k", "task=squad,pauses=50", "pauses=0"],
   "finetune_smoke": ["", "task=stdlib_choice", "pauses=0"],
-  "match3": ["", "arm=none", "arm=pauses", "arm=mixed"],
+  "match3": ["", "arm=none", "arm=pauses", "arm=mixed,size=small"],
   "parity": ["", "arm=none", "arm=hints", "arm=pauses", "arm=both,bits=100"],
   "pretrain_c4": [
     "",

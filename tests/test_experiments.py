@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks import line_chart, zero_pauses
+from benchmarks import line_chart, match3, zero_pauses
 from pausejax import cli
 
 
@@ -113,6 +113,35 @@ def test_a_chart_places_its_points():
   )
   assert logarithmic.ticks() == [1, 10, 100, 1_000, 10_000, 100_000]
   assert logarithmic.height(1_000) == pytest.approx(0.6)
+
+
+def evaluated(folder, step, **accuracies):
+  """Writes a run of 20 steps with one evaluation."""
+  folder.mkdir(exist_ok=True)
+  (folder / "config.json").write_text('{"num_steps": 20}')
+  values = {f"eval_{task}_accuracy": a for task, a in accuracies.items()}
+  with (folder / "metrics.jsonl").open("a") as f:
+    f.write(json.dumps({"step": step, "eval_score": 1.0, **values}) + "\n")
+
+
+def test_3sum_skips_complete_runs_and_shows_both_answers_of_the_mixture(
+  called, tmp_path
+):
+  evaluated(tmp_path / "none-s2", 20, match3_small=51.0)
+  evaluated(tmp_path / "mixed-s0", 10, match3_small=75.0)
+  both = dict(match3_small=99.0, match3_small_cot=100.0)
+  evaluated(tmp_path / "mixed-s1", 20, **both)
+  assert match3.table_lines(tmp_path)[2:] == [
+    "| no pauses | - | - | 51.0 |",
+    "| pauses | - | - | - |",
+    "| pauses, mixed with work: after pauses | - | 99.0 | - |",
+    "| pauses, mixed with work: after its own work | - | 100.0 | - |",
+  ]
+  for seed in match3.SEEDS:
+    match3.train("mixed", seed, tmp_path)
+  trained = [words[2] for words in called]
+  assert trained == ["--config.seed=0", "--config.seed=2"]
+  assert "arm=mixed,size=small" in called[0][1]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from pausejax import tasks
@@ -39,38 +40,66 @@ def test_strings_are_reproducible_and_parity_is_balanced():
   assert abs(odd - NUM / 2) < 4 * (NUM / 4) ** 0.5  # Four deviations.
 
 
-def has_triple(vectors) -> bool:
+FITS = {
+  "match3": lambda digits: sum(digits) % 10 == 0,
+  "match3_small": lambda digits: sum(digits) == 6,
+}
+
+
+def has_triple(vectors, name) -> bool:
   """The definition, by trying every triple."""
   return any(
-    all(sum(digits) % 10 == 0 for digits in zip(*triple, strict=True))
+    all(map(FITS[name], zip(*triple, strict=True)))
     for triple in itertools.combinations(vectors, 3)
   )
 
 
-def test_3sum_labels_are_right():
-  found = some(match3.instances("validation"))
+@pytest.mark.parametrize(("name", "size"), match3.SIZES.items())
+def test_3sum_labels_are_right_and_half_of_them_true(name, size):
+  found = some(match3.instances("validation", name))
   for record in found:
-    assert has_triple(record["vectors"]) == (record["answer"] == "T")
+    vectors = np.array(record["vectors"])
+    assert vectors.shape == (size.num_vectors, size.num_digits)
+    assert vectors.min() >= 0 and vectors.max() < size.num_values
+    assert has_triple(record["vectors"], name) == (record["answer"] == "T")
   assert sum(r["answer"] == "T" for r in found) == NUM / 2
 
 
-def test_the_hints_of_3sum_are_right_and_as_long_as_the_pauses():
-  task, shown = tasks.downstream("match3"), tasks.downstream("match3_cot")
-  pairs = list(itertools.combinations(range(10), 2))
-  for record in some(match3.instances("validation"))[:200]:
+@pytest.mark.parametrize(("name", "size"), match3.SIZES.items())
+def test_the_work_of_3sum_is_right_and_as_long_as_the_pauses(name, size):
+  task, shown = tasks.downstream(name), tasks.downstream(f"{name}_cot")
+  pairs = list(itertools.combinations(range(size.num_vectors), 2))
+  for record in some(match3.instances("validation", name))[:200]:
+    vectors = record["vectors"]
     (short,) = task.examples(record)
     (long,) = shown.examples(record)
     assert short.prefix == long.prefix and short.target == long.target[-1]
     assert len(long.target) == task.num_pauses + len(short.target)
-    for (i, j), at in zip(pairs, range(0, 90, 2), strict=True):
-      who, said = long.target[at : at + 2]
-      a, b = record["vectors"][i], record["vectors"][j]
-      assert who in match3._LETTERS[i] + match3._LETTERS[j]
-      if said.isdigit():
-        assert int(said) in [(x + y) % 10 for x, y in zip(a, b, strict=True)]
+    for (i, j), at in zip(pairs, range(0, task.num_pauses, 2), strict=True):
+      first, second = long.target[at : at + 2]
+      a, b = vectors[i], vectors[j]
+      thirds = {
+        match3._LETTERS[k]
+        for k, c in enumerate(vectors)
+        if k not in (i, j) and has_triple([a, b, c], name)
+      }
+      sums = [str(x + y)[-1] for x, y in zip(a, b, strict=True)]
+      if name == "match3":
+        assert first in match3._LETTERS[i] + match3._LETTERS[j]
+        assert second in (thirds or sums)
       else:
-        c = record["vectors"][match3._LETTERS.index(said)]
-        assert has_triple([a, b, c])
+        assert first in (thirds or sums[0]) and second == sums[-1]
+
+
+def test_3sum_is_reproducible_and_trains_on_nothing_that_is_held_out():
+  train, held_out = (
+    list(match3.instances(split, "match3_small"))
+    for split in ("train", "validation")
+  )
+  assert held_out == list(match3.instances("validation", "match3_small"))
+  assert not {tuple(r["vectors"]) for r in train} & {
+    tuple(r["vectors"]) for r in held_out
+  }
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
