@@ -18,7 +18,7 @@ from pausejax.checkpoints import folders, leaves, verification
 from pausejax.checkpoints.store import Store
 from pausejax.runtime import run_folder
 from pausejax.selftest.damage import DAMAGES, files_of
-from tests import test_damage
+from tests import test_damage, toys
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,6 @@ def flip(path: pathlib.Path) -> None:
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 4
   path.write_bytes(content)
-
-
-def largest_file(folder: pathlib.Path) -> pathlib.Path:
-  """Returns the file that holds the embedding."""
-  return max(folder.rglob("d/*"), key=lambda p: p.stat().st_size)
 
 
 def disturb(workdir: pathlib.Path) -> None:
@@ -181,7 +176,7 @@ def test_damage_is_named_with_its_file_or_leaf(workdir, run):
   assert code == 3 and "1 of 2 steps are intact" in printed
   assert "checkpoints/8: DAMAGED\n  data/process_0-position.json" in printed
   assert run("verify", workdir, "--step=4")[0] == 0
-  flip(largest_file(workdir / "checkpoints" / "4" / "params"))
+  flip(toys.array_file(workdir / "checkpoints" / "4" / "params"))
   code, printed = run("verify", workdir, "--step=4")
   assert code == 3 and "0 of 1 steps are intact" in printed
   assert "  digest of model/" in printed and "does not match" in printed
@@ -282,9 +277,7 @@ def test_the_largest_difference_of_a_leaf_is_printed(abstract, tmp_path, run):
   code, printed = run("diff", tmp_path / "a", tmp_path / "b")
   line = f"largest |A - B| {largest:.3g}, 1 of {x.size:,} elements"
   assert code == 1 and line in printed and "leaves: 1 of" in printed
-  # Orbax may write several data files, of which a read needs some.
-  for path in (tmp_path / "b" / "checkpoints/8/params").rglob("d/*"):
-    os.truncate(path, 20)
+  os.truncate(toys.array_file(tmp_path / "b" / "checkpoints/8/params"), 20)
   code, printed = run("diff", tmp_path / "a", tmp_path / "b")
   assert code == 3 and "is damaged" in printed
 
@@ -339,7 +332,7 @@ def refused(run, workdir, step, code, *parts):
 
 def test_a_damaged_step_is_not_put_back(workdir, run):
   path = aside(workdir)
-  flip(largest_file(path / "params"))
+  flip(toys.array_file(path / "params"))
   refused(run, workdir, "8", 3, f"{path} is damaged and was not put back")
   refused(run, workdir, "8-0", 3, "model/")
 

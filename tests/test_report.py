@@ -20,6 +20,7 @@ from pausejax.data.finetuning import examples
 from pausejax.evaluation import results
 from pausejax.programs import report as program
 from pausejax.study import plan as plans
+from pausejax.study.config import StudyConfig
 from pausejax.study.report import chart, contents, curves, document, runs
 
 NASTY = "</script><img src=x onerror=alert(1)>&lt;"
@@ -36,27 +37,20 @@ needs_chromium = pytest.mark.skipif(
 
 def plan(workdir, **changes) -> plans.Study:
   fields = {
+    **default(StudyConfig).to_dict(),
     "title": "Four & more",
-    "local_dir": "",
-    "prepare": (),
-    "pretrain_words": "",
-    "finetune_words": "",
-    "evaluate_words": "",
     "pretrainings": {"std": ("a.py:pause=false",), "pause": ("a.py",)},
     "tasks": ("gsm8k",),
-    "task_words": {},
     "finetunings": {
       name: (f"b.py:task={{task}},pauses={name[1:]}",) for name in ("m0", "m10")
     },
     "evaluations": {"m10": ("--pauses=0",)},
-    "pretrain_seeds": (),
     "seeds": (0, 1),
     "variants": (
       ("StdPT_StdFT", "std", "m0"),
       ("PausePT_StdFT", "pause", "m0"),
       ("PausePT_PauseFT", "pause", "m10"),
     ),
-    "tasks_module": "",
   }
   built = plans.make_plan(workdir, {**fields, **changes})
   built.save()

@@ -12,7 +12,7 @@ from pausejax import errors, optimizer
 from pausejax.checkpoints import folders, leaves
 from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig, OptimConfig, default
-from tests import models
+from tests import models, toys
 from tests.test_sharding import abstract_on, mesh_of_8, one_device_mesh
 
 KEEP = CheckpointConfig(every=1, keep=2, keep_period=10, keep_best=0)
@@ -141,18 +141,11 @@ def test_invalid_steps_are_set_aside_and_other_files_are_kept(
   assert int(restore(tmp_path / "c", abstract).state.step) == 3
 
 
-def largest_file(folder):
-  return max(
-    (p for p in folder.rglob("*") if p.is_file()),
-    key=lambda p: p.stat().st_size,
-  )
-
-
 def test_a_flipped_bit_is_detected_and_the_older_step_restored(
   tmp_path, fresh, abstract
 ):
   save(tmp_path / "c", fresh, 1, 2)
-  path = largest_file(tmp_path / "c" / "2" / "params")
+  path = toys.array_file(tmp_path / "c" / "2" / "params")
   damaged = bytearray(path.read_bytes())
   damaged[len(damaged) // 2] ^= 1
   path.write_bytes(damaged)
@@ -163,7 +156,8 @@ def test_a_flipped_bit_is_detected_and_the_older_step_restored(
 
 def test_damage_of_all_steps_stops_the_run(tmp_path, fresh, abstract):
   save(tmp_path / "c", fresh, 1)
-  largest_file(tmp_path / "c" / "1" / "opt_state").write_bytes(b"")
+  for path in (tmp_path / "c" / "1" / "opt_state").rglob("d/*"):
+    path.write_bytes(b"")
   with pytest.raises(errors.UserError, match="no checkpoint is intact"):
     restore(tmp_path / "c", abstract)
 

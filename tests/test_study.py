@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from pausejax import errors
-from pausejax.config import load_config, loader, train_config
+from pausejax.config import default, load_config, loader, train_config
 from pausejax.evaluation import results
 from pausejax.programs import study as program
 from pausejax.study import plan as plans
 from pausejax.study import table
+from pausejax.study.config import StudyConfig
 from tests import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,28 +26,25 @@ ROOT = pathlib.Path(__file__).parent.parent
 def fields(**changes) -> dict:
   """A study of one task with two pretrainings and three finetunings."""
   return {
+    **default(StudyConfig).to_dict(),
     "title": "test",
-    "local_dir": "",
     "prepare": (("one", "segments --out={workdir}/prepare/one/store"),),
     "pretrain_words": "--config.data.segments_dir={workdir}/prepare/one/store",
     "finetune_words": "--config.num_steps=2",
     "evaluate_words": "--limit=4",
     "pretrainings": {"std": ("a.py:pause=false",), "pause": ("a.py",)},
     "tasks": ("stdlib_cloze",),
-    "task_words": {},
     "finetunings": {
       "m0": ("b.py:task={task},pauses=0",),
       "m2": ("b.py:task={task},pauses=2",),
       "m4": ("b.py:task={task},pauses=4",),
     },
     "evaluations": {"m2": ("--pauses=0,1",)},
-    "pretrain_seeds": (),
     "seeds": (0, 1),
     "variants": (
       ("StdPT_StdFT", "std", "m0"),
       ("PausePT_PauseFT", "pause", "m2", "m4"),
     ),
-    "tasks_module": "",
     **changes,
   }
 

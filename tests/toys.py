@@ -80,6 +80,16 @@ def rows(workdir: pathlib.Path) -> list[dict]:
   return [row for row in found if "loss" in row]
 
 
+def array_file(item: pathlib.Path) -> pathlib.Path:
+  """Returns the file with the largest array of an item of a step.
+
+  Other files of the item hold small arrays, or an index that a read may not
+  need.
+  """
+  files = item.glob("ocdbt.process_*/d/*")
+  return max(files, key=lambda p: p.stat().st_size)
+
+
 def last_meta(workdir: pathlib.Path) -> dict:
   """Returns meta.json of the newest checkpoint."""
   steps = [

@@ -4,11 +4,12 @@ import json
 import pathlib
 
 from pausejax.checkpoints import folders, saved_run, upgrade
-from pausejax.config import saved
+from pausejax.config import default, saved
 from pausejax.evaluation import results
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.runtime import metric_rows, run_folder, wandb_run
 from pausejax.study import plan as plans
+from pausejax.study.config import StudyConfig
 from pausejax.study.report import contents, document
 from tests.fuzz.reader import BYTES, Reader, put, tree
 
@@ -65,11 +66,10 @@ def _checkpoint(name: str, is_summed: bool) -> Reader:
 def small_plan(folder: pathlib.Path) -> plans.Study:
   """Writes the plan of a study with one run, and returns it."""
   fields = {
+    **default(StudyConfig).to_dict(),
     "title": "t",
-    "local_dir": "",
     "prepare": (("segments", "segments --out=x"),),
     "pretrain_words": "--config.seed=1",
-    "finetune_words": "",
     "evaluate_words": "",
     "pretrainings": {"std": ("configs/smoke.py",)},
     "tasks": ("stdlib_cloze",),
@@ -77,9 +77,7 @@ def small_plan(folder: pathlib.Path) -> plans.Study:
     "finetunings": {"m0": ("configs/finetune_smoke.py", "--config.seed=3")},
     "evaluations": {"m0": ("--pauses=0",)},
     "seeds": (0,),
-    "pretrain_seeds": (),
     "variants": (("StdPT_StdFT", "std", "m0"),),
-    "tasks_module": "",
   }
   plan = plans.make_plan(folder, fields)
   plan.save()
