@@ -91,8 +91,8 @@ def prober(model, format_, examples, batch_size=64) -> measure.Prober:
   )
 
 
-def probe(it: measure.Prober, maps=()) -> dict:
-  specs = measure.specs_of(2, 4, it.num_probed, maps)
+def probe(it: measure.Prober, maps=(), by=results.AXES) -> dict:
+  specs = measure.specs_of(2, 4, it.num_probed, maps, by)
   unchanged = it.unchanged(lambda *_: None)
   lesioned = it.lesioned(
     [*specs.values()], unchanged.means_LMD, lambda *_: None
@@ -161,6 +161,20 @@ def test_a_map_has_every_layer_and_pause_once():
   assert not any(spec.is_on_LM[:, 4].any() for spec in specs.values())
   assert (specs["kept", 0].is_on_LM == specs["cut",].is_on_LM).all()
   assert len(specs) == 4 * (1 + 3 + 4) + 12 + 4
+  assert len(measure.specs_of(3, 5, 4, [], [])) == 4 + 4
+
+
+def test_the_verdict_needs_no_lesion_by_layer_or_pause():
+  model = letters_model(attends=True)
+  pauses = PromptPauses(num_pauses=4)
+  format_ = prompts.Format(letters_task(), TOKENIZER, pauses)
+  with jax.set_mesh(one_device_mesh()):
+    it = prober(model, format_, questions(model, format_))
+    whole = probe(it, maps=["cut"])
+    least = probe(it, by=[])
+  axes = ["by_layer", "by_pause", "by_layer_and_pause"]
+  assert least == whole | dict.fromkeys(axes, {})
+  assert [len(rows) for rows in whole["by_layer_and_pause"]["cut"]] == [3, 3]
 
 
 def test_a_donor_has_another_right_answer():
@@ -283,6 +297,7 @@ def test_the_command_prints_a_verdict_and_writes_what_the_report_draws(
     ([], "which has no answers; name a downstream task"),
     (["--task=c4"], "c4"),
     (["--task=parity20", "--maps=cuts"], "did you mean 'cut'?"),
+    (["--task=parity20", "--by=layers"], "did you mean 'layer'?"),
     (["--task=parity20", "--split=tests"], "--split"),
   ],
 )

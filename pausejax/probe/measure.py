@@ -20,7 +20,7 @@ import numpy as np
 from pausejax.data.finetuning.prompts import Format
 from pausejax.model.decoder import Decoder
 from pausejax.probe import forward, sequences
-from pausejax.probe.results import LESIONS
+from pausejax.probe.results import AXES, LESIONS
 from pausejax.tasks import Example
 
 Show = Callable[[int, int], None]
@@ -216,13 +216,17 @@ class Prober:
 
 
 def specs_of(
-  num_layers: int, num_pauses: int, num_probed: int, maps: Sequence[str]
+  num_layers: int,
+  num_pauses: int,
+  num_probed: int,
+  maps: Sequence[str],
+  by: Sequence[str] = AXES,
 ) -> dict[tuple, Spec]:
   """Returns every lesion by what it is.
 
-  The keys are (kind,), (kind, "layer", l), (kind, "pause", m),
-  (kind, "place", l, m) for the kinds in `maps`, and ("kept", j): all pauses
-  after the first j are cut.
+  The keys are (kind,), (kind, "layer", l) and (kind, "pause", m) for the axes
+  in `by`, (kind, "place", l, m) for the kinds in `maps`, and ("kept", j): all
+  pauses after the first j are cut.
   """
   layers, pauses = range(num_layers), range(num_probed)
   made = {}
@@ -234,9 +238,9 @@ def specs_of(
 
   for kind in LESIONS:
     add((kind,), kind, layers, pauses)
-    for layer in layers:
+    for layer in layers if "layer" in by else ():
       add((kind, "layer", layer), kind, [layer], pauses)
-    for pause in pauses:
+    for pause in pauses if "pause" in by else ():
       add((kind, "pause", pause), kind, layers, [pause])
   for kind in maps:
     for layer in layers:

@@ -20,6 +20,8 @@ LESIONS = {
   "zero": "a zero vector enters the layer at the pause",
   "transplant": "keys and values of the pause are those of another example",
 }
+# Along which each lesion is repeated.
+AXES = ("layer", "pause")
 
 _DROP = {"mean": float, "low": float, "high": float}
 _EFFECT = {"accuracy": _DROP, "log_likelihood": _DROP}

@@ -34,16 +34,15 @@ def summarize(
   along = lambda kind, axis: [
     as_json(effects[key]) for key in keys if key[:2] == (kind, axis)
   ]
+  by = lambda axis: {k: along(k, axis) for k in LESIONS if along(k, axis)}
   kept = {key: k for k, key in enumerate(keys) if key[0] == "kept"}
   return {
     **_level(unchanged.values, groups),
     "lesions": {kind: as_json(effect) for kind, effect in whole.items()},
-    "by_layer": {kind: along(kind, "layer") for kind in LESIONS},
-    "by_pause": {kind: along(kind, "pause") for kind in LESIONS},
+    "by_layer": by("layer"),
+    "by_pause": by("pause"),
     "by_layer_and_pause": {
-      kind: _rows(along(kind, "place"), len(along(kind, "pause")))
-      for kind in LESIONS
-      if along(kind, "place")
+      kind: _rows(flat, len(kept)) for kind, flat in by("place").items()
     },
     "kept": [
       *(

@@ -17,7 +17,8 @@ its pauses, ignores them, ignores what they hold, or the data cannot tell
 WORKDIR/checkpoints/STEP. Pauses are those of the finetuning, if no option
 changes them. The result is written as JSON to WORKDIR/probes/, which `pausejax
 report` draws. There are 4 (1 + L) (1 + P) + P passes for L layers and P pauses;
---maps= leaves out most of them.
+--maps= leaves 4 (1 + L + P) + P of them, and --maps= --by= the 4 + P that the
+verdict needs.
 """
 
 import argparse
@@ -46,6 +47,8 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--limit", options.limit, 0)
   for name in options.maps:
     errors.require_one_of("--maps", name, results.LESIONS)
+  for name in options.by:
+    errors.require_one_of("--by", name, results.AXES)
   run = saved_run.find_run(options.checkpoint, average=options.average)
   config = run.meta["config"]
   tasks.import_module(options.tasks_module or config["tasks_module"])
@@ -112,6 +115,12 @@ def parser() -> commandline.Parser:
     type=commandline.name_list,
     default=tuple(results.LESIONS),
     help="lesions to repeat for each layer and pause (all)",
+  )
+  add(
+    "--by",
+    type=commandline.name_list,
+    default=results.AXES,
+    help=f"repeat all lesions by {' and by '.join(results.AXES)} (both)",
   )
   add("--local_dir", default="", help="published files (as in the run)")
   add("--tasks_module", default="", help="registers tasks of your own")
@@ -184,7 +193,11 @@ def _probe(
   num_rows = len(prober.encoded.rows)  # Refused before the first pass.
   num_pauses = format_.pauses.num_pauses
   specs = measure.specs_of(
-    run.model.num_layers, num_pauses, prober.num_probed, options.maps
+    run.model.num_layers,
+    num_pauses,
+    prober.num_probed,
+    options.maps,
+    options.by,
   )
   print(
     f"{num_pauses} pauses {format_.pauses.place}, {prober.num_probed} of them "

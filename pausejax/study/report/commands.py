@@ -4,6 +4,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
+from pausejax.probe.results import AXES
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.study.report.runs import StudyRun
 
@@ -57,8 +58,10 @@ def _initial(run: StudyRun, runs: Sequence[StudyRun]) -> StudyRun | None:
 
 def _probe(again: str, run: StudyRun, result: dict) -> list[str]:
   """Returns the words of the command that probes the pauses again."""
+  by = [axis for axis in AXES if result[f"by_{axis}"]]
   maps = f"--maps={','.join(result['by_layer_and_pause'])}"
-  return [*_evaluation(again, run, result, verb="probe"), maps]
+  words = _evaluation(again, run, result, verb="probe")
+  return [*words, maps, f"--by={','.join(by)}"]
 
 
 def _evaluation(
