@@ -20,6 +20,7 @@ TOKEN = "<pause>"  # How texts and saved results name the token.
 
 # Fields that name the condition of an answer in saved files.
 _CONDITION = ("num_pauses", "position", "filler")
+_BEHIND_TOKENS = "pauses_behind_tokens"  # The field of `TokenPauses`.
 
 _MAX_FILLER_SLUG = 16  # Characters of a filler that a file name spells out.
 
@@ -84,6 +85,11 @@ class TokenPauses:
     """P, the slots of a token with its pauses."""
     return 1 + len(self.ids)
 
+  @property
+  def uses_pause_token(self) -> bool:
+    """Whether some are `<pause>`, not copies."""
+    return any(id_ != self.COPY for id_ in self.ids)
+
   def spread(self, ids: Any) -> Any:
     """Returns int [..., N P] for ids [..., N] of NumPy or JAX."""
     own_P = np.array([self.COPY, *self.ids], np.int32)
@@ -94,6 +100,17 @@ class TokenPauses:
     """Returns bool [N P], True where a slot has a position of its own."""
     own_P = np.arange(self.period) == 0
     return np.tile(own_P | (not self.share_positions), num_tokens)
+
+  def fingerprint(self) -> dict[str, Any]:
+    """Returns what a finetuning saves of them; nothing if there are none."""
+    fields = {**dataclasses.asdict(self), "ids": [*self.ids]}
+    return {_BEHIND_TOKENS: fields} if self.ids else {}
+
+  @classmethod
+  def from_saved(cls, saved: Mapping[str, Any]) -> "TokenPauses":
+    """Returns the pauses of a fingerprint."""
+    fields = saved.get(_BEHIND_TOKENS, {"ids": ()})
+    return cls(**{**fields, "ids": tuple(fields["ids"])})
 
 
 NO_TOKEN_PAUSES = TokenPauses()
@@ -273,17 +290,22 @@ def draw_num_pauses(
 
 
 def answer_targets(
-  ids_T: np.ndarray, num_prompt: int, hint_ids: Sequence[int] = ()
+  ids_T: np.ndarray,
+  num_prompt: int,
+  hint_ids: Sequence[int] = (),
+  behind: TokenPauses = NO_TOKEN_PAUSES,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the targets of a prompt with its answer, and which of them count.
 
-  The loss is on the answer only (section 3.2). Hints are additional targets of
-  the positions just before the one that predicts the answer.
+  The loss is on the answer only (section 3.2), of which the pauses behind its
+  tokens are no part. Hints are additional targets of the positions just before
+  the one that predicts the answer.
 
   Args:
-    ids_T: int [N + 1], the prompt, then the answer and EOS.
+    ids_T: int [N + 1], the prompt, then the answer with its pauses, and EOS.
     num_prompt: ids of the prompt.
     hint_ids: fewer than `num_prompt`.
+    behind: the pauses behind every token.
 
   Returns:
     int and bool [N].
@@ -292,4 +314,8 @@ def answer_targets(
   last = num_prompt - 1
   first = last - len(hint_ids)
   targets_N[first:last] = hint_ids
-  return targets_N, np.arange(len(targets_N)) >= first
+  places_N = np.arange(len(targets_N)) - last
+  is_hint_N = (places_N >= first - last) & (places_N < 0)
+  # The last pause behind a token predicts the next one.
+  is_answer_N = (places_N >= 0) & (places_N % behind.period == 0)
+  return targets_N, is_hint_N | is_answer_N

@@ -116,7 +116,7 @@ def test_positions_count_from_zero():
 
 def packed(masks, max_counted):
   """A batch of rows of one example each, with these masks."""
-  rows = [[Packed(m, m, np.array(m, bool), m)] for m in masks]
+  rows = [[Packed(m, m, np.array(m, bool), m, m)] for m in masks]
   return packed_batch(rows, seq_len=6, max_counted=max_counted, pad_id=0)
 
 

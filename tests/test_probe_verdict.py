@@ -172,8 +172,8 @@ def test_the_verdict_needs_no_lesion_by_layer_or_pause():
     it = prober(model, format_, questions(model, format_))
     whole = probe(it, maps=["cut"])
     least = probe(it, by=[])
-  axes = ["by_layer", "by_pause", "by_layer_and_pause"]
-  assert least == whole | dict.fromkeys(axes, {})
+  none = {"by_layer": {}, "by_pause": {}, "by_layer_and_pause": {}}
+  assert least == whole | none
   assert [len(rows) for rows in whole["by_layer_and_pause"]["cut"]] == [3, 3]
 
 

@@ -10,7 +10,7 @@ from pausejax.buckets import copies
 from pausejax.checkpoints import folders
 from pausejax.config import DataConfig, ModelConfig, WatchdogConfig, saved
 from pausejax.data import tokenizers
-from pausejax.prompt_pauses import NO_TOKEN_PAUSES, TokenPauses
+from pausejax.prompt_pauses import TokenPauses
 from pausejax.runtime import distributed, phases
 
 if TYPE_CHECKING:
@@ -106,16 +106,12 @@ class SavedRun:
 
   @property
   def behind_tokens(self) -> TokenPauses:
-    """The pauses behind every token in pretraining, which answers have, too.
-
-    A finetuned run has none: the examples of a task are trained without them.
-    """
+    """The pauses behind every token in training, which answers have, too."""
+    saved = self.meta.get("data", {})
+    if "pause_mode" not in saved:  # Not pretrained.
+      return TokenPauses.from_saved(saved)
     data = DataConfig(**self.meta["config"]["data"])
-    was_pretrained = "pause_mode" in self.meta.get("data", {})
-    pause_id = self.tokenizer.pause_id
-    return (
-      data.pauses.behind_tokens(pause_id) if was_pretrained else NO_TOKEN_PAUSES
-    )
+    return data.pauses.behind_tokens(self.tokenizer.pause_id)
 
   def results_folder(self, name: str) -> pathlib.Path:
     """Returns the folder of results in the workdir, apart for the average."""

@@ -238,6 +238,12 @@ class FinetuneConfig(ConfigGroup):
   pauses_in_prefix: bool = declare(
     False, "Whether the pauses belong to a bidirectional prefix."
   )
+  pauses_behind_tokens: bool = declare(
+    True,
+    "Whether examples have pauses or copies behind every token if the run of "
+    "--init_from was trained with them (data.pause_mode every_token or "
+    "repeat_token, which is inherited).",
+  )
   pause_init: str = declare(
     "mean",
     "New <pause> row, also in pretraining, if the run of --init_from was not "

@@ -18,6 +18,7 @@ from pausejax.config.outputs import (
   ProfileConfig,
 )
 from pausejax.config.watchdog import WatchdogConfig
+from pausejax.prompt_pauses import NO_TOKEN_PAUSES, TokenPauses
 
 # Logical axes of parameters, see `sharding.py`.
 PARAMETER_AXES = (
@@ -296,6 +297,12 @@ class TrainConfig(ConfigGroup):
   log: LogConfig
   profile: ProfileConfig
   watchdog: WatchdogConfig
+
+  def behind_tokens(self, pause_id: int) -> TokenPauses:
+    """Returns the pauses behind every token of a finetuning's examples."""
+    if not self.finetune.pauses_behind_tokens:
+      return NO_TOKEN_PAUSES
+    return self.data.pauses.behind_tokens(pause_id)
 
   def __post_init__(self):
     super().__post_init__()

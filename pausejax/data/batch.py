@@ -78,6 +78,7 @@ class Packed(NamedTuple):
   tokens_N: np.ndarray
   targets_N: np.ndarray
   loss_mask_N: np.ndarray
+  positions_N: np.ndarray
   in_prefix_N: np.ndarray
 
 
@@ -123,7 +124,7 @@ def packed_batch(
       batch["tokens"][place] = example.tokens_N
       batch["targets"][place] = example.targets_N
       batch["loss_mask"][place] = example.loss_mask_N
-      batch["positions"][place] = np.arange(n)
+      batch["positions"][place] = example.positions_N
       batch["segment_ids"][place] = number
       batch["in_prefix"][place] = example.in_prefix_N
       start += n

@@ -185,7 +185,12 @@ def encode_split(
   of = finetune.trained_pauses if trains else finetune.pauses
   return TaskSequences(
     _load_examples(config.data, tokenizer, task, split),
-    prompts.Format(task, tokenizer, of(task.num_pauses)),
+    prompts.Format(
+      task,
+      tokenizer,
+      of(task.num_pauses),
+      config.behind_tokens(tokenizer.pause_id),
+    ),
     finetune,
     config.data.seq_len,
     finetune.train_numbers if trains else (),

@@ -13,7 +13,7 @@ from pausejax.config import TrainConfig
 from pausejax.data import pipeline
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import continuation, decode
-from pausejax.prompt_pauses import NO_TOKEN_PAUSES, PromptPauses
+from pausejax.prompt_pauses import PromptPauses
 
 Samples = Sequence[dict[str, Any]]
 
@@ -40,9 +40,9 @@ def sampler(
     num_pauses=config.eval.sample_pauses,
     in_prefix=config.finetune.pauses_in_prefix,
   )
-  behind = config.data.pauses.behind_tokens(tokenizer.pause_id)
-  if pipeline.is_finetuning(config.data.rates):
-    behind = NO_TOKEN_PAUSES
+  finetunes = pipeline.is_finetuning(config.data.rates)
+  trained = config if finetunes else config.data.pauses
+  behind = trained.behind_tokens(tokenizer.pause_id)
   texts = continuation.text_list("eval.sample_prompts", prompts)
   ids = tokenizer.encode(texts)
   num_rows = sharding.padded_size(len(ids), "batch")

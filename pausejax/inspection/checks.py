@@ -142,23 +142,22 @@ def _check_segments(batch: Batch, rules: sequences.Rules) -> Check:
 
 
 def _check_positions(batch: Batch, rules: sequences.Rules) -> Check:
-  shares = _shares_positions(rules)
-
   def is_good(example: sequences.RowExample) -> bool:
     positions_N = example.arrays["positions"]
+    if not rules.shares_positions:
+      return np.array_equal(positions_N, np.arange(len(positions_N)))
+    if isinstance(rules, sequences.FinetuningRules):
+      filler = rules.sequences.filler(example.num_pauses)
+      expected_N = filler.positions(example.num_prompt, len(positions_N))
+      return np.array_equal(positions_N, expected_N)
+    # A pause is an input whose target before it did not count.
     is_text_N = np.ones(len(positions_N), bool)
-    if shares:  # A pause is an input whose target before it did not count.
-      is_text_N[1:] = example.arrays["loss_mask"][:-1]
+    is_text_N[1:] = example.arrays["loss_mask"][:-1]
     return np.array_equal(positions_N, np.cumsum(is_text_N) - 1)
 
   name = "positions start at 0 in each segment"
-  name += " and count text tokens" * shares
+  name += " and count text tokens" * rules.shares_positions
   return _each(name, "do", is_good, batch, rules)
-
-
-def _shares_positions(rules: sequences.Rules) -> bool:
-  pretrains = isinstance(rules, sequences.PretrainingRules)
-  return pretrains and rules.pauses.shares_positions
 
 
 def _check_padding(batch: Batch, rules: sequences.Rules) -> Check:
@@ -172,13 +171,15 @@ def _check_pauses(batch: Batch, rules: sequences.FinetuningRules) -> Check:
 
   def is_good(example: sequences.RowExample) -> bool:
     filler = rules.sequences.filler(example.num_pauses)
-    pauses, n = filler.pauses, example.num_prompt
     tokens_N = example.arrays["tokens"]
-    prompt_N = tokens_N[:n]
-    prefix_N = prompt_N[~pauses.mask(n)[: len(prompt_N)]][1:]
-    num_pauses = np.count_nonzero(rules.tokenizer.is_pause(tokens_N))
-    return num_pauses == pauses.num_pause_tokens and np.array_equal(
-      prompt_N[1:], filler.prompt(prefix_N)[1:]
+    n = min(example.num_prompt, len(tokens_N))
+    period = filler.behind.period
+    prefix, answer = filler.text(tokens_N[:n]), tokens_N[n::period]
+    expected = filler.prompt(prefix), filler.behind.spread(answer)
+    is_pause_N = rules.tokenizer.is_pause
+    num_pauses = sum(int(is_pause_N(x).sum()) for x in (prefix, answer))
+    return num_pauses == 0 and np.array_equal(
+      tokens_N[1:], np.concatenate(expected)[1:]
     )
 
   made = rules.sequences
@@ -229,9 +230,12 @@ def _check_first_target(
 ) -> Check:
   def is_good(example: sequences.RowExample) -> bool:
     rest_N = example.arrays["loss_mask"][max(example.num_prompt - 1, 0) :]
-    return len(rest_N) > 0 and bool(rest_N.all())
+    counts_N = np.arange(len(rest_N)) % period == 0
+    return len(rest_N) > 0 and np.array_equal(rest_N, counts_N)
 
+  period = rules.sequences.format.filler.behind.period
   name = "targets are in the loss from the last id of the prompt to EOS"
+  name += ", the pauses behind tokens are not" * (period > 1)
   return _each(name, "examples", is_good, batch, rules)
 
 
@@ -251,8 +255,9 @@ def _check_targets(batch: Batch, rules: sequences.FinetuningRules) -> Check:
 
   def is_good(example: sequences.RowExample) -> bool:
     targets_N = example.arrays["targets"][max(example.num_prompt - 1, 0) :]
-    return tuple(targets_N.tolist()) in known(example.stage)
+    return tuple(targets_N[::period].tolist()) in known(example.stage)
 
+  period = source.format.filler.behind.period
   name = "targets in the loss are the target of an example and EOS"
   name += ", without replaced steps" * bool(source.curriculum)
   return _each(name, "examples", is_good, batch, rules)

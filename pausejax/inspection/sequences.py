@@ -30,6 +30,11 @@ class Rules:
   seq_len: int
   tokenizer: tokenizers.PauseTokenizer
 
+  @property
+  def shares_positions(self) -> bool:
+    """Whether pauses have the position of the token before them."""
+    raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainingRules(Rules):
@@ -46,6 +51,11 @@ class PretrainingRules(Rules):
   text_BT: np.ndarray
   max_short: int
   pauses: PauseSpec
+
+  @property
+  def shares_positions(self) -> bool:
+    """Whether pauses have the position of the token before them."""
+    return self.pauses.shares_positions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,11 @@ class FinetuningRules(Rules):
       return drawn.num_pauses, drawn.stage
     made = self.sequences
     return made.format.pauses.num_pauses, made.last_stage
+
+  @property
+  def shares_positions(self) -> bool:
+    """Whether pauses behind tokens have the position of their token."""
+    return self.sequences.format.filler.behind.share_positions
 
   @functools.cached_property
   def hinted(self) -> bool:

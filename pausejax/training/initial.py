@@ -43,7 +43,10 @@ def first_state(
   what = "average of the parameters" if initial.average else "parameters"
   print(f"{what} from step {initial.step} of {initial.place}")
   if initial.behind_tokens.ids and pipeline.is_finetuning(config.data.rates):
-    print("it has pauses behind every token; this finetuning has none there")
+    has = (
+      "has them, too" if config.finetune.pauses_behind_tokens else "has none"
+    )
+    print(f"it has pauses behind every token; this finetuning {has}")
   initial.fetch()
   return from_checkpoint(
     Store(initial.workdir / "checkpoints", None),

@@ -8,6 +8,7 @@ from pausejax import errors, tasks
 from pausejax.buckets import copies, urls
 from pausejax.checkpoints import saved_run
 from pausejax.config import (
+  DataConfig,
   FinetuneConfig,
   ModelConfig,
   TrainConfig,
@@ -21,6 +22,14 @@ from pausejax.errors import require_same
 from pausejax.runtime import distributed, provenance, trackers
 from pausejax.training import resume
 from pausejax.training.rollback import Rollback, plan_rollback
+
+# Fields of `data` that a finetuning inherits with pauses behind every token.
+_PAUSES_BEHIND_TOKENS = (
+  "pause_mode",
+  "pause_fraction",
+  "pause_run_length",
+  "pauses_share_positions",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +207,11 @@ def inherit(
   config.data.num_pause_ids = max(
     config.data.num_pause_ids, len(source.tokenizer.pause_ids)
   )
+  if config.finetune.pauses_behind_tokens and source.behind_tokens.ids:
+    tasks.import_module(config.tasks_module)
+    if pipeline.is_finetuning(DataConfig(**config.data).rates):
+      for name in _PAUSES_BEHIND_TOKENS:
+        config.data[name] = source.meta["config"]["data"][name]
   # The model was trained on positions below this limit.
   limit = source.model.max_seq_len
   if config.data.seq_len > limit:
@@ -216,7 +230,8 @@ def reads_pauses(config: TrainConfig) -> bool:
     return config.data.pauses.uses_pause_token
   mixed = [tasks.downstream(n) for n in config.data.rates]
   pauses = [config.finetune.trained_pauses(t.num_pauses) for t in mixed]
-  return any(p.num_pause_tokens for p in pauses)
+  behind = config.behind_tokens(0)
+  return behind.uses_pause_token or any(p.num_pause_tokens for p in pauses)
 
 
 def _own_checkpoint(workdir: str) -> saved_run.SavedRun | None:

@@ -62,7 +62,7 @@ class Format:
   def with_pauses(self, num_pauses: int) -> "Filler":
     """Returns what writes another number of pauses."""
     pauses = dataclasses.replace(self.pauses, num_pauses=num_pauses)
-    return Filler(self._tokenizer, pauses)
+    return Filler(self._tokenizer, pauses, self.filler.behind)
 
   def prompts(
     self,
@@ -179,6 +179,27 @@ class Filler:
     return self.pauses.prompt(
       spread_N, bos_id=self._bos_id, pause_id=self.ids(prefix_ids)
     )
+
+  def answer(self, target_ids: Sequence[int]) -> np.ndarray:
+    """Returns int32 [N]: a target with its pauses, and EOS, which has none."""
+    *text, eos_id = target_ids
+    spread_N = self.behind.spread(np.asarray(text, np.int32))
+    return np.append(spread_N, np.int32(eos_id))
+
+  def num_answer(self, num_target: int) -> int:
+    """Returns the length of `answer` for a target of `num_target` ids."""
+    return (num_target - 1) * self.behind.period + 1
+
+  def text(self, prompt_N: np.ndarray) -> np.ndarray:
+    """Returns the prefix of a prompt, without any pause."""
+    is_pause_N = self.pauses.mask(len(prompt_N))
+    return prompt_N[~is_pause_N][1 :: self.behind.period]
+
+  def positions(self, num_prompt: int, num_positions: int) -> np.ndarray:
+    """Returns int32 [N], the positions of a prompt and its answer."""
+    num_tokens = (num_positions - num_prompt) // self.behind.period
+    moves = self.moves(num_prompt), self.behind.moves(num_tokens)
+    return np.cumsum(np.concatenate(moves), dtype=np.int32) - 1
 
   def moves(self, num_prompt: int) -> np.ndarray:
     """Returns bool [N], True where a prompt's id has a position of its own."""

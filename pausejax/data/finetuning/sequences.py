@@ -90,11 +90,12 @@ class TaskSequences:
     # Of each example: its target without 0, 1, ... steps.
     self._targets = self._all_targets()
     # The last id, EOS, is a target but never an input.
+    answer = format_.filler.answer
     lengths = [seq_len + 1 - n for n in self._longest()]
     self.prompts = format_.prompts(examples.rows, lengths, examples.prefix_ids)
     self.rows = [
       Sequence_(
-        np.concatenate([prompt_T, np.asarray(targets[-1], np.int32)]),
+        np.concatenate([prompt_T, answer(targets[-1])]),
         len(prompt_T),
         format_.hints(example) if config.hints and example.hints else [],
       )
@@ -156,7 +157,8 @@ class TaskSequences:
     """Returns the positions of an example with M pauses in a stage."""
     row = self.rows[index]
     num_text = row.num_prompt - self.format.pauses.num_pauses
-    return num_text + num_pauses + len(self.target(index, stage)) - 1
+    num_target = len(self.target(index, stage))
+    return num_text + num_pauses + self.format.filler.num_answer(num_target) - 1
 
   def num_counted(self, index: int, stage: int = 0) -> int:
     """Returns the counted targets of an example in a stage, hints included."""
@@ -169,10 +171,10 @@ class TaskSequences:
       return row
     prompt_N = row.ids_T[: row.num_prompt]
     if num_pauses != most:
-      is_pause_N = self.format.pauses.mask(row.num_prompt)
-      prompt_N = self.filler(num_pauses).prompt(prompt_N[~is_pause_N][1:])
-    target_N = np.asarray(self.target(index, stage), np.int32)
-    ids_T = np.concatenate([prompt_N, target_N])
+      text_N = self.format.filler.text(prompt_N)
+      prompt_N = self.filler(num_pauses).prompt(text_N)
+    answer_N = self.format.filler.answer(self.target(index, stage))
+    ids_T = np.concatenate([prompt_N, answer_N])
     return Sequence_(ids_T, len(prompt_N), row.hint_ids)
 
   def max_counted(self) -> int:
@@ -249,12 +251,13 @@ class TaskSequences:
     return [[next(made) for _ in numbers] for numbers in counts]
 
   def _longest(self) -> list[int]:
-    """Returns the ids of each target, and of pauses beyond the largest M."""
+    """Returns the ids of each answer, and of pauses beyond the largest M."""
+    num_answer = self.format.filler.num_answer
     if self.curriculum is None:
-      return [len(targets[0]) for targets in self._targets]
+      return [num_answer(len(targets[0])) for targets in self._targets]
     most = self.format.pauses.num_pauses
     more = {s: self.curriculum.stage_pauses(s) - most for s in self.stages}
     return [
-      max(len(self.target(i, s)) + int(n) for s, n in more.items())
+      max(num_answer(len(self.target(i, s))) + int(n) for s, n in more.items())
       for i in range(len(self._targets))
     ]

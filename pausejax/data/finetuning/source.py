@@ -156,6 +156,7 @@ class FinetuneSource:
         }
         for task, rate in zip(self._tasks, self._rates, strict=True)
       },
+      **self._tasks[0].format.filler.behind.fingerprint(),
       **self._tokenizer.fingerprint(),
       "seq_len": self.data.seq_len,
       "packing": self._packing,
@@ -275,8 +276,16 @@ class FinetuneSource:
     task = self._tasks[drawn.task]
     row = task.row(*drawn[1:])
     n, prompt = row.num_positions, row.num_prompt
-    targets_T, counts_T = answer_targets(row.ids_T, prompt, row.hint_ids)
+    filler = task.filler(drawn.num_pauses)
+    targets_T, counts_T = answer_targets(
+      row.ids_T, prompt, row.hint_ids, filler.behind
+    )
     in_prefix_T = np.zeros(n, bool)
-    pauses = task.filler(drawn.num_pauses).pauses
-    in_prefix_T[:prompt] = pauses.prefix_mask(prompt)
-    return batch.Packed(row.ids_T[:-1], targets_T, counts_T, in_prefix_T)
+    in_prefix_T[:prompt] = filler.pauses.prefix_mask(prompt)
+    return batch.Packed(
+      row.ids_T[:-1],
+      targets_T,
+      counts_T,
+      filler.positions(prompt, n),
+      in_prefix_T,
+    )
