@@ -1,7 +1,9 @@
 """Objects, leases, parts and copies, against object stores that run here."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -84,6 +86,41 @@ def test_objects_are_written_read_copied_and_deleted(url, tmp_path):
   assert (tmp_path / "new" / "7").read_bytes() == b"x" * 7
   with pytest.raises(FileNotFoundError):
     objects.read("a/none")
+
+
+def test_a_folder_that_a_console_made_is_no_file(url):
+  objects = Objects(url)
+  for name in ("", "checkpoints/"):
+    objects.write(name, b"")  # A name that ends in a slash.
+  assert objects.sizes() == {}
+  put_run(url)
+  folder = copies.local_run(url, "--checkpoint")
+  assert (folder / "checkpoints" / "4" / "meta" / "meta.json").exists()
+
+
+def test_a_url_of_an_object_is_no_run(url):
+  put_run(url)
+  with pytest.raises(errors.UserError, match=r"no run in .*config\.json"):
+    copies.local_run(f"{url}/config.json", "--checkpoint")
+
+
+def test_a_server_that_never_answers_is_noticed(monkeypatch):
+  """Counts connections, each of which waits as long as the client does."""
+  monkeypatch.setattr("s3fs.S3FileSystem.read_timeout", 0.2)
+  with socket.create_server(("127.0.0.1", 0), backlog=99) as silent:
+    address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_store.SECRET)
+    with pytest.raises(OSError, match="timeout"):
+      Objects("s3://bucket-x/run").read("x")
+    silent.setblocking(False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+      while True:
+        silent.accept()[0].close()
+        count += 1
+  assert 1 < count <= 6
 
 
 def test_an_error_has_one_line_and_no_credentials(url, store):

@@ -48,9 +48,20 @@ class Objects:
     # These log the errors that are raised here, some with the whole request.
     for name in ("gcsfs", "google.auth", "s3fs", "aiobotocore", "asyncio"):
       logging.getLogger(name).setLevel(logging.CRITICAL)
-    return fsspec.filesystem(
-      self.url[:2], use_listings_cache=False, skip_instance_cache=True
+    options: dict[str, Any] = {}
+    if self.url.startswith("s3:"):
+      options["config_kwargs"] = {"retries": {"max_attempts": 2}}
+    client = fsspec.filesystem(
+      self.url[:2],
+      use_listings_cache=False,
+      skip_instance_cache=True,
+      **options,
     )
+    if self.url.startswith("s3:"):
+      # Attempts of s3fs, each of up to 3 requests of 15 s by botocore. With its
+      # 5 of 5 a server that never answers would be noticed after 7 minutes.
+      client.retries = 2
+    return client
 
   def sizes(self, folder: str = "") -> dict[str, int]:
     """Returns the sizes of all objects below a folder, in bytes."""
@@ -64,10 +75,19 @@ class Objects:
     }
 
   def _listing(self, folder: str) -> dict[str, dict[str, Any]]:
+    """Returns name -> what the store says about it.
+
+    Without the empty objects that the clouds' consoles make for folders, whose
+    names end in a slash, and without one of the name of the URL itself.
+    """
     root = self._path("")
     with self._explained(folder):
       found = self._client.find(self._path(folder), detail=True)
-    return {name.removeprefix(root): info for name, info in found.items()}
+    return {
+      name.removeprefix(root): info
+      for name, info in found.items()
+      if name.startswith(root) and not name.endswith("/")
+    }
 
   def read(self, name: str) -> bytes:
     """Returns the content of an object; raises FileNotFoundError."""
