@@ -127,7 +127,7 @@ def product(chip: str) -> trials.Row:
   layout = jax.sharding.SingleDeviceSharding(device)
   x = jax.ShapeDtypeStruct((_SIZE, _SIZE), jnp.bfloat16, sharding=layout)
   text = jax.jit(jnp.matmul).lower(x, x).compile().as_text()
-  seconds = estimate(text or "", topology.chip, share_of_keys=0.5)
+  seconds = estimate(text or "", topology.chip)
   share = 2 * _SIZE**3 / seconds.product_seconds / topology.chip.peak_flops
   return {"step_ms": 1e3 * seconds.product_seconds, "mfu": share}
 

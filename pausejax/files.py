@@ -7,7 +7,14 @@ import tempfile
 
 from pausejax import errors
 
-__all__ = ["is_name", "require_writable", "split_lines", "sync_folder", "write"]
+__all__ = [
+  "is_name",
+  "require_writable",
+  "require_writable_file",
+  "split_lines",
+  "sync_folder",
+  "write",
+]
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
@@ -69,3 +76,11 @@ def require_writable(option: str, folder: pathlib.Path) -> None:
       f"{option}: cannot write {folder}: {e.strerror or e}; make it writable, "
       "or name another folder"
     ) from e
+
+
+def require_writable_file(option: str, path: pathlib.Path) -> None:
+  """Raises UserError unless a file can be written there; makes nothing."""
+  errors.require(
+    not path.is_dir(), f"{option}: {path} is a folder; name a file in it"
+  )
+  require_writable(option, path.parent)

@@ -7,6 +7,34 @@ from pausejax import errors
 from pausejax.config import OptimConfig
 
 
+def schedule_notes(
+  config: OptimConfig, num_steps: int, branch_step: int
+) -> list[str]:
+  """Returns lines on settings that may not have been meant.
+
+  Args:
+    config: the settings.
+    num_steps: of the whole run.
+    branch_step: the step of another run from which this one goes on; 0: none.
+  """
+  c = config
+  if not c.decay_steps:
+    return []
+  if c.schedule != "wsd":
+    return [
+      f"note: optim.decay_steps={c.decay_steps} has no effect, since "
+      f"optim.schedule is {c.schedule} and not wsd"
+    ]
+  began = num_steps - c.decay_steps
+  if began >= branch_step:
+    return []
+  return [
+    f"note: the decay of the learning rate began at step {began} (num_steps - "
+    f"optim.decay_steps), before step {branch_step}, from which this run goes "
+    "on"
+  ]
+
+
 def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
   """Returns the learning rate at each step, counted from 0.
 

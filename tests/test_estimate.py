@@ -59,7 +59,6 @@ def priced(text, **kwargs):
   return estimate.estimate(
     text,
     V5E,
-    share_of_keys=0.5,
     collectives=collectives.collectives(text),
     **kwargs,
   )
@@ -250,7 +249,6 @@ def test_an_unknown_bandwidth_between_slices_is_reported():
   found = estimate.estimate(
     text,
     chips.CHIPS["v4"],
-    share_of_keys=0.5,
     collectives=collectives.collectives(text),
     slices=[0, 0, 1, 1],
   )
@@ -279,8 +277,9 @@ def test_what_has_no_estimate_is_counted_by_its_bytes():
   assert "sort 2, Unheard 1" in report(found)
 
 
-def kernel(name, fused="false", *, swapped=False):
+def kernel(name, fused="false", *, swapped=False, blocks=" 512"):
   """Returns the lines of a splash kernel, as JAX writes them."""
+  kind, size = blocks.split(" ")
   last = "64,2048" if swapped else "2048,64"
   q, k = f"bf16[2,12,{last}]", f"bf16[2,4,{last}]"
   layout = f'\\"q_layout\\": {1 + swapped}, \\"k_layout\\": {1 + swapped}'
@@ -292,6 +291,7 @@ def kernel(name, fused="false", *, swapped=False):
     f"%splash_mha_{name}.1 = ({q}{{3,2,1,0}}, f32[2,12,2048,128]{{3,2,1,0}}) "
     'custom-call(%m, %q, %k, %k, %stat), custom_call_target="tpu_custom_call", '
     'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{'
+    f'\\"block_q{kind}\\": {size}, \\"block_kv{kind}\\": {size}, '
     f'\\"use_fused_bwd_kernel\\": {fused}, {layout}}}"\n'
     '}}, metadata={op_name="jit(step)/transpose(jvp())/pallas_call"}, '
     'backend_config={"custom_call_config":{"body":"TUzv"}}',
@@ -309,22 +309,39 @@ def kernel(name, fused="false", *, swapped=False):
 )
 def test_an_attention_kernel_is_modelled_from_its_shapes(name, fused, products):
   text = program(kernel(name, fused=fused))
-  # Causal: half of the keys; head_dim 64 fills half of a matrix unit.
-  flops = products * 2 * (2 * 12 * 2048) * 1024 * 128
+  # Of 4 x 4 blocks, 10 are not excluded; head_dim 64 fills half of a unit.
+  flops = products * 2 * (2 * 12) * 10 * 512**2 * 128
   assert priced(text).attention_seconds == pytest.approx(
     flops / (KERNEL_EFFICIENCY * 197e12)
   )
   assert priced(text).dearest[0].where == "backward pallas_call"
-  windowed = estimate.estimate(text, V5E, share_of_keys=0.1)
-  assert windowed.attention_seconds == pytest.approx(
-    priced(text).attention_seconds / 5
-  )
   # On a matrix unit of 256, a quarter of it is filled.
   v6e = chips.CHIPS["v6e"]
-  wide = estimate.estimate(text, v6e, share_of_keys=0.5)
+  wide = estimate.estimate(text, v6e)
   assert wide.attention_seconds == pytest.approx(
     2 * flops / (KERNEL_EFFICIENCY * v6e.peak_flops)
   )
+
+
+@pytest.mark.parametrize(
+  ("window", "block", "computed"),
+  [
+    (0, 512, 10),
+    (2048, 512, 10),
+    (1, 512, 4),
+    (2, 512, 7),  # The first query of a block sees a key of the one before.
+    (513, 512, 7),
+    (514, 512, 9),
+    (0, 1024, 3),
+    (0, 2048, 1),
+    (64, 2048, 1),  # A window inside of a block saves nothing.
+  ],
+)
+def test_a_kernel_computes_whole_blocks(window, block, computed):
+  lines = kernel("dq_segmented", blocks=f"_dq {block}")
+  seconds = priced(program(lines), window=window).attention_seconds
+  flops = 3 * 2 * (2 * 12) * computed * block**2 * 128
+  assert seconds == pytest.approx(flops / (KERNEL_EFFICIENCY * 197e12))
 
 
 def test_a_kernel_may_have_the_tokens_last():
@@ -412,7 +429,7 @@ def test_utilization_has_both_conventions_and_both_peaks():
 
 def test_a_program_without_estimated_cycles_is_refused():
   with pytest.raises(errors.UserError, match="no estimated cycles"):
-    estimate.estimate("HloModule m", V5E, share_of_keys=0.5)
+    estimate.estimate("HloModule m", V5E)
 
 
 @pytest.mark.parametrize(

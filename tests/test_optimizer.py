@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from pausejax import errors, optimizer, sharding
+from pausejax import errors, optimizer, schedules, sharding
 from pausejax.checkpoints import leaves
 from pausejax.config import MeshConfig, OptimConfig, default
 from tests import models
@@ -291,6 +291,17 @@ def test_schedules_warm_up_to_the_peak_and_never_exceed_it(schedule):
   assert rates[0] > 0
   assert rates[4] == pytest.approx(0.5) and rates.max() <= 0.5 + 1e-7
   assert (np.diff(rates[:5]) > 0).all() and (np.diff(rates[5:]) <= 1e-8).all()
+
+
+def test_a_decay_that_was_not_meant_is_noted():
+  wsd = config(schedule="wsd", decay_steps=10)
+  assert schedules.schedule_notes(wsd, 100, 0) == []
+  assert schedules.schedule_notes(wsd, 100, 90) == []
+  (late,) = schedules.schedule_notes(wsd, 100, 91)
+  assert "began at step 90" in late and "before step 91" in late
+  (unused,) = schedules.schedule_notes(config(decay_steps=10), 100, 0)
+  assert "decay_steps=10 has no effect" in unused and "cosine" in unused
+  assert schedules.schedule_notes(config(), 100, 50) == []
 
 
 def test_schedules_end_where_they_say():

@@ -11,12 +11,13 @@ import sys
 
 import pytest
 
-from pausejax import cli
+from pausejax import cli, errors
 from pausejax.config import default, load_config, train_config
-from pausejax.preflight import notes, summary
+from pausejax.preflight import notes, summary, topologies
 from pausejax.preflight.interruptions import Checkpoint, Interruptions
 from pausejax.preflight.remedies import Remedy, find_remedies
 from pausejax.preflight.summary import Preflight
+from pausejax.programs import preflight as program
 from pausejax.runtime import chips, flops
 from pausejax.training import ahead
 
@@ -267,6 +268,7 @@ def test_unchecked_remedies_are_marked():
     (["--topology=v5e-8", "--preemptions_per_day=-1"], "--preemptions_per_day"),
     (["--topology=v5e-8", "--restart_minutes=nan"], "--restart_minutes"),
     (["--topology=v5e-8", "--topolgy=x"], "did you mean '--topology'"),
+    (["--topology=v5e-8", "--json=tests"], "--json: tests is a folder"),
   ],
 )
 def test_a_usage_error_is_reported_before_jax_starts(argv, said, capsys):
@@ -465,6 +467,9 @@ def test_a_padded_head_is_noted_with_the_heads_that_are_not():
   assert "--config.model.num_heads=16 --config.model.num_kv_heads=4" in grouped
   (odd,) = note_on(num_kv_heads=1)  # Half a head does not exist.
   assert "padded" in odd and "--config" not in odd
+  # XLA's attention has no kernel that pads.
+  assert note_on(hlo_text="%splash_mha_fwd.1 = custom-call(%q)") == [note]
+  assert note_on(hlo_text="%d = dot(%q, %k)") == []
 
 
 def test_windowed_einsum_loops_are_noted():
@@ -495,6 +500,21 @@ def test_small_sizes_are_shown_in_small_units():
   assert "87.00 kFLOP per token" in text
   assert re.search(r"times +kB", text)
   assert not re.search(r"\b0\.00+\b", text)
+
+
+@pytest.mark.parametrize("fraction", ["0", "-1", "nan", "1.5", "most"])
+def test_a_part_of_the_memory_that_cannot_be_is_refused(fraction, monkeypatch):
+  monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", fraction)
+  with pytest.raises(errors.UsageError, match=f"FRACTION: .* got '{fraction}'"):
+    program._available_bytes(topologies.parse_topology("h100-1"))
+
+
+def test_the_largest_batch_of_a_run_is_one_that_it_reaches():
+  tree = default().to_dict()
+  tree |= {"batch_size": 8, "later_batch_sizes": "20:16,500:32"}
+  for num_steps, rows in ((10, 8), (20, 8), (21, 16), (501, 32)):
+    config = train_config(tree | {"num_steps": num_steps})
+    assert program._with_largest_batch(config).batch_size == rows
 
 
 @pytest.mark.slow

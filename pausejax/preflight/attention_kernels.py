@@ -1,8 +1,8 @@
 """The time of splash attention kernels, which the compiler does not estimate.
 
-Their FLOPs follow from their shapes: the keys that a query sees, and head_dim
-padded to the matrix unit. B batch, N query heads, K kv heads, T query tokens, S
-key tokens, H head_dim.
+Their FLOPs follow from their shapes: the blocks of queries and keys that the
+mask does not exclude whole, and head_dim padded to the matrix unit. B batch, N
+query heads, K kv heads, T query tokens, S key tokens, H head_dim.
 """
 
 import math
@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from pausejax.preflight import hlo
 from pausejax.runtime.chips import Chip
 
-# Assumed share of the peak, of the FLOPs with a padded head_dim: 25% for a
-# head_dim of 64 on a matrix unit of 128. Not measured on a device.
-KERNEL_EFFICIENCY = 0.5
+# Assumed share of the peak, of the FLOPs of whole blocks with a padded
+# head_dim. With blocks of 512 and causal rows of 2,048, this is 50% of the
+# FLOPs of the keys that a query sees. Not measured on a device.
+KERNEL_EFFICIENCY = 0.625
+
+_BLOCK = 512  # If the kernel does not say.
 
 TARGET = r'custom_call_target="([^"]+)"'
 
@@ -24,7 +27,7 @@ def attention_seconds(
   one: hlo.Instruction,
   scope: Mapping[str, hlo.Instruction],
   chip: Chip,
-  share_of_keys: float,
+  window: int,
 ) -> float | None:
   """Returns the time of one execution; None if it is no such kernel.
 
@@ -32,7 +35,7 @@ def attention_seconds(
     one: an instruction.
     scope: name -> instruction, of its computation.
     chip: the device.
-    share_of_keys: keys that a query sees, as a share of S.
+    window: keys that a query sees, from itself backwards; 0: all.
   """
   products = _num_products(one)
   if not products:
@@ -55,8 +58,36 @@ def attention_seconds(
   unit = chip.cost_model.matrix_unit
   padded = -(-size_H // unit) * unit
   flops_per_product = 2 * math.prod(batch_BN) * num_T * num_S * padded
-  flops = products * share_of_keys * flops_per_product
+  share = _share_of_blocks(num_T, *_block_sizes(one), window)
+  flops = products * share * flops_per_product
   return flops / (KERNEL_EFFICIENCY * chip.peak_flops)
+
+
+def _block_sizes(one: hlo.Instruction) -> tuple[int, int]:
+  """Returns (queries, keys) of a block, as JAX's kernel records them."""
+  kind = next((k for k in ("_dkv", "_dq") if k in one.name), "")
+  found = (
+    one.attribute(rf'block_{axis}{kind}\\": (\d+)') for axis in ("q", "kv")
+  )
+  queries, keys = (int(size or _BLOCK) for size in found)
+  return queries, keys
+
+
+def _share_of_blocks(num_T: int, num_q: int, num_kv: int, window: int) -> float:
+  """Returns what a causal kernel computes of the square of T x T.
+
+  Args:
+    num_T: tokens of a row.
+    num_q: queries of a block.
+    num_kv: keys of a block.
+    window: as in `attention_seconds`.
+  """
+  num_q, num_kv, count = min(num_q, num_T), min(num_kv, num_T), 0
+  for first in range(0, num_T, num_q):
+    first_key = max(first - window + 1, 0) if window else 0
+    last_key = first + num_q - 1
+    count += last_key // num_kv - first_key // num_kv + 1
+  return count * num_q * num_kv / num_T**2
 
 
 def _head_dim_last(

@@ -5,8 +5,8 @@ program. Their sum along the program, loops multiplied by their trip counts, is
 the time in which one device computes a step. Added to it:
 
   attention kernels  carry no estimate. Their FLOPs follow from their shapes,
-                     with head_dim padded to the matrix unit; they are assumed
-                     to run at a share of the peak.
+                     in whole blocks, with head_dim padded to the matrix unit;
+                     they are assumed to run at a share of the peak.
   the rest           (gathers, scatters, sorts) takes the time in which its
                      operands and results pass through the memory, once each.
   collectives        take the bytes that a device sends, over the bandwidth of
@@ -147,7 +147,7 @@ def estimate(
   hlo_text: str,
   chip: Chip,
   *,
-  share_of_keys: float,
+  window: int = 0,
   collectives: Iterable[Collective] = (),
   slices: Sequence[int] = (0,),
 ) -> Estimate:
@@ -156,8 +156,7 @@ def estimate(
   Args:
     hlo_text: the optimized program, as libtpu prints it.
     chip: the device, which has a cost model.
-    share_of_keys: keys that a query sees in an attention kernel, as a share of
-      the row: 1/2 for causal attention, less with a window.
+    window: keys that a query sees in an attention kernel; 0: all before it.
     collectives: those of the program (`collectives.collectives`).
     slices: the slice of each device of the mesh.
 
@@ -170,7 +169,7 @@ def estimate(
       "compiled step; install the one that this version pins (make env "
       "EXTRA=tpu)"
     )
-  program = _Program(hlo_text, chip, share_of_keys)
+  program = _Program(hlo_text, chip, window)
   operations = program.operations(program.module.entry, 1, [], "")
   seconds: dict[str, float] = collections.defaultdict(float)
   for one in operations:
@@ -201,13 +200,13 @@ def estimate(
 class _Program:
   """Prices the instructions of a program."""
 
-  def __init__(self, text: str, chip: Chip, share_of_keys: float):
+  def __init__(self, text: str, chip: Chip, window: int):
     assert chip.cost_model is not None
     self.module = hlo.Module(text)
     self.rates = chip.cost_model
     self.num_uncounted = 0
     self._chip = chip
-    self._share_of_keys = share_of_keys
+    self._window = window
     self._source_lines = hlo.source_lines(text)
     self._found: dict[tuple[str, str], bool] = {}
 
@@ -264,9 +263,7 @@ class _Program:
     if one.attribute(TARGET) in _FREE_TARGETS:
       return None
     scope = self.module.computations[computation]
-    if seconds := attention_seconds(
-      one, scope, self._chip, self._share_of_keys
-    ):
+    if seconds := attention_seconds(one, scope, self._chip, self._window):
       return "attention", seconds
     return self._by_bytes(computation, one)
 

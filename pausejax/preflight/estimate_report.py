@@ -77,8 +77,8 @@ def _assumptions(step: EstimatedStep) -> list[str]:
     f"  clock {rates.clock / 1e9:.3f} GHz; memory "
     f"{rates.hbm_bandwidth / 1e9:,.0f} GB/s; links to other chips "
     f"{rates.ici_bandwidth / 1e9:,.0f} GB/s sent, all of them in use",
-    f"  attention kernels at {KERNEL_EFFICIENCY:.0%} of the peak, head_dim "
-    f"padded to {rates.matrix_unit}, keys that a query sees only",
+    f"  attention kernels at {KERNEL_EFFICIENCY:.1%} of the peak, head_dim "
+    f"padded to {rates.matrix_unit}, whole blocks of queries and keys",
     "  instructions without an estimate: operands and results once through "
     "memory",
     f"  copies between memories, {1e3 * step.times.copy_seconds:.1f} ms, "

@@ -95,11 +95,10 @@ def estimated_step(
   count = lambda full: flops.per_token(
     model_config, seq_len, full_attention=full
   )
-  keys = flops.causal_keys(model_config, seq_len) / model_config.depth
   times = estimate(
     hlo_text,
     topology.chip,
-    share_of_keys=keys / seq_len,
+    window=model_config.window,
     collectives=collectives.collectives(hlo_text),
     slices=[getattr(d, "slice_index", 0) for d in devices],
   )

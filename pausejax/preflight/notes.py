@@ -19,11 +19,13 @@ def tpu_notes(
 
   Args:
     config: the model.
-    hlo_text: the compiled step; "" if the compiler refused it.
+    hlo_text: the step as libtpu compiled it; "" if it did not.
     estimate: its times, if they were estimated.
     unit: rows and columns of the chip's matrix unit.
   """
-  lines = [_head_dim(config, estimate, unit), _windowed(hlo_text, estimate)]
+  lines = [_windowed(hlo_text, estimate)]
+  if not hlo_text or "splash" in hlo_text:  # Not XLA's attention.
+    lines.insert(0, _head_dim(config, estimate, unit))
   return [line for line in lines if line]
 
 

@@ -22,7 +22,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from pausejax import commandline, errors
+from pausejax import commandline, errors, files
 from pausejax.config import CheckpointConfig, TrainConfig, train_config
 from pausejax.data import tokenizers
 from pausejax.preflight import compilers, estimate, summary, topologies
@@ -85,6 +85,8 @@ def main(argv: list[str]) -> int:
     pathlib.Path(options.json).parent.is_dir(),
     f"--json: there is no folder for {options.json!r}",
   )
+  if options.json:
+    files.require_writable_file("--json", pathlib.Path(options.json))
   topology = topologies.parse_topology(options.topology)
   compiler, missing = compilers.installed(topology)
   if options.estimate:
@@ -227,7 +229,8 @@ def _measure(
   if topology.is_tpu:
     rates = topology.chip.cost_model
     unit = rates.matrix_unit if rates else 128  # As in most chips.
-    notes = tpu_notes(model_config, first.hlo_text, step, unit=unit)
+    text = first.hlo_text if compiler else ""
+    notes = tpu_notes(model_config, text, step, unit=unit)
   else:
     notes = gpu_notes(model_config, num_devices=topology.num_devices)
   if estimates and step is None:
@@ -286,7 +289,8 @@ def _with_largest_batch(config: TrainConfig) -> TrainConfig:
   """Returns the config with one batch size for all steps, the largest."""
   if not config.later_batch_sizes:
     return config
-  rows = config.batch_sizes.sizes[-1]
+  stages = config.batch_sizes.stages
+  rows = max(rows for first, rows in stages if first < config.num_steps)
   print(f"batch size: {rows:,} rows for all steps, the largest of the run")
   return dataclasses.replace(config, batch_size=rows, later_batch_sizes="")
 
@@ -301,7 +305,11 @@ def _available_bytes(topology: Topology) -> int:
     part = float(text)
   except ValueError:
     part = -1.0
-  errors.require_in_range(f"{name} (is {text!r})", part, 0.0, 1.0)
+  errors.require(
+    0 < part <= 1,
+    f"{name}: expected a part of a GPU's memory, above 0 and at most 1, got "
+    f"{text!r}",
+  )
   return int(part * topology.chip.memory_bytes)
 
 

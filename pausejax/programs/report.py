@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     out.suffix == ".html",
     f"--out: expected a name that ends in .html, got {str(out)!r}",
   )
-  files.require_writable("--out", out.parent)
+  files.require_writable_file("--out", out)
   out.parent.mkdir(parents=True, exist_ok=True)
   texts = _texts(report, paper=options.paper)
   for suffix, text in texts.items():

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
   split = options.split or examples.scoring_split(task)
   errors.require_one_of("--split", split, examples.splits(task))
   if options.out:
-    files.require_writable("--out", pathlib.Path(options.out).parent)
+    files.require_writable_file("--out", pathlib.Path(options.out))
   loaded = examples.read_split(task, split, data_config(options.local_dir))
   path = pathlib.Path(options.predictions)
   scores = score_answers(task, loaded, read_answers(task, loaded, path))

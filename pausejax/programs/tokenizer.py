@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
   options, tree = parser().parse(argv)
   errors.require_in_range("--vocab_size", options.vocab_size, 260)
   out = pathlib.Path(options.out)
-  files.require_writable("--out", out.parent)
+  files.require_writable_file("--out", out)
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   source = tasks.pretraining(config.data.only_task).source(config.data)

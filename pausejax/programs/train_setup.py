@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from pausejax import errors, optimizer, sharding
+from pausejax import errors, optimizer, schedules, sharding
 from pausejax.buckets import copies
 from pausejax.buckets.mirror import Mirror
 from pausejax.checkpoints.bucket_store import BucketStore
@@ -307,6 +307,11 @@ def _describe(
   print(*tables.table_lines(rows), sep="\n")
   if inputs.config.later_batch_sizes:
     print(f"batch sizes: {inputs.config.batch_sizes.summary()}")
+  branch = restored is not None and inputs.initial is not None
+  for note in schedules.schedule_notes(
+    inputs.config.optim, inputs.config.num_steps, branch * int(state.step)
+  ):
+    print(note)
   if num_first := inputs.config.optim.pause_only_steps:
     print(f"the first {num_first:,} steps train only the row of <pause>")
 
