@@ -277,10 +277,20 @@ def test_a_usage_error_is_reported_before_jax_starts(argv, said, capsys):
   assert said in capsys.readouterr().err
 
 
-def preflight(tmp_path, *argv):
+# `pausejax` without the search for the largest batch that fits.
+NO_SEARCH = """
+import sys
+from pausejax import cli
+from pausejax.training import ahead
+ahead.largest_batch = lambda first, *_, **__: (first.batch_size, [first])
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def preflight(tmp_path, *argv, program=("-m", "pausejax")):
   """Returns (exit code, what was printed, what was written)."""
   out = tmp_path / "found.json"
-  command = [sys.executable, "-m", "pausejax", "preflight"]
+  command = [sys.executable, *program, "preflight"]
   small = [
     "--config=configs/pretrain_c4.py:size=tiny",
     "--config.model.num_layers=1",
@@ -290,10 +300,15 @@ def preflight(tmp_path, *argv):
     "--vocab_size=255",
     f"--json={out}",
   ]
-  # The target's compiler shall do all that it does for a user.
+  # The target's compiler shall do all that it does for a user, but not rewrite
+  # the search's largest batches, for minutes, until they fit into memory.
+  full = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+    "JAX_MEMORY_FITTING_LEVEL": "O0",
+  }
   run = subprocess.run(
     [*command, *small, *argv],
-    env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
+    env={**os.environ, **full},
     capture_output=True,
     text=True,
     check=False,
@@ -337,11 +352,13 @@ def test_a_toy_compiles_for_a_tpu_and_one_too_large_is_refused(tmp_path):
   # All of it is priced.
   assert found["estimate"]["num_uncounted"] == 0
   assert 0 < found["estimate"]["mfu"]["causal"] < 1
-  refused = f"--config.batch_size={2 * found['verdicts'][1]['batch_size']}"
-  code, text, found = preflight(tmp_path, "--topology=v5e-8", refused)
+  # Of a state that is too large, all is refused: nothing takes long.
+  words = ("--config.batch_size=64", "--vocab_size=20000000")
+  code, text, found = preflight(tmp_path, "--topology=v5e-8", *words)
   assert code == 1, text
   assert "It does not fit v5e-8" in text
-  assert found["verdicts"][0]["refused"]
+  assert found["largest_batch"] == 0 and found["remedies"] == []
+  assert all(one["refused"] for one in found["verdicts"])
   assert found["verdicts"][0]["seconds"] < 60
 
 
@@ -352,6 +369,7 @@ def test_a_slower_program_does_not_pass_the_bar(tmp_path):
     tmp_path,
     *("--topology=v5e-8", "--config.batch_size=64", "--estimate"),
     "--config.optim.num_microbatches=4",
+    program=("-c", NO_SEARCH),
   )
   assert code == 0, text
   assert grown(found) > 1.05
