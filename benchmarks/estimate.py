@@ -30,11 +30,11 @@ import functools
 import importlib
 import itertools
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import measure, trials
+from pausejax import errors
 from pausejax.preflight import compilers, topologies
 
 _SIZE = 8192  # Of the product.
@@ -56,21 +56,30 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add("--json", type=pathlib.Path, required=True, help="file for the result")
-  add("--chips", type=_list, default="v5e,v6e,v5p,v4", help="of TPUs")
-  add("--sizes", type=_list, default="130m,1b", help="of the model")
-  add("--arms", type=_list, default="ours", help="ours, plain, levanter")
-  add("--devices", type=_list, default="8", help="JAX devices, all in fsdp")
-  add("--rows", type=_list, default="4", help="rows per device")
-  add("--remat", type=_list, default="names", help="model.remat")
-  add("--attention", type=_list, default="auto", help="model.attention")
+  add("--json", type=measure.result_file, required=True, help="for the result")
+  words = measure.listed
+  chips = words("v5e", "v6e", "v5p", "v4")
+  add("--chips", type=chips, default="v5e,v6e,v5p,v4", help="of TPUs")
+  sizes = words("tiny", "130m", "1b")
+  add("--sizes", type=sizes, default="130m,1b", help="of the model")
+  arms = words("ours", "plain", "levanter")
+  add("--arms", type=arms, default="ours", help="ours, plain, levanter")
+  add("--devices", type=_counts, default="8", help="JAX devices, all in fsdp")
+  add("--rows", type=_counts, default="4", help="rows per device")
+  remat = words("none", "names", "full")
+  add("--remat", type=remat, default="names", help="model.remat")
+  attention = words("auto", "xla", "splash")
+  add("--attention", type=attention, default="auto", help="model.attention")
   options, overrides = measure.parse(parser, argv)
   if not compilers.installed(topologies.parse_topology("v5e-1"))[0]:
     parser.error("libtpu is not installed: make env EXTRA=tpu")
-  os.environ.update(compilers.ENVIRONMENT)
   arms = list(arms_of(options))
-  for name, *_ in arms:  # A wrong name is refused before anything is measured.
-    topologies.parse_topology(name)
+  try:  # A wrong name is refused before anything is measured.
+    for name, *_ in arms:
+      topologies.parse_topology(name)
+  except errors.UserError as e:
+    parser.error(f"--devices: {e.message}")
+  os.environ.update(compilers.ENVIRONMENT)
   if not options.json.exists():
     trials.write(options.json, {"benchmark": "estimate", "rows": []})
   session = trials.Session(options.json, "estimate", float("inf"))
@@ -86,8 +95,8 @@ def main(argv: list[str] | None = None) -> None:
   show(session.rows())
 
 
-def _list(text: str) -> list[str]:
-  return list(filter(None, text.split(",")))
+def _counts(text: str) -> list[str]:
+  return [str(measure.count(part)) for part in text.split(",")]
 
 
 def arms_of(options: argparse.Namespace) -> Iterator[tuple[str, ...]]:

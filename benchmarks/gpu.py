@@ -19,7 +19,6 @@ PYTHONPATH), and PyTorch and transformers for their arms.
 import argparse
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add("--json", type=pathlib.Path, required=True, help="file for the result")
+  add("--json", type=measure.result_file, required=True, help="for the result")
   add("--minutes", type=float, default=7.8, help="for all parts together")
   add("--parts", default="", help="names, comma-separated; empty: all")
   add("--smoke", action="store_true", help="toy shapes, as a test")

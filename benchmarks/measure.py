@@ -30,9 +30,39 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--rounds", type=int, default=rounds, help="turns of each arm")
-  add("--json", type=pathlib.Path, help="file for the result, or print it")
+  add("--rounds", type=count, default=rounds, help="turns of each arm")
+  add("--json", type=result_file, help="file for the result, or print it")
   return parser
+
+
+def count(text: str) -> int:
+  """Returns a number of at least 1; a type of argparse."""
+  if not (text.isascii() and text.isdecimal() and int(text) > 0):
+    raise argparse.ArgumentTypeError(f"expected 1 or more, got {text!r}")
+  return int(text)
+
+
+def listed(*known: str) -> Callable[[str], list[str]]:
+  """Returns a type of argparse: a comma-separated list of known words."""
+
+  def parse(text: str) -> list[str]:
+    words = list(filter(None, text.split(",")))
+    for word in words:
+      if word not in known:
+        raise argparse.ArgumentTypeError(
+          f"no {word!r}; known: {', '.join(known)}"
+        )
+    return words
+
+  return parse
+
+
+def result_file(text: str) -> pathlib.Path:
+  """Returns the path of a file that can be written; a type of argparse."""
+  path = pathlib.Path(text)
+  if path.is_dir() or not path.parent.is_dir():
+    raise argparse.ArgumentTypeError(f"no file can be written at {text!r}")
+  return path
 
 
 def parse(

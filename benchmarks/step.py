@@ -22,6 +22,10 @@ from benchmarks import measure
 from benchmarks.arms.shapes import SHAPES, Shape, batches
 
 TOLERANCE = 1e-4  # Nats, float32.
+_ARMS = {
+  "gpt": ("pausejax", "plain jax", "pytorch eager", "pytorch compiled"),
+  "llama": ("pausejax", "hugging face eager", "hugging face compiled"),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,13 +33,18 @@ def main(argv: list[str] | None = None) -> None:
   parser = measure.parser(__doc__, rounds=9)
   add = parser.add_argument
   add("--shape", default="tiny", choices=SHAPES)
-  add("--kinds", default="gpt,llama", help="models, comma-separated")
+  kinds = measure.listed(*_ARMS)
+  add("--kinds", type=kinds, default="gpt,llama", help="models")
   add("--arms", default="", help="names or prefixes of names; empty: all")
-  add("--threads", type=int, default=2)
+  add("--threads", type=measure.count, default=2)
   options, overrides = measure.parse(parser, argv)
+  names = [name for kind in options.kinds for name in _ARMS[kind]]
+  for word in options.arms.split(","):
+    if not any(name.startswith(word) for name in names):
+      parser.error(f"--arms: no {word!r}; known: {', '.join(names)}")
   measure.limit_threads(options.threads)
   start, rows = measure.conditions(), []
-  for kind in options.kinds.split(","):
+  for kind in options.kinds:
     rows += one_kind(kind, SHAPES[options.shape], options, overrides)
   columns = {"median_s": ".4f", "best_s": ".4f", "tokens_per_s": ",.0f"}
   measure.print_table(rows, {**columns, "ratio": ".3f"})

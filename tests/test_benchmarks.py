@@ -283,6 +283,36 @@ def test_an_estimate_in_the_file_is_not_measured_again(session, capsys):
   assert line.startswith("v5e product") and "50.0%" in line
 
 
+@pytest.mark.parametrize(
+  ("main", "argv", "said"),
+  [
+    (estimate.main, ["--chips=v9"], "no 'v9'; known: v5e, v6e, v5p, v4"),
+    (estimate.main, ["--sizes=2b"], "no '2b'; known: tiny, 130m, 1b"),
+    (estimate.main, ["--rows=4,x"], "expected 1 or more, got 'x'"),
+    (estimate.main, ["--remat=most"], "no 'most'"),
+    (estimate.main, ["--devices=3"], "--devices: "),
+    (estimate.main, ["--json=none/x.json"], "no file can be written"),
+    (step.main, ["--kinds=x"], "no 'x'; known: gpt, llama"),
+    (step.main, ["--arms=plain,pytroch"], "--arms: no 'pytroch'"),
+    (step.main, ["--rounds=0"], "expected 1 or more, got '0'"),
+    (step.main, ["--json=tests"], "no file can be written"),
+  ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_measured(
+  main, argv, said, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(
+    estimate.compilers, "installed", lambda topology: ("libtpu", [])
+  )
+  path = tmp_path / "result.json"
+  with pytest.raises(SystemExit) as ended:
+    main([f"--json={path}", *argv])
+  assert ended.value.code == 2
+  last = capsys.readouterr().err.splitlines()[-1]
+  assert "error: " in last and said in last
+  assert not path.exists()
+
+
 def test_slices_are_named_by_their_devices():
   assert estimate.topology_name("v5e", 8) == "v5e-8"
   assert estimate.topology_name("v5p", 8) == "v5p-16"  # TensorCores.
