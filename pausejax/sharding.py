@@ -152,7 +152,7 @@ def check_run(config: TrainConfig, model: ModelConfig) -> None:
   """Raises unless a run's batch and model divide over the mesh."""
   parts = config.optim.num_microbatches
   for rows in config.batch_sizes.sizes:
-    name = "batch_size / optim.num_microbatches"
+    name = f"{config.batch_sizes.field(rows)} / optim.num_microbatches"
     check_divisible({name: (rows // parts, "batch")})
   sizes = {
     "data.seq_len": (config.data.seq_len, "sequence"),

@@ -67,8 +67,9 @@ def test_another_form_is_refused_in_one_line(text):
   [
     (
       dict(later_batch_sizes="2:6"),
-      "batch_size 6 is not divisible by optim.nu",
+      "later_batch_sizes 6 is not divisible by optim.nu",
     ),
+    (dict(batch_size=6), "batch_size 6 is not divisible by optim.nu"),
     (
       dict(later_batch_sizes="2:8", pipeline="seqio"),
       "later_batch_sizes: data.pipeline=seqio",

@@ -28,6 +28,11 @@ class BatchSizes:
     """Every size once, smallest first."""
     return tuple(sorted({rows for _, rows in self.stages}))
 
+  def field(self, rows: int) -> str:
+    """Returns the field of the config that sets a size, for messages."""
+    is_first = rows == self.stages[0][1]
+    return "batch_size" if is_first else "later_batch_sizes"
+
   def rows(self, step: int) -> int:
     """Returns the rows of the batch of a step, counted from 0."""
     return next(n for first, n in reversed(self.stages) if first <= step)

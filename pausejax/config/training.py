@@ -311,7 +311,8 @@ class TrainConfig(ConfigGroup):
       parts = self.optim.num_microbatches
       errors.require(
         size % parts == 0,
-        f"batch_size {size} is not divisible by optim.num_microbatches {parts}",
+        f"{self.batch_sizes.field(size)} {size} is not divisible by "
+        f"optim.num_microbatches {parts}",
       )
     errors.require(
       not self.later_batch_sizes or self.data.pipeline == "segments",
