@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from pausejax.checkpoints import saved_run
 from pausejax.runtime import metric_rows
-from tests import event_files, toys
+from tests import event_files, runs, toys
 
 pytestmark = pytest.mark.slow
 
@@ -66,12 +67,12 @@ def run(place, verb, *more, expect=0):
   return output
 
 
-def finetune_words(place, workdir, *more) -> list[str]:
+def finetune_words(place, workdir, *more, start="pretrained") -> list[str]:
   """Returns the words of a small finetuning."""
   return [
     "train",
     "--config=configs/finetune_smoke.py:task=sums,pauses=-1",
-    f"--init_from={place / 'pretrained'}",
+    f"--init_from={place / start}",
     f"--workdir={place / workdir}",
     "--config.tasks_module=sums",
     f"--config.data.local_dir={place}",
@@ -81,8 +82,9 @@ def finetune_words(place, workdir, *more) -> list[str]:
   ]
 
 
-def finetune(place, workdir, *more, expect=0):
-  return run(place, *finetune_words(place, workdir, *more), expect=expect)
+def finetune(place, workdir, *more, expect=0, **start):
+  words = finetune_words(place, workdir, *more, **start)
+  return run(place, *words, expect=expect)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,26 @@ def test_a_task_is_finetuned_stopped_resumed_and_evaluated(place, evaluated):
   sweep = place / "whole" / "tensorboard" / "evaluate"
   points = event_files.tensorboard_scalars(sweep)
   assert [m for m, _ in points["sums-validation-append-step6/em"]] == [0, 3]
+
+
+def test_pauses_behind_tokens_are_inherited_and_answers_have_them(place):
+  pauses = {
+    "pause_mode": "every_token",
+    "pause_run_length": 2.0,
+    "pauses_share_positions": True,
+  }
+  start = runs.save_run(place / "behind", pauses=pauses)
+  behind = saved_run.find_run(start).behind_tokens
+  assert len(behind.ids) == 2
+  output = finetune(place, "with", "--config.stop_at_step=3", start="behind")
+  assert "this finetuning has them, too" in output
+  assert "resuming from step 3" in finetune(place, "with", start="behind")
+  made = saved_run.find_run(str(place / "with"))
+  assert made.behind_tokens == behind
+  assert {k: made.meta["config"]["data"][k] for k in pauses} == pauses
+  run(place, "evaluate", f"--checkpoint={place / 'with'}", "--limit=2")
+  (path,) = (place / "with" / "evaluations").glob("*step6.json")
+  assert json.loads(path.read_text())["pauses_behind_tokens"] == 2
 
 
 def test_plain_text_is_scored_with_and_without_pauses(place):

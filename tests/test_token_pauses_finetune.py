@@ -4,15 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from pausejax import cli
-from pausejax.checkpoints import saved_run
+from pausejax.config import default, train_config
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inference import batches, score
 from pausejax.inspection import checks, sequences
 from pausejax.prompt_pauses import TokenPauses
-from tests import models, runs, test_finetune, toys
+from tests import models, test_finetune
 from tests.test_finetune import BOS, BYTES, EOS, LETTERS, PAUSE, questions
 from tests.test_sharding import one_device_mesh
 
@@ -178,40 +177,9 @@ def test_a_long_prefix_loses_whole_tokens_with_their_pauses():
     assert again.tolist() == row.ids_T[: row.num_prompt].tolist()
 
 
-@pytest.mark.slow
-def test_a_finetuning_inherits_them_and_its_answers_have_them(tmp_path, capfd):
-  pauses = {
-    "pause_mode": "every_token",
-    "pause_run_length": 2.0,
-    "pauses_share_positions": True,
-  }
-  start = runs.save_run(tmp_path / "start", pauses=pauses)
-  train = (
-    "train --config=configs/finetune_smoke.py:task=parity20,pauses=3 "
-    f"--init_from={start} --config.num_steps=4 --config.checkpoint.every=2 "
-    "--config.batch_size=8"
-  ).split()
-
-  def finetune(name, *more):
-    assert cli.main([*train, f"--workdir={tmp_path / name}", *more]) == 0
-    return capfd.readouterr().out
-
-  assert "this finetuning has them, too" in finetune("whole")
-  whole = saved_run.find_run(str(tmp_path / "whole"))
-  assert whole.behind_tokens == saved_run.find_run(start).behind_tokens
-  assert len(whole.behind_tokens.ids) == 2
-  assert {k: whole.meta["config"]["data"][k] for k in pauses} == pauses
-  finetune("parts", "--config.stop_at_step=2")
-  assert "resuming from step 2" in finetune("parts")
-  digests = [
-    toys.last_meta(tmp_path / n)["digests"] for n in ("whole", "parts")
-  ]
-  assert digests[0] == digests[1]
-  evaluate = ["evaluate", f"--checkpoint={tmp_path / 'whole'}", "--limit=4"]
-  assert cli.main([*evaluate, "--pauses=0,3"]) == 0
-  for path in (tmp_path / "whole" / "evaluations").glob("*step4.json"):
-    assert '"pauses_behind_tokens": 2' in path.read_text()
-  without = finetune("without", "--config.finetune.pauses_behind_tokens=false")
-  assert "this finetuning has none" in without
-  run = saved_run.find_run(str(tmp_path / "without"))
-  assert run.behind_tokens == TokenPauses()
+def test_a_config_decides_whether_a_finetuning_has_them():
+  tree = default()
+  tree.data.update(pause_mode="every_token", pause_run_length=2.0)
+  assert train_config(tree.to_dict()).behind_tokens(7).ids == (7, 7)
+  tree.finetune.pauses_behind_tokens = False
+  assert train_config(tree.to_dict()).behind_tokens(7) == TokenPauses()
