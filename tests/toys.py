@@ -37,7 +37,7 @@ def write_corpus(folder: pathlib.Path) -> None:
     (folder / f"{book}.txt").write_text(" ".join(words))
 
 
-def command(corpus: pathlib.Path, workdir: pathlib.Path, *more: str):
+def command(corpus: pathlib.Path, workdir: pathlib.Path | str, *more: str):
   """Returns the command line of a small run on the corpus."""
   return [
     *(sys.executable, "-m", "pausejax", "train"),

@@ -19,7 +19,15 @@ import time
 import traceback
 
 from pausejax.runtime import provenance
-from tests.soak import damage, faults, programs, saving, signals, training
+from tests.soak import (
+  buckets,
+  damage,
+  faults,
+  programs,
+  saving,
+  signals,
+  training,
+)
 
 # Scenario -> (trials of `all`, function of options, trials and folder).
 SCENARIOS = {
@@ -41,6 +49,8 @@ SCENARIOS = {
   "signals": (25, lambda o, n, f: signals.soak(n, o.seed, f)),
   "evaluate": (20, lambda o, n, f: programs.soak_evaluate(n, o.seed, f)),
   "study": (20, lambda o, n, f: programs.soak_study(n, o.seed, f)),
+  "bucket": (20, lambda o, n, f: buckets.soak(n, o.seed, f)),
+  "port": (5, lambda o, n, f: faults.soak_port(n, o.seed, f)),
   "disk": (20, lambda o, n, f: faults.soak_disk(n, o.seed, f)),
   "clock": (10, lambda o, n, f: faults.soak_clock(n, o.seed, f)),
   "damage": (1, lambda o, n, f: damage.soak(f)),
@@ -56,6 +66,8 @@ _ALL = (
   ("signals", {}, 1.0),
   ("evaluate", {}, 1.0),
   ("study", {}, 1.0),
+  ("bucket", {}, 1.0),
+  ("port", {}, 1.0),
   ("disk", {}, 1.0),
   ("clock", {}, 1.0),
   ("damage", {}, 1.0),

@@ -1,4 +1,4 @@
-"""Faults around a run: a full disk and a clock that jumps.
+"""Faults around a run: a full disk, a clock that jumps, a port in use.
 
 After each, the command is started again and must end as an undisturbed run.
 """
@@ -7,6 +7,7 @@ import collections
 import contextlib
 import pathlib
 import random
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -54,6 +55,35 @@ def soak_disk(
       run.finish()
       counts["resumes above step 0"] += run.resumed_from() > 0
       counts["comparisons"] += training.compare(run, quiet, is_complete=True)
+  return counts
+
+
+def soak_port(
+  trials: int, seed: int, folder: pathlib.Path
+) -> collections.Counter:
+  """Starts runs of two processes whose coordinator's port is in use.
+
+  Raises:
+    AssertionError: a process goes on or prints a traceback, or the run is not
+      an undisturbed one with another port.
+  """
+  rng, counts = random.Random(seed), collections.Counter()
+  setting = training.Setting(num_steps=20, count=2)
+  quiet = training.quiet_run(setting, folder)
+  for trial in range(trials):
+    run = training.Run(setting, folder, f"taken{trial}")
+    if rng.random() < 0.5:  # Also a run that has a checkpoint.
+      training.kill_at(run, rng.randrange(5, 15), 0, rng)
+    before = run.newest_step()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+      address = f"127.0.0.1:{taken.getsockname()[1]}"
+      codes = processes.wait(run.start(JAX_COORDINATOR_ADDRESS=address))
+    assert 0 not in codes and "Traceback" not in run.log(), run.log()
+    assert address in run.log() and run.newest_step() == before, run.log()
+    counts["ports in use"] += 1
+    run.finish()
+    counts["resumes above step 0"] += run.resumed_from() == before > 0
+    counts["comparisons"] += training.compare(run, quiet, is_complete=True)
   return counts
 
 

@@ -53,6 +53,11 @@ class Run:
     """The workdir of the run."""
     return self.folder / self.name
 
+  @property
+  def place(self) -> str:
+    """The value of --workdir."""
+    return str(self.workdir)
+
   def start(self, **variables: str) -> list[subprocess.Popen]:
     """Starts all processes."""
     setting, logs = self.setting, self.folder / f"{self.name}-logs"
@@ -87,6 +92,10 @@ class Run:
     newest = listing.newest_complete(steps)
     return newest.step if newest else 0
 
+  def saved(self) -> dict:
+    """Returns the meta.json of the newest checkpoint."""
+    return toys.last_meta(self.workdir)
+
   def is_saving(self) -> bool:
     """Returns whether a step is being written."""
     return any((self.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
@@ -99,13 +108,13 @@ class Run:
         *(sys.executable, "-m", "pausejax", "train"),
         *("--config=configs/finetune_smoke.py:pauses=3", steps),
         f"--init_from={self.folder / 'pretrained'}",
-        f"--workdir={self.workdir}",
+        f"--workdir={self.place}",
         "--config.checkpoint.every=4",
         "--config.checkpoint.keep=100",
         "--config.log.every=1",
       ]
     pipeline = f"--config.data.pipeline={setting.pipeline}"
-    return toys.command(self.folder / "corpus", self.workdir, pipeline, steps)
+    return toys.command(self.folder / "corpus", self.place, pipeline, steps)
 
 
 def quiet_run(setting: Setting, folder: pathlib.Path) -> Run:
@@ -133,7 +142,7 @@ def compare(ours: Run, quiet: Run, *, is_complete: bool) -> int:
   if not is_complete:
     return len(found)
   assert found.keys() == expected.keys()
-  metas = [toys.last_meta(run.workdir) for run in (ours, quiet)]
+  metas = [run.saved() for run in (ours, quiet)]
   for name in ("digests", "counters"):
     assert metas[0][name] == metas[1][name], name
   return len(found) + len(metas[0]["digests"])

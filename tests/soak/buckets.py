@@ -1,0 +1,102 @@
+"""A run in an object store that is killed while it saves, against a quiet one.
+
+Every start has an empty folder for its local copy, as on another machine, and
+must resume from the newest step that was committed before it. Losses and
+digests must be those of the same run on a disk, to the last bit. The store is
+moto's S3 server.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+import random
+import signal
+
+import pytest
+
+from pausejax.buckets import layout
+from pausejax.buckets.objects import Objects
+from pausejax.runtime import metric_rows
+from tests import object_store, processes
+from tests.soak import training
+
+_MAX_REQUESTS = 40  # With a step in them, before the kill: about two saves.
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketRun(training.Run):
+  """A run whose workdir is in the store."""
+
+  @property
+  def place(self) -> str:
+    """The URL of the run."""
+    return f"s3://{object_store.BUCKET}/{self.name}"
+
+  def losses(self) -> dict[int, float]:
+    """Returns step -> loss of the metrics in the store."""
+    objects, names = Objects(self.place), self._names()
+    path = self.folder / f"{self.name}.jsonl"
+    parts = sorted(n for n in names if n.startswith("metrics.jsonl/"))
+    path.write_bytes(b"".join(map(objects.read, parts)))
+    rows = metric_rows.read_rows(path)
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+  def newest_step(self) -> int:
+    """Returns the newest committed step, 0 if none."""
+    return max(layout.committed_steps(self._names()), default=0)
+
+  def saved(self) -> dict:
+    """Returns the meta.json of the newest checkpoint."""
+    name = layout.step_name(self.newest_step(), "meta/meta.json")
+    return json.loads(Objects(self.place).read(name))
+
+  def _names(self) -> dict[str, int]:
+    return Objects(self.place).sizes()
+
+
+def soak(kills: int, seed: int, folder: pathlib.Path) -> collections.Counter:
+  """Kills a run in the store; returns what was counted.
+
+  Raises:
+    AssertionError: a loss, a digest or a resumed step is wrong.
+  """
+  rng, counts = random.Random(seed), collections.Counter()
+  setting = training.Setting(num_steps=max(40, 8 * kills))
+  quiet = training.quiet_run(setting, folder)
+  run = BucketRun(setting, folder, "killed")
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    object_store.running("s3", patch) as link,
+  ):
+    for kill in range(kills):
+      before, staging = run.newest_step(), str(folder / f"copy{kill}")
+      is_killed = _kill(run, link, rng.randint(1, _MAX_REQUESTS), staging)
+      counts["kills"] += is_killed
+      if before:
+        assert run.resumed_from() == before, (run.resumed_from(), before)
+        counts["resumes above step 0"] += 1
+      counts["comparisons"] += training.compare(run, quiet, is_complete=False)
+    run.finish(PAUSEJAX_STAGING=str(folder / "last"))
+    counts["comparisons"] += training.compare(run, quiet, is_complete=True)
+    counts["committed steps"] = len(layout.committed_steps(run._names()))
+  return counts
+
+
+def _kill(
+  run: BucketRun, link: object_store.Link, count: int, staging: str
+) -> bool:
+  """Kills a start at its `count`-th request about a step that it writes."""
+  (process,) = started = run.start(PAUSEJAX_STAGING=staging)
+  seen = 0
+
+  def watch(data: bytes) -> None:
+    nonlocal seen
+    seen += data.startswith(b"PUT") and b"/checkpoints/" in data
+    if seen == count:
+      process.send_signal(signal.SIGKILL)
+
+  link.on_data = watch
+  (code,) = processes.wait(started)
+  link.on_data = lambda data: None
+  return code == -signal.SIGKILL
