@@ -37,13 +37,30 @@ def test_dense_has_the_plain_gradients(x_shape, kernel_shape, has_bias):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_small_terms_of_a_bfloat16_gradient_are_not_lost():
+@pytest.mark.parametrize("device", [None, "TPU v5 lite"])
+def test_small_terms_of_a_bfloat16_gradient_are_not_lost(device, monkeypatch):
+  monkeypatch.setattr(sharding, "device_kind", lambda: device)
   count = 1_000  # In bfloat16, 256 + 1 is 256.
   x = jnp.ones((count, 4), jnp.bfloat16)
   total = functools.partial(jnp.sum, dtype=jnp.float32)
-  dense = lambda w, b: total(products.dense(x, w, b))
+  dense = lambda w, b: total(products.dense(x, w, b, True))
   for grad in jax.grad(dense, (0, 1))(jnp.ones((4, 2)), jnp.ones(2)):
     assert grad.dtype == jnp.float32 and (grad == count).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_tpu_the_bias_of_heads_has_the_same_gradient(dtype, monkeypatch):
+  rng = np.random.default_rng(0)
+  x, dy = (jnp.asarray(rng.normal(size=(2, 64, n)), dtype) for n in (4, 6))
+
+  def gradient():
+    dense = lambda b: products.dense(x, jnp.ones((4, 6)), b, True)
+    return jax.vjp(dense, jnp.zeros(6))[1](dy)[0]
+
+  plain = gradient()
+  monkeypatch.setattr(sharding, "device_kind", lambda: "TPU v5 lite")
+  # Float32 sums of 128 terms in another order.
+  np.testing.assert_allclose(gradient(), plain, rtol=1e-5, atol=1e-5)
 
 
 def test_fsdp_gathers_bfloat16_and_reduces_float32(tmp_path):

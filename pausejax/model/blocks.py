@@ -105,6 +105,7 @@ class Linear(nnx.Module):
       x.reshape(*x.shape[:first], num_inputs),
       self.kernel[...].reshape(num_inputs, num_outputs),
       None if self.bias is None else self.bias[...].reshape(num_outputs),
+      len(self.outputs) > 1,
     )
     return y.reshape(*y.shape[:-1], *self.outputs)
 

@@ -21,7 +21,7 @@ from pausejax.runtime import metric_rows
 from tests import object_store, processes
 from tests.soak import training
 
-_MAX_REQUESTS = 40  # With a step in them, before the kill: about two saves.
+_MAX_REQUESTS = 150  # About steps, before the kill: some saves.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +69,17 @@ def soak(kills: int, seed: int, folder: pathlib.Path) -> collections.Counter:
     pytest.MonkeyPatch.context() as patch,
     object_store.running("s3", patch) as link,
   ):
-    for kill in range(kills):
-      before, staging = run.newest_step(), str(folder / f"copy{kill}")
-      is_killed = _kill(run, link, rng.randint(1, _MAX_REQUESTS), staging)
-      counts["kills"] += is_killed
-      if before:
-        assert run.resumed_from() == before, (run.resumed_from(), before)
-        counts["resumes above step 0"] += 1
-      counts["comparisons"] += training.compare(run, quiet, is_complete=False)
-    run.finish(PAUSEJAX_STAGING=str(folder / "last"))
-    counts["comparisons"] += training.compare(run, quiet, is_complete=True)
+    for start in range(kills + 1):
+      before, staging = run.newest_step(), str(folder / f"copy{start}")
+      if start < kills:
+        requests = rng.randint(1, _MAX_REQUESTS)
+        counts["kills"] += _kill(run, link, requests, staging)
+      else:
+        run.finish(PAUSEJAX_STAGING=staging)
+      assert run.resumed_from() == before, (run.resumed_from(), before)
+      counts["resumes above step 0"] += before > 0
+      done = start == kills
+      counts["comparisons"] += training.compare(run, quiet, is_complete=done)
     counts["committed steps"] = len(layout.committed_steps(run._names()))
   return counts
 

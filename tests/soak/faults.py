@@ -7,6 +7,7 @@ import collections
 import contextlib
 import pathlib
 import random
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -77,7 +78,10 @@ def soak_port(
     before = run.newest_step()
     with socket.create_server(("127.0.0.1", 0)) as taken:
       address = f"127.0.0.1:{taken.getsockname()[1]}"
-      codes = processes.wait(run.start(JAX_COORDINATOR_ADDRESS=address))
+      first, other = run.start(JAX_COORDINATOR_ADDRESS=address)
+      codes = [first.wait()]
+      other.send_signal(signal.SIGTERM)  # As a launcher does.
+      codes += processes.wait([other])
     assert 0 not in codes and "Traceback" not in run.log(), run.log()
     assert address in run.log() and run.newest_step() == before, run.log()
     counts["ports in use"] += 1
