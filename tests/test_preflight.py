@@ -319,7 +319,7 @@ def preflight(tmp_path, *argv, program=("-m", "pausejax")):
 
 # Estimated seconds of the toy's step on v5e-8, by compiler. A step that gets
 # faster lowers its figure; the failing test prints the new one.
-TOY_SECONDS = {"libtpu 0.0.42.1": 0.000377}
+TOY_SECONDS = {"libtpu 0.0.42.1": 0.000381}
 
 
 def grown(found):
@@ -457,10 +457,10 @@ def test_the_report_states_what_checkpoints_need():
   assert "1.00 GB while one is written" in text
 
 
-def note_on(*, hlo_text="", **model):
+def note_on(*, hlo_text="", tensor=1, **model):
   config = train_config(load_config("pretrain_c4:size=1b").to_dict())
   changed = dataclasses.replace(config.model_config(32_129), **model)
-  return notes.tpu_notes(changed, hlo_text, None, unit=128)
+  return notes.tpu_notes(changed, hlo_text, None, unit=128, tensor=tensor)
 
 
 def test_one_gpu_is_told_which_settings_are_faster():
@@ -485,9 +485,16 @@ def test_a_padded_head_is_noted_with_the_heads_that_are_not():
   assert "--config.model.num_heads=16 --config.model.num_kv_heads=4" in grouped
   (odd,) = note_on(num_kv_heads=1)  # Half a head does not exist.
   assert "padded" in odd and "--config" not in odd
-  # XLA's attention has no kernel that pads.
-  assert note_on(hlo_text="%splash_mha_fwd.1 = custom-call(%q)") == [note]
-  assert note_on(hlo_text="%d = dot(%q, %k)") == []
+  (split,) = note_on(num_kv_heads=8, tensor=8)  # 4 heads on 8 devices.
+  assert "padded" in split and "--config" not in split
+
+
+def test_a_step_without_an_attention_kernel_says_what_a_kernel_needs():
+  (kernel,) = note_on(hlo_text="%splash_mha_fwd.1 = custom-call(%q)")
+  assert "is padded" in kernel
+  (plain,) = note_on(hlo_text="%d = dot(%q, %k)")
+  assert "multiple of 128" in plain and "padded" not in plain
+  assert note_on(hlo_text="%d = dot(%q, %k)", attention="xla") == []
 
 
 def test_windowed_einsum_loops_are_noted():
@@ -496,9 +503,7 @@ def test_windowed_einsum_loops_are_noted():
     f"body=%wide.windowed_dot_general_body_ag.{n}.clone"
     for n in range(3)
   ]
-  (note,) = note_on(
-    hlo_text="\n".join(loops), head_dim=128, num_heads=16, num_kv_heads=16
-  )
+  (note,) = note_on(hlo_text="\n".join(loops), attention="xla")
   assert note.startswith("3 windowed einsum loops")
   assert "xla_jf_spmd_threshold_for_windowed_einsum_mib" in note
 

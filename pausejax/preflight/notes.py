@@ -5,6 +5,11 @@ import re
 from pausejax.config import ModelConfig
 from pausejax.preflight.estimated_step import EstimatedStep
 
+_NO_KERNEL = (
+  "attention is XLA's, without a kernel: splash attention needs rows of a "
+  "multiple of 128 positions, one window for all layers (no "
+  "model.global_every), no bidirectional prefix, and mesh.sequence=1"
+)
 _WINDOWED = re.compile(r"\bbody=%?[\w.\-]*windowed_dot_general")
 
 
@@ -14,6 +19,7 @@ def tpu_notes(
   estimate: EstimatedStep | None,
   *,
   unit: int,
+  tensor: int = 1,
 ) -> list[str]:
   """Returns the notes on a program for TPUs, one line each.
 
@@ -22,10 +28,13 @@ def tpu_notes(
     hlo_text: the step as libtpu compiled it; "" if it did not.
     estimate: its times, if they were estimated.
     unit: rows and columns of the chip's matrix unit.
+    tensor: devices over which heads are split.
   """
-  lines = [_windowed(hlo_text, estimate)]
-  if not hlo_text or "splash" in hlo_text:  # Not XLA's attention.
-    lines.insert(0, _head_dim(config, estimate, unit))
+  has_kernel = not hlo_text or "splash" in hlo_text
+  attention = "" if config.attention == "xla" else _NO_KERNEL
+  if has_kernel:
+    attention = _head_dim(config, estimate, unit, tensor)
+  lines = [attention, _windowed(hlo_text, estimate)]
   return [line for line in lines if line]
 
 
@@ -52,7 +61,7 @@ def gpu_notes(config: ModelConfig, *, num_devices: int) -> list[str]:
 
 
 def _head_dim(
-  config: ModelConfig, estimate: EstimatedStep | None, unit: int
+  config: ModelConfig, estimate: EstimatedStep | None, unit: int, tensor: int
 ) -> str:
   """Returns the note on head_dim, "" if it is a multiple of the unit."""
   size = config.head_dim
@@ -66,7 +75,7 @@ def _head_dim(
   heads, kv_heads = (
     n * size / padded for n in (config.num_heads, config.num_kv_heads)
   )
-  if heads % 1 or kv_heads % 1:
+  if heads % tensor or kv_heads % tensor:
     return line
   words = f"--config.model.head_dim={padded} --config.model.num_heads={heads:g}"
   if config.num_kv_heads != config.num_heads:

@@ -230,7 +230,9 @@ def _measure(
     rates = topology.chip.cost_model
     unit = rates.matrix_unit if rates else 128  # As in most chips.
     text = first.hlo_text if compiler else ""
-    notes = tpu_notes(model_config, text, step, unit=unit)
+    notes = tpu_notes(
+      model_config, text, step, unit=unit, tensor=mesh.shape["tensor"]
+    )
   else:
     notes = gpu_notes(model_config, num_devices=topology.num_devices)
   if estimates and step is None:
