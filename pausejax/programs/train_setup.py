@@ -345,7 +345,9 @@ def _meter(
     print(line)
   exit_code = 1
   try:
-    with ProgressBar(start, config.num_steps) as progress:
+    with ProgressBar(
+      start, config.num_steps, resume.last_step(config)
+    ) as progress:
       yield Meter(
         writer,
         progress,

@@ -19,8 +19,15 @@ class ProgressBar:
   from the second step on, since the first one includes the compilation.
   """
 
-  def __init__(self, start: int, num_steps: int):
-    self._num_steps = num_steps
+  def __init__(self, start: int, num_steps: int, last_step: int):
+    """Shows nothing yet.
+
+    Args:
+      start: the step from which the run starts or resumes.
+      num_steps: steps of the whole run.
+      last_step: the step after which this start of the run ends.
+    """
+    self._num_steps, self._last_step = num_steps, last_step
     self._last_line = time.monotonic()
     self._num_timed, self._seconds = -1, 0.0
     self._bar = Progress(
@@ -54,11 +61,11 @@ class ProgressBar:
     if self._num_timed:
       self._seconds += seconds
     text = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
-    text += self._time_left(self._num_steps - step)
+    text += self._time_left(self._last_step - step)
     self._bar.update(self._task, completed=step, description=text)
     now = time.monotonic()
     is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES
-    if self._bar.disable and (is_due or step == self._num_steps):
+    if self._bar.disable and (is_due or step == self._last_step):
       self._last_line = now
       self.print(f"step {step}/{self._num_steps}  {text}")
 
