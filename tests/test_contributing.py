@@ -56,9 +56,27 @@ CHANGES = {
     ),
   },
 }
-# Two edits of one file: a class, and its entry.
+# Two edits of a file: classes or functions, and their entries.
 MODE = {
+  "pausejax/data/text_units.py": (
+    (
+      "UNITS = {",
+      "def _clauses(tokenizer, texts):\n"
+      '  is_end_V = _matching("[,;]$", texts)\n'
+      "  return lambda ids_BN: is_end_V[ids_BN]\n\n\n",
+    ),
+    (
+      '  "sentence": Unit(',
+      '  "clause": Unit("[,;]", "a comma or a semicolon", _clauses),\n',
+    ),
+  ),
   "pausejax/pause_places.py": (
+    (
+      "MODES: dict[str, type[Way]] = {",
+      "class AfterClauses(AfterSentences):\n"
+      '  words: ClassVar[str] = "behind every clause"\n'
+      '  unit: ClassVar[str] = "clause"\n\n\n',
+    ),
     (
       "MODES: dict[str, type[Way]] = {",
       "class Even(Exact):\n"
@@ -68,7 +86,10 @@ MODE = {
       "    is_pause_T = np.diff(np.arange(seq_len + 1) * k // seq_len) > 0\n"
       "    return np.tile(is_pause_T, (len(positions_B), 1))\n\n\n",
     ),
-    ('  "exact": Exact,', '  "even": Even,\n'),
+    (
+      '  "exact": Exact,',
+      '  "even": Even,\n  "after_clauses": AfterClauses,\n',
+    ),
   ),
 }
 TASK = '''"""Echo: a task, its data and its metric in one file."""
@@ -130,6 +151,8 @@ own = ("--config.tasks_module=my_tasks", "--config.data.task=echo")
 split = ("--config.finetune.pause_position=split", "--config.batch_size=2")
 short = ("--config.data.seq_len=64", "--config.num_steps=2")
 run("inspect", "--config=smoke", *tiny)
+run("inspect", "--config=smoke", *tiny,
+    "--config.data.pause_mode=after_clauses")
 run("train", "--config=smoke", "--workdir=pretrained", *tiny)
 run("inspect", "--config=finetune_smoke", *own, *split, *short[:1])
 run("train", "--config=finetune_smoke", "--init_from=pretrained",
@@ -157,7 +180,7 @@ def copy(tmp_path_factory):
   (folder / "my_tasks.py").write_text(TASK)
   (folder / "texts").mkdir()
   for i in range(40):
-    (folder / "texts" / f"{i}.txt").write_text("A text to read. " * 40)
+    (folder / "texts" / f"{i}.txt").write_text("A text, to read. " * 40)
   return folder
 
 
@@ -203,6 +226,7 @@ def test_the_programs_follow_every_change(copy):
   )
   assert done.returncode == 0, done.stdout + done.stderr
   assert "BAD" not in done.stdout
+  assert "1 behind every clause" in done.stdout
   assert "ok   M = 10 pauses around the prefix" in done.stdout
   assert "M=3 split <pause>: same_length" in done.stdout
   rows = (copy / "pretrained/metrics.jsonl").read_text().splitlines()

@@ -358,6 +358,10 @@ def test_another_batch_of_a_text_is_shown(tmp_path, capsys):
     (["--task=gsm8k=1,squad=3"], "one task at a time"),
     (["--task=stdlib_docs", "--pauses=3"], "pause_fraction"),
     (["--task=c4"], "too large to prepare"),
+    (
+      ["--task=stdlib_docs", "--config.data.pause_fraction=0.001"],
+      "0.001 of data.seq_len 256 is less than half a pause",
+    ),
     (["--task=stdlib_choice", "--split=tset"], "--split"),
     (["--task=stdlib_choice", "-n", "-1"], "-n: "),
     (["--task=stdlib_choice", "--batch=-1"], "--batch: "),

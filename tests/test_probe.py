@@ -180,6 +180,17 @@ def test_attention_and_lens_are_those_of_the_model():
   assert (is_top_SMB == (top_SMB == rows_.answers_BC[:, 0])).all()
 
 
+def test_even_attention_is_that_to_the_visible_positions():
+  """A window hides some; every second layer has none."""
+  model, rows_ = models.model(window=3, global_every=2), rows()
+  even_LBM = probe(model, rows_).even_LBM
+  local_BM, global_BM = [], []
+  for read, pauses_M in zip(rows_.reads_B, rows_.pauses_BM, strict=True):
+    local_BM.append((pauses_M > read - 3) / 3)
+    global_BM.append(np.full(M, 1 / (read + 1)))
+  np.testing.assert_allclose(even_LBM, [local_BM, global_BM], rtol=1e-6)
+
+
 def test_one_program_serves_all_lesions_of_a_shape():
   model, rows_ = models.model(d_ff=48), rows()
   probe(model, rows_)

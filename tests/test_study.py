@@ -136,6 +136,7 @@ def test_every_finetuning_starts_from_each_seed_of_its_pretraining(tmp_path):
       "'std' is the folder of one run",
     ),
     ({"tasks": ("stdlib_clozes",)}, "did you mean 'stdlib_cloze'?"),
+    ({"task_words": {"stdlib_clozes": ()}}, "did you mean 'stdlib_cloze'?"),
     ({"variants": (("A", "stdd", "m0"),)}, "did you mean 'std'?"),
     ({"variants": (("A", "std", "m00"),)}, "did you mean 'm0'?"),
     ({"seeds": ()}, "at least one"),
@@ -145,6 +146,11 @@ def test_every_finetuning_starts_from_each_seed_of_its_pretraining(tmp_path):
 def test_a_wrong_name_is_refused_with_the_nearest(tmp_path, change, message):
   with pytest.raises(errors.UsageError, match=message):
     plan(tmp_path, **change)
+
+
+def test_a_study_of_fewer_tasks_keeps_the_words_of_the_others(tmp_path):
+  words = {"stdlib_choice": ("--config.num_steps=9",)}
+  assert plan(tmp_path, task_words=words).cells() == plan(tmp_path).cells()
 
 
 def test_a_plan_is_read_back_as_it_was_saved(tmp_path):

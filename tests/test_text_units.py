@@ -60,6 +60,19 @@ def test_paragraphs_of_bytes_end_with_the_first_empty_line():
   assert ends(BYTES, "paragraph", ids) == expected
 
 
+@pytest.mark.parametrize(
+  "text", ["\u2026", "\u56db", "\u0434\u0430 \u0434\u0430"]
+)
+def test_characters_of_several_bytes_are_text_of_a_paragraph(text):
+  ids = BYTES.encode([f"{text}\n\n{text}\n \n\n{text}"])[0]
+  assert ends(BYTES, "paragraph", ids) == [f"{text}\n\n", f"{text}\n \n"]
+
+
+def test_empty_lines_before_the_text_of_a_document_end_nothing():
+  ids = [*BYTES.encode(["One"])[0], BYTES.eos_id, *BYTES.encode(["\n\nTwo"])[0]]
+  assert ends(BYTES, "paragraph", ids) == []
+
+
 @pytest.fixture(scope="module", params=["sentencepiece", "huggingface"])
 def trained(request, tmp_path_factory):
   """A small tokenizer of subwords."""

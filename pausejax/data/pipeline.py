@@ -97,6 +97,12 @@ def check_data(data: DataConfig, finetune: FinetuneConfig) -> None:
   )
   for name in data.task_names:
     tasks.pretraining(name)
+  expected = data.pauses.expected_pauses(data.seq_len)
+  errors.require(
+    not data.pauses.has_pauses or expected is None or expected[0] > 0,
+    f"data.pause_fraction {data.pause_fraction} of data.seq_len {data.seq_len} "
+    "is less than half a pause, so there are none; raise it, or set it to 0",
+  )
   errors.require(
     data.pipeline != "seqio"
     or data.pauses.is_uniform

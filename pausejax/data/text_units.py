@@ -5,11 +5,12 @@ three closing quotes or brackets (which may be tokens of their own), and white
 space or the end of the document follows. "Mr. Smith" therefore ends one, "3.14"
 does not. White space that one id cannot spell, such as a no-break space in
 bytes, is not seen. A token ends a paragraph if it completes the first empty
-line after text.
+line after text of its document.
 
 Shapes: V ids, B segments, N tokens of a segment.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
@@ -22,16 +23,22 @@ from pausejax.data.tokenizers import PauseTokenizer
 _CLOSING = "\"')]}\u201d\u2019"
 _MAX_CLOSING = 3  # Closing quotes and brackets behind a sentence.
 
-# Unit -> what a text needs to end one, and its name.
-_MARKS = {
-  "sentence": (r"[.!?]", '".", "!" or "?"'),
-  "paragraph": (r"\n", "a line feed"),
-}
 
-# (tokenizer, texts of its ids) -> ids [B, N] -> ends [B, N].
-_Finder = Callable[
-  [PauseTokenizer, Sequence[str]], Callable[[np.ndarray], np.ndarray]
-]
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """A unit of text.
+
+  Attributes:
+    mark: a regular expression; some id must have it, or no unit has an end.
+    mark_name: the mark in words.
+    finder: (tokenizer, texts of its ids) -> ids [B, N] -> ends [B, N].
+  """
+
+  mark: str
+  mark_name: str
+  finder: Callable[
+    [PauseTokenizer, Sequence[str]], Callable[[np.ndarray], np.ndarray]
+  ]
 
 
 class TextUnits:
@@ -48,13 +55,13 @@ class TextUnits:
       UsageError: no id can end such a unit.
     """
     texts = [tokenizer.id_text(i) for i in range(tokenizer.pause_id)]
-    mark, name = _MARKS[unit]
+    its = UNITS[unit]
     errors.require(
-      any(re.search(mark, text) for text in texts),
-      f"data.pause_mode: no id of this tokenizer has {name}, so no {unit} has "
-      "an end; choose another mode",
+      any(re.search(its.mark, text) for text in texts),
+      f"data.pause_mode: no id of this tokenizer has {its.mark_name}, so no "
+      f"{unit} has an end; choose another mode",
     )
-    self._find = UNITS[unit](tokenizer, texts)
+    self._find = its.finder(tokenizer, texts)
 
   def ends(self, ids_BN: np.ndarray) -> np.ndarray:
     """Returns bool [B, N], True at the last token of each unit.
@@ -94,20 +101,22 @@ def _sentences(
 def _paragraphs(
   tokenizer: PauseTokenizer, texts: Sequence[str]
 ) -> Callable[[np.ndarray], np.ndarray]:
-  del tokenizer
-  is_text_V = _matching(r"\S", texts)
+  # A part of a character, such as a byte of it, has no text of its own.
+  is_text_V = _matching(r"\A\Z|\S", texts)
+  is_text_V[[tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]] = False
   ends_line_V = _matching(r"\n[ \t\r]*$", texts)
   ends_empty_line_V = _matching(r"\n[ \t\r]*\n\s*$", texts)
 
   def ends(ids_BN: np.ndarray) -> np.ndarray:
     is_text_BN, ends_line_BN = is_text_V[ids_BN], ends_line_V[ids_BN]
     last_text_BN = _last(is_text_BN)
+    last_eos_BN = _last(ids_BN == tokenizer.eos_id)
     # Of the tokens before each one.
     line_ended_BN = _shifted(_last(ends_line_BN) >= last_text_BN)
     is_empty_BN = ends_empty_line_V[ids_BN] | (
       ends_line_BN & ~is_text_BN & line_ended_BN
     )
-    is_empty_BN &= last_text_BN >= 0
+    is_empty_BN &= last_text_BN > last_eos_BN  # In this document.
     # Only the first one since the last text.
     return is_empty_BN & ~_shifted(_last(is_empty_BN) >= last_text_BN) | (
       is_empty_BN & is_text_BN
@@ -116,7 +125,10 @@ def _paragraphs(
   return ends
 
 
-UNITS: dict[str, _Finder] = {"sentence": _sentences, "paragraph": _paragraphs}
+UNITS = {
+  "sentence": Unit(r"[.!?]", '".", "!" or "?"', _sentences),
+  "paragraph": Unit(r"\n", "a line feed", _paragraphs),
+}
 
 
 def _matching(pattern: str, texts: Sequence[str]) -> np.ndarray:

@@ -76,12 +76,14 @@ class Pass(NamedTuple):
     stream_SBMD: the residual stream at the pauses: what enters each layer, and
       what leaves the last one.
     mass_LBNM: float32, the attention of the reading position to each pause.
+    even_LBM: float32, the same if all positions that it sees had equal shares.
   """
 
   log_prob_B: jax.Array
   is_greedy_B: jax.Array
   stream_SBMD: jax.Array
   mass_LBNM: jax.Array
+  even_LBM: jax.Array
 
 
 @jax.jit
@@ -120,15 +122,17 @@ def run_rows(
       may_BTT = _mask(c, rows, is_cut_M, window)
       weights_BNTT = attention_weights(q, kept["keys"], may_BTT)
       kept["mass"] = _mass(weights_BNTT, rows)
+      even_BTT = may_BTT / may_BTT.sum(axis=-1, keepdims=True)
+      kept["even"] = _mass(even_BTT[:, None], rows)[:, 0]
       return mix_values(weights_BNTT, kept["values"])
 
     # Of the first call only the keys and values are computed.
     block(source_BTD, layer, positions_BT, keep, None, 0)
     x_BTD, _ = block(x_BTD, layer, positions_BT, attend, None, 0)
     x_BTD = sharding.constrain(x_BTD, "batch", None, None)
-    return x_BTD, (own_BMD, kept["mass"])
+    return x_BTD, (own_BMD, kept["mass"], kept["even"])
 
-  x_BTD, (inputs_LBMD, mass_LBNM) = jax.lax.scan(
+  x_BTD, (inputs_LBMD, mass_LBNM, even_LBM) = jax.lax.scan(
     run_layer,
     model.embed(rows.tokens_BT, positions_BT),
     (model.blocks, jnp.arange(c.num_layers), *lesion),
@@ -136,7 +140,7 @@ def run_rows(
   last_BMD = at_positions(x_BTD, rows.pauses_BM)
   stream_SBMD = jnp.concatenate([inputs_LBMD, last_BMD[None]])
   scores = _scores(model, model.final_norm(x_BTD), rows, pause_id)
-  return Pass(*scores, stream_SBMD, mass_LBNM)
+  return Pass(*scores, stream_SBMD, mass_LBNM, even_LBM)
 
 
 @jax.jit

@@ -62,7 +62,7 @@ class Unchanged:
     values: of the examples, [N].
     means_LMD: the mean vector of each pause as it enters each layer.
     mass_LAM: the mean attention of the reading position to each pause.
-    uniform: the mean share of a pause if all visible positions had the same.
+    even_LM: the same if all positions that it sees had equal shares.
     lens_right_SM: how often the first id of the right answer is the most
       likely one in the logit lens.
     lens_nats_SM: its mean log-likelihood there.
@@ -72,7 +72,7 @@ class Unchanged:
   values: Values
   means_LMD: np.ndarray
   mass_LAM: np.ndarray
-  uniform: float
+  even_LM: np.ndarray
   lens_right_SM: np.ndarray
   lens_nats_SM: np.ndarray
   lens_top_SM: np.ndarray
@@ -111,7 +111,7 @@ class Prober:
   def unchanged(self, show: Show) -> Unchanged:
     """Runs all examples without a lesion."""
     rows, is_first = self.encoded.rows, self._is_right_option()
-    scores, streams, masses, lenses = [], 0.0, 0.0, []
+    scores, lenses, streams, masses, evens = [], [], 0.0, 0.0, 0.0
     for start, batch in self._batches():
       count = len(rows[start : start + self.batch_size])
       done = forward.run_rows(self.model, batch, self._none(), self.pause_id)
@@ -123,6 +123,7 @@ class Prober:
       stream_SBMD = _host(done.stream_SBMD)[:-1, chosen_B]
       streams += stream_SBMD.astype(np.float64).sum(axis=1)
       masses += _host(done.mass_LBNM)[:, chosen_B].sum(axis=1)
+      evens += _host(done.even_LBM)[:, chosen_B].sum(axis=1)
       lenses.append([_host(x)[:, :, chosen_B] for x in seen])
       scores.append(self._scores(done, count))
       show(start + count, len(rows))
@@ -131,12 +132,11 @@ class Prober:
     )
     found = self._values(np.concatenate(scores, axis=1)[:, None])
     values = Values(found.is_right[0], found.log_likelihood[0])
-    visible = np.mean([1 / len(p) for p in self.encoded.prompts.rows])
     return Unchanged(
       values,
       streams / len(self.examples),
       masses / len(self.examples),
-      float(visible),
+      evens / len(self.examples),
       is_top.mean(axis=2),
       nats.mean(axis=2),
       _modes(top),

@@ -43,7 +43,7 @@ _RESULT = {
   "by_layer_and_pause": {str: [[_EFFECT]]},
   "kept": [{"num_kept": int, "accuracy": _DROP, "log_likelihood": float}],
   "lens": {"accuracy": [[float]], "log_likelihood": [[float]], "top": [[str]]},
-  "attention": {"by_head": [[[float]]], "uniform": float},
+  "attention": {"by_head": [[[float]]], "even": [[float]]},
   "verdict": str,
   "reason": str,
   "rule": str,

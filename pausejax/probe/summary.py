@@ -58,7 +58,7 @@ def summarize(
     },
     "attention": {
       "by_head": unchanged.mass_LAM.tolist(),
-      "uniform": unchanged.uniform,
+      "even": unchanged.even_LM.tolist(),
     },
     "verdict": words,
     "reason": reason,

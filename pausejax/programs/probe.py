@@ -275,6 +275,6 @@ def _by_layer(result: dict[str, Any]) -> list[tuple[int, list[float]]]:
 
 
 def _attention(layer: int, heads: list[float], result: dict[str, Any]) -> str:
-  uniform = result["attention"]["uniform"] * result["num_probed"]
+  even = sum(result["attention"]["even"][layer][: result["num_probed"]])
   shares = "  ".join(f"{100 * share:.1f}" for share in heads)
-  return f"  layer {layer}: {shares}  (evenly: {100 * uniform:.1f})"
+  return f"  layer {layer}: {shares}  (evenly: {100 * even:.1f})"

@@ -44,7 +44,9 @@ class StudyConfig(ConfigGroup):
   )
   tasks: tuple[str, ...] = field((), "Downstream tasks.")
   task_words: Mapping[str, tuple[str, ...]] = field(
-    {}, "More arguments of the finetunings on a task: task -> arguments."
+    {},
+    "More arguments of the finetunings on a task: task -> arguments; those of "
+    "other tasks are not used.",
   )
   finetunings: Mapping[str, tuple[str, ...]] = field(
     {}, "Finetunings: name -> a config and arguments."

@@ -63,10 +63,9 @@ class Study:
 
   def _check_names(self) -> None:
     tasks.import_module(self.tasks_module)
-    for task in self.tasks:
+    # A study of fewer tasks keeps the words of the others.
+    for task in (*self.tasks, *self.task_words):
       tasks.downstream(task)  # Raises for an unknown name.
-    for task in self.task_words:
-      errors.require_one_of("task_words", task, self.tasks)
     for name in self.evaluations:
       errors.require_one_of("evaluations", name, self.finetunings)
     for variant in self.variants:

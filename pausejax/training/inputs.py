@@ -217,7 +217,7 @@ def inherit(
   if config.data.seq_len > limit:
     print(
       f"data.seq_len {config.data.seq_len} is lowered to {limit}, the "
-      f"model.max_seq_len of {source.place}"
+      f"model.max_seq_len of {source.place}, unless the command line sets it"
     )
     config.data.seq_len = limit
   for name in architecture_fields(ModelConfig):

@@ -162,11 +162,13 @@ def _attention(it: dict[str, Any]) -> Html:
     [100 * sum(head[:count]) for head in heads]
     for heads in it["attention"]["by_head"]
   ]
-  evenly = 100 * count * it["attention"]["uniform"]
+  evenly = [100 * sum(layer[:count]) for layer in it["attention"]["even"]]
+  # Layers differ if only some have a window.
+  shares = " to ".join(dict.fromkeys(f"{s:.1f}" for s in sorted(evenly)))
   return heat.heat_map(
     sums,
     title="Attention of the reading position to the probed pauses",
-    x_label=f"head; strongest color: 100%; evenly spread: {evenly:.1f}%",
+    x_label=f"head; strongest color: 100%; evenly spread: {shares}%",
     y_label="layer",
     rows=[*map(str, range(len(sums)))],
     columns=[*map(str, range(len(sums[0])))],
