@@ -359,6 +359,10 @@ def test_another_batch_of_a_text_is_shown(tmp_path, capsys):
     (["--task=stdlib_docs", "--pauses=3"], "pause_fraction"),
     (["--task=c4"], "too large to prepare"),
     (
+      ["--task=stdlib_choice", "--config.data.pipeline=seqio"],
+      "'seqio' reads pretraining text only",
+    ),
+    (
       ["--task=stdlib_docs", "--config.data.pause_fraction=0.001"],
       "0.001 of data.seq_len 256 is less than half a pause",
     ),

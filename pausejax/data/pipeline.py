@@ -83,6 +83,11 @@ def is_finetuning(names: Collection[str]) -> bool:
 def check_data(data: DataConfig, finetune: FinetuneConfig) -> None:
   """Raises UsageError unless the settings select the data of a run."""
   if is_finetuning(data.rates):
+    errors.require(
+      data.pipeline == "segments",
+      f"data.pipeline: {data.pipeline!r} reads pretraining text only, got task "
+      f"{data.task!r}; use data.pipeline=segments",
+    )
     if finetune.curriculum_steps:
       finetune.curriculum(tasks.downstream(data.only_task).num_pauses)
     only_one = len(data.stages) == 1

@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
   errors.require(
     len(names) == 1, f"--task: one task at a time, as in --task={names[0]}"
   )
+  pipeline.check_data(config.data, config.finetune)
   tokenizer = tokenizers.load_for(config.data)
   if pipeline.is_finetuning(names):
     batch, rules, about = _finetuning(
@@ -63,7 +64,6 @@ def main(argv: list[str]) -> int:
       options.pauses is None,
       "--pauses: a pretraining task has --config.data.pause_fraction",
     )
-    pipeline.check_data(config.data, config.finetune)
     batch, rules, about = _pretraining(
       config, values, tokenizer, options.split, options.batch
     )
