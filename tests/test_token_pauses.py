@@ -15,7 +15,7 @@ from pausejax.checkpoints import saved_run
 from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, language_model_batch
 from pausejax.data.finetuning import prompts
-from pausejax.inference import decode, loaded, score
+from pausejax.inference import continuation, decode, loaded, score
 from pausejax.interop import harness
 from pausejax.prompt_pauses import POSITIONS, PromptPauses, TokenPauses
 from tests import models, runs
@@ -152,6 +152,22 @@ def test_prompt_pauses_stand_beside_the_tokens_with_theirs(position):
   moves_N = filler.moves(len(ids_N))
   assert moves_N[is_pause_N].all()
   assert moves_N[~is_pause_N].tolist() == [1, 1, 0, 0, 1, 0, 0]
+
+
+def test_a_prompt_that_is_too_long_names_the_positions_of_a_token():
+  with pytest.raises(errors.UsageError) as raised:
+    continuation.prompt_arrays(
+      [[5, 6]],
+      PromptPauses(num_pauses=1),
+      tokenizers.load_tokenizer("bytes"),
+      TokenPauses((99, 99)),
+      num_new=3,
+      max_seq_len=16,
+    )
+  assert (
+    "prompt 7 + pauses 1 + new tokens 9 make 17 positions, 3 for each token"
+    in str(raised.value)
+  )
 
 
 def test_ways_without_a_number_per_token_have_none():

@@ -45,7 +45,14 @@ def prompt_arrays(
   period = behind.period
   longest = 1 + max(map(len, ids)) * period  # With BOS.
   num_after = num_new * period
-  decode.check_length(longest, pauses.num_pauses, num_after, max_seq_len)
+  total = longest + pauses.num_pauses + num_after
+  each = f", {period} for each token" if period > 1 else ""
+  errors.require(
+    total <= max_seq_len,
+    f"prompt {longest} + pauses {pauses.num_pauses} + new tokens {num_after} "
+    f"make {total} positions{each}, the model has {max_seq_len}; lower one of "
+    "them",
+  )
   filler = prompts.Filler(tokenizer, pauses, behind)
   rows = [filler.prompt(text) for text in ids]
   width = decode.bucket_length(longest + pauses.num_pauses)

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pausejax import errors
 from pausejax.inference import cached
 from pausejax.model.decoder import Decoder
 from pausejax.prompt_pauses import NO_TOKEN_PAUSES, TokenPauses
@@ -65,18 +64,6 @@ def without_pauses(
   """Returns logits with -inf for the pauses: all ids from `pause_id` on."""
   return jnp.where(
     jnp.arange(logits_BV.shape[1]) < pause_id, logits_BV, -jnp.inf
-  )
-
-
-def check_length(
-  num_prompt: int, num_pauses: int, num_new: int, max_seq_len: int
-) -> None:
-  """Raises unless prompt, pauses and answer fit the model's positions."""
-  total = num_prompt + num_pauses + num_new
-  errors.require(
-    total <= max_seq_len,
-    f"prompt {num_prompt} + pauses {num_pauses} + new tokens {num_new} make "
-    f"{total} positions, the model has {max_seq_len}; lower one of them",
   )
 
 
