@@ -66,8 +66,8 @@ MODE = {
       "  return lambda ids_BN: is_end_V[ids_BN]\n\n\n",
     ),
     (
-      '  "sentence": Unit(',
-      '  "clause": Unit("[,;]", "a comma or a semicolon", _clauses),\n',
+      '  "sentence": UnitOfText(',
+      '  "clause": UnitOfText("[,;]", "a comma or a semicolon", _clauses),\n',
     ),
   ),
   "pausejax/pause_places.py": (

@@ -25,7 +25,7 @@ _MAX_CLOSING = 3  # Closing quotes and brackets behind a sentence.
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class UnitOfText:
   """A unit of text.
 
   Attributes:
@@ -126,8 +126,8 @@ def _paragraphs(
 
 
 UNITS = {
-  "sentence": Unit(r"[.!?]", '".", "!" or "?"', _sentences),
-  "paragraph": Unit(r"\n", "a line feed", _paragraphs),
+  "sentence": UnitOfText(r"[.!?]", '".", "!" or "?"', _sentences),
+  "paragraph": UnitOfText(r"\n", "a line feed", _paragraphs),
 }
 
 
