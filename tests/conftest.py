@@ -5,15 +5,20 @@ import os
 import shutil
 import tempfile
 
+from tests import processes
+
 # Read when jax is imported, so set before any test module is.
 if os.environ.get("PAUSEJAX_TEST_GPU"):  # Of tests/test_gpu.py.
   os.environ["JAX_PLATFORMS"] = "cuda,cpu"
   os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 else:
   os.environ["JAX_PLATFORMS"] = "cpu"
-  os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
+  os.environ["XLA_FLAGS"] = " ".join(
+    [
+      os.environ.get("XLA_FLAGS", ""),
+      "--xla_force_host_platform_device_count=8",
+      processes.OLDER_CODE,
+    ]
   ).strip()
   # Compiling is most of the time of a small test: without LLVM's passes it
   # takes half, and all processes share what they compiled in this session.

@@ -18,7 +18,7 @@ from pausejax.evaluation import answers
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.runtime import flops
 from pausejax.tasks import records
-from tests import models, toys
+from tests import models, processes, toys
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
 TOKENIZER = tokenizers.load_tokenizer("bytes")
@@ -187,21 +187,20 @@ print("FOUND", json.dumps(found))
 @pytest.mark.slow
 def test_two_processes_answer_as_one(tmp_path):
   port = str(20000 + os.getpid() % 20000)
-  flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-  processes = [
+  started = [
     subprocess.Popen(
       [sys.executable, "-c", _PROCESS, str(index), port],
       cwd=toys.ROOT,
-      env={**os.environ, **flags, "JAX_PLATFORMS": "cpu"},
+      env=processes.environment(0, 1, 0, devices=2),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
     )
     for index in range(2)
   ]
-  outputs = [p.communicate(timeout=300) for p in processes]
+  outputs = [p.communicate(timeout=300) for p in started]
   found = []
-  for process, (output, error) in zip(processes, outputs, strict=True):
+  for process, (output, error) in zip(started, outputs, strict=True):
     assert process.returncode == 0, error
     line = next(x for x in output.splitlines() if x.startswith("FOUND "))
     found.append(json.loads(line.removeprefix("FOUND ")))

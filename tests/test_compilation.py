@@ -1,6 +1,5 @@
 """The compilation cache of a run: a restart does not compile again."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import pytest
 
 from pausejax import errors
 from pausejax.runtime import compilation
-from tests import toys
+from tests import processes, toys
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path):
 
 def run(args) -> str:
   """Runs a program without a cache in the environment; returns its output."""
-  env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+  env = processes.environment(0, 1, 0, devices=1)
   # Also small programs are saved, so that there is none to compile again.
   env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   env.pop("JAX_COMPILATION_CACHE_DIR")

@@ -6,13 +6,14 @@ Together they are run by the programs that must follow without an edit.
 
 import ast
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
+
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -219,7 +220,7 @@ def test_the_programs_follow_every_change(copy):
   done = subprocess.run(
     [sys.executable, "-c", RUNS],
     cwd=copy,
-    env={**os.environ, "PYTHONPATH": str(copy), "XLA_FLAGS": ""},
+    env={**processes.environment(0, 1, 0, devices=1), "PYTHONPATH": str(copy)},
     capture_output=True,
     text=True,
     check=False,

@@ -55,7 +55,7 @@ for name in sys.argv[1:]:
 def run(*command: str) -> str:
   """Runs a command on a CPU without AVX-512; returns what it printed."""
   env = processes.environment(0, 1, 0, devices=1)
-  env["XLA_FLAGS"] += " --xla_cpu_max_isa=AVX2"
+  env["XLA_FLAGS"] = "--xla_cpu_max_isa=AVX2"  # With XLA's newest code.
   done = subprocess.run(
     [sys.executable, *command],
     cwd=processes.ROOT,

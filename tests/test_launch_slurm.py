@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from tests import mini_slurm, toys
+from tests import mini_slurm, processes, toys
 from tests.test_launch import HOSTILE, RECORDER, ROOT, write_program
 
 pytestmark = [
@@ -183,7 +183,7 @@ def test_training_resumes_bit_for_bit(slurm, tmp_path):
     return toys.command(tmp_path / "corpus", workdir, *more)[4:]
 
   environment = {**slurm, "JAX_PLATFORMS": "cpu"}
-  environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+  environment["XLA_FLAGS"] = processes.QUICK_COMPILER
   # Where this interpreter's `pausejax` is.
   environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{slurm['PATH']}"
   quiet, run = tmp_path / "quiet", tmp_path / "run"

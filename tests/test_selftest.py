@@ -16,7 +16,7 @@ import pytest
 
 from pausejax import cli, errors
 from pausejax.selftest import disk, ports, readers, runs, toy
-from tests import test_damage
+from tests import processes, test_damage
 
 COMMAND = [sys.executable, "-m", "pausejax", "selftest"]
 
@@ -264,7 +264,7 @@ def test_the_whole_selftest(tmp_path):
     capture_output=True,
     text=True,
     check=False,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    env=processes.environment(0, 1, 0, devices=1),
   )
   assert done.returncode == 0, done.stdout + done.stderr
   *_, counts, last = done.stdout.splitlines()

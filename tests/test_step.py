@@ -158,8 +158,10 @@ def test_the_compiled_step_updates_the_state_in_place():
   assert memory.alias_size_in_bytes >= size(state)
   # The gradients and the logits. A copy of the moments would add 2.
   assert memory.temp_size_in_bytes < 2.25 * size(state.model)
-  # 32 tokens are one chunk: no loop sums the head's gradient.
-  assert " while(" not in compiled.as_text()
+  # 32 tokens are one chunk: no loop sums the head's gradient. XLA's older code
+  # has one over the tokens, which adds their rows of the embedding's gradient.
+  loops = [x for x in compiled.as_text().splitlines() if " while(" in x]
+  assert all("/scatter-add" in loop for loop in loops), loops
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])

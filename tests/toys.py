@@ -54,7 +54,7 @@ def start(args, **changes: str) -> subprocess.Popen:
   """Starts the run with one device; `changes` are variables of it."""
   # One device: the tests' eight virtual ones would only slow it down.
   flags = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-  flags["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+  flags["XLA_FLAGS"] = processes.QUICK_COMPILER
   return subprocess.Popen(
     args,
     cwd=ROOT,
