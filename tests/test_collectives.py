@@ -193,7 +193,8 @@ TPU = """HloModule jit_step, is_scheduled=true
 %start (p.1: bf16[1,64]) -> (bf16[1,64], bf16[1,256], u32[]) {
   %p.1 = bf16[1,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
   %all-gather.1 = bf16[1,256]{1,0:T(8,128)(2,1)} all-gather(%p.1), \
-channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}, \
+frontend_attributes={chain_id="1"}
   ROOT %c = (bf16[1,64]{1,0:S(1)}, bf16[1,256]{1,0}, u32[]{:S(2)}) \
 custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
 }
@@ -201,7 +202,8 @@ custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
 %done (p.2: bf16[1,64]) -> bf16[1,256] {
   %p.2 = bf16[1,64]{1,0:T(8,128)(2,1)S(1)} parameter(0)
   %all-gather.2 = bf16[1,256]{1,0:T(8,128)(2,1)} all-gather(%p.2), \
-channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}, \
+frontend_attributes={chain_id="1"}
   ROOT %d = bf16[1,256]{1,0} custom-call(%all-gather.2)
 }
 
@@ -252,6 +254,22 @@ def test_the_forms_of_the_tpu_compiler_count_once_each():
   for kind in ("all-gather", "all-reduce", "reduce-scatter"):
     assert by_kind[kind].groups == every_other
   assert len(collectives.collectives(TPU)) == len(by_kind)
+
+
+def test_layers_that_are_unrolled_share_channels_but_not_chains():
+  begin, end = TPU.index("%start"), TPU.index("%body")
+  other = TPU[begin:end].replace('chain_id="1"', 'chain_id="2"')
+  for name in ("start", "done"):
+    other = other.replace(f"%{name} ", f"%{name}.later ")
+  calls = "  %f.3 = (s32[], bf16[1,64]) fusion(%b), calls=%start.later\n"
+  calls += "  %f.4 = (s32[], bf16[1,64]) fusion(%f.3), calls=%done.later\n"
+  text = (
+    TPU[:begin]
+    + other
+    + TPU[begin:].replace("  ROOT %f.2", calls + "  ROOT %f.2")
+  )
+  found = collectives.totals(collectives.collectives(text))
+  assert found["all-gather"] == (2 * 24, 2 * 24 * 2 * 256)
 
 
 def test_collectives_of_one_computation_may_share_a_channel():

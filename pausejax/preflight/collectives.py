@@ -6,9 +6,10 @@
 The text contains a loop's body once, so every count is multiplied by the trip
 counts of the loops around it. The parser reads the output of the CPU, GPU and
 TPU compilers of jax 0.10 to 0.12. The TPU compiler repeats one asynchronous
-collective in each fusion that it overlaps (all with one channel) and writes a
+collective in each fusion that it overlaps (all with one chain) and writes a
 reduce-scatter as a fusion around an all-reduce; each is counted once, under its
-own name. Between slices of TPUs it writes a send to the host.
+own name. Collectives of different layers may share a channel. Between slices of
+TPUs it writes a send to the host.
 """
 
 import dataclasses
@@ -66,7 +67,7 @@ class Collective:
 def collectives(hlo_text: str) -> list[Collective]:
   """Returns the collectives of an optimized HLO module, in program order."""
   module = hlo.Module(hlo_text)
-  return list(_walk(module, module.entry, 1, {}, []))
+  return list(_walk(module, module.entry, 1, set(), []))
 
 
 def totals(each: Iterable[Collective]) -> dict[str, tuple[int, int]]:
@@ -82,7 +83,7 @@ def _walk(
   module: hlo.Module,
   name: str,
   count: int,
-  met: dict[str, str],
+  met: set[str],
   given: Sequence[hlo.Known],
 ) -> Iterator[Collective]:
   """Yields the collectives of a computation and of those that it calls.
@@ -91,21 +92,21 @@ def _walk(
     module: the module.
     name: name of the computation.
     count: number of times it runs.
-    met: channel -> the computation where it first occurs in this iteration of
-      the loop around it; updated. (Collectives of a shard_map may share one
-      channel, but are then in one computation.)
+    met: chains of fusions that had their collective in this iteration of the
+      loop around it; updated.
     given: known values of the computation's parameters.
   """
   for one in module.computations[name].values():
     kind = one.op.removesuffix("-start")
     if kind in KINDS:
-      channel = one.attribute(r"channel_id=(\d+)") or one.name
-      if met.setdefault(channel, name) == name:
+      chain = one.attribute(r'chain_id="(\d+)"')
+      if chain is None or chain not in met:
         yield _collective(module.computations[name], name, one, kind, count)
+      met |= {chain} - {None}
     elif one.op == "while":
       trips, same = module.loop(name, one, given)
       body = one.attribute(r"body=%?([\w.\-]+)") or ""
-      inside = _walk(module, body, count * (trips or 1), {}, [same])
+      inside = _walk(module, body, count * (trips or 1), set(), [same])
       if trips is None:
         inside = (dataclasses.replace(c, is_lower_bound=True) for c in inside)
       if trips != 0:
