@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from pausejax.config import (
   saved,
 )
 from pausejax.study.config import StudyConfig
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 SAVED = ROOT / "tests" / "saved" / "0.1.0-6f96c5c.tar.gz"
@@ -58,7 +58,7 @@ def run(copy, *words):
   return subprocess.run(
     [sys.executable, *map(str, words)],
     cwd=copy,
-    env={**os.environ, "PYTHONPATH": str(copy)},
+    env={**processes.environment(0, 1, 0, devices=1), "PYTHONPATH": str(copy)},
     capture_output=True,
     text=True,
     check=False,
