@@ -459,7 +459,8 @@ def test_the_report_states_what_checkpoints_need():
 
 def note_on(*, hlo_text="", tensor=1, **model):
   config = train_config(load_config("pretrain_c4:size=1b").to_dict())
-  changed = dataclasses.replace(config.model_config(32_129), **model)
+  changes = {"scan_unroll": config.model["num_layers"], **model}
+  changed = dataclasses.replace(config.model_config(32_129), **changes)
   return notes.tpu_notes(changed, hlo_text, None, unit=128, tensor=tensor)
 
 
@@ -474,6 +475,14 @@ def test_one_gpu_is_told_which_settings_are_faster():
   fast = dataclasses.replace(unrolled, remat="none")
   assert notes.gpu_notes(fast, num_devices=1) == []
   assert notes.gpu_notes(model, num_devices=8) == []
+
+
+def test_a_tpu_is_told_that_unrolled_layers_are_faster():
+  (note,) = note_on(attention="xla", hlo_text="%d = dot(%q, %k)", scan_unroll=1)
+  assert "--config.model.scan_unroll=24" in note
+  assert not note_on(head_dim=128, scan_unroll=1)  # It does not fit.
+  unrolled = dict(num_layers=3, scan_unroll=3)
+  assert not note_on(attention="xla", hlo_text="%d = dot(%q, %k)", **unrolled)
 
 
 def test_a_padded_head_is_noted_with_the_heads_that_are_not():
