@@ -43,8 +43,8 @@ def test_small_terms_of_a_bfloat16_gradient_are_not_lost(device, monkeypatch):
   count = 1_000  # In bfloat16, 256 + 1 is 256.
   x = jnp.ones((count, 4), jnp.bfloat16)
   total = functools.partial(jnp.sum, dtype=jnp.float32)
-  dense = lambda w, b: total(products.dense(x, w, b, True))
-  for grad in jax.grad(dense, (0, 1))(jnp.ones((4, 2)), jnp.ones(2)):
+  dense = lambda w, b: total(products.dense(x, w, b))
+  for grad in jax.grad(dense, (0, 1))(jnp.ones((4, 2)), jnp.ones((1, 2))):
     assert grad.dtype == jnp.float32 and (grad == count).all()
 
 
@@ -54,8 +54,8 @@ def test_on_a_tpu_the_bias_of_heads_has_the_same_gradient(dtype, monkeypatch):
   x, dy = (jnp.asarray(rng.normal(size=(2, 64, n)), dtype) for n in (4, 6))
 
   def gradient():
-    dense = lambda b: products.dense(x, jnp.ones((4, 6)), b, True)
-    return jax.vjp(dense, jnp.zeros(6))[1](dy)[0]
+    dense = lambda b: products.dense(x, jnp.ones((4, 6)), b)
+    return jax.vjp(dense, jnp.zeros((3, 2)))[1](dy)[0]
 
   plain = gradient()
   monkeypatch.setattr(sharding, "device_kind", lambda: "TPU v5 lite")

@@ -104,8 +104,7 @@ class Linear(nnx.Module):
     y = products.dense(
       x.reshape(*x.shape[:first], num_inputs),
       self.kernel[...].reshape(num_inputs, num_outputs),
-      None if self.bias is None else self.bias[...].reshape(num_outputs),
-      len(self.outputs) > 1,
+      None if self.bias is None else self.bias[...],
     )
     return y.reshape(*y.shape[:-1], *self.outputs)
 

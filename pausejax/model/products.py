@@ -30,37 +30,32 @@ def compute_dtype(dtype: str) -> str:
   return "float32" if kind == "cpu" else "bfloat16"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@jax.custom_vjp
 def dense(
-  x_BI: jax.Array,
-  kernel_IO: jax.Array,
-  bias_O: jax.Array | None,
-  has_heads: bool = False,
+  x_BI: jax.Array, kernel_IO: jax.Array, bias: jax.Array | None
 ) -> jax.Array:
   """Returns the product of an input and a weight, in the input's dtype.
 
   Args:
     x_BI: [*batch, I] in the compute dtype.
     kernel_IO: float32 [I, O].
-    bias_O: float32 [O], or None.
-    has_heads: whether the outputs are heads, whose gradients TPUs may pad. In
-      bfloat16 the sum over rows is then a product with ones there, which is
-      faster and no less exact.
+    bias: float32 [O], or [heads, head_dim], or None. TPUs may pad the gradients
+      of heads; in bfloat16 their sum over rows is then a product with ones,
+      which is faster and no less exact.
 
   Returns:
     [*batch, O].
   """
   y_BO = x_BI @ kernel_IO.astype(x_BI.dtype)
-  return y_BO if bias_O is None else y_BO + bias_O.astype(x_BI.dtype)
+  return y_BO if bias is None else y_BO + bias.reshape(-1).astype(x_BI.dtype)
 
 
-def _dense_forward(x_BI, kernel_IO, bias_O, has_heads):
-  y_BO = dense(x_BI, kernel_IO, bias_O, has_heads)
-  return y_BO, (x_BI, kernel_IO, bias_O)
+def _dense_forward(x_BI, kernel_IO, bias):
+  return dense(x_BI, kernel_IO, bias), (x_BI, kernel_IO, bias)
 
 
-def _dense_backward(has_heads, saved, dy_BO):
-  x_BI, kernel_IO, bias_O = saved
+def _dense_backward(saved, dy_BO):
+  x_BI, kernel_IO, bias = saved
   dx_BI = dy_BO @ kernel_IO.astype(x_BI.dtype).T
   if x_BI.dtype == jnp.float32 and sharding.num_shards("sequence") == 1:
     # From more batch axes than one, XLA on CPUs transposes a copy of the input,
@@ -79,14 +74,16 @@ def _dense_backward(has_heads, saved, dy_BO):
     dkernel_IO = sums(x_BI, dy_BO)
   else:
     dkernel_IO = sums(dy_BO, x_BI).T
-  if bias_O is None:
+  if bias is None:
     return dx_BI, dkernel_IO, None
   is_on_tpu = (sharding.device_kind() or "").startswith("TPU")
-  if has_heads and is_on_tpu and dy_BO.dtype == jnp.bfloat16:
+  if bias.ndim > 1 and is_on_tpu and dy_BO.dtype == jnp.bfloat16:
     # A product with a single row would become a sum again.
     ones_BO = jnp.ones((*dy_BO.shape[:-1], _ROWS), dy_BO.dtype)
-    return dx_BI, dkernel_IO, sums(ones_BO, dy_BO)[0]
-  return dx_BI, dkernel_IO, jnp.sum(dy_BO, batch, dtype=bias_O.dtype)
+    dbias_O = sums(ones_BO, dy_BO)[0]
+  else:
+    dbias_O = jnp.sum(dy_BO, batch, dtype=bias.dtype)
+  return dx_BI, dkernel_IO, dbias_O.reshape(bias.shape)
 
 
 dense.defvjp(_dense_forward, _dense_backward)

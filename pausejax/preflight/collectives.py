@@ -102,7 +102,8 @@ def _walk(
       chain = one.attribute(r'chain_id="(\d+)"')
       if chain is None or chain not in met:
         yield _collective(module.computations[name], name, one, kind, count)
-      met |= {chain} - {None}
+      if chain is not None:
+        met.add(chain)
     elif one.op == "while":
       trips, same = module.loop(name, one, given)
       body = one.attribute(r"body=%?([\w.\-]+)") or ""
