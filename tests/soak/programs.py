@@ -95,13 +95,13 @@ def _soak(words_of, kills: int, seed: int, folder) -> collections.Counter:
   began = time.monotonic()
   _run(words_of("quiet"))
   seconds = time.monotonic() - began
-  for _ in range(kills):
+  for trial in range(kills):
     is_killed = _run(words_of("killed"), rng.uniform(0.2, 0.9) * seconds)
     counts["kills"] += is_killed
     counts["files checked"] += len(_results(folder / "killed"))
     if not is_killed:  # Complete: once more from the beginning.
       counts["comparisons"] += _compare(folder)
-      (folder / "killed").rename(folder / f"complete{counts['kills']}")
+      (folder / "killed").rename(folder / f"complete{trial}")
   _run(words_of("killed"))
   counts["comparisons"] += _compare(folder)
   _run(words_of("killed"))  # What is complete stays as it is.
