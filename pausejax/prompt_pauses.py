@@ -20,7 +20,7 @@ TOKEN = "<pause>"  # How texts and saved results name the token.
 
 # Fields that name the condition of an answer in saved files.
 _CONDITION = ("num_pauses", "position", "filler")
-_BEHIND_TOKENS = "pauses_behind_tokens"  # The field of `TokenPauses`.
+BEHIND_TOKENS = "pauses_behind_tokens"  # The field of `TokenPauses`.
 
 _MAX_FILLER_SLUG = 16  # Characters of a filler that a file name spells out.
 
@@ -104,13 +104,7 @@ class TokenPauses:
   def fingerprint(self) -> dict[str, Any]:
     """Returns what a finetuning saves of them; nothing if there are none."""
     fields = {**dataclasses.asdict(self), "ids": [*self.ids]}
-    return {_BEHIND_TOKENS: fields} if self.ids else {}
-
-  @classmethod
-  def from_saved(cls, saved: Mapping[str, Any]) -> "TokenPauses":
-    """Returns the pauses of a fingerprint."""
-    fields = saved.get(_BEHIND_TOKENS, {"ids": ()})
-    return cls(**{**fields, "ids": tuple(fields["ids"])})
+    return {BEHIND_TOKENS: fields} if self.ids else {}
 
 
 NO_TOKEN_PAUSES = TokenPauses()

@@ -268,6 +268,9 @@ def test_checkpoint_metadata(run):
 
   assert not refused(run)
   assert sum(map(refused, [*damaged(run)][::5])) > 100
+  # Read by `SavedRun.behind_tokens`; absent in imported runs.
+  assert not refused({**run, "data": {"pauses_behind_tokens": 5}})
+  assert all(refused({**run, "data": x}) for x in (5, "pause_mode", None, []))
 
 
 def test_a_checkpoint_of_an_older_version_takes_the_defaults(run):

@@ -10,7 +10,11 @@ from pausejax.buckets import copies
 from pausejax.checkpoints import folders
 from pausejax.config import DataConfig, ModelConfig, WatchdogConfig, saved
 from pausejax.data import tokenizers
-from pausejax.prompt_pauses import TokenPauses
+from pausejax.prompt_pauses import (
+  BEHIND_TOKENS,
+  NO_TOKEN_PAUSES,
+  TokenPauses,
+)
 from pausejax.runtime import distributed, phases
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 # the fields that they add.
 _META = {
   "config": dict,
+  "data?": dict,
   "model": dict,
   "tokenizer": {str: str},
   "pauses_seen": bool,
@@ -107,9 +112,9 @@ class SavedRun:
   @property
   def behind_tokens(self) -> TokenPauses:
     """The pauses behind every token in training, which answers have, too."""
-    saved = self.meta.get("data", {})
-    if "pause_mode" not in saved:  # Not pretrained.
-      return TokenPauses.from_saved(saved)
+    # Pretraining saves the first, a finetuning that has them the second.
+    if not {"pause_mode", BEHIND_TOKENS} & {*self.meta.get("data", {})}:
+      return NO_TOKEN_PAUSES
     data = DataConfig(**self.meta["config"]["data"])
     return data.pauses.behind_tokens(self.tokenizer.pause_id)
 

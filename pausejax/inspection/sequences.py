@@ -6,6 +6,7 @@ rules. No JAX and no TensorFlow.
 B rows, T positions of a row, N positions of one example.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pausejax.pause import PauseSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rules:
+class Rules(abc.ABC):
   """The rules of any batch.
 
   Attributes:
@@ -31,9 +32,9 @@ class Rules:
   tokenizer: tokenizers.PauseTokenizer
 
   @property
+  @abc.abstractmethod
   def shares_positions(self) -> bool:
     """Whether pauses have the position of the token before them."""
-    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

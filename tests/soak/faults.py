@@ -86,7 +86,8 @@ def soak_port(
     assert address in run.log() and run.newest_step() == before, run.log()
     counts["ports in use"] += 1
     run.finish()
-    counts["resumes above step 0"] += run.resumed_from() == before > 0
+    assert run.resumed_from() == before, (run.resumed_from(), before)
+    counts["resumes above step 0"] += before > 0
     counts["comparisons"] += training.compare(run, quiet, is_complete=True)
   return counts
 

@@ -89,8 +89,8 @@ class TaskSequences:
     self._check_curriculum()
     # Of each example: its target without 0, 1, ... steps.
     self._targets = self._all_targets()
-    # The last id, EOS, is a target but never an input.
     answer = format_.filler.answer
+    # The last id, EOS, is a target but never an input.
     lengths = [seq_len + 1 - n for n in self._longest()]
     self.prompts = format_.prompts(examples.rows, lengths, examples.prefix_ids)
     self.rows = [
