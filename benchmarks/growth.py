@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--devices", default="2,4,8")
   add("--threads", type=int, default=2)
   options, overrides = measure.parse(parser, argv)
-  measure.limit_threads(options.threads)
+  measure.set_up_cpu(options.threads)
   use_virtual_devices(max(numbers(options.devices), default=1))
   start = measure.conditions()
   rows = measure_points(options, overrides)

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--option_len", type=int, default=16, help="tokens of an option")
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
-  measure.limit_threads(options.threads)
+  measure.set_up_cpu(options.threads)
   start = measure.conditions()
   shape = shape_of(options)
   run = ours.config(shape, "llama")

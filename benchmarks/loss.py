@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--dtype", default="float32", choices=("float32", "bfloat16"))
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
-  measure.limit_threads(options.threads)
+  measure.set_up_cpu(options.threads)
   start = measure.conditions()
   rows = [row for f in (0.9, 0.03) for row in one_fraction(f, options)]
   columns = {"median_s": ".4f", "ratio": ".3f", "temporary_mib": ",.1f"}

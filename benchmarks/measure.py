@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pausejax.runtime import heap
+
 Row = dict[str, Any]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
@@ -81,10 +83,15 @@ def cores() -> list[int]:
   return sorted(os.sched_getaffinity(0))
 
 
-def limit_threads(count: int) -> None:
-  """Limits this process to `count` cores; call it before JAX starts."""
-  os.sched_setaffinity(0, cores()[:count])
-  os.environ["OMP_NUM_THREADS"] = str(count)
+def set_up_cpu(num_threads: int) -> None:
+  """Limits this process to some cores, and keeps the memory that it frees.
+
+  Call it before JAX starts. `pausejax train` keeps memory, too; it
+  is the same for all arms.
+  """
+  heap.keep_freed_memory()
+  os.sched_setaffinity(0, cores()[:num_threads])
+  os.environ["OMP_NUM_THREADS"] = str(num_threads)
 
 
 def seconds(run: Callable[[], Any]) -> float:

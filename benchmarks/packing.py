@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--batches", type=int, default=4, help="batches per turn")
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
-  measure.limit_threads(options.threads)
+  measure.set_up_cpu(options.threads)
   start = measure.conditions()
   rows = measure_arms(options)
   columns = {"ratio": ".3f", "real_tokens_per_s": ",.0f", "real": ".1%"}

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--fraction", type=float, default=0.1, help="pauses per position")
   add("--threads", type=int, default=2)
   options = parser.parse_args(argv)
-  measure.limit_threads(options.threads)
+  measure.set_up_cpu(options.threads)
   start = measure.conditions()
   rows = measure_both(SHAPES[options.shape], options.fraction, options.rounds)
   columns = {"median_s": ".4f", "best_s": ".4f", "ratio": ".3f"}

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
   for word in options.arms.split(","):
     if not any(name.startswith(word) for name in names):
       parser.error(f"--arms: no {word!r}; known: {', '.join(names)}")
-  measure.limit_threads(options.threads)
+  measure.set_up_cpu(options.threads)
   start, rows = measure.conditions(), []
   for kind in options.kinds:
     rows += one_kind(kind, SHAPES[options.shape], options, overrides)

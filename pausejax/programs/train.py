@@ -28,6 +28,7 @@ from pausejax.runtime import (
   accelerators,
   distributed,
   gpu_environment,
+  heap,
   signals,
   watchdog,
 )
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
   start = inputs.check_inputs(tree, options.workdir, options.rollback_to)
   num_gpus = gpu_environment.count_gpus(distributed.num_processes())
   for line in gpu_environment.set_variables(num_gpus):
+    print(line)
+  if line := heap.keep_freed_memory():
     print(line)
   accelerators.require_used()
   # JAX is imported once the command line is checked.

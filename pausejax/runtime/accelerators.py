@@ -124,6 +124,12 @@ def rounding_note(backend: str, xla_flags: str) -> str:
   )
 
 
+def is_cpu_used(root: pathlib.Path = pathlib.Path("/")) -> bool:
+  """Returns whether JAX computes on the CPU, before JAX starts."""
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  return platforms.startswith("cpu") or not find_accelerator(root)
+
+
 def _is_cpu_asked_for() -> bool:
   """Returns whether the environment selects JAX's device."""
   if os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"):

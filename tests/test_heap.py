@@ -1,0 +1,69 @@
+"""Where JAX uses the CPU, a step uses the memory of the step before."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from pausejax.runtime import accelerators, heap
+
+_IS_GLIBC = platform.libc_ver()[0] == "glibc"
+# Page faults of a jitted function that needs 256 MiB, in its third call.
+_COUNT = """
+import resource
+from pausejax.runtime import heap
+line = heap.keep_freed_memory()
+import jax, jax.numpy as jnp
+step = jax.jit(lambda x: jnp.sum(jnp.sort(jnp.outer(x, x)) @ x))
+x = jnp.ones(2**13)
+for _ in range(3):
+  start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  float(step(x))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
+print(line)
+"""
+
+
+def _count(**variables: str) -> tuple[int, str]:
+  own = ("MALLOC_", "GLIBC_", "XLA_FLAGS")
+  inherited = {n: v for n, v in os.environ.items() if not n.startswith(own)}
+  done = subprocess.run(
+    [sys.executable, "-c", _COUNT],
+    env={**inherited, "JAX_PLATFORMS": "cpu", **variables},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  faults, line = done.stdout.split("\n")[:2]
+  return int(faults), line
+
+
+@pytest.mark.skipif(not _IS_GLIBC, reason="needs glibc")
+def test_a_step_uses_the_memory_of_the_step_before():
+  faults, line = _count()
+  assert "kept for the next step" in line
+  assert faults < 100
+  faults, line = _count(GLIBC_TUNABLES="")
+  assert not line
+  assert faults > 100  # 128, if all pages were huge.
+
+
+@pytest.mark.parametrize(
+  "variables",
+  [
+    {"MALLOC_ARENA_MAX": "2"},
+    {"GLIBC_TUNABLES": ""},
+    {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "true"},
+  ],
+)
+def test_what_the_environment_sets_is_left_as_it_is(variables):
+  assert not heap.keep_freed_memory(variables)
+
+
+def test_an_accelerator_leaves_the_heap_as_it_is(monkeypatch):
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  gpu = accelerators.Accelerator("an NVIDIA GPU", "/dev/nvidia0", (), "")
+  monkeypatch.setattr(accelerators, "find_accelerator", lambda *_: gpu)
+  assert not heap.keep_freed_memory({})
