@@ -44,8 +44,7 @@ def main(argv: list[str]) -> int:
   num_gpus = gpu_environment.count_gpus(distributed.num_processes())
   for line in gpu_environment.set_variables(num_gpus):
     print(line)
-  if line := heap.keep_freed_memory():
-    print(line)
+  kept = heap.keep_freed_memory()
   accelerators.require_used()
   # JAX is imported once the command line is checked.
   from pausejax.programs import train_setup
@@ -54,6 +53,8 @@ def main(argv: list[str]) -> int:
   with train_setup.open_run(start, stop, started) as run:
     if run is None:  # No step is left.
       return 0
+    if kept:
+      print(kept)
     final = loop.train_loop(run)
   print(*run.meter.summary(), sep="\n")
   print(resume.ending(start.config, final, f"{start.place}/checkpoints"))
