@@ -1,7 +1,8 @@
 """The training loop.
 
 The metrics of a step are read after the next step is dispatched, so the device
-never waits for Python, and at most two steps are in flight.
+never waits for Python, and at most two steps are in flight. On a CPU whose heap
+is kept (`runtime/heap.py`), a step is over when its dispatch returns.
 """
 
 import dataclasses
