@@ -22,6 +22,7 @@ from pausejax.runtime import heap
 
 Row = dict[str, Any]
 
+_RECORDED = ("XLA_", "JAX_", "MALLOC_", "GLIBC_")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
@@ -86,12 +87,12 @@ def cores() -> list[int]:
 def set_up_cpu(num_threads: int) -> None:
   """Limits this process to some cores, and keeps the memory that it frees.
 
-  Call it before JAX starts. `pausejax train` keeps memory, too; it
-  is the same for all arms.
+  Call it before JAX starts. `pausejax train` keeps memory, too; here it is kept
+  for all arms of a benchmark.
   """
-  heap.keep_freed_memory()
   os.sched_setaffinity(0, cores()[:num_threads])
   os.environ["OMP_NUM_THREADS"] = str(num_threads)
+  heap.keep_freed_memory()
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -181,7 +182,7 @@ def conditions() -> Row:
     "machine": platform.machine(),
     "python": platform.python_version(),
     "environment": {
-      k: v for k, v in os.environ.items() if k.startswith(("XLA_", "JAX_"))
+      k: v for k, v in os.environ.items() if k.startswith(_RECORDED)
     },
     "versions": {name: _version(name) for name in _PACKAGES},
   }

@@ -2,8 +2,7 @@
 
 XLA allocates the temporary memory of each step anew. By default, glibc returns
 large allocations to the kernel when they are freed, which clears every page
-again for the next step: 181,000 page faults in a step of
-`python -m benchmarks.step --shape=tiny`.
+again for the next step (figures: docs/tuning.md).
 """
 
 import ctypes
