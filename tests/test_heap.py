@@ -1,5 +1,6 @@
 """Where JAX uses the CPU, a step uses the memory of the step before."""
 
+import json
 import os
 import platform
 import subprocess
@@ -70,3 +71,29 @@ def test_an_accelerator_leaves_the_heap_as_it_is(monkeypatch):
   gpu = accelerators.Accelerator("an NVIDIA GPU", "/dev/nvidia0", (), "")
   monkeypatch.setattr(accelerators, "find_accelerator", lambda *_: gpu)
   assert not heap.keep_freed_memory({})
+
+
+@pytest.mark.slow
+def test_each_row_has_the_time_of_its_own_step(tmp_path):
+  own = ("MALLOC_", "GLIBC_", "XLA_FLAGS")
+  inherited = {n: v for n, v in os.environ.items() if not n.startswith(own)}
+  settings = (
+    "num_steps=8 batch_size=2 eval.every=0 checkpoint.every=4 "
+    "data.tokenizer=bytes optim.warmup_steps=2 model.num_layers=1 "
+    "model.scan_unroll=1"
+  )
+  words = [f"--config.{setting}" for setting in settings.split()]
+  command = [sys.executable, "-m", "pausejax", "train", "--config=smoke"]
+  done = subprocess.run(
+    [*command, f"--workdir={tmp_path}", *words],
+    env={**inherited, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert "kept for the next step" in done.stdout
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  rates = [r["tokens_per_second"] for r in rows if "tokens_per_second" in r]
+  # Steps 4 and 8 are saved, so their metrics are read at once.
+  assert len(rates) == 8 and max(rates[1:]) < 20 * min(rates[1:])

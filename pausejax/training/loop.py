@@ -2,13 +2,16 @@
 
 The metrics of a step are read after the next step is dispatched, so the device
 never waits for Python, and at most two steps are in flight. On a CPU whose heap
-is kept (`runtime/heap.py`), a step is over when its dispatch returns.
+is kept (`runtime/heap.py`), a step is over when its dispatch returns, and its
+metrics are read at once, so that they have its own time.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
+
+import jax
 
 from pausejax import sharding
 from pausejax.config import TrainConfig
@@ -67,6 +70,7 @@ def train_loop(run: Run) -> TrainState:
     Diverged: the parameters are not finite, or too many consecutive steps.
   """
   c, state, pending = run.config, run.state, None
+  is_async = jax.config.read("jax_cpu_enable_async_dispatch")
   start, end = int(state.step), resume.last_step(c)
   run.saver.require_finite_steps(start, run.meter.counters)
   run.goodput.begin_steps()
@@ -96,7 +100,7 @@ def train_loop(run: Run) -> TrainState:
     saves = leaves or bool(exports) or step % c.checkpoint.every == 0
     saves = saves or (evaluates and c.checkpoint.keep_best > 0)
     answers = {}
-    if saves or evaluates:
+    if saves or evaluates or not is_async:
       _record(run, *pending)
       pending = None
     if evaluates:
