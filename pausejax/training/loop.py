@@ -97,8 +97,7 @@ def train_loop(run: Run) -> TrainState:
     leaves = stops or step == end
     exports = run.exports if run.exports and run.exports.is_due(step) else None
     evaluates = step == c.num_steps or _divides(c.eval.every, step)
-    saves = leaves or bool(exports) or step % c.checkpoint.every == 0
-    saves = saves or (evaluates and c.checkpoint.keep_best > 0)
+    saves = leaves or bool(exports) or _is_save_due(c, step, evaluates)
     answers = {}
     if saves or evaluates or not is_async:
       _record(run, *pending)
@@ -128,6 +127,12 @@ def _has_new_size(config: TrainConfig, step: int) -> bool:
   """Returns whether a step, from 1, has another batch size than the last."""
   rows = config.batch_sizes.rows
   return rows(step - 1) != rows(step - 2)
+
+
+def _is_save_due(config: TrainConfig, step: int, evaluates: bool) -> bool:
+  """Returns whether a step is saved by its number or for its evaluation."""
+  is_candidate = evaluates and config.checkpoint.keep_best > 0
+  return is_candidate or step % config.checkpoint.every == 0
 
 
 def _next_batch(run: Run) -> tuple[Any, float]:
