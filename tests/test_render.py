@@ -54,7 +54,7 @@ def test_markdown_shows_score_difference_seeds_and_the_paper():
   assert cells[0][-1] == "paper, 1B"
   assert cells[2] == [
     *("squad", "em", "Std", "55.9 ± 1.1 (M=10)", "+19.5 \\[+17.2, +21.8]"),
-    *("3.1", "541", "-", "10,570", "3 of 5 seeds", "55.9 ± 1.0"),
+    *("3.1", "541", "-", "10,570", "3 of 5", "55.9 ± 1.0"),
   ]
   assert cells[3][3:9] == ["missing", *[""] * 5]
 
@@ -69,7 +69,7 @@ def test_the_papers_column_is_shown_if_requested_and_known(make):
 def test_one_seed_has_no_deviation():
   one = row(seeds=(0,), num_seeds_planned=1, std=0.0)
   assert render.format_score(one) == "55.9 (M=10)"
-  assert render.seeds(one) == "1 seed"
+  assert render.runs(one) == "1"
   assert render.difference(row(interval=None)) == "+19.5 (no interval)"
 
 
@@ -118,7 +118,7 @@ def test_terminal_columns_are_aligned():
   notes = "\n".join(["", *render.table_notes([row(), MISSING])])
   head, *lines = text.removesuffix(notes).splitlines()
   for line in lines:
-    assert line[head.index("seeds") :].endswith("of 5 seeds")
+    assert line[head.index("runs") :].endswith("of 5")
     assert line[head.index("task") :].startswith("squad")
 
 

@@ -24,7 +24,7 @@ from pausejax.study.table import (
 
 _HEADINGS = (
   *("task", "metric", "variant", "score", "difference", "MDE", "GFLOP", "ms"),
-  *("n", "seeds"),
+  *("n", "runs"),
 )
 _PAPER = "paper, 1B"
 # Column of CSV and JSON that explains the interval.
@@ -178,16 +178,10 @@ def _cost(row: Row, value: float | None, scale: float) -> str:
   return f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"
 
 
-def seeds(row: Row) -> str:
-  """Returns "3 of 5 seeds", or "5 seeds" when all have results.
-
-  Runs of several pretrainings are "6 of 10 runs".
-  """
+def runs(row: Row) -> str:
+  """Returns "3 of 5", or "5" when all runs have results."""
   done, planned = len(row.seeds), row.num_seeds_planned
-  noun = "run" if any(isinstance(s, str) for s in row.seeds) else "seed"
-  plural = "" if planned == 1 else "s"
-  done_of = "" if done == planned else f"{done} of "
-  return f"{done_of}{planned} {noun}{plural}"
+  return f"{planned}" if done == planned else f"{done} of {planned}"
 
 
 def format_size(row: Row) -> str:
@@ -226,7 +220,7 @@ def _cells(row: Row, paper: bool) -> list[str]:
   return [
     *cells,
     format_size(row),
-    seeds(row),
+    runs(row),
     *([published(row)] if paper else []),
   ]
 

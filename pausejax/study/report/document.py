@@ -87,7 +87,7 @@ def report_markdown(it: Report, *, paper: bool) -> str:
       for line in lines
       for p in line.points
     ]
-    parts.append(f"{title}\n\n{_table(['arm', 'M', 'score', 'seeds'], cells)}")
+    parts.append(f"{title}\n\n{_table(['arm', 'M', 'score', 'runs'], cells)}")
   if probed := probes.probe_rows(it):
     table = _table(probes.HEAD, probed)
     parts.append(f"## What the pauses do\n\n{table}")

@@ -162,7 +162,7 @@ def _metrics(task: str, lines: Sequence[Line], report: Report) -> Html:
   caption = f"{task}: percent" + (
     f"; without a model: {known}" if known else ""
   )
-  return markup.html_table(caption, ["arm", "M", *names, "n", "seeds"], body)
+  return markup.html_table(caption, ["arm", "M", *names, "n", "runs"], body)
 
 
 def spelled(score: Score, num_seeds: int) -> str:

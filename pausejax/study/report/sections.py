@@ -128,7 +128,7 @@ def _cells(row: Row) -> dict[str, Html]:
     "M": _number("" if m is None else m, m),
     _FINETUNING: tag("td", row.finetuning, data_value=row.finetuning),
     "n": _number(render.format_size(row), row.n or None),
-    "seeds": _number(render.seeds(row), len(row.seeds)),
+    "runs": _number(render.runs(row), len(row.seeds)),
     _PAPER: _number(render.published(row), row.paper and row.paper[0]),
   }
 
