@@ -115,6 +115,12 @@ class PauseSpec:
     """
     if not self.has_pauses:
       return seq_len
+    longest = max(seq_len - 1, 1)
+    errors.require(
+      self.run_length <= longest,
+      f"pause_run_length {self.run_length:g} leaves no position for text in "
+      f"seq_len {seq_len}; choose at most {longest}",
+    )
     num_text = self.way.num_text_tokens(seq_len)
     errors.require(
       num_text >= 1,

@@ -110,7 +110,7 @@ def test_lengths_and_rows_that_do_not_fit_are_refused_in_one_line(
   argv = [w for w in words(place, "refused") if ".seq_len" not in w]
   _, tree = train.parser().parse(argv, train._inherit)
   assert tree.data.seq_len == 64
-  assert "data.seq_len 2048 is lowered to 64" in capsys.readouterr().out
+  assert "seq_len 2048 of the config becomes 64" in capsys.readouterr().out
   longer = "--config.data.seq_len=128"
   with pytest.raises(errors.UsageError, match="max_seq_len 64; raise that"):
     check(place, longer)

@@ -226,6 +226,15 @@ def test_impossible_settings_are_refused(mode, changes, message):
     spec(mode, **changes)
 
 
+@pytest.mark.parametrize(
+  "mode", [mode for mode, fields in SETTINGS.items() if fields]
+)
+def test_a_run_of_pauses_leaves_a_position_for_text(mode):
+  assert spec(mode, run_length=7).num_text_tokens(8) >= 1
+  with pytest.raises(errors.UsageError, match="seq_len 8; choose at most 7"):
+    spec(mode, run_length=8).num_text_tokens(8)
+
+
 def test_runs_resume_only_with_the_same_pauses():
   prints = [spec(mode).fingerprint() for mode in MODES]
   prints += [spec("every_token", run_length=3).fingerprint()]

@@ -216,8 +216,8 @@ def inherit(
   limit = source.model.max_seq_len
   if config.data.seq_len > limit:
     print(
-      f"data.seq_len {config.data.seq_len} is lowered to {limit}, the "
-      f"model.max_seq_len of {source.place}, unless the command line sets it"
+      f"data.seq_len {config.data.seq_len} of the config becomes {limit}, the "
+      f"model.max_seq_len of {source.place}"
     )
     config.data.seq_len = limit
   for name in architecture_fields(ModelConfig):
