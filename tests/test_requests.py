@@ -12,7 +12,11 @@ from pausejax.data import tokenizers
 from pausejax.data.finetuning.prompts import Filler
 from pausejax.inference import requests
 from pausejax.interop import harness
-from pausejax.prompt_pauses import PromptPauses
+from pausejax.prompt_pauses import (
+  NO_TOKEN_PAUSES,
+  PromptPauses,
+  TokenPauses,
+)
 from tests import models
 from tests.test_sharding import mesh_of_8, one_device_mesh
 
@@ -32,11 +36,19 @@ def small_model(**changes):
 MODEL = small_model()
 
 
-def runner(model=MODEL, *, batch_size=4, max_length=POSITIONS, **pauses):
+def runner(
+  model=MODEL,
+  *,
+  batch_size=4,
+  max_length=POSITIONS,
+  behind=NO_TOKEN_PAUSES,
+  **pauses,
+):
+  pauses = PromptPauses(**{"num_pauses": 3, **pauses})
   return requests.RequestRunner(
     model=jax.device_put(model, sharding.shardings(model)),
     tokenizer=TOKENIZER,
-    filler=Filler(TOKENIZER, PromptPauses(**{"num_pauses": 3, **pauses})),
+    filler=Filler(TOKENIZER, pauses, behind),
     max_length=max_length,
     batch_size=batch_size,
   )
@@ -72,10 +84,18 @@ def texts(contexts, *, mesh=None, num_new=8, stop_texts=(), **settings):
   return [answers[i] for i in range(len(contexts))], made
 
 
-def expected(prompt: list[int], continuation: list[int]) -> tuple[float, bool]:
+def expected(
+  prompt: list[int],
+  continuation: list[int],
+  behind=NO_TOKEN_PAUSES,
+  moves=(),
+) -> tuple[float, bool]:
   """The answer by a plain pass over the whole sequence."""
-  row = np.array([prompt + continuation], np.int32)
-  logits_TV = np.asarray(logits(row))[0, len(prompt) - 1 : -1]
+  spread = behind.spread(np.array(continuation, np.int32))
+  row = np.array([[*prompt, *spread]], np.int32)
+  own = [*(moves or [True] * len(prompt)), *behind.moves(len(continuation))]
+  read = len(prompt) - 1 + np.arange(len(continuation)) * behind.period
+  logits_TV = np.asarray(logits(row, np.cumsum(own) - 1))[0, read]
   log_prob_TV = np.asarray(jax.nn.log_softmax(logits_TV, axis=-1))
   logits_TV = logits_TV.copy()
   logits_TV[:, PAUSE] = -np.inf
@@ -84,11 +104,12 @@ def expected(prompt: list[int], continuation: list[int]) -> tuple[float, bool]:
   return float(log_prob_TV[places].sum()), greedy == continuation
 
 
-def logits(tokens_BT):
+def logits(tokens_BT, positions_T=None):
   shape = tokens_BT.shape
+  positions_T = np.arange(shape[1]) if positions_T is None else positions_T
   batch = {
     "tokens": tokens_BT,
-    "positions": np.broadcast_to(np.arange(shape[1]), shape),
+    "positions": np.broadcast_to(positions_T, shape),
     "segment_ids": np.ones(shape, np.int32),
   }
   return models.logits(MODEL, batch)
@@ -137,6 +158,41 @@ def test_text_is_truncated_and_pauses_and_continuation_are_not():
   assert (made.num_truncated, made.num_truncated_tokens) == (1, 45 - 11)
 
 
+BEHIND = [
+  TokenPauses((PAUSE, PAUSE), share_positions=True),
+  TokenPauses((TokenPauses.COPY,)),
+]
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_every_token_has_its_pauses(behind):
+  asked = pairs(6)
+  found, _ = log_likelihoods(asked, behind=behind)
+  for (context, continuation), answer in zip(asked, found, strict=True):
+    spread = behind.spread(np.array(context[1:]))
+    moves = [True, *behind.moves(len(context) - 1), True, True, True]
+    prompt = [BOS, *spread, PAUSE, PAUSE, PAUSE]
+    nats, is_greedy = expected(prompt, continuation, behind, moves)
+    assert answer == (pytest.approx(nats, abs=1e-4), is_greedy)
+
+
+@pytest.mark.parametrize("max_length", [33, 34])
+def test_a_context_is_truncated_by_whole_tokens(max_length):
+  behind = BEHIND[0]
+  # 3 pauses and 2 x 3 slots after them leave 24 or 25: BOS and 8 tokens.
+  context = ids("12345678")
+  _, made = log_likelihoods(
+    [(context, [5, 6, 7]), ([*context, 9], [5, 6, 7])],
+    max_length=max_length,
+    behind=behind,
+  )
+  is_short = max_length == 33
+  assert made.num_truncated == 1 + is_short
+  assert made.num_truncated_tokens == 2 + is_short
+  with pytest.raises(errors.UsageError, match="6 positions after them"):
+    log_likelihoods([(context, [5, 6, 7])], max_length=11, behind=behind)
+
+
 @pytest.mark.parametrize("num_pauses", [14, 20])
 def test_what_never_fits_is_refused(num_pauses):
   with pytest.raises(errors.UsageError, match="leave none for a context"):
@@ -176,12 +232,14 @@ def test_text_ends_at_eos_stop_text_or_limit():
   assert stopped == [text.partition(stop)[0] for text in whole]
 
 
-def test_rounds_of_decoding_give_the_text_of_one(monkeypatch):
+@pytest.mark.parametrize("behind", [NO_TOKEN_PAUSES, *BEHIND])
+def test_rounds_of_decoding_give_the_text_of_one(behind, monkeypatch):
   contexts = [ids("ab" * n) for n in (1, 2, 3)]
-  in_rounds, _ = texts(contexts, num_new=40)
-  monkeypatch.setattr(requests, "_FIRST_ROUND", 64)
-  assert in_rounds == texts(contexts, num_new=40)[0]
-  assert max(map(len, in_rounds)) > 0
+  settings = {"num_new": 20, "behind": behind}
+  whole, _ = texts(contexts, **settings)
+  monkeypatch.setattr(requests, "_FIRST_ROUND", 8)
+  assert texts(contexts, **settings)[0] == whole
+  assert max(map(len, whole)) > 0
 
 
 @pytest.mark.slow
@@ -247,6 +305,7 @@ def test_a_fingerprint_follows_parameters_and_condition():
   class Run:
     meta: dict
     average: bool = False
+    behind_tokens: TokenPauses = NO_TOKEN_PAUSES
 
   meta = {"digests": {"a": [1, 2]}, "model": {"d": 1}, "tokenizer": {"t": "x"}}
   own = harness.fingerprint(Run(meta), 0, "append")
@@ -257,5 +316,6 @@ def test_a_fingerprint_follows_parameters_and_condition():
     harness.fingerprint(Run(meta), 0, "prepend"),
     harness.fingerprint(Run(trained), 0, "append"),
     harness.fingerprint(Run(meta, average=True), 0, "append"),
+    harness.fingerprint(Run(meta, behind_tokens=BEHIND[0]), 0, "append"),
   ]
-  assert len({own, *others}) == 5
+  assert len({own, *others}) == 6

@@ -3,7 +3,8 @@
 A request is a context and either a continuation, whose log-likelihood is
 computed, or a limit for text to generate. All are ids; pauses are added here:
 between context and continuation, or before the context
-(`prompt_pauses.POSITIONS`).
+(`prompt_pauses.POSITIONS`), and those behind every token
+(`prompt_pauses.TokenPauses`).
 
 A context that does not fit is truncated on the left, with its BOS, as
 lm-evaluation-harness truncates those of Hugging Face models. Pauses and
@@ -29,26 +30,26 @@ from pausejax.data.finetuning.prompts import Filler
 from pausejax.data.tokenizers import PauseTokenizer
 from pausejax.inference import batches, decode, score
 from pausejax.model.decoder import Decoder
+from pausejax.prompt_pauses import TokenPauses
 
 Ids = Sequence[int]
 
 _MAX_OPTIONS = 8
-_MAX_OPTION_TOKENS = 1024  # Of the options of one prompt in a batch.
+_MAX_OPTION_TOKENS = 1024  # Of the options of one prompt, with their pauses.
 _FIRST_ROUND = 32  # New tokens before stop texts are first looked for.
 
 
 class _Prompt(NamedTuple):
-  """The ids of a prompt with its pauses, and where its prefix is."""
+  """A prompt with its pauses: its ids, and masks as in `cached.prefill`."""
 
   ids_N: np.ndarray
   in_prefix_N: np.ndarray
+  moves_N: np.ndarray
 
-  def followed_by(self, ids: Ids) -> "_Prompt":
-    after = np.array(ids, np.int32)
-    return _Prompt(
-      np.concatenate([self.ids_N, after]),
-      np.concatenate([self.in_prefix_N, np.zeros(len(ids), bool)]),
-    )
+  def followed_by(self, ids: Ids, behind: TokenPauses) -> "_Prompt":
+    spread_N = behind.spread(np.array(ids, np.int32))
+    later = spread_N, np.zeros(len(spread_N), bool), behind.moves(len(ids))
+    return _Prompt(*map(np.append, self, later))
 
 
 class _Options(NamedTuple):
@@ -67,7 +68,7 @@ class RequestRunner:
   Attributes:
     model: the decoder, sharded on the mesh.
     tokenizer: decodes ids; names BOS, EOS, padding and `<pause>`.
-    filler: writes the pauses of every request.
+    filler: writes the pauses of every request, and those behind tokens.
     max_length: positions that a request may use, at most those of the model.
     batch_size: B, a multiple of the devices that split rows.
     num_truncated: contexts that were truncated so far.
@@ -134,7 +135,8 @@ class RequestRunner:
       for places in _batches(
         running, self.batch_size, size=lambda i: len(prompts[i].ids_N)
       ):
-        rows = [prompts[i].followed_by(answers[i]) for i in places]
+        behind = self.filler.behind
+        rows = [prompts[i].followed_by(answers[i], behind) for i in places]
         for i, ids in zip(places, self._decode(rows, size), strict=True):
           answers[i] += ids
           text, has_ended = self._text(answers[i], stop_texts)
@@ -148,26 +150,36 @@ class RequestRunner:
 
     Args:
       context: the ids of the context.
-      num_after: positions that are needed after the prompt.
+      num_after: tokens that follow the prompt.
     """
-    pauses = self.filler.pauses
-    num_pauses = pauses.num_pauses
+    kept = self._truncated(context, num_after)
+    # Without BOS, a pause in front comes first.
+    has_bos = kept[:1] == [self.tokenizer.bos_id]
+    ids_N = self.filler.prompt(kept[has_bos:])
+    in_prefix_N = self.filler.pauses.prefix_mask(len(ids_N))
+    rows = ids_N, in_prefix_N, self.filler.moves(len(ids_N))
+    return _Prompt(*(x_N[not has_bos :] for x_N in rows))
+
+  def _truncated(self, context: Ids, num_after: int) -> list[int]:
+    """Returns the end of a context that fits; all of it if it can."""
+    num_pauses = self.filler.pauses.num_pauses
+    period = self.filler.behind.period
+    num_after *= period
     available = self.max_length - num_pauses - num_after
     errors.require(
-      available >= 1,
+      available >= period,
       f"{num_pauses} pauses and {num_after} positions after them leave none "
       f"for a context: the model has {self.max_length}; use fewer pauses, or "
       "max_gen_toks for shorter answers",
     )
-    excess = max(len(context) - available, 0)
-    self.num_truncated += excess > 0
+    has_bos = list(context[:1]) == [self.tokenizer.bos_id]
+    # BOS has no pauses behind it.
+    if has_bos + (len(context) - has_bos) * period <= available:
+      return list(context)
+    excess = len(context) - available // period
+    self.num_truncated += 1
     self.num_truncated_tokens += excess
-    kept = list(context[excess:])
-    # Without BOS, a pause in front comes first.
-    has_bos = kept[:1] == [self.tokenizer.bos_id]
-    ids_N = self.filler.prompt(kept[has_bos:])
-    in_prefix_N = pauses.prefix_mask(len(ids_N))
-    return _Prompt(ids_N[not has_bos :], in_prefix_N[not has_bos :])
+    return list(context[excess:])
 
   def _options(self, requests) -> list[_Options]:
     """Returns the requests by prompt, as many of one prompt as fit a row."""
@@ -183,7 +195,8 @@ class RequestRunner:
       of_prompt.sort(key=lambda i: len(requests[i][1]))
       while of_prompt:
         width = batches.option_width(len(requests[of_prompt[-1]][1]))
-        count = max(1, min(_MAX_OPTIONS, _MAX_OPTION_TOKENS // width))
+        num_slots = width * self.filler.behind.period
+        count = max(1, min(_MAX_OPTIONS, _MAX_OPTION_TOKENS // num_slots))
         of_prompt, taken = of_prompt[:-count], of_prompt[-count:]
         num_options = 1 << (len(taken) - 1).bit_length()
         made.append(_Options(prompts[key], taken, width, num_options))
@@ -200,6 +213,7 @@ class RequestRunner:
         num_options=options[0].num_options,
       ),
       pause_id=self.tokenizer.pause_id,
+      behind=self.filler.behind,
     )
     return [sharding.fetch_rows(x_BO) for x_BO in scores]
 
@@ -215,6 +229,7 @@ class RequestRunner:
       top_p=1.0,
       eos_id=self.tokenizer.eos_id,
       pause_id=self.tokenizer.pause_id,
+      behind=self.filler.behind,
     )
     return sharding.fetch_rows(ids_BN)[: len(rows)].tolist()
 
@@ -222,7 +237,7 @@ class RequestRunner:
     return batches.batch_of_prompts(
       [row.ids_N for row in rows],
       [row.in_prefix_N for row in rows],
-      [np.ones(len(row.ids_N), bool) for row in rows],
+      [row.moves_N for row in rows],
       batch_size=self.batch_size,
       pad_id=self.tokenizer.pad_id,
     )

@@ -124,15 +124,6 @@ def whole_batch(size: Any, num_shards: int) -> int:
   return -(-size // num_shards) * num_shards
 
 
-def require_no_token_pauses(run: SavedRun) -> None:
-  """Raises UsageError if a run has pauses behind every token."""
-  errors.require(
-    not run.behind_tokens.ids,
-    f"checkpoint: {run.place} was trained with pauses behind every token, "
-    "which the harness does not write; use pausejax evaluate",
-  )
-
-
 def description(run: SavedRun, pauses: PromptPauses) -> dict[str, Any]:
   """Returns the fields that name the model in results."""
   return {
@@ -141,18 +132,21 @@ def description(run: SavedRun, pauses: PromptPauses) -> dict[str, Any]:
     "average": run.average,
     **pauses.condition(),
     "filler": pauses.token,
+    "pauses_behind_tokens": len(run.behind_tokens.ids),
     "pause_token_id": run.tokenizer.pause_id,
   }
 
 
 def fingerprint(run: SavedRun, *settings: Any) -> str:
-  """Returns a digest of the parameters, the tokenizer and other settings.
+  """Returns a digest of parameters, tokenizer, pauses and other settings.
 
   Answers of equal fingerprints are equal. It does not contain the path: a
   copy of a run has the same one, and a run that was trained anew another.
   """
   parameters = run.meta["digests"], run.meta["model"], run.meta["tokenizer"]
-  return short_digest([parameters, settings, *["average"] * run.average])
+  average = ["average"] * run.average
+  behind = [run.behind_tokens.fingerprint()] * bool(run.behind_tokens.ids)
+  return short_digest([parameters, settings, *average, *behind])
 
 
 def short_digest(value: Any) -> str:

@@ -106,14 +106,13 @@ class PauseJaxLM(TemplateLM):
       average=average,
       average_name="average",
     )
-    harness.require_no_token_pauses(saved)
     if dtype:
       shape = dataclasses.replace(saved.model, dtype=dtype)
       saved = dataclasses.replace(saved, model=shape)
     self.max_length = arguments.whole_number(
       "max_length",
       saved.model.max_seq_len if max_length is None else max_length,
-      2,
+      1 + saved.behind_tokens.period,
       saved.model.max_seq_len,
     )
     self._saved, self._tokenizer = saved, saved.tokenizer
@@ -140,7 +139,9 @@ class PauseJaxLM(TemplateLM):
       self._runner = RequestRunner(
         model=self._saved.load(),
         tokenizer=self._tokenizer,
-        filler=prompts.Filler(self._tokenizer, self.pauses),
+        filler=prompts.Filler(
+          self._tokenizer, self.pauses, self._saved.behind_tokens
+        ),
         max_length=self.max_length,
         batch_size=self.batch_size,
       )
@@ -277,7 +278,7 @@ class PauseJaxLM(TemplateLM):
     return utils.get_rolling_token_windows(
       token_list=self.tok_encode(text),
       prefix_token=self.prefix_token_id,
-      max_seq_len=self.max_length,
+      max_seq_len=self.max_length // self._saved.behind_tokens.period,
       context_len=1,
     )
 

@@ -27,7 +27,6 @@ from collections.abc import Sequence
 
 from pausejax import commandline, errors
 from pausejax.checkpoints import saved_run
-from pausejax.interop import harness
 from pausejax.prompt_pauses import POSITIONS
 from pausejax.runtime import distributed, phases, watchdog
 
@@ -42,7 +41,6 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--num_pauses", options.num_pauses, 0)
   errors.require_one_of("--position", options.position, POSITIONS)
   run = saved_run.find_run(options.checkpoint, average=options.average)
-  harness.require_no_token_pauses(run)
   distributed.require_agreement({"options": argv, "step": run.step})
   model_args = {
     name: value
