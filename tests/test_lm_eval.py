@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pausejax import cli, tasks
+from pausejax.checkpoints import saved_run
 from pausejax.data.finetuning import examples, prompts
 from pausejax.inference import loaded
 from pausejax.prompt_pauses import PromptPauses
@@ -255,6 +256,34 @@ def test_rolling_needs_no_pauses(harness, run):
     rolling("abc", num_pauses=3)
   # 31 ids with BOS: in windows of 16, and in one.
   assert rolling("abc" * 10, max_length=16) < 0 > rolling("abc" * 10)
+
+
+@pytest.mark.slow
+def test_pauses_behind_tokens_are_those_of_the_run(harness, tmp_path):
+  from lm_eval.api.instance import Instance
+
+  pauses = {"pause_mode": "every_token", "pause_run_length": 2.0}
+  run = runs.save_run(tmp_path / "run", pauses=pauses, max_seq_len=192)
+  model = harness.PauseJaxLM(run, batch_size=8)
+  direct = loaded.LoadedRun(saved_run.find_run(run))
+  assert model.get_model_info()["pauses_behind_tokens"] == 2
+
+  def ask(kind, *args):
+    return getattr(model, kind)([Instance(kind, {}, args, 0)])[0]
+
+  def nats(prefix, text):
+    return pytest.approx(direct.log_likelihoods([prefix], [[text]])[0][0], 1e-4)
+
+  assert ask("loglikelihood", "It is", " a dog")[0] == nats("It is", " a dog")
+  limits = {"until": [], "max_gen_toks": 9}
+  answer = ask("generate_until", "It is", limits)
+  assert answer == direct.generate(["It is"], max_new_tokens=9)[0]
+  # The context of a rolling log-likelihood is BOS; the text needs no second.
+  model = harness.PauseJaxLM(run, batch_size=8, add_bos_token=False)
+  text = "abc" * 10
+  whole = ask("loglikelihood_rolling", text)
+  assert whole == nats("", text)
+  assert ask("loglikelihood_rolling", text * 5) < whole  # In windows.
 
 
 @pytest.mark.slow
