@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from pausejax.runtime import accelerators, heap
@@ -27,29 +28,35 @@ def faults():
   return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
 print(min(faults() for _ in range(10)))
 print(line)
+heap.return_freed_memory()
+print(faults())
 """
 
 
-def _count(**variables: str) -> tuple[int, str]:
-  own = ("MALLOC_", "GLIBC_", "XLA_FLAGS")
+def _environment() -> dict[str, str]:
+  own = ("MALLOC_", "GLIBC_", "XLA_FLAGS", "LD_PRELOAD")
   inherited = {n: v for n, v in os.environ.items() if not n.startswith(own)}
+  return {**inherited, "JAX_PLATFORMS": "cpu"}
+
+
+def _count(**variables: str) -> tuple[int, str, int]:
   done = subprocess.run(
     [sys.executable, "-c", _COUNT],
-    env={**inherited, "JAX_PLATFORMS": "cpu", **variables},
+    env={**_environment(), **variables},
     capture_output=True,
     text=True,
     check=True,
   )
-  faults, line = done.stdout.split("\n")[:2]
-  return int(faults), line
+  faults, line, later = done.stdout.split("\n")[:3]
+  return int(faults), line, int(later)
 
 
 @pytest.mark.skipif(not _IS_GLIBC, reason="needs glibc")
 def test_a_step_uses_the_memory_of_the_step_before():
-  faults, line = _count()
+  faults, line, after_return = _count()
   assert "kept for the next step" in line
-  assert faults < 25
-  faults, line = _count(GLIBC_TUNABLES="")
+  assert faults < 25 < after_return
+  faults, line, _ = _count(GLIBC_TUNABLES="")
   assert not line
   assert faults > 25  # 32, if all pages were huge.
 
@@ -60,23 +67,55 @@ def test_a_step_uses_the_memory_of_the_step_before():
     {"MALLOC_ARENA_MAX": "2"},
     {"GLIBC_TUNABLES": ""},
     {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "true"},
+    {"LD_PRELOAD": "libtcmalloc.so"},
+    {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    {"JAX_NUM_CPU_DEVICES": "8"},
   ],
 )
 def test_what_the_environment_sets_is_left_as_it_is(variables):
   assert not heap.keep_freed_memory(variables)
 
 
-def test_an_accelerator_leaves_the_heap_as_it_is(monkeypatch):
-  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+@pytest.fixture
+def gpu(monkeypatch):
+  """A machine with a GPU, and no choice of a device."""
+  for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"):
+    monkeypatch.delenv(name, raising=False)
   gpu = accelerators.Accelerator("an NVIDIA GPU", "/dev/nvidia0", (), "")
   monkeypatch.setattr(accelerators, "find_accelerator", lambda *_: gpu)
+
+
+def test_an_accelerator_leaves_the_heap_as_it_is(gpu):
   assert not heap.keep_freed_memory({})
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("JAX_PLATFORMS", "cpu"),
+    ("JAX_PLATFORM_NAME", "cpu"),
+    ("CUDA_VISIBLE_DEVICES", ""),
+  ],
+)
+def test_the_cpu_may_be_chosen_beside_a_gpu(gpu, name, value, monkeypatch):
+  assert not accelerators.is_cpu_used()
+  monkeypatch.setenv(name, value)
+  assert accelerators.is_cpu_used()
+
+
+def test_steps_are_asynchronous_on_gpus(monkeypatch):
+  was = jax.config.read("jax_cpu_enable_async_dispatch")
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
+  try:
+    assert heap.is_step_synchronous()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not heap.is_step_synchronous()
+  finally:
+    jax.config.update("jax_cpu_enable_async_dispatch", was)
 
 
 @pytest.mark.slow
 def test_each_row_has_the_time_of_its_own_step(tmp_path):
-  own = ("MALLOC_", "GLIBC_", "XLA_FLAGS")
-  inherited = {n: v for n, v in os.environ.items() if not n.startswith(own)}
   settings = (
     "num_steps=8 batch_size=2 eval.every=0 checkpoint.every=4 "
     "data.tokenizer=bytes optim.warmup_steps=2 model.num_layers=1 "
@@ -86,7 +125,7 @@ def test_each_row_has_the_time_of_its_own_step(tmp_path):
   command = [sys.executable, "-m", "pausejax", "train", "--config=smoke"]
   done = subprocess.run(
     [*command, f"--workdir={tmp_path}", *words],
-    env={**inherited, "JAX_PLATFORMS": "cpu"},
+    env=_environment(),
     capture_output=True,
     text=True,
     check=True,

@@ -88,7 +88,7 @@ def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
     backend = jax.default_backend()
   except (RuntimeError, ValueError) as e:
     raise errors.UserError(f"JAX does not start: {errors.first_line(e)}") from e
-  accelerator = None if _is_cpu_asked_for() else find_accelerator(root)
+  accelerator = None if _is_device_chosen() else find_accelerator(root)
   if accelerator and backend == "cpu":
     raise errors.UsageError(
       f"{accelerator} but JAX cannot start it and uses the CPU; check that its "
@@ -99,7 +99,7 @@ def require_used(root: pathlib.Path = pathlib.Path("/")) -> None:
 
 def require_installed(root: pathlib.Path = pathlib.Path("/")) -> None:
   """Raises UsageError if JAX's plugin for the accelerator is not installed."""
-  accelerator = None if _is_cpu_asked_for() else find_accelerator(root)
+  accelerator = None if _is_device_chosen() else find_accelerator(root)
   if accelerator and not any(
     map(importlib.util.find_spec, accelerator.modules)
   ):
@@ -126,14 +126,22 @@ def rounding_note(backend: str, xla_flags: str) -> str:
 
 def is_cpu_used(root: pathlib.Path = pathlib.Path("/")) -> bool:
   """Returns whether JAX computes on the CPU, before JAX starts."""
-  platforms = os.environ.get("JAX_PLATFORMS", "")
-  return platforms.startswith("cpu") or not find_accelerator(root)
+  if platforms := _chosen_platforms():
+    return platforms.startswith("cpu")
+  return _is_gpu_hidden() or not find_accelerator(root)
 
 
-def _is_cpu_asked_for() -> bool:
+def _is_device_chosen() -> bool:
   """Returns whether the environment selects JAX's device."""
-  if os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"):
-    return True
+  return bool(_chosen_platforms()) or _is_gpu_hidden()
+
+
+def _chosen_platforms() -> str:
+  variables = "JAX_PLATFORMS", "JAX_PLATFORM_NAME"
+  return next(filter(None, map(os.environ.get, variables)), "")
+
+
+def _is_gpu_hidden() -> bool:
   return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
 
 

@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from pausejax import sharding
 from pausejax.config import TrainConfig
 from pausejax.model.decoder import Decoder
-from pausejax.runtime import phases
+from pausejax.runtime import heap, phases
 from pausejax.runtime.agreement import Agreement
 from pausejax.runtime.goodput import Goodput
 from pausejax.train_state import TrainState
@@ -70,7 +68,7 @@ def train_loop(run: Run) -> TrainState:
     Diverged: the parameters are not finite, or too many consecutive steps.
   """
   c, state, pending = run.config, run.state, None
-  is_async = jax.config.read("jax_cpu_enable_async_dispatch")
+  is_synchronous = heap.is_step_synchronous()
   start, end = int(state.step), resume.last_step(c)
   run.saver.require_finite_steps(start, run.meter.counters)
   run.goodput.begin_steps()
@@ -99,7 +97,7 @@ def train_loop(run: Run) -> TrainState:
     evaluates = step == c.num_steps or _divides(c.eval.every, step)
     saves = leaves or bool(exports) or _is_save_due(c, step, evaluates)
     answers = {}
-    if saves or evaluates or not is_async:
+    if saves or evaluates or is_synchronous:
       _record(run, *pending)
       pending = None
     if evaluates:
@@ -161,6 +159,7 @@ def _save(
     # A run that stops leaves the export to the one that resumes.
     if exports and not stops and answers is not None:
       exports.write(_evaluated(run, state), step, answers)
+    heap.return_freed_memory()
   run.meter.restart_clock()
 
 
