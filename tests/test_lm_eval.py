@@ -278,12 +278,13 @@ def test_pauses_behind_tokens_are_those_of_the_run(harness, tmp_path):
   limits = {"until": [], "max_gen_toks": 9}
   answer = ask("generate_until", "It is", limits)
   assert answer == direct.generate(["It is"], max_new_tokens=9)[0]
-  # The context of a rolling log-likelihood is BOS; the text needs no second.
-  model = harness.PauseJaxLM(run, batch_size=8, add_bos_token=False)
   text = "abc" * 10
   whole = ask("loglikelihood_rolling", text)
   assert whole == nats("", text)
   assert ask("loglikelihood_rolling", text * 5) < whole  # In windows.
+  model = harness.PauseJaxLM(run, batch_size=8, add_bos_token=False)
+  blank = ask("loglikelihood", "", " a dog")  # Of BOS, without a text.
+  assert ask("loglikelihood", " ", "a dog") == blank
 
 
 @pytest.mark.slow

@@ -189,6 +189,9 @@ def test_a_context_is_truncated_by_whole_tokens(max_length):
   is_short = max_length == 33
   assert made.num_truncated == 1 + is_short
   assert made.num_truncated_tokens == 2 + is_short
+  # BOS alone has no pauses.
+  _, made = log_likelihoods([([BOS], [5, 6, 7])], max_length=10, behind=behind)
+  assert made.num_truncated == 0
   with pytest.raises(errors.UsageError, match="6 positions after them"):
     log_likelihoods([(context, [5, 6, 7])], max_length=11, behind=behind)
 

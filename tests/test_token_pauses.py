@@ -89,9 +89,14 @@ def trained(model, pauses, texts):
   return found
 
 
+# A window counts pauses, also those that share the position of their token.
+windows = pytest.mark.parametrize("window", [0, 5])
+
+
+@windows
 @ways
-def test_decoding_equals_the_full_forward_of_training(fields):
-  model, pauses = models.model(), spec(fields)
+def test_decoding_equals_the_full_forward_of_training(fields, window):
+  model, pauses = models.model(window=window), spec(fields)
   arrays, behind = prompt_arrays(pauses, TEXTS)
   ids_BN = decode.generate(
     model,
@@ -113,9 +118,10 @@ def test_decoding_equals_the_full_forward_of_training(fields):
     assert best_N[len(text) :].tolist() == ids
 
 
+@windows
 @ways
-def test_options_have_the_likelihoods_of_training(fields):
-  model, pauses = models.model(position="rope"), spec(fields)
+def test_options_have_the_likelihoods_of_training(fields, window):
+  model, pauses = models.model(position="rope", window=window), spec(fields)
   arrays, behind = prompt_arrays(pauses, TEXTS)
   options = [[[3, 8, 13], [4]], [[6, 6], [12, 3, 3]]]
   options_BOC = np.zeros((2, 2, 3), np.int32)

@@ -101,12 +101,12 @@ def prefill(
     in_prefix_BT if config.prefix_attention == "bidirectional" else None,
   )
   moves_BT = is_real_BT if moves_BT is None else moves_BT
-  positions_BS = slot_positions(jnp.pad(moves_BT, ((0, 0), (0, num_free))))
   x_BTD, cache = extend(
     decoder,
     tokens_BT,
-    positions_BT=positions_BS[:, :prefix_len],
-    positions_BS=positions_BS,
+    positions_BT=slot_positions(moves_BT),
+    places_T=jnp.arange(prefix_len),
+    places_S=jnp.arange(prefix_len + num_free),
     mask_BTS=jnp.pad(mask_BTT, ((0, 0), (0, 0), (0, num_free))),
     cache=_empty_cache(config, batch_size, prefix_len + num_free),
     offset=0,
@@ -119,7 +119,8 @@ def extend(
   tokens_BT: jax.Array,
   *,
   positions_BT: jax.Array,
-  positions_BS: jax.Array,
+  places_T: jax.Array,
+  places_S: jax.Array,
   mask_BTS: jax.Array,
   cache: Cache,
   offset: jax.Array | int,
@@ -130,7 +131,9 @@ def extend(
     decoder: from `unstack`.
     tokens_BT: int32 ids.
     positions_BT: int32 positions of the tokens.
-    positions_BS: int32 positions of what is in the slots, the tokens included.
+    places_T: int32, the places of the tokens in their row. A window counts
+      places: tokens that share a position have different ones.
+    places_S: int32, the places of what is in the slots, the tokens included.
     mask_BTS: bool, True where token t may attend to slot s.
     cache: keys and values so far.
     offset: the tokens go to slots offset .. offset + T - 1.
@@ -140,7 +143,7 @@ def extend(
   attend = functools.partial(
     attention.attend_cached,
     mask_BTS=mask_BTS,
-    distance_BTS=positions_BT[:, :, None] - positions_BS[:, None],
+    distance_TS=places_T[:, None] - places_S,
   )
   num_loops = decoder.model.config.num_loops
   layers = [*enumerate(decoder.blocks)] * num_loops

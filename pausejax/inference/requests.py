@@ -166,16 +166,16 @@ class RequestRunner:
     period = self.filler.behind.period
     num_after *= period
     available = self.max_length - num_pauses - num_after
+    has_bos = list(context[:1]) == [self.tokenizer.bos_id]
+    # BOS has no pauses behind it.
+    if has_bos + (len(context) - has_bos) * period <= available:
+      return list(context)
     errors.require(
       available >= period,
       f"{num_pauses} pauses and {num_after} positions after them leave none "
       f"for a context: the model has {self.max_length}; use fewer pauses, or "
       "max_gen_toks for shorter answers",
     )
-    has_bos = list(context[:1]) == [self.tokenizer.bos_id]
-    # BOS has no pauses behind it.
-    if has_bos + (len(context) - has_bos) * period <= available:
-      return list(context)
     excess = len(context) - available // period
     self.num_truncated += 1
     self.num_truncated_tokens += excess

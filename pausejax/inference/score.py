@@ -110,20 +110,22 @@ def _branch_vectors(decoder, prefix, options_BOC, behind):
   index_J = jnp.tile(jnp.arange(branch_len), num_options)
   is_own_JJ = option_J[:, None] == option_J
   last = decoder.model.config.max_seq_len - 1
-  place_J = jnp.tile(jnp.cumsum(moves_C) - 1, num_options)
+  moved_J = jnp.tile(jnp.cumsum(moves_C) - 1, num_options)
   # Only padding exceeds the model's positions.
-  positions_BJ = jnp.minimum(prefix.next_position_B1() + place_J, last)
-  before_BT = cached.slot_positions(prefix.moves_BT)
+  positions_BJ = jnp.minimum(prefix.next_position_B1() + moved_J, last)
+  prefix_len = prefix.is_real_BT.shape[1]
+  places_J = prefix_len + index_J
   x_BJD, _ = cached.extend(
     decoder,
     inputs_BOC.reshape(batch_size, len(option_J)),
     positions_BT=positions_BJ,
-    positions_BS=jnp.concatenate([before_BT, positions_BJ], axis=1),
+    places_T=places_J,
+    places_S=jnp.concatenate([jnp.arange(prefix_len), places_J]),
     mask_BTS=_prefix_and_options(
       prefix.is_real_BT, is_own_JJ & (index_J <= index_J[:, None])
     ),
     cache=prefix.cache,
-    offset=prefix.is_real_BT.shape[1],
+    offset=prefix_len,
   )
   # The last pause behind a token predicts the next one.
   later_BOCD = x_BJD.reshape(*inputs_BOC.shape, x_BJD.shape[-1])

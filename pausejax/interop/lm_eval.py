@@ -239,7 +239,9 @@ class PauseJaxLM(TemplateLM):
       answers[i] = answer
       self.cache_hook.add_partial("loglikelihood", requests[i][0], answer)
 
-    self._run([ids for _, *ids in requests], "log_likelihoods", keep)
+    bos = [self.prefix_token_id]  # Of white space, nothing may be left.
+    pairs = [(context or bos, ids) for _, context, ids in requests]
+    self._run(pairs, "log_likelihoods", keep)
     return answers
 
   def loglikelihood_rolling(
@@ -247,7 +249,9 @@ class PauseJaxLM(TemplateLM):
   ) -> list[float]:
     """Returns the log-likelihood of each whole text, in nats.
 
-    The windows are those of `--model hf`; every token is predicted once.
+    The windows are those of `--model hf`, which predicts BOS, too, if texts
+    start with it; a run with pauses behind tokens does not. Every token is
+    predicted once.
 
     Raises:
       UsageError: `num_pauses` is not 0.
@@ -275,10 +279,13 @@ class PauseJaxLM(TemplateLM):
     return answers
 
   def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
+    behind = self._saved.behind_tokens
+    # The prefix is BOS. In the text it would have pauses behind it.
+    add_bos = False if behind.ids else None
     return utils.get_rolling_token_windows(
-      token_list=self.tok_encode(text),
+      token_list=self.tok_encode(text, add_bos),
       prefix_token=self.prefix_token_id,
-      max_seq_len=self.max_length // self._saved.behind_tokens.period,
+      max_seq_len=self.max_length // behind.period,
       context_len=1,
     )
 

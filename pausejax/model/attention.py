@@ -76,7 +76,7 @@ def attend_cached(
   v_BSKH: jax.Array,
   *,
   mask_BTS: jax.Array,
-  distance_BTS: jax.Array,
+  distance_TS: jax.Array,
   window: jax.Array | int | None,
 ) -> jax.Array:
   """Returns softmax(q k / sqrt(H)) v over the slots that the mask allows.
@@ -86,11 +86,11 @@ def attend_cached(
     k_BSKH: keys of all slots.
     v_BSKH: values of all slots.
     mask_BTS: bool, True where t may attend to s.
-    distance_BTS: int32, positions from s to t.
+    distance_TS: int32, places in the row from s to t, as windows count them.
     window: as in `attend`.
   """
   if window is not None:
-    mask_BTS &= distance_BTS < window
+    mask_BTS &= distance_TS < window
   return jax.nn.dot_product_attention(
     q_BTNH, k_BSKH, v_BSKH, mask=mask_BTS[:, None]
   )
