@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from pausejax.runtime import accelerators, heap
+from tests import processes
 
 _IS_GLIBC = platform.libc_ver()[0] == "glibc"
 # Page faults of a jitted function that needs 64 MiB: the least of ten calls,
@@ -125,7 +126,7 @@ def test_each_row_has_the_time_of_its_own_step(tmp_path):
   command = [sys.executable, "-m", "pausejax", "train", "--config=smoke"]
   done = subprocess.run(
     [*command, f"--workdir={tmp_path}", *words],
-    env=_environment(),
+    env={**_environment(), "XLA_FLAGS": processes.QUICK_COMPILER},
     capture_output=True,
     text=True,
     check=True,
