@@ -60,12 +60,24 @@ def test_plain_variables_are_sufficient(variables):
   found = environment.process_arguments()
   assert found["coordinator_address"] == "10.0.0.1:1234"
   assert (found["num_processes"], found["process_id"]) == (4, 3)
-  # JAX's own choice, all interfaces, unless all processes are on this machine.
-  assert found["coordinator_bind_address"] is None
-  variables({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"})
-  assert (
-    environment.process_arguments()["coordinator_bind_address"] == "127.0.0.1:1"
-  )
+
+
+@pytest.mark.parametrize(
+  ("host", "is_own"),
+  [
+    ("127.0.0.1", True),
+    ("localhost", True),
+    ("127.0.0.2", True),
+    ("203.0.113.9", False),  # For documentation: no machine has it.
+    ("node1", False),
+  ],
+)
+def test_a_run_listens_at_an_address_of_its_machine_alone(
+  variables, host, is_own
+):
+  variables(PLAIN | {"JAX_COORDINATOR_ADDRESS": f"{host}:1"})
+  found = environment.process_arguments()
+  assert found["coordinator_bind_address"] == (f"{host}:1" if is_own else None)
 
 
 @pytest.mark.parametrize(

@@ -322,13 +322,25 @@ def _address(text: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_run_listens_on_the_address_of_its_coordinator_alone(count, tmp_path):
+@pytest.mark.parametrize(
+  ("count", "host", "expected"),
+  [
+    (1, "127.0.0.1", set()),
+    (2, "127.0.0.2", {"127.0.0.1", "127.0.0.2"}),  # Of Gloo and JAX.
+  ],
+)
+def test_a_run_listens_on_the_address_of_its_coordinator_alone(
+  count, host, expected, tmp_path
+):
   toys.write_corpus(tmp_path / "corpus")
   command = toys.command(
     tmp_path / "corpus", tmp_path / "run", "--config.num_steps=100000"
   )
-  started = processes.start([command] * count, tmp_path / "logs", devices=1)
+  address = {"JAX_COORDINATOR_ADDRESS": f"{host}:{processes.free_port()}"}
+  changes = address if count > 1 else {}
+  started = processes.start(
+    [command] * count, tmp_path / "logs", devices=1, **changes
+  )
   seen: set[str] = set()
   try:
     while not toys.rows(tmp_path / "run"):
@@ -343,7 +355,7 @@ def test_a_run_listens_on_the_address_of_its_coordinator_alone(count, tmp_path):
     for process in started:
       process.kill()
       process.wait()
-  assert seen == (set() if count == 1 else {"127.0.0.1"})
+  assert seen == expected
 
 
 def test_an_address_of_proc_is_read():

@@ -14,8 +14,10 @@ and are not tested.
 """
 
 import importlib.util
+import ipaddress
 import os
 import re
+import socket
 from typing import Any
 
 from pausejax import errors
@@ -74,15 +76,31 @@ def _plain(given: dict[str, str]) -> dict[str, Any] | None:
     f"JAX_COORDINATOR_ADDRESS: expected HOST:PORT, got {address!r} (a port is "
     "a number from 1 to 65535)",
   )
-  is_local = host in ("127.0.0.1", "localhost")
   return {
     "coordinator_address": address,
     "num_processes": int(numbers[0]),
     "process_id": int(numbers[1]),
     "cluster_detection_method": "deactivate",
-    # JAX would listen on every interface.
-    "coordinator_bind_address": address if is_local else None,
+    "coordinator_bind_address": address if _is_own(host) else None,
   }
+
+
+def _is_own(host: str) -> bool:
+  """Returns whether process 0 may listen at this host alone.
+
+  Otherwise JAX listens on every interface: the other machines may resolve a
+  name to another interface, and an address that this machine does not have may
+  be that of a gateway to it.
+  """
+  host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+  try:
+    version = ipaddress.ip_address(host).version
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    with socket.socket(family) as probe:
+      probe.bind((host, 0))
+  except (ValueError, OSError):
+    return False
+  return True
 
 
 def _slurm() -> dict[str, Any] | None:
