@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
   add("--devices", default="2,4,8")
   add("--threads", type=int, default=2)
   options, overrides = measure.parse(parser, argv)
-  measure.set_up_cpu(options.threads)
   use_virtual_devices(max(numbers(options.devices), default=1))
+  measure.set_up_cpu(options.threads)  # Reads the number of devices.
   start = measure.conditions()
   rows = measure_points(options, overrides)
   columns = {"median_s": ".4f", "ratio": ".2f", "compile_s": ".2f"}
