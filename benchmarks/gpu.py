@@ -2,6 +2,8 @@
 
   python -m benchmarks.gpu --json=gpu.json
   python -m benchmarks.gpu --json=gpu.json --parts="ceiling,ours 1b"
+  python -m benchmarks.gpu --json=gpu.json --rows=64 --trials product default \
+    --parts="ceiling,ours 130m,ours 130m"      # two rounds of a few trials
   python -m benchmarks.gpu --json=smoke.json --smoke   # anywhere, toy sizes
 
 Matrix products (the ceiling), train steps of 130m and 1b (batch sizes, unrolled
@@ -47,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
   add("--json", type=measure.result_file, required=True, help="for the result")
   add("--minutes", type=float, default=7.8, help="for all parts together")
   add("--parts", default="", help="names, comma-separated; empty: all")
+  add("--rows", type=int, default=0, help="batch size; 0: search it")
+  add("--trials", nargs="*", default=[], help="words of their names; none: all")
   add("--smoke", action="store_true", help="toy shapes, as a test")
   add("--without", default="", help="packages not to use, comma-separated")
   add("--part", choices=SHARES, help=argparse.SUPPRESS)
@@ -86,6 +90,7 @@ def start_part(
   """Runs a part: no new trial after `soft` seconds, stopped after `hard`."""
   words = [f"--json={options.json}", f"--part={name}", f"--seconds={soft}"]
   words += [f"--without={options.without}"] + ["--smoke"] * options.smoke
+  words += [f"--rows={options.rows}", "--trials", *options.trials]
   failure = ""
   try:
     subprocess.run(
@@ -119,9 +124,12 @@ def run_part(options: argparse.Namespace) -> None:
     sys.modules[package] = None  # type: ignore[assignment]
   from benchmarks import gpu_parts
 
-  session = trials.Session(options.json, options.part, options.seconds)
+  session = trials.Session(
+    options.json, options.part, options.seconds, options.trials
+  )
+  plan = gpu_parts.plan(options.smoke, options.rows)
   try:
-    gpu_parts.run(options.part, session, gpu_parts.plan(options.smoke))
+    gpu_parts.run(options.part, session, plan)
   except trials.OutOfTime:
     print(f"[{options.part}] out of time", flush=True)
   except ModuleNotFoundError as e:

@@ -49,20 +49,35 @@ class Plan:
     return ours.config(shape, kind, changes, backend=self.backend)
 
 
-def plan(smoke: bool) -> Plan:
-  """Returns the sizes of a measurement, or toy sizes that take seconds."""
-  if smoke:
-    toys = dict.fromkeys(("130m", "1b"), SHAPES["toy"])
-    return Plan(
-      products=(64, 128),
-      shapes=toys,
-      searched=dict.fromkeys(toys, (2, 4)),
-      peer_batches=dict.fromkeys(toys, (2,)),
-      backend="cpu",
-      steps=dict.fromkeys(toys, 2),
-      copied=2**20,
-      new_tokens=4,
-    )
+def plan(smoke: bool, batch_size: int = 0) -> Plan:
+  """Returns the sizes of a measurement, or toy sizes that take seconds.
+
+  Args:
+    smoke: toy sizes.
+    batch_size: the only one of all train steps; 0: a search.
+  """
+  made = _toy_plan() if smoke else _full_plan()
+  if not batch_size:
+    return made
+  only = dict.fromkeys(made.shapes, (batch_size,))
+  return dataclasses.replace(made, searched=only, peer_batches=only)
+
+
+def _toy_plan() -> Plan:
+  toys = dict.fromkeys(("130m", "1b"), SHAPES["toy"])
+  return Plan(
+    products=(64, 128),
+    shapes=toys,
+    searched=dict.fromkeys(toys, (2, 4)),
+    peer_batches=dict.fromkeys(toys, (2,)),
+    backend="cpu",
+    steps=dict.fromkeys(toys, 2),
+    copied=2**20,
+    new_tokens=4,
+  )
+
+
+def _full_plan() -> Plan:
   # 2048 positions, as in the paper and in most reports.
   long = functools.partial(dataclasses.replace, seq_len=2048)
   return Plan(

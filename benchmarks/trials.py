@@ -8,7 +8,7 @@ import gc
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -21,17 +21,25 @@ class OutOfTime(Exception):
 class Session:
   """The trials of one process."""
 
-  def __init__(self, path: pathlib.Path, part: str, seconds: float):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    part: str,
+    seconds: float,
+    names: Sequence[str] = (),
+  ):
     """Starts the clock.
 
     Args:
       path: JSON file with the "rows" of all parts.
       part: the part that these rows belong to.
       seconds: time limit after which no trial starts.
+      names: only trials with one of these in their name run; none: all.
     """
     self._path = path
     self._part = part
     self._end = time.monotonic() + seconds
+    self._names = names
 
   def rows(self) -> list[Row]:
     """Returns all rows so far, including those of other parts."""
@@ -40,9 +48,13 @@ class Session:
   def trial(self, name: str, run: Callable[[], Row]) -> Row | None:
     """Returns the result of `run`, None if it failed; writes its row.
 
+    A trial that was not asked for has no row, and its result is None.
+
     Raises:
       OutOfTime: the time limit is reached.
     """
+    if self._names and not any(part in name for part in self._names):
+      return None
     if time.monotonic() > self._end:
       raise OutOfTime
     start = time.monotonic()

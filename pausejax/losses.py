@@ -200,7 +200,7 @@ def _scan_chunks(x_BTD, head, targets_BT, mask_BT, *, options, with_grads):
     logits_BCV, pull_back = jax.vjp(finish, products_BCV)
     # A comparison, not a gather, stays local when V is sharded.
     is_target_BCV = ids_V == targets_BC[..., None]
-    log_z_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
+    log_z_BC = _log_sum_exp(logits_BCV)
     right_BC = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0.0), axis=-1)
     nll_BC = jnp.where(mask_BC, log_z_BC - right_BC, 0.0)
     penalty_BC = jnp.where(mask_BC, z_loss * jnp.square(log_z_BC), 0.0)
@@ -238,6 +238,36 @@ def _scan_chunks(x_BTD, head, targets_BT, mask_BT, *, options, with_grads):
   )
   grads = (_join(dx), dhead) if with_grads else None
   return (objective, _join(nll)), grads
+
+
+def _log_sum_exp(logits_BCV: jax.Array) -> jax.Array:
+  """Returns log(sum(exp(logits))) over the vocabulary."""
+  if sharding.platform() == "gpu":
+    return _log_sum_exp_in_one_pass(logits_BCV)
+  return jax.nn.logsumexp(logits_BCV, axis=-1)
+
+
+def _log_sum_exp_in_one_pass(logits_BCV: jax.Array) -> jax.Array:
+  """Returns log(sum(exp(logits))), and reads the logits once, not twice.
+
+  The sum of a part is relative to the part's maximum (Milakov & Gimelshein,
+  2018, section 3). XLA compiles this reduction well on GPUs, slowly on CPUs.
+  """
+
+  def merge(a, b):
+    (high_a, sum_a), (high_b, sum_b) = a, b
+    smaller = jnp.exp(-jnp.abs(high_a - high_b))
+    total = jnp.where(
+      high_a >= high_b, sum_a + sum_b * smaller, sum_a * smaller + sum_b
+    )
+    return jnp.maximum(high_a, high_b), total
+
+  # Not -inf, whose difference from itself is NaN.
+  lowest = jnp.finfo(jnp.float32).min
+  parts = jnp.maximum(logits_BCV, lowest), jnp.ones_like(logits_BCV)
+  start = jnp.float32(lowest), jnp.float32(0)
+  high_BC, sum_BC = jax.lax.reduce(parts, start, merge, (logits_BCV.ndim - 1,))
+  return high_BC + jnp.log(sum_BC)
 
 
 def _split(tree, num_chunks: int):

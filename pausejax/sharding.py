@@ -104,6 +104,15 @@ def device_kind() -> str | None:
   return device and device.device_kind
 
 
+def platform() -> str:
+  """Returns "tpu", "gpu" or "cpu": what runs the computation in scope.
+
+  The devices of a mesh may be TPUs that are only described.
+  """
+  is_on_tpu = (device_kind() or "").startswith("TPU")
+  return "tpu" if is_on_tpu else jax.default_backend()
+
+
 def has_mesh() -> bool:
   """Returns whether a mesh is in scope."""
   return not jax.sharding.get_abstract_mesh().empty

@@ -242,6 +242,22 @@ def test_batches_grow_until_one_fails_or_is_slower():
   assert [b for b, _ in gpu_parts._climb((1, 2, 4), fails)] == [1]
 
 
+def test_trials_that_were_not_asked_for_have_no_row(tmp_path):
+  path = tmp_path / "gpu.json"
+  trials.write(path, {"rows": []})
+  session = trials.Session(path, "ours 1b", 60, names=["pauses", "default"])
+  for name in ("default, B=8", "unrolled, B=8", "10% pauses, B=8"):
+    session.trial(name, lambda: {"tokens_per_s": 1.0})
+  names = [row["name"] for row in session.rows()]
+  assert names == ["default, B=8", "10% pauses, B=8"]
+
+
+def test_a_given_batch_size_is_the_only_one():
+  plan = gpu_parts.plan(smoke=False, batch_size=24)
+  sizes = {**plan.searched, **plan.peer_batches}
+  assert set(sizes.values()) == {(24,)}
+
+
 def test_a_speed_is_compared_with_the_hardware_peak(session):
   plan = dataclasses.replace(gpu_parts.plan(smoke=True), products=(8,))
   ceiling = trials.Session(session._path, "ceiling", seconds=60)
@@ -260,6 +276,8 @@ def test_a_part_without_its_package_names_the_package(session, no_torch):
     part="pytorch 130m",
     seconds=60,
     smoke=True,
+    rows=0,
+    trials=[],
     without="torch",
   )
   gpu.run_part(options)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pausejax import losses
+from pausejax import losses, sharding
+from pausejax.config import MeshConfig, default
 
 B, T, D, VOCAB, ROWS = 2, 16, 8, 50, 64
 
@@ -55,7 +56,11 @@ def chunked(*args, finish=padded, num_chunks=4, z_loss=0.0, bias=None):
 
 @pytest.mark.parametrize("num_chunks", [1, 4, 16])
 @pytest.mark.parametrize("options", [{}, {"z_loss": 1e-2}, {"finish": capped}])
-def test_value_and_gradients_equal_the_naive_loss(inputs, num_chunks, options):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_value_and_gradients_equal_the_naive_loss(
+  inputs, num_chunks, options, platform, monkeypatch
+):
+  monkeypatch.setattr(sharding, "platform", lambda: platform)
   ours = lambda x, w: chunked(
     x, w, *inputs[2:], num_chunks=num_chunks, **options
   )[0]
@@ -152,3 +157,37 @@ def test_peak_memory_at_a_real_vocabulary_is_a_quarter_of_naive():
   small = temporary_bytes(lambda *a: ours(*a)[0])
   assert small < 0.25 * temporary_bytes(plain)
   assert small < 0.25 * full_logits
+
+
+def test_one_pass_over_the_logits_gives_the_same_normalizer():
+  rng = np.random.default_rng(0)
+  logits_BCV = rng.normal(size=(2, 3, 1000)).astype(np.float32)
+  logits_BCV[0] *= 1000
+  logits_BCV[1, 0] = 3e38  # Its exponential overflows.
+  logits_BCV[1, 1, 10:] = -np.inf
+  found_BC = losses._log_sum_exp_in_one_pass(jnp.asarray(logits_BCV))
+  wanted_BC = np.logaddexp.reduce(logits_BCV.astype(np.float64), axis=-1)
+  np.testing.assert_allclose(found_BC, wanted_BC, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_one_pass_does_not_hide_a_logit_that_is_not_finite(wrong):
+  logits_BCV = np.zeros((1, 2, 9), np.float32)
+  logits_BCV[0, 1, 4] = wrong
+  found_BC = losses._log_sum_exp_in_one_pass(jnp.asarray(logits_BCV))
+  assert np.isfinite(found_BC).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("axis", ["fsdp", "tensor"])
+def test_one_pass_on_a_mesh_equals_the_naive_loss(inputs, axis, monkeypatch):
+  wanted = jax.grad(naive, (0, 1))(*inputs)
+  config = MeshConfig(**default().mesh.to_dict() | {"data": 1, axis: 2})
+  monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+  with jax.set_mesh(sharding.make_mesh(config, jax.devices()[:2])):
+    x_BTD, head_DV, targets_BT, mask_BT = inputs
+    x_BTD = jax.device_put(x_BTD, sharding.spec("batch"))
+    head_DV = jax.device_put(head_DV, sharding.spec("embed", "vocab"))
+    objective = lambda x, w: chunked(x, w, targets_BT, mask_BT)[0]
+    found = jax.jit(jax.grad(objective, (0, 1)))(x_BTD, head_DV)
+  for a, b in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

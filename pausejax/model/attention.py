@@ -119,7 +119,7 @@ def attention_mask(
 
 def _fastest(q_BTNH: jax.Array, in_prefix_BT, window) -> str:
   obstacles = _obstacles(q_BTNH, in_prefix_BT, window)
-  kind = {"tpu": "splash", "gpu": "cudnn"}.get(_platform(), "xla")
+  kind = {"tpu": "splash", "gpu": "cudnn"}.get(sharding.platform(), "xla")
   return "xla" if obstacles[kind] else kind
 
 
@@ -142,20 +142,13 @@ def _obstacles(q_BTNH: jax.Array, in_prefix_BT, window) -> dict[str, str]:
       f"it takes an even number of tokens, got {num_tokens}, and heads of a "
       f"multiple of 8 up to 128, got {head_dim}"
     )
-  platform = _platform()
+  # cuDNN's kernel cannot be compiled without a GPU.
+  platform = sharding.platform()
   return {
     "xla": "",
     "splash": splash or ("" if platform == "tpu" else "it needs a TPU"),
     "cudnn": cudnn or ("" if platform == "gpu" else "it needs an NVIDIA GPU"),
   }
-
-
-def _platform() -> str:
-  """Returns the platform that runs this: "tpu" if the mesh in scope is one."""
-  if (sharding.device_kind() or "").startswith("TPU"):
-    return "tpu"
-  # cuDNN's kernel cannot be compiled without a GPU.
-  return jax.default_backend()
 
 
 def _xla(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, in_prefix_BT, window):

@@ -226,11 +226,14 @@ class Block(nnx.Module):
     activation = _ACTIVATIONS[self.config.mlp]
     expanded = checkpoint_name(self.expand(y_BTD), "expanded")
     if self.gate is None:
-      return _maybe(self.mlp_output_norm, self.contract(activation(expanded)))
+      return _maybe(
+        self.mlp_output_norm,
+        self.contract(layers.pointwise(activation, expanded)),
+      )
     gate = checkpoint_name(self.gate(y_BTD), "expanded")
-    return _maybe(
-      self.mlp_output_norm, self.contract(activation(gate) * expanded)
-    )
+    gated = lambda gate, expanded: activation(gate) * expanded
+    hidden_BTF = layers.pointwise(gated, gate, expanded)
+    return _maybe(self.mlp_output_norm, self.contract(hidden_BTF))
 
 
 def _head_norm(

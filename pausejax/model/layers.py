@@ -1,4 +1,4 @@
-"""Normalization and rotary position embeddings, as functions of arrays.
+"""Norms, activations and rotary position embeddings, as functions of arrays.
 
 NNX's norm modules own their scale; here the scales of all layers are stacked in
 one array that `lax.scan` slices, so a function is what a block can call.
@@ -6,7 +6,9 @@ one array that `lax.scan` slices, so a function is what a block can call.
 B batch, T tokens, N heads, H head_dim, R pairs that rotate.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
   Computed in float32, returned in the dtype of `x`.
   """
-  y = x.astype(jnp.float32)
-  y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-  return (y * scale).astype(x.dtype)
+  return _norm(x, scale, None, eps, False)
 
 
 def layer_norm(
@@ -31,10 +31,88 @@ def layer_norm(
 
   Computed in float32, returned in the dtype of `x`.
   """
+  return _norm(x, scale, bias, eps, True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _norm(x, scale, bias, eps, is_centered):
+  return _scaled(x, scale, bias, *_moments(x, eps, is_centered))
+
+
+def _norm_forward(x, scale, bias, eps, is_centered):
+  # Kept for the backward pass. Without the barrier, XLA on GPUs computes them
+  # again in each kernel that needs them, and stores the normalized input in
+  # float32 for the gradient of the scale.
+  moments = jax.lax.optimization_barrier(_moments(x, eps, is_centered))
+  return _scaled(x, scale, bias, *moments), (x, scale, bias, *moments)
+
+
+def _norm_backward(eps, is_centered, saved, dy):
+  del eps
+  x, scale, bias, mean, rate = saved
+  y = (x.astype(jnp.float32) - mean) * rate
+  dy = dy.astype(jnp.float32)
+  batch = tuple(range(x.ndim - 1))
+  dscale = jnp.sum(dy * y, batch)
+  dbias = None if bias is None else jnp.sum(dy, batch)
+  average = functools.partial(jnp.mean, axis=-1, keepdims=True)
+  dy = dy * scale
+  dx = dy - y * average(dy * y) - (average(dy) if is_centered else 0.0)
+  return (rate * dx).astype(x.dtype), dscale, dbias
+
+
+_norm.defvjp(_norm_forward, _norm_backward)
+
+
+def _moments(x, eps, is_centered):
+  """Returns the mean, 0 if not centered, and one over the deviation."""
   y = x.astype(jnp.float32)
-  y = y - jnp.mean(y, axis=-1, keepdims=True)
-  y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * scale
+  average = functools.partial(jnp.mean, axis=-1, keepdims=True)
+  mean = average(y) if is_centered else jnp.zeros((1,) * x.ndim)
+  return mean, jax.lax.rsqrt(average(jnp.square(y - mean)) + eps)
+
+
+def _scaled(x, scale, bias, mean, rate):
+  y = (x.astype(jnp.float32) - mean) * rate * scale
   return (y if bias is None else y + bias).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def pointwise(
+  function: Callable[..., jax.Array], *args: jax.Array
+) -> jax.Array:
+  """Returns a function of each element, computed in float32.
+
+  Only the arguments are kept for the backward pass, which computes the function
+  again: on a GPU, reading and writing more takes longer.
+
+  Args:
+    function: of float32 arrays of one shape.
+    *args: its arguments, all in one dtype, which the result has, too.
+  """
+  return function(*_float32(args)).astype(args[0].dtype)
+
+
+def _pointwise_forward(function, *args):
+  return pointwise(function, *args), args
+
+
+def _pointwise_backward(function, args, dy):
+  # Without the barrier, XLA keeps what both passes compute.
+  y, pull_back = jax.vjp(
+    function, *_float32(jax.lax.optimization_barrier(args))
+  )
+  slopes = pull_back(jnp.ones_like(y))
+  # Multiplied in the dtype of the arguments. From a float32 product that is
+  # rounded last, XLA sums the gradient of a bias in a second kernel.
+  return tuple(dy * slope.astype(dy.dtype) for slope in slopes)
+
+
+pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def _float32(arrays):
+  return [x.astype(jnp.float32) for x in arrays]
 
 
 def rope(x_BTNH: jax.Array, angles_BTR: jax.Array) -> jax.Array:

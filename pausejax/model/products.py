@@ -76,7 +76,7 @@ def _dense_backward(saved, dy_BO):
     dkernel_IO = sums(dy_BO, x_BI).T
   if bias is None:
     return dx_BI, dkernel_IO, None
-  is_on_tpu = (sharding.device_kind() or "").startswith("TPU")
+  is_on_tpu = sharding.platform() == "tpu"
   if bias.ndim > 1 and is_on_tpu and dy_BO.dtype == jnp.bfloat16:
     # A product with a single row would become a sum again.
     ones_BO = jnp.ones((*dy_BO.shape[:-1], _ROWS), dy_BO.dtype)
