@@ -5,7 +5,7 @@ import types
 import pytest
 
 from pausejax.config import default
-from pausejax.runtime import compilation, goodput, run_folder
+from pausejax.runtime import compilation, goodput, run_folder, stops
 from pausejax.runtime.device_memory import memory_row
 from pausejax.runtime.goodput import Goodput
 from pausejax.runtime.metric_writer import MetricWriter
@@ -72,6 +72,53 @@ def test_a_wait_counts_once_in_the_step_that_it_delayed(clock):
   seconds = found.seconds_by_kind()
   assert (seconds["stepping_seconds"], seconds["waiting_seconds"]) == (6, 10)
   assert sum(seconds.values()) == clock.now - began == 16
+
+
+@pytest.mark.parametrize("is_waiting", [False, True])
+def test_a_stop_is_time_of_no_other_kind(clock, monkeypatch, is_waiting):
+  stopped = 7.0  # By an earlier run of this process.
+  monkeypatch.setattr(stops, "seconds", lambda: stopped)
+  found = Goodput(clock.now, compilation.CompileWatch())
+  found.begin_steps()
+  for stop in (0, 60, 0):
+    clock.now += 3 + stop
+    stopped += stop
+    found.add_wait(1 + (stop if is_waiting else 0))
+    found.add_step(3 + stop)
+  with found.measure("saving"):
+    clock.now += 100
+    stopped += 95
+  assert {k: s for k, s in found.seconds_by_kind().items() if s} == {
+    "stepping_seconds": 6,
+    "waiting_seconds": 3,
+    "saving_seconds": 5,
+    "stopped_seconds": 155,
+  }
+
+
+def test_a_stop_is_a_long_time_without_a_processor(monkeypatch):
+  now, cpu = 50.0, 4.0
+  fake = types.SimpleNamespace(monotonic=lambda: now, process_time=lambda: cpu)
+  monkeypatch.setattr(stops, "time", fake)
+  monkeypatch.setattr(stops, "_last", stops._Report())
+  assert stops.seconds() == 0  # No report yet.
+  for elapsed, used, is_stop in (
+    (0.5, 0.0, False),
+    (1.75, 0.0, False),  # The thread was late.
+    (30.0, 0.125, True),
+    (30.0, 20.0, False),  # C code computed, and no other thread ran.
+    (2.0, 0.0, True),
+  ):
+    before = stops.seconds()
+    stops.report()
+    now, cpu = now + elapsed, cpu + used
+    # Before the next report, and after it.
+    assert stops.seconds() == before + elapsed * is_stop
+    stops.report()
+    assert stops.seconds() == before + elapsed * is_stop
+  stops.end_reports()
+  now += 100
+  assert stops.seconds() == 32
 
 
 def test_a_run_of_an_older_version_began_with_its_first_recorded_second(clock):

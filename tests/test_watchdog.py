@@ -23,7 +23,7 @@ PROGRAM = """
 import ctypes, os, random, signal, sys, time, types
 from pausejax import cli
 from pausejax.config import WatchdogConfig
-from pausejax.runtime import distributed, phases, watchdog
+from pausejax.runtime import distributed, phases, stops, watchdog
 def hang(index):
 {body}
 def main(argv):
@@ -127,14 +127,21 @@ for _ in range(5):
 
 @pytest.mark.slow
 def test_a_slow_or_stopped_process_goes_on(tmp_path):
-  (process,) = started = start(f"print('on', flush=True)\n{HEALTHY}", tmp_path)
+  body = (
+    f"print('on', flush=True)\n{HEALTHY}\nprint('stopped', stops.seconds())"
+  )
+  (process,) = started = start(body, tmp_path)
   while "on" not in processes.logs(tmp_path, 1)[0]:
     time.sleep(0.01)
   process.send_signal(signal.SIGSTOP)  # As by Ctrl-Z, or a debugger.
   time.sleep(3 * STEP_SECONDS)
   process.send_signal(signal.SIGCONT)
   assert processes.wait(started, 120) == [0]
-  assert "stuck" not in processes.logs(tmp_path, 1)[0]
+  (log,) = processes.logs(tmp_path, 1)
+  assert "stuck" not in log
+  # From the report before to the one after.
+  stopped = float(log.split("stopped")[1])
+  assert 3 * STEP_SECONDS <= stopped < 3 * STEP_SECONDS + 1.5
 
 
 @pytest.mark.slow

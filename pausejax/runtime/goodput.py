@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pausejax.runtime import phases
+from pausejax.runtime import phases, stops
 from pausejax.runtime.compilation import CompileWatch
 
 # In the order of the printed line.
@@ -23,6 +23,7 @@ KINDS = (
   "saving",
   "restoring",
   "starting",
+  "stopped",
   "lost",
 )
 
@@ -39,13 +40,14 @@ class Goodput:
 
     Args:
       started: time.time() when the program started.
-      compiled: counts the time of compilation, which no other kind includes.
+      compiled: counts the time of compilation.
     """
     self._started = self._first = started
     self._before = dict.fromkeys(KINDS, 0.0)  # Of earlier starts.
     self._here = dict.fromkeys(KINDS, 0.0)  # Of this one.
     self._compiled = compiled
     self._taken, self._num_loaded = 0.0, 0
+    self._seen_stopped = stops.seconds()
     self._waited = 0.0  # Since the last step.
     self.lost_steps = 0
 
@@ -82,13 +84,13 @@ class Goodput:
 
     The kind is also the phase of the process (`phases.py`).
     """
-    self._take_compiled()
+    self._take_others()
     began = time.perf_counter()
     try:
       with phases.phase(kind):
         yield
     finally:
-      seconds = time.perf_counter() - began - self._take_compiled()
+      seconds = time.perf_counter() - began - self._take_others()
       self._here[kind] += max(seconds, 0.0)
 
   def add_wait(self, seconds: float) -> None:
@@ -97,20 +99,29 @@ class Goodput:
     self._waited += seconds
 
   def add_step(self, seconds: float) -> None:
-    """Adds the time since the last step, without waiting and compilation.
+    """Adds the time since the last step, without the time of other kinds.
 
     The batch of the next step is awaited before a step is recorded.
     """
-    seconds -= self._waited + self._take_compiled()
+    stopped = self._take_stopped()
+    if stopped > seconds - self._waited:  # It was stopped while it waited.
+      self._here["waiting"] -= stopped
+      self._waited -= stopped
+    seconds -= self._waited + stopped + self._take_compiled()
     self._waited = 0.0
-    self._here["stepping"] += max(seconds, 0.0)
+    seconds = max(seconds, 0.0)
+    self._here["stepping"] += seconds
     phases.add_step(seconds)
 
   def begin_steps(self) -> None:
     """Adds the rest of the time since the program started as starting."""
-    self._take_compiled()
+    self._take_others()
     seconds = time.time() - self._started - sum(self._here.values())
     self._here["starting"] += max(seconds, 0.0)
+
+  def _take_others(self) -> float:
+    """Counts compilation and stops; returns their seconds."""
+    return self._take_compiled() + self._take_stopped()
 
   def _take_compiled(self) -> float:
     """Returns the seconds of compilation since the last call; counts them."""
@@ -118,6 +129,13 @@ class Goodput:
     self._taken += seconds
     self._num_loaded = self._compiled.num_loaded
     self._here["compiling"] += seconds
+    return seconds
+
+  def _take_stopped(self) -> float:
+    """Returns the seconds of stops since the last call; counts them."""
+    seconds = stops.seconds() - self._seen_stopped
+    self._seen_stopped += seconds
+    self._here["stopped"] += seconds
     return seconds
 
   def compilation(self, cache: str) -> str:

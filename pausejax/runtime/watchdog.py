@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 
 from pausejax.config import WatchdogConfig
-from pausejax.runtime import distributed, guard, phases
+from pausejax.runtime import distributed, guard, phases, stops
 from pausejax.runtime.phases import Phase
 from pausejax.runtime.signals import PREEMPTED
 
@@ -74,6 +74,7 @@ class Watchdog:
     self._config = config
     self.limit(config)
     self._check(phases.current_phase(), 0.0)
+    stops.report()
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._thread.start()
 
@@ -88,6 +89,7 @@ class Watchdog:
     """Stops watching."""
     self._stopped.set()
     self._thread.join()
+    stops.end_reports()
     distributed.report(phases.Status())
     if self._guard is not None:
       self._guard.close()
@@ -97,6 +99,7 @@ class Watchdog:
     while not self._stopped.wait(_TICK_SECONDS):
       now = time.monotonic()
       elapsed, looked = min(now - looked, 4 * _TICK_SECONDS), now
+      stops.report()
       last, phase = phase, phases.current_phase()
       seconds = seconds + elapsed if phase is last else 0.0
       self._check(phase, seconds)
