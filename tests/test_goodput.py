@@ -110,11 +110,11 @@ def test_a_stop_is_a_long_time_without_a_processor(monkeypatch):
     (2.0, 0.0, True),
   ):
     before = stops.seconds()
-    stops.report()
+    stops.report_running()
     now, cpu = now + elapsed, cpu + used
     # Before the next report, and after it.
     assert stops.seconds() == before + elapsed * is_stop
-    stops.report()
+    stops.report_running()
     assert stops.seconds() == before + elapsed * is_stop
   stops.end_reports()
   now += 100

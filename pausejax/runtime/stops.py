@@ -30,7 +30,7 @@ class _Report:
 _last = _Report()
 
 
-def report() -> None:
+def report_running() -> None:
   """Reports that this process runs; call it several times per second."""
   global _last
   _last = _Report(seconds(), time.monotonic(), time.process_time())

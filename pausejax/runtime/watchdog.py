@@ -74,7 +74,7 @@ class Watchdog:
     self._config = config
     self.limit(config)
     self._check(phases.current_phase(), 0.0)
-    stops.report()
+    stops.report_running()
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._thread.start()
 
@@ -99,7 +99,7 @@ class Watchdog:
     while not self._stopped.wait(_TICK_SECONDS):
       now = time.monotonic()
       elapsed, looked = min(now - looked, 4 * _TICK_SECONDS), now
-      stops.report()
+      stops.report_running()
       last, phase = phase, phases.current_phase()
       seconds = seconds + elapsed if phase is last else 0.0
       self._check(phase, seconds)
