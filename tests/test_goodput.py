@@ -96,6 +96,27 @@ def test_a_stop_is_time_of_no_other_kind(clock, monkeypatch, is_waiting):
   }
 
 
+def test_a_stop_while_it_compiles_counts_once(clock, monkeypatch):
+  stopped, watch = 0.0, compilation.CompileWatch()
+  monkeypatch.setattr(stops, "seconds", lambda: stopped)
+  found = Goodput(clock.now, watch)
+  began = clock.now
+  clock.now, watch.seconds, stopped = clock.now + 30, 25.0, 20.0
+  found.begin_steps()
+  clock.now, watch.seconds, stopped = clock.now + 50, 70.0, 60.0
+  found.add_step(50)
+  with found.measure("evaluating"):
+    clock.now, watch.seconds, stopped = clock.now + 9, 78.0, 67.0
+  assert {k: s for k, s in found.seconds_by_kind().items() if s} == {
+    "starting_seconds": 5,
+    "compiling_seconds": 5 + 5 + 1,
+    "stepping_seconds": 5,
+    "evaluating_seconds": 1,
+    "stopped_seconds": 67,
+  }
+  assert sum(found.seconds_by_kind().values()) == clock.now - began
+
+
 def test_a_stop_is_a_long_time_without_a_processor(monkeypatch):
   now, cpu = 50.0, 4.0
   fake = types.SimpleNamespace(monotonic=lambda: now, process_time=lambda: cpu)

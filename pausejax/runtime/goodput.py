@@ -84,14 +84,14 @@ class Goodput:
 
     The kind is also the phase of the process (`phases.py`).
     """
-    self._take_others()
+    self._take_compiled()
+    self._take_stopped()
     began = time.perf_counter()
     try:
       with phases.phase(kind):
         yield
     finally:
-      seconds = time.perf_counter() - began - self._take_others()
-      self._here[kind] += max(seconds, 0.0)
+      self._here[kind] += self._rest(time.perf_counter() - began)
 
   def add_wait(self, seconds: float) -> None:
     """Adds time in which the loop waited for a batch."""
@@ -103,25 +103,28 @@ class Goodput:
 
     The batch of the next step is awaited before a step is recorded.
     """
-    stopped = self._take_stopped()
-    if stopped > seconds - self._waited:  # It was stopped while it waited.
-      self._here["waiting"] -= stopped
-      self._waited -= stopped
-    seconds -= self._waited + stopped + self._take_compiled()
+    seconds = self._rest(seconds, self._waited)
     self._waited = 0.0
-    seconds = max(seconds, 0.0)
     self._here["stepping"] += seconds
     phases.add_step(seconds)
 
   def begin_steps(self) -> None:
     """Adds the rest of the time since the program started as starting."""
-    self._take_others()
     seconds = time.time() - self._started - sum(self._here.values())
-    self._here["starting"] += max(seconds, 0.0)
+    self._here["starting"] += self._rest(seconds)
 
-  def _take_others(self) -> float:
-    """Counts compilation and stops; returns their seconds."""
-    return self._take_compiled() + self._take_stopped()
+  def _rest(self, seconds: float, waited: float = 0.0) -> float:
+    """Counts the compilation and the stops in some seconds.
+
+    Returns:
+      What is left of the seconds without them, and without those of waiting.
+    """
+    compiled, stopped = self._take_compiled(), self._take_stopped()
+    rest = seconds - waited - compiled - stopped
+    if rest < 0:  # It was stopped while it compiled or waited.
+      self._here["compiling" if compiled > waited else "waiting"] -= stopped
+      rest += stopped
+    return max(rest, 0.0)
 
   def _take_compiled(self) -> float:
     """Returns the seconds of compilation since the last call; counts them."""
