@@ -107,7 +107,8 @@ def device_kind() -> str | None:
 def platform() -> str:
   """Returns "tpu", "gpu" or "cpu": what runs the computation in scope.
 
-  The devices of a mesh may be TPUs that are only described.
+  The devices of a mesh may be TPUs that are only described; described GPUs
+  count as what runs this process.
   """
   is_on_tpu = (device_kind() or "").startswith("TPU")
   return "tpu" if is_on_tpu else jax.default_backend()

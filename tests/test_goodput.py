@@ -96,6 +96,26 @@ def test_a_stop_is_time_of_no_other_kind(clock, monkeypatch, is_waiting):
   }
 
 
+def test_a_stop_of_short_steps_takes_nothing_from_other_kinds(
+  clock, monkeypatch
+):
+  stopped = 0.0
+  monkeypatch.setattr(stops, "seconds", lambda: stopped)
+  found = Goodput(clock.now, compilation.CompileWatch())
+  found.begin_steps()
+  for i in range(20):
+    stop = 60.0 if i == 7 else 0.0
+    clock.now += 0.02 + stop
+    stopped += 1.007 * stop  # From report to report.
+    found.add_step(0.02 + stop)
+  with found.measure("saving"):
+    clock.now += 5.2
+    stopped += 5.4
+  seconds = found.seconds_by_kind()
+  assert seconds["stepping_seconds"] == pytest.approx(19 * 0.02)
+  assert seconds["saving_seconds"] == seconds["waiting_seconds"] == 0
+
+
 def test_a_stop_while_it_compiles_counts_once(clock, monkeypatch):
   stopped, watch = 0.0, compilation.CompileWatch()
   monkeypatch.setattr(stops, "seconds", lambda: stopped)

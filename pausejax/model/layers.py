@@ -68,7 +68,7 @@ def _moments(x, eps, is_centered):
   """Returns the mean, 0 if not centered, and one over the deviation."""
   y = x.astype(jnp.float32)
   average = functools.partial(jnp.mean, axis=-1, keepdims=True)
-  mean = average(y) if is_centered else jnp.zeros((1,) * x.ndim)
+  mean = average(y) if is_centered else jnp.zeros((1,) * x.ndim, jnp.float32)
   return mean, jax.lax.rsqrt(average(jnp.square(y - mean)) + eps)
 
 

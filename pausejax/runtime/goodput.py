@@ -121,7 +121,9 @@ class Goodput:
     """
     compiled, stopped = self._take_compiled(), self._take_stopped()
     rest = seconds - waited - compiled - stopped
-    if rest < 0:  # It was stopped while it compiled or waited.
+    # It was stopped while it compiled or waited. A stop is measured up to a
+    # second too long, which is more than a short step takes.
+    if rest < -stops.SHORTEST / 2:
       self._here["compiling" if compiled > waited else "waiting"] -= stopped
       rest += stopped
     return max(rest, 0.0)

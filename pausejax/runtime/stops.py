@@ -1,15 +1,17 @@
 """For how long this process was stopped: by SIGSTOP, Ctrl-Z or its container.
 
 A thread reports regularly. Two reports far apart, between which the process
-used no processor, are the two ends of a stop. A process that computes in C, so
-that no other thread runs, uses one. A suspended machine stops the clock, too.
+used hardly any processor, are the two ends of a stop. A process that computes
+in C, so that no other thread runs, uses one. What all processors computed just
+before a stop counts, too, so on many cores a short stop is not found. A
+suspended machine stops the clock, too.
 """
 
 import dataclasses
 import time
 
 SHORTEST = 2.0  # Seconds; the thread may be late without a stop.
-_MOST_BUSY = 0.1  # Of one processor.
+_MOST_BUSY = 0.5  # Of one processor; it may have computed before the stop.
 
 
 @dataclasses.dataclass(frozen=True)
