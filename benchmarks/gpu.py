@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
   add("--minutes", type=float, default=7.8, help="for all parts together")
   add("--parts", default="", help="names, comma-separated; empty: all")
   add("--rows", type=int, default=0, help="batch size; 0: search it")
-  add("--trials", nargs="*", default=[], help="words of their names; none: all")
+  add("--trials", nargs="*", default=[], help="words of names, with --rows")
   add("--smoke", action="store_true", help="toy shapes, as a test")
   add("--without", default="", help="packages not to use, comma-separated")
   add("--part", choices=SHARES, help=argparse.SUPPRESS)

@@ -107,11 +107,11 @@ def device_kind() -> str | None:
 def platform() -> str:
   """Returns "tpu", "gpu" or "cpu": what runs the computation in scope.
 
-  The devices of a mesh may be TPUs that are only described; described GPUs
-  count as what runs this process.
+  The devices of a mesh in scope may be described, and not there.
   """
-  is_on_tpu = (device_kind() or "").startswith("TPU")
-  return "tpu" if is_on_tpu else jax.default_backend()
+  kind = device_kind() or ""
+  described = {"TPU": "tpu", "NVIDIA": "gpu"}.get(kind.partition(" ")[0])
+  return described or jax.default_backend()
 
 
 def has_mesh() -> bool:

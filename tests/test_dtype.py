@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
+from pausejax import sharding
+from pausejax.model import attention as attentions
 from pausejax.model import products
 from tests import models, processes
 
@@ -83,6 +85,27 @@ def test_auto_follows_the_devices_in_scope_even_abstract_ones(kind, wanted):
     assert products.compute_dtype("auto") == wanted
     assert products.compute_dtype("bfloat16") == "bfloat16"
   assert products.compute_dtype("auto") == "float32"  # The CPU of the tests.
+
+
+@pytest.mark.parametrize(
+  ("kind", "platform", "attention"),
+  [
+    ("TPU v5 lite", "tpu", "splash"),
+    # cuDNN's kernel is not compiled for a GPU that is not there.
+    ("NVIDIA H100 80GB HBM3", "gpu", "xla"),
+    ("cpu", "cpu", "xla"),
+  ],
+)
+def test_the_platform_is_that_of_the_devices_in_scope(
+  kind, platform, attention
+):
+  device = AbstractDevice(kind, None, platform)
+  mesh = AbstractMesh((1,), ("data",), abstract_device=device)
+  queries_BTNH = jax.ShapeDtypeStruct((1, 256, 4, 64), jnp.bfloat16)
+  with use_abstract_mesh(mesh):
+    assert sharding.platform() == platform
+    assert attentions._fastest(queries_BTNH, None, None) == attention
+  assert sharding.platform() == "cpu"
 
 
 def test_a_model_with_auto_uses_the_dtype_of_its_device():

@@ -242,8 +242,8 @@ class ModelConfig(ConfigGroup):
   )
   remat: str = field(
     "names",
-    "Recomputed in the backward pass: nothing, the named parts (norms, GELU, "
-    "softmax), or everything.",
+    "Recomputed in the backward pass: the activation alone, the named parts "
+    "(norms, activation, softmax), or everything.",
     choices=("none", "names", "full"),
     may_change=True,
   )

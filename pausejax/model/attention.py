@@ -142,12 +142,13 @@ def _obstacles(q_BTNH: jax.Array, in_prefix_BT, window) -> dict[str, str]:
       f"it takes an even number of tokens, got {num_tokens}, and heads of a "
       f"multiple of 8 up to 128, got {head_dim}"
     )
-  # cuDNN's kernel cannot be compiled without a GPU.
-  platform = sharding.platform()
+  has_tpu = sharding.platform() == "tpu"
+  # Its kernel cannot be compiled for a GPU that is only described.
+  has_gpu = sharding.platform() == jax.default_backend() == "gpu"
   return {
     "xla": "",
-    "splash": splash or ("" if platform == "tpu" else "it needs a TPU"),
-    "cudnn": cudnn or ("" if platform == "gpu" else "it needs an NVIDIA GPU"),
+    "splash": splash or ("" if has_tpu else "it needs a TPU"),
+    "cudnn": cudnn or ("" if has_gpu else "it needs an NVIDIA GPU"),
   }
 
 

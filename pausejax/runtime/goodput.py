@@ -124,7 +124,8 @@ class Goodput:
     # It was stopped while it compiled or waited. A stop is measured up to a
     # second too long, which is more than a short step takes.
     if rest < -stops.SHORTEST / 2:
-      self._here["compiling" if compiled > waited else "waiting"] -= stopped
+      kind = "compiling" if compiled > waited else "waiting"
+      self._here[kind] = max(self._here[kind] - stopped, 0.0)
       rest += stopped
     return max(rest, 0.0)
 
