@@ -7,7 +7,7 @@
 
 Four arms, one model: no pauses; no pauses, but the thresholds as targets of the
 bits; 20 pauses; 20 pauses with the thresholds as their targets. An arm takes a
-few minutes on two CPU cores. Expect accuracies of .51, .51, .51 and .97 to 1.00
+few minutes on two CPU cores. Expect accuracies of .51, .51, .51 and 1.00
 on held-out strings (a constant answer has .51). `python -m benchmarks.parity`
 runs all arms with three seeds and draws the chart. `bits=100` and `bits=300`
 need an accelerator, more steps and a larger --config.batch_size.
@@ -39,7 +39,7 @@ def get_config(arg: str = ""):
   c.model.segment_attention = True
   c.loss.num_chunks = 1
   c.batch_size = 128
-  c.num_steps = 2_000
+  c.num_steps = 4_000
   c.optim.learning_rate = 1e-3
   c.optim.warmup_steps = 200
   c.optim.final_fraction = 0.01
