@@ -7,7 +7,6 @@ string decides the one in four that is held out of training.
 
 import functools
 import random
-import zlib
 from collections.abc import Iterator
 
 from pausejax import metrics, tasks
@@ -23,7 +22,7 @@ def bit_strings(split: str) -> Iterator[str]:
     range(2**_NUM_BITS), 2**_NUM_BITS
   ):
     bits = f"{number:0{_NUM_BITS}b}"
-    held_out = zlib.crc32(bits.encode()) % _HOLDOUT_EVERY == 0
+    held_out = records.is_held_out(bits, _HOLDOUT_EVERY)
     if held_out == (split == "validation"):
       yield bits
 

@@ -30,8 +30,10 @@ def train(
 ) -> dict[str, np.ndarray]:
   """Trains for `config.num_steps` steps, or resumes the run in the workdir.
 
-  Does what `pausejax train` does, in this process: prints the same lines, and
-  writes checkpoints and metrics into the workdir. The config stays as it is.
+  Trains as `pausejax train` does, in this process, and writes checkpoints and
+  metrics into the workdir. It sets no environment variables, leaves the memory
+  allocator as it is, and prints no summary at the end. The config is not
+  changed.
   Ctrl-C saves after the current step and raises KeyboardInterrupt; a second one
   does not wait for the step.
 
@@ -125,7 +127,8 @@ def insert_pauses(
     tokens: int [T] or [B, T], ids without pauses.
     pause_id: id written at the pauses; with several ids, the first of them.
       They must fit the dtype of the tokens.
-    pause_fraction: pauses as a fraction of T, in [0, 1).
+    pause_fraction: pauses inserted, as a fraction of T; with "exact", of the
+      positions of the result. In [0, 0.999].
     mode: a name in `pause_places.MODES`; not one that follows units of text.
       "insert_trim" cuts the result to T positions, so that pauses displace
       text at the end; "exact" lengthens it, so that all text stays.

@@ -6,6 +6,8 @@
 bits and have no optimizer state; no gradient flows to them.
 
 With `optim.pause_only_steps`, a run first trains only the row of `<pause>`.
+
+L layers.
 """
 
 import re
@@ -42,7 +44,7 @@ def trained_index(
   axes = param.get_metadata("axes")
   if any(w in axes or f"/{w}/" in f"/{name}/" for w in freeze):
     return None
-  ranges = [_layers(word) for word in freeze if _layers(word)]
+  ranges = [found for word in freeze if (found := _layers(word))]
   if not (ranges and name.startswith(f"{_BLOCKS}/")):
     return ()
   is_trained_L = np.ones(jax.tree.leaves(param)[0].shape[0], bool)
@@ -95,10 +97,9 @@ def frozen_and_trained(
 
 
 def stop_gradients(config: OptimConfig) -> Callable[[Any], Any]:
-  """Returns a function of the decoder that keeps its values.
+  """Returns a function that stops the gradients of frozen parameters.
 
-  No gradient flows to what is frozen, except to tables whose row of `<pause>`
-  is trained first.
+  Tables whose row of `<pause>` is trained first keep their gradients.
   """
 
   def stop(name: str, param: nnx.Variable) -> nnx.Variable:

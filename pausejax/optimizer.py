@@ -1,6 +1,6 @@
 """Any optax optimizer by name, with clipping, weight decay and learning rates.
 
-  make(OptimConfig(name="lion", kwargs={"b2": 0.99}, ...), num_steps)
+  make_optimizer(OptimConfig(name="lion", kwargs={"b2": 0.99}, ...), num_steps)
 
 There is no list of optimizers here: `name` is looked up in optax, `kwargs` are
 checked against the signature in optax, and the result is traced on a small
@@ -143,7 +143,7 @@ def treatments(
   """Returns the rows of a table of the optimizer's settings per group.
 
   Args:
-    config: the config of an optimizer that `make` accepts.
+    config: the config of an optimizer that `make_optimizer` accepts.
     params: the decoder, or its shapes.
 
   Returns:
@@ -177,8 +177,7 @@ def _build(
     optimizer = _grouped(config, schedule)
     jaxpr, state = _trace(optimizer)
   except Exception as e:  # Any error from optax or from what it calls.
-    reason = (str(e).strip().splitlines() or [""])[0]
-    why = f"it fails with {type(e).__name__}: {reason}"
+    why = f"it fails with {type(e).__name__}: {errors.first_line(e)}"
     raise errors.UsageError(_refusal(config, why)) from e
   why = _REFUSED.get(config.name) or _obstacle(state)
   errors.require(not why, _refusal(config, why))

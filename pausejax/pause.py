@@ -95,7 +95,7 @@ class PauseSpec:
   @property
   def is_uniform(self) -> bool:
     """Whether places are uniformly random, if there are pauses."""
-    return type(self.way).mask is pause_places.InsertTrim.mask
+    return isinstance(self.way, pause_places.InsertTrim)
 
   @property
   def displaces_text(self) -> bool:

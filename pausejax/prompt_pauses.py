@@ -33,8 +33,8 @@ class Place:
     words: the place in words, for help texts, checks and reports.
     mask: (index of each id [N], N, M) -> bool [N], True on the M pauses. The
       first id is BOS, never a pause.
-    code: their numbers before and after the prefix as code, in M, that Python
-      and Jinja can read; "" for none.
+    code: two expressions, valid in Python and in Jinja: the numbers of pauses
+      before and after the prefix, in terms of M; "" where there are none.
   """
 
   words: str

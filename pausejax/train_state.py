@@ -18,7 +18,7 @@ from pausejax.spikes import SpikeWindow, empty_window
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Parameters, optimizer moments and two counters.
+  """Parameters, optimizer state, two counters, and optional statistics.
 
   Attributes:
     step: int32, number of steps, including skipped ones.

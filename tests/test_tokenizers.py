@@ -304,7 +304,7 @@ def test_a_long_line_is_split_into_the_same_words():
   rng = np.random.default_rng(0)
   words = ["".join(rng.choice(list("aé東 "), n)) for n in range(1, 300)]
   for text in (" ".join(words), "".join(words).replace(" ", ""), "x" * 40_000):
-    parts = list(tokenizer_training.sentences(text + "\n\n b\n"))
+    parts = list(tokenizer_training.training_lines(text + "\n\n b\n"))
     assert parts[-1] == " b"
     assert max(len(p.encode()) for p in parts) <= tokenizer_training.MAX_BYTES
     # Words end at one space; SentencePiece puts one in front of a part.

@@ -3,7 +3,7 @@
 Imports no JAX. A step is intact if it has the parts below, if meta.json matches
 its SHA-256 in meta.sha256 (in the format of `sha256sum -c`), if every file of
 `data` matches its SHA-256 in meta.json, and if meta.json, the data and the
-folder name the same step. `store.py` compares the digests of arrays.
+folder name the same step. `arrays.py` compares the digests of arrays.
 """
 
 import contextlib

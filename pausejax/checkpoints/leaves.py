@@ -4,7 +4,6 @@ A leaf's name is its path, as in model/blocks/query/kernel, so that the format
 on disk depends neither on optax's tuples nor on Flax's wrappers.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,7 +76,7 @@ def require_same_leaves(
     )
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def digests(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """Returns a digest of two uint32 words per leaf; any flipped bit changes it.
 

@@ -84,7 +84,7 @@ def figures(folder: pathlib.Path, step_bytes: int) -> str:
 
 def reason(error: Exception) -> str:
   """Returns why a save failed, in one line."""
-  line = next(iter(str(error).strip().splitlines()), repr(error))
+  line = errors.first_line(error) or repr(error)
   for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
     if os.strerror(code) in line:
       return os.strerror(code)

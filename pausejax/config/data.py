@@ -59,8 +59,9 @@ class DataConfig(ConfigGroup):
   )
   pause_fraction: float = declare(
     0.1,
-    "Pauses as a fraction of seq_len; 0 is standard pretraining. Where the "
-    "text or pause_run_length determines their number, any other value.",
+    "Pauses as a fraction of seq_len; 0 is standard pretraining. In "
+    "modes where the text or pause_run_length determines the number of pauses, "
+    "any value above 0 turns them on.",
     minimum=0.0,
     maximum=0.9,
   )

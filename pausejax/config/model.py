@@ -242,8 +242,9 @@ class ModelConfig(ConfigGroup):
   )
   remat: str = field(
     "names",
-    "Recomputed in the backward pass: the activation alone, the named parts "
-    "(norms, activation, softmax), or everything.",
+    "What the backward pass recomputes: none: the activation of the "
+    "feed-forward layers; names: also norms and softmax (outputs of matrix "
+    "products are saved); full: everything.",
     choices=("none", "names", "full"),
     may_change=True,
   )

@@ -79,7 +79,7 @@ class EvalConfig(ConfigGroup):
     may_change=True,
   )
   sample_pauses: int = field(
-    0, "Pauses after each of them.", minimum=0, may_change=True
+    0, "Pauses after each sample prompt.", minimum=0, may_change=True
   )
   sample_tokens: int = field(
     32, "Largest number of tokens to continue with.", minimum=1, may_change=True
@@ -102,23 +102,27 @@ class LogConfig(ConfigGroup):
   )
   wandb: bool = field(
     False,
-    "Also send them to Weights & Biases (extra: wandb); WANDB_MODE=offline "
-    "keeps them in the workdir.",
+    "Also send metrics and samples to Weights & Biases (extra: wandb); "
+    "WANDB_MODE=offline keeps them in the workdir.",
     may_change=True,
   )
   wandb_project: str = field(
-    "", "Its project (WANDB_PROJECT, else pausejax).", may_change=True
+    "",
+    "Project in Weights & Biases (WANDB_PROJECT, else pausejax).",
+    may_change=True,
   )
   wandb_name: str = field(
     "",
-    "Name of the run there (WANDB_NAME, else the workdir's).",
+    "Name of the run in Weights & Biases (WANDB_NAME, else the workdir's).",
     may_change=True,
   )
   wandb_group: str = field(
-    "", "Group of the run there (WANDB_RUN_GROUP, else none).", may_change=True
+    "",
+    "Group of the run in Weights & Biases (WANDB_RUN_GROUP, else none).",
+    may_change=True,
   )
   wandb_tags: tuple[str, ...] = field(
-    (), "Tags of the run there.", may_change=True
+    (), "Tags of the run in Weights & Biases.", may_change=True
   )
 
 

@@ -24,10 +24,10 @@ def config_to_json(values: Mapping[str, Any]) -> dict[str, Any]:
 def current(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
   """Returns the fields of a saved config under their current names.
 
-  Fields that did not exist when it was saved are not added; see `read`.
+  Fields that did not exist when it was saved are not added; see `read_saved`.
 
   Args:
-    saved: the result of `to_json` of this or an older version.
+    saved: the result of `config_to_json` of this or an older version.
     where: the file, as the start of a message.
 
   Raises:

@@ -96,7 +96,7 @@ class OptimConfig(ConfigGroup):
   )
   pause_only_learning_rate: float = field(
     Follows("optim.learning_rate"),
-    "Constant learning rate of these steps.",
+    "Constant learning rate of the first optim.pause_only_steps steps.",
     minimum=0.0,
     may_change=True,
   )
@@ -107,7 +107,8 @@ class OptimConfig(ConfigGroup):
   )
   head_lr_multiplier: float = field(
     1.0,
-    "Multiplies that of the head; tied embeddings have no head of their own.",
+    "Multiplies the learning rate of the head; tied embeddings have no head of "
+    "their own.",
     minimum=0.0,
   )
   ema_decay: float = field(
@@ -268,9 +269,9 @@ class TrainConfig(ConfigGroup):
   )
   init_load: str = field(
     "parameters",
-    "What to load from it: parameters; average: the average of its parameters "
-    "(optim.ema_decay); state: also the optimizer's state, the step and the "
-    "position in the data, to continue that run in another workdir.",
+    "What to load from init_from: parameters; average: the average of its "
+    "parameters (optim.ema_decay); state: also the optimizer's state, the step "
+    "and the position in the data, to continue that run in another workdir.",
     choices=("parameters", "average", "state"),
     may_change=True,
   )

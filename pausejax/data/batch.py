@@ -12,6 +12,8 @@ One batch is a dict, every array [B, T]:
 
 Packed batches also hold `in_prefix` and `counted` (see `packed_batch`).
 Inputs are exactly T long, not T - 1: odd lengths prevent fused attention.
+
+N positions of one example.
 """
 
 from collections.abc import Sequence

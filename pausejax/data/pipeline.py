@@ -48,7 +48,7 @@ class RunData:
     batches: the training batches, without end.
     evaluation: returns a new iterator of the held-out batches.
     plain_evaluation: the same for the same held-out text without pauses;
-    `evaluation` itself if there are none, None in finetuning.
+      `evaluation` itself if there are none, None in finetuning.
     unigram_entropy: entropy of the held-out text in nats per token, if known.
     held_out: the held-out examples by task; empty in pretraining.
     summary: lines to print, with all counts, including what is left out.

@@ -184,7 +184,7 @@ def open_records(folder: epath.Path, rows: Sequence[dict]) -> Any:
     )
   with futures.ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
     problems = list(pool.map(lambda row: _problem(folder, row), rows))
-  for problem in filter(None, problems):
+  if problem := next(filter(None, problems), ""):
     raise errors.UserError(problem)
   paths = [f"{folder / r['file']}[0:{r['num_records']}]" for r in rows]
   return grain.sources.ArrayRecordDataSource(paths)

@@ -25,7 +25,7 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> bytes:
   """
   import sentencepiece
 
-  lines = [line for text in documents for line in sentences(text)]
+  lines = [line for text in documents for line in training_lines(text)]
   if not lines:
     raise errors.UserError("there is no text to train a vocabulary on")
   model = io.BytesIO()
@@ -53,7 +53,7 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> bytes:
   return model.getvalue()
 
 
-def sentences(text: str) -> Iterator[str]:
+def training_lines(text: str) -> Iterator[str]:
   """Yields the lines of a text for SentencePiece, without the blank ones.
 
   SentencePiece silently skips lines of more than `MAX_BYTES`. They are cut at a

@@ -6,7 +6,8 @@ of each, then groups of examples, with replacement and the same ones for all
 candidates of both arms. An example is drawn for all runs at once, because all
 of them answer the same examples (Owen, The pigeonhole bootstrap, 2007).
 
-K candidates, P pretrainings, S finetuning seeds of each, N examples, G groups.
+B draws, K candidates, P pretrainings, S finetuning seeds of each, U runs of all
+candidates, N examples, G groups.
 """
 
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ two-way layout of readers and cases (Dorfman, Berbaum & Metz, 1992). Examples
 that share a text, such as the questions on one story, count as one sample
 (Cameron, Gelbach & Miller, 2011; Miller, 2024, arXiv 2411.00640).
 
-S seeds, N examples, G groups of examples.
+P pretrainings, S seeds, N examples, G groups of examples.
 """
 
 import dataclasses

@@ -183,7 +183,7 @@ def _narrowed(batch: Batch, least: int) -> Batch:
 
 
 def _result(sums: dict[str, float], documents: Documents) -> dict[str, float]:
-  """Returns the result of `score` from the sums of `step.evaluate_batch`."""
+  """Returns the result of `score_documents` from sums over all batches."""
   return {
     "nats_per_token": sums["nll"] / sums["num_targets"],
     "bits_per_byte": sums["nll"] / math.log(2) / documents.num_bytes,

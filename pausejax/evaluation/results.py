@@ -137,12 +137,12 @@ def mean_of(evaluated: Sequence[Mapping[str, Any]], field: str) -> float | None:
 
 
 def has_predictions(result: Mapping[str, Any]) -> bool:
-  """Returns whether the predictions of a result from `read` exist."""
+  """Returns whether the predictions of a result from `read_results` exist."""
   return _predictions_path(result).is_file()
 
 
 def predictions(result: Mapping[str, Any]) -> list[dict]:
-  """Returns the rows that belong to a result from `read`.
+  """Returns the rows that belong to a result from `read_results`.
 
   Raises:
     UserError: no such file, a line that is not a prediction, a repeated id, or

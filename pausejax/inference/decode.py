@@ -5,7 +5,8 @@ padded on the left, so that all of them end in the same slot of the cache, and
 `<pause>` is never emitted. A row's ids depend neither on the other rows nor on
 the amount of padding.
 
-B batch, T prompt tokens, S cache slots, V vocabulary rows, N new ids.
+B batch, T prompt tokens, S cache slots, V vocabulary rows, N new ids,
+D d_model.
 """
 
 import functools

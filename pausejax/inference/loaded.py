@@ -3,7 +3,7 @@
 JAX is imported when the parameters are first needed.
 
 B prompts, T positions, O options of a prompt, C ids of an option, V ids of the
-vocabulary.
+vocabulary, N new ids, D d_model.
 """
 
 import functools
@@ -195,7 +195,7 @@ class LoadedRun:
     Args:
       prefixes: B texts.
       options: for each prefix, the texts to score, exactly as they follow it:
-      a new word begins with a space.
+        a new word begins with a space.
       num_pauses: M, number of `<pause>` tokens with each prefix.
       position: where they stand, a name in `prompt_pauses.POSITIONS`.
 

@@ -1,6 +1,6 @@
 """Checks of a batch before training, one line per property.
 
-`check` takes plain numpy batches (`data/batch.py`), so it can also be tested
+`check_batch` takes numpy batches (`data/batch.py`), so it can also be tested
 with broken ones. No JAX and no TensorFlow.
 
 B rows, T positions of a row, N positions of one example.

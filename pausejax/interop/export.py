@@ -196,15 +196,15 @@ def _part(
   return x[tuple(slice(n) for n in shape)]
 
 
-def require_free(out: pathlib.Path, name: str = "--out") -> bool:
+def require_free(out: pathlib.Path) -> bool:
   """Returns whether a folder holds an earlier export, which is replaced.
 
   Raises:
     UserError: it holds anything else.
   """
-  errors.require_local(name, str(out))
+  errors.require_local("--out", str(out))
   if not out.is_dir():
-    errors.require(not out.exists(), f"{name}: {out} is a file, name a folder")
+    errors.require(not out.exists(), f"--out: {out} is a file, name a folder")
     return False
   if not any(out.iterdir()):
     return False
@@ -214,7 +214,7 @@ def require_free(out: pathlib.Path, name: str = "--out") -> bool:
   )
   if not is_export:
     raise errors.UserError(
-      f"{name}: {out} is not empty and holds no earlier export; name another "
+      f"--out: {out} is not empty and holds no earlier export; name another "
       "folder"
     )
   return True

@@ -23,12 +23,12 @@ _GATED = {
 }
 
 
-def _base(g: Given, activation: str = "hidden_act") -> dict[str, Any]:
+def _base(g: Given) -> dict[str, Any]:
   """Returns the fields of Llama without its rotary positions and biases."""
   return size_fields(g) | dict(
     norm="rmsnorm",
     norm_epsilon=g.number("rms_norm_eps"),
-    mlp=g.choose(activation, _GATED),
+    mlp=g.choose("hidden_act", _GATED),
   )
 
 

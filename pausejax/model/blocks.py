@@ -39,8 +39,8 @@ class Norm(nnx.Module):
   def __init__(self, kind: str, size: int, epsilon: float, use_bias: bool):
     self.kind = kind
     self.epsilon = epsilon or EPSILON[kind]
-    is_centered = kind == "rmsnorm_zero_centered"
-    scale = jnp.zeros(size) if is_centered else jnp.ones(size)
+    is_zero_centered = kind == "rmsnorm_zero_centered"
+    scale = jnp.zeros(size) if is_zero_centered else jnp.ones(size)
     self.scale = nnx.Param(scale, axes=("norm",))
     has_bias = kind == "layernorm" and use_bias
     self.bias = nnx.Param(jnp.zeros(size), axes=("norm",)) if has_bias else None

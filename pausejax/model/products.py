@@ -5,7 +5,7 @@ and devices sum their parts in that dtype. Here the product is computed in the
 compute dtype, but sums over rows, positions and devices are float32. For
 float32 activations the result is the same.
 
-I inputs, O outputs.
+B batch axes, I inputs, O outputs.
 """
 
 import functools

@@ -293,7 +293,7 @@ class _Program:
     return any(self._contains(name, ops) for name in one.called)
 
   def _contains(self, computation: str, ops: tuple[str, ...]) -> bool:
-    key = computation, ops[0]
+    key = computation, ops
     if key not in self._found:
       scope = self.module.computations.get(computation, {})
       self._found[key] = any(self._has(one, *ops) for one in scope.values())

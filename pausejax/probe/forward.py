@@ -14,7 +14,8 @@ A lesion changes, for chosen layers and pauses, one of three things:
                   the pause is not changed
 
 B batch, T tokens, D d_model, N query heads, K kv heads, H head_dim, L layers,
-M pauses, C ids of the answer, S depths: the input of every layer, the output.
+M pauses, P places (S M), O options, C ids of the answer, V vocabulary rows,
+S depths: the input of every layer, the output.
 """
 
 import math

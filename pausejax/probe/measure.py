@@ -5,7 +5,8 @@ has no lesion: it is where the output comes from, with or without pauses. All
 others are probed.
 
 N examples, L layers, M pauses, P of them probed, A heads, S depths (the input
-of every layer, and the output), B batch, D d_model, K lesions.
+of every layer, and the output), B batch, D d_model, K lesions, O options,
+C ids of the answer.
 """
 
 import dataclasses

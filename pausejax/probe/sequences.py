@@ -7,7 +7,7 @@ per option.
 A donor is the example whose pauses are transplanted: the next one by length of
 prompt that has another right answer.
 
-N ids of a prompt.
+B rows, T positions, M pauses, N ids of a prompt, C ids of the answer.
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ def to_rows(
     rows: at most `batch_size`; the last one is repeated.
     format_: its pauses are those of the prompts.
     batch_size: B.
-    width: T, at least `size` of any row.
+    width: T, at least `_size` of any row.
     num_ids: C, at least the ids of any answer.
   """
   rows = [*rows, *[rows[-1]] * (batch_size - len(rows))]

@@ -1,4 +1,7 @@
-"""The values of all lesions as numbers with intervals, for JSON."""
+"""The values of all lesions as numbers with intervals, for JSON.
+
+S depths, M pauses, L layers, A heads.
+"""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence

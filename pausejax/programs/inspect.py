@@ -10,6 +10,8 @@ numbers, its statistics, and one line per check, `ok` or `BAD`. The exit code is
 configs/finetune.py and a pretraining task configs/smoke.py; its segments are
 prepared temporarily unless --config.data.segments_dir names a store. Needs
 neither JAX nor TensorFlow, except that TFDS is read by TensorFlow.
+
+B rows, T positions.
 """
 
 import argparse

@@ -84,7 +84,8 @@ def main(argv: list[str]) -> int:
     "command": shlex.join(["pausejax", "probe", *argv]),
   }
   stem = evaluations.name(task.name, split, pauses, run.step)
-  results.write_probe(folder, stem + "-average" * run.average, result)
+  stem += "-average" * run.average
+  results.write_probe(folder, stem, result)
   run.upload(folder)
   print("\n".join(_lines(result)))
   print(f"the result is {run.shown(folder)}/{stem}.json")

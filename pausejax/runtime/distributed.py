@@ -334,12 +334,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _get(key: str, poll_seconds: float = _POLL_SECONDS) -> str:
+def _get(key: str) -> str:
   """Waits for a value; Python handles signals between two polls."""
   client = _client()
   while True:
     try:
-      return client.blocking_key_value_get(key, int(1000 * poll_seconds))
+      return client.blocking_key_value_get(key, int(1000 * _POLL_SECONDS))
     except RuntimeError as e:
       if "DEADLINE_EXCEEDED" not in str(e):
         raise

@@ -36,7 +36,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
 
 
 def scan(path: pathlib.Path) -> tuple[list[Row], int]:
-  """Returns (the rows of a file as in `read`, the number of other lines)."""
+  """Returns (rows of a file as in `read_rows`, number of other lines)."""
   *lines, last = path.read_bytes().split(b"\n")
   rows = [parse_row(line) for line in lines if line.strip()]
   whole = [row for row in [*rows, parse_row(last)] if row is not None]

@@ -19,11 +19,11 @@ from typing import Any
 from pausejax import errors, files, json_files
 from pausejax.config import LogConfig
 from pausejax.config.saved import config_to_json
+from pausejax.runtime import signals
 
 STATE = "wandb_run.json"
 _SHAPE = {"id": str, "sent": int, "open": str}
 _MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
-_PREEMPTED = 143
 _SECONDS_TO_START, _SECONDS_TO_END = 30, 20
 
 
@@ -152,7 +152,7 @@ class WandbRun:
 
   def close(self, exit_code: int) -> None:
     """Waits until all is sent, for a limited time."""
-    if exit_code == _PREEMPTED:
+    if exit_code == signals.PREEMPTED:
       self._run.mark_preempting()
     _end(self._run, exit_code)
     if not self._run.disabled:

@@ -1,6 +1,7 @@
 """The results behind the rows of a table, and the comparison of two rows.
 
-K candidates, P pretrainings, S finetuning seeds, N examples.
+K candidates, P pretrainings, S finetuning seeds, U independent runs,
+N examples.
 """
 
 import dataclasses

@@ -85,7 +85,7 @@ def compile_step(
 
   Args:
     config: the config of the run.
-    model_config: its model, whose last id is `<pause>`.
+    model_config: its model, whose last ids are the pauses.
     frees_memory: whether to use the compiler's peak memory (TPU, GPU); if
       False, the sizes of all temporaries are added up (CPU).
 
@@ -167,9 +167,9 @@ def _refused_bytes(error: Exception) -> int:
   if match := _REFUSED.search(str(error)):
     number, unit = [part for part in match.groups() if part]
     return int(float(number) * _BYTES[unit])
+  line = errors.first_line(error)
   raise errors.UserError(
-    "the compiler of this topology refuses the step: "
-    + str(error).strip().splitlines()[0]
+    f"the compiler of this topology refuses the step: {line}"
   ) from error
 
 

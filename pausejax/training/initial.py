@@ -5,7 +5,7 @@ parameters are loaded; moments, step and data position are new. If the
 checkpoint has no `<pause>`, or fewer, or was never trained on pauses, the rows
 of the new ones are initialized (`model/pause_row.py`).
 
-V vocabulary rows.
+V vocabulary rows, D d_model.
 """
 
 import dataclasses

@@ -79,7 +79,8 @@ def check_inputs(
   """Returns the inputs of a run; all processes call this together.
 
   Args:
-    tree: its `ConfigDict`; paths in it are made absolute.
+    tree: its `ConfigDict`; `data.local_dir` and `init_from` become absolute in
+      it.
     workdir: its folder.
     rollback_to: the step to go back to, if any.
 
@@ -102,7 +103,8 @@ def check_inputs(
   tokenizer = tokenizers.load_for(config.data)
   pause_row_init(config.finetune, tokenizer)  # Raises if it is invalid.
   if config.data.pauses.unit:
-    text_units.TextUnits(tokenizer, config.data.pauses.unit)  # The same.
+    # Raises if no id can end such a unit.
+    text_units.TextUnits(tokenizer, config.data.pauses.unit)
   errors.require(bool(workdir), "--workdir: got '', name a folder")
   url = urls.normal("--workdir", workdir) if urls.is_url(workdir) else ""
   errors.require(

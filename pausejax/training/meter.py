@@ -24,7 +24,7 @@ class Counters:
   """Exact counts, saved in every checkpoint."""
 
   total_tokens: int = 0  # Positions of text and of pauses.
-  real_tokens: int = 0  # Positions of text.
+  real_tokens: int = 0  # Positions of text, also of copies (repeat_token).
   displaced_tokens: int = 0  # Tokens of text that "insert_trim" cut off.
   skipped_in_a_row: int = 0  # Consecutive steps up to the last, not finite.
   skipped_spikes: int = 0  # Steps skipped because of `optim.skip_spikes`.

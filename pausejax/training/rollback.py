@@ -4,7 +4,8 @@ The later checkpoints are moved to `set_aside`, and the run resumes from STEP,
 usually with `skip_batches`, so that it is not trained on the batches around a
 spike of the loss (PaLM, arXiv:2204.02311, section 5.1: from about 100 steps
 before the spike, without 200 to 500 batches). Launchers repeat a command, so a
-rollback that the newest checkpoint records, with the same settings, is done.
+rollback that the newest checkpoint already records, with the same settings, is
+not made again.
 """
 
 import dataclasses

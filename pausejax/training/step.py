@@ -3,7 +3,7 @@
 The loss is the sum of the cross entropy, in nats, over all counted targets of
 the global batch, across microbatches and shards, divided once by their number.
 
-B batch, T tokens, K positions of a row to which the head is applied.
+B batch, T tokens, K positions of a row to which the head is applied, D d_model.
 """
 
 import functools
@@ -190,7 +190,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
   )
   read = x_BTD, *(batch[n] for n in ("tokens", "targets", "loss_mask"))
   if "counted" in batch:
-    read = jax.tree.map(lambda x: _rows_at(x, batch["counted"]), read)
+    read = jax.tree.map(lambda x: _positions_at(x, batch["counted"]), read)
   x_BKD, tokens_BK, targets_BK, mask_BK = read
   num_here = x_BKD.shape[1] // sharding.num_shards("sequence")
   most = min(loss.num_chunks, _most_chunks(*x_BTD.shape))
@@ -223,7 +223,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
 
 
 @jax.vmap
-def _rows_at(x_T: jax.Array, places_K: jax.Array) -> jax.Array:
+def _positions_at(x_T: jax.Array, places_K: jax.Array) -> jax.Array:
   """Returns [B, K, ...]: K positions of each row of [B, T, ...]."""
   return x_T.at[places_K].get(unique_indices=True)
 

@@ -22,7 +22,7 @@ from pausejax.prompt_pauses import draw_num_pauses
 
 
 @dataclasses.dataclass(frozen=True)
-class Sequence_:
+class EncodedExample:
   """One example as ids.
 
   Attributes:
@@ -94,7 +94,7 @@ class TaskSequences:
     lengths = [seq_len + 1 - n for n in self._longest()]
     self.prompts = format_.prompts(examples.rows, lengths, examples.prefix_ids)
     self.rows = [
-      Sequence_(
+      EncodedExample(
         np.concatenate([prompt_T, answer(targets[-1])]),
         len(prompt_T),
         format_.hints(example) if config.hints and example.hints else [],
@@ -164,7 +164,7 @@ class TaskSequences:
     """Returns the counted targets of an example in a stage, hints included."""
     return len(self.target(index, stage)) + len(self.rows[index].hint_ids)
 
-  def row(self, index: int, num_pauses: int, stage: int = 0) -> Sequence_:
+  def row(self, index: int, num_pauses: int, stage: int = 0) -> EncodedExample:
     """Returns an example with M pauses, at most those of `rows`."""
     row, most = self.rows[index], self.format.pauses.num_pauses
     if (num_pauses, stage) == (most, self.last_stage):
@@ -175,7 +175,7 @@ class TaskSequences:
       prompt_N = self.filler(num_pauses).prompt(text_N)
     answer_N = self.format.filler.answer(self.target(index, stage))
     ids_T = np.concatenate([prompt_N, answer_N])
-    return Sequence_(ids_T, len(prompt_N), row.hint_ids)
+    return EncodedExample(ids_T, len(prompt_N), row.hint_ids)
 
   def max_counted(self) -> int:
     """Returns the most counted targets of an example in any stage."""

@@ -13,7 +13,8 @@ without attention between them (`model.segment_attention`). A row is full when
 its positions are used or when it has K counted targets, so that the head is
 computed at only K positions of every row (`data.batch.packed_batch`).
 
-B rows, T positions of a row, K maximum number of counted targets of a row.
+B rows, T positions of a row, K maximum number of counted targets of a row,
+N draws of a block, or examples of the open rows.
 """
 
 import math

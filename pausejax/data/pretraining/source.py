@@ -1,13 +1,14 @@
 """Batches as a pure function of the step: the `segments` pipeline.
 
-Row r of step s has the position p = s * batch_size + r in the whole run, with
-later batch sizes the rows of all earlier steps + r. In a
-mixture, `mixing.py` assigns p to draw d of one store; with a single store,
-d = p. Epoch and index are divmod(d, number of segments); a seeded permutation
-of the epoch maps the index to a record, and the pauses are a function of
-(seed, p). There is no iterator state: the batch of any step can be computed
-directly, on any number of hosts and workers, and a resumed run needs only its
-step number.
+Row r of step s has the number p in the whole run: the rows of all earlier
+steps, plus r. In a mixture, `mixing.py` assigns p to draw d of one store; with
+a single store, d = p. Epoch and index are divmod(d, number of segments); a
+seeded permutation of the epoch maps the index to a record, and the pauses are a
+function of (seed, p). There is no iterator state: the batch of any step can be
+computed directly, on any number of hosts and workers, and a resumed run needs
+only its step number.
+
+B rows of this host, T positions.
 """
 
 import dataclasses
@@ -354,7 +355,8 @@ def require_divisible(sizes: BatchSizes, host: tuple[int, int]) -> None:
   for rows in sizes.sizes:
     errors.require(
       rows % host[1] == 0,
-      f"batch_size {rows} is not divisible by {host[1]} hosts",
+      f"{sizes.field(rows)} {rows} is not divisible by the {host[1]} hosts; "
+      f"use a multiple of {host[1]}",
     )
 
 

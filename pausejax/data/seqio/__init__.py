@@ -3,11 +3,12 @@
 TensorFlow is used only here. Other modules import these inside functions, so
 the segments pipeline never loads them.
 
-  pauses.py         `pausejax.pause` in TensorFlow, equal bit for bit
+  pauses.py         `pausejax.pause_places` in TensorFlow, equal bit for bit
   vocabulary.py     `pausejax.data.tokenizers` as a SeqIO vocabulary
   sources.py        `pausejax.tasks.corpora` as SeqIO data sources
   preprocessors.py  tokenize, cut into segments, insert pauses
-  tasks.py          the SeqIO tasks "<task>" and "<task>_pause"
+  pretraining.py    the SeqIO tasks "<task>" and "<task>_pause"
+  downstream.py     downstream tasks as SeqIO tasks and mixtures
   stream.py         `SeqioBatches`: the pipeline "seqio" of training
 
 The accelerator belongs to JAX: importing this package hides GPUs from

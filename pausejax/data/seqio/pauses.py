@@ -1,9 +1,10 @@
-"""`pausejax.pause` in TensorFlow: the same random places, bit for bit.
+"""`pausejax.pause_places` in TensorFlow: the same random places, bit for bit.
 
 That module explains the arithmetic; this one repeats it in TensorFlow ops, for
 pipelines that must stay inside tf.data. uint64 wraps around in both.
 
-Shapes: B segments, T positions, J slots of the lengthened sequence.
+Shapes: B segments, T positions, J slots of the lengthened sequence,
+K inserted pauses.
 """
 
 import numpy as np
@@ -61,7 +62,7 @@ def insert_pauses_tf(
 def mask(
   pauses: PauseSpec, seed: int, positions_B: tf.Tensor, seq_len: int
 ) -> tf.Tensor:
-  """Returns bool [B, T], True where `insert_pauses` puts a pause."""
+  """Returns bool [B, T], True where `insert_pauses_tf` puts a pause."""
   way = pauses.way
   k = way.num_inserted(seq_len) if pauses.has_pauses else 0
   if k == 0:

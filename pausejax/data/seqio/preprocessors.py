@@ -1,6 +1,6 @@
 """SeqIO preprocessors: tokenize, cut into segments, insert pauses.
 
-Each element is a dict; T is the segment length in tokens:
+Each element is a dict; B is a number of segments, T their length in tokens:
 
   text     string []   a document (`sources.data_source`)
   targets  int32 [T]   its ids and EOS; later a segment
@@ -55,7 +55,7 @@ def concat_and_split(
     dataset: `targets` of documents.
     output_features: passed by SeqIO.
     sequence_length: passed by SeqIO; "targets" is the length with pauses.
-    pauses: to be added by `insert_pauses`; they may need shorter segments.
+    pauses: to be added by `pause_segments`; they may need shorter segments.
 
   Returns:
     `targets` and `is_text` of segments. The last one is filled up with the pad
@@ -122,12 +122,12 @@ def pause_segments(
 def pauses_into_text(
   text_BT: tf.Tensor, *, pause_id: int, **how: Any
 ) -> tf.Tensor:
-  """Returns `pauses_tf.insert_pauses` without pauses after the text.
+  """Returns `insert_pauses_tf` without pauses after the text.
 
   Args:
     text_BT: int32 segments, `PADDING` after the end of the text.
     pause_id: id written at the pauses.
-    **how: the other arguments of `pauses_tf.insert_pauses`.
+    **how: the other arguments of `insert_pauses_tf`.
 
   Returns:
     int32 [B, T]; a segment that was not full ends in `PADDING`.

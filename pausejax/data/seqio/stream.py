@@ -72,7 +72,8 @@ class SeqioBatches:
     errors.require_one_of("split", split, corpora.SPLITS)
     errors.require(
       batch_size % shard[1] == 0,
-      f"batch_size {batch_size} is not divisible by the {shard[1]} hosts",
+      f"batch_size {batch_size} is not divisible by the {shard[1]} hosts; use "
+      f"a multiple of {shard[1]}",
     )
     self._data = data
     self._source = task.source(data)
