@@ -95,7 +95,8 @@ class PauseSpec:
   @property
   def is_uniform(self) -> bool:
     """Whether places are uniformly random, if there are pauses."""
-    return isinstance(self.way, pause_places.InsertTrim)
+    # A subclass may have other places.
+    return type(self.way).mask is pause_places.InsertTrim.mask
 
   @property
   def displaces_text(self) -> bool:
@@ -169,11 +170,22 @@ class PauseSpec:
     is_pause_BT = self.mask(seed, positions_B, seq_len, ends_BN)
     # The index of a slot's text token is the number of text slots before it.
     source_BT = np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1
+    self._check_mask(source_BT[:, -1] + 1, tokens_BN.shape[1])
     shown_BT = np.take_along_axis(tokens_BN, np.maximum(source_BT, 0), axis=1)
     if self.way.repeats_token:
       return shown_BT
     ids_BT = pause_id + _place_in_run(is_pause_BT) % self.num_ids
     return np.where(is_pause_BT, ids_BT.astype(tokens_BN.dtype), shown_BT)
+
+  def _check_mask(self, num_text_B: np.ndarray, num_tokens: int) -> None:
+    """Raises unless the mask of the way of pausing has places for the text."""
+    least = 0 if self.displaces_text else num_tokens
+    wrong = num_text_B[(num_text_B < least) | (num_text_B > num_tokens)]
+    if wrong.size:
+      raise errors.UsageError(
+        f"pause_mode {self.mode!r}: its mask leaves {wrong[0]} positions of a "
+        f"row for text, its num_text_tokens says {num_tokens}"
+      )
 
   def mask(
     self,

@@ -171,11 +171,11 @@ class RandomRuns(Way):
 
   def check(self) -> None:
     """Raises UsageError unless p is a probability."""
+    least = math.ceil(round(1e3 * self.run_length * self._start, 6)) / 1e3
     errors.require(
       self._start <= 1,
       f"pause_run_length {self.run_length:g} is too short for pause_fraction "
-      f"{self.fraction}: at least "
-      f"{self.fraction / (1 - self.fraction):.3g} is needed",
+      f"{self.fraction}: at least {least:g} is needed",
     )
 
   def mask(self, seed, positions_B, seq_len, ends_BN=None):

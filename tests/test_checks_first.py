@@ -69,6 +69,14 @@ def study_of(tmp_path, **changes) -> str:
     ({"finetune_words": "--config.num_steps=x"}, "expected int, got 'x'"),
     ({"finetune_words": "--config.learning_rate=1"}, "optim.learning_rate"),
     ({"finetune_words": "--config.batch_size=0"}, "batch_size: must be"),
+    (
+      {"tasks": ("squad",), "local_dir": "no/such"},
+      "s0: train: data.local_dir: no folder 'no/such/squad'",
+    ),
+    (
+      {"finetune_words": "--config.data.pause_mode=random_runs"},
+      "'random_runs' is for pretraining text; a finetuning has",
+    ),
     ({"evaluate_words": "--pause=3"}, "did you mean '--pauses'?"),
     ({"evaluate_words": "--split=tests"}, "--split: unknown value 'tests'"),
     ({"evaluate_words": "--batch_size=many"}, "--batch_size"),

@@ -339,7 +339,7 @@ def test_a_batch_is_a_function_of_seed_step_and_host(make_source):
 
 
 def test_a_batch_that_hosts_cannot_share_is_refused(make_source):
-  with pytest.raises(errors.UsageError, match="not divisible by 3 hosts"):
+  with pytest.raises(errors.UsageError, match="not divisible by the 3 hosts"):
     make_source(encoded(questions(2)), host=(0, 3))
 
 

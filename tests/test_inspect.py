@@ -323,6 +323,13 @@ def test_a_downstream_task_is_shown_checked_and_written(tmp_path, capsys):
   )
 
 
+@pytest.mark.parametrize("option", ["--tasks_module", "--config.tasks_module"])
+def test_a_task_of_a_module_is_found_by_either_option(option, capsys):
+  argv = ["inspect", "--task=short_parity", f"{option}=benchmarks.short_parity"]
+  assert cli.main([*argv, *SMALL]) == 0
+  assert "\nBAD" not in capsys.readouterr().out
+
+
 def test_a_pretraining_task_is_shown_and_checked(tmp_path, capsys):
   book, held_out = tmp_path / "book.txt", tmp_path / "held_out.txt"
   book.write_text("Call me Ishmael. <b> & more. " * 500)

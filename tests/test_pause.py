@@ -287,6 +287,18 @@ def test_pauses_that_leave_no_text_are_an_error():
       spec(fraction, "exact").num_text_tokens(seq_len)
 
 
+@pytest.mark.parametrize("num_pauses", [0, 1, 9])
+def test_a_mask_with_other_places_than_promised_is_an_error(
+  num_pauses, monkeypatch
+):
+  def mask(self, seed, positions_B, seq_len, ends_BN=None):
+    return np.tile(np.arange(seq_len) < num_pauses, (len(positions_B), 1))
+
+  monkeypatch.setattr(pause.pause_places.Exact, "mask", mask)
+  with pytest.raises(errors.UsageError, match=f"leaves {10 - num_pauses} pos"):
+    insert(10, 0.5, "exact")
+
+
 @pytest.mark.parametrize("mode", UNIFORM)
 def test_segments_of_another_length_are_an_error(mode):
   num_text = spec(0.25, mode).num_text_tokens(16)

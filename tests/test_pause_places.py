@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -224,6 +225,14 @@ def test_equal_tokens_in_a_row_are_no_copies():
 def test_impossible_settings_are_refused(mode, changes, message):
   with pytest.raises(errors.UsageError, match=message):
     spec(mode, **changes)
+
+
+@pytest.mark.parametrize("fraction", [0.6, 0.7, 0.999])
+def test_the_least_run_length_in_the_message_is_accepted(fraction):
+  with pytest.raises(errors.UsageError) as caught:
+    spec("random_runs", fraction, run_length=1.0)
+  least = re.search(r"at least (\S+) is", caught.value.message)
+  spec("random_runs", fraction, run_length=float(least[1]))
 
 
 @pytest.mark.parametrize(

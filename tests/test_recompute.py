@@ -82,6 +82,20 @@ def formula(arm, baseline, groups, num_candidates):
   return interval, effect, mixed(0.975, factors) / stats.norm.ppf(0.975)
 
 
+def wilson(v, groups):
+  """Returns the interval of the score of a variant."""
+  N, G, mean = len(v), len(set(groups)), sum(v) / len(v)
+  totals = [
+    sum(x - mean for x, g in zip(v, groups, strict=True) if g == name)
+    for name in set(groups)
+  ]
+  n = min(N, mean * (1 - mean) * N**2 / sum(t * t for t in totals))
+  z = stats.t.ppf(0.975, G - 1) if G < N else stats.norm.ppf(0.975)
+  half = z * (mean * (1 - mean) / n + z * z / (4 * n * n)) ** 0.5
+  center = mean + z * z / (2 * n)
+  return [(center + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+
+
 def bootstrap(arms, baseline, groups, scale):
   """Returns the interval of the hierarchical bootstrap; best arm first."""
   every = [*arms, baseline]
@@ -133,5 +147,7 @@ def test_the_table_can_be_recomputed_from_the_predictions(
   assert row.detectable == pytest.approx(100 * effect)
   drawn = bootstrap(arms, baseline, groups, scale)
   assert row.bootstrap == pytest.approx([100 * x for x in drawn])
+  score = wilson(arms[0].mean(axis=(0, 1)), groups)
+  assert row.score_interval == pytest.approx([100 * x for x in score])
   labels = [f"{p}/{s}" for p in pretrain_seeds for s in SEEDS]
   assert row.seeds == tuple(labels or SEEDS)

@@ -157,9 +157,24 @@ def test_a_plan_is_read_back_as_it_was_saved(tmp_path):
   before = plan(tmp_path)
   before.save()
   assert plans.read_plan(tmp_path) == before
-  plan(tmp_path, seeds=(0, 1, 2)).save()  # More cells are welcome,
-  with pytest.raises(errors.UserError, match="does not fit"):
-    plan(tmp_path, finetune_words="--config.num_steps=3").save()  # others not.
+  plan(tmp_path, seeds=(0, 1, 2)).save()  # More cells are welcome.
+
+
+def test_the_commands_of_a_cell_that_has_begun_may_not_change(tmp_path):
+  plan(tmp_path, finetune_words="--config.num_steps=4").save()
+  three = plan(tmp_path, finetune_words="--config.num_steps=3")
+  three.save()  # No cell has begun.
+  begun = three.finetuning_cells()[1]
+  begun.workdir.mkdir(parents=True)
+  with pytest.raises(errors.UserError) as caught:
+    plan(tmp_path, finetune_words="--config.num_steps=5").save()
+  message = caught.value.message
+  assert f"1 cells that have begun, the first {begun.id}: it was" in message
+  assert (
+    "started with --config.num_steps=3, the config has --config.num_steps=5"
+    in message
+  )
+  assert plans.read_plan(tmp_path) == three
 
 
 def test_a_plan_that_names_shipped_configs_by_path_resumes(tmp_path):
@@ -171,7 +186,9 @@ def test_a_plan_that_names_shipped_configs_by_path_resumes(tmp_path):
   plan(tmp_path, pretrainings=paths).save()
   plan(tmp_path, pretrainings=names).save()
   plan(tmp_path, pretrainings=paths).save()
-  with pytest.raises(errors.UserError, match="does not fit"):
+  (tmp_path / "pretrain/std").mkdir(parents=True)
+  plan(tmp_path, pretrainings=names).save()
+  with pytest.raises(errors.UserError, match="other commands"):
     plan(tmp_path, pretrainings=names | {"std": ("smoke",)}).save()
 
 

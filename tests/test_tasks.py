@@ -452,6 +452,7 @@ def test_a_task_that_violates_its_contract_is_an_error(data_config):
   source = records.Generated(name="made", make={"test": lambda: iter([0])})
   for changes, said in (
     ({}, "needs references"),
+    ({"references": "black"}, "references are the text 'black', expected a"),
     ({"references": [3]}, "expected a string"),
     ({"id": 7, "references": ["a"]}, "expected a string"),
   ):

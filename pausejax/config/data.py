@@ -72,8 +72,8 @@ class DataConfig(ConfigGroup):
   )
   pause_run_length: float = declare(
     1.0,
-    "Pauses in a row: their mean with random_runs, their number where they "
-    "follow tokens, sentences or paragraphs.",
+    "Pauses in a row: their mean with random_runs, their number in modes in "
+    "which they follow a unit of text.",
     minimum=1.0,
     maximum=float(MAX_RUN_LENGTH),
   )

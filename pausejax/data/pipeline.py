@@ -90,6 +90,12 @@ def check_data(data: DataConfig, finetune: FinetuneConfig) -> None:
     )
     if finetune.curriculum_steps:
       finetune.curriculum(tasks.downstream(data.only_task).num_pauses)
+    errors.require(
+      data.pauses.is_uniform or data.pauses.way.num_per_token > 0,
+      f"data.pause_mode: {data.pause_mode!r} is for pretraining text; a "
+      "finetuning has finetune.num_pauses, and after every token those of "
+      "every_token or repeat_token; leave it out",
+    )
     only_one = len(data.stages) == 1
     errors.require(only_one, "data.later_rates: pretraining tasks only")
     if data.segments_dir:

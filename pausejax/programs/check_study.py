@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from pausejax import cli, errors, tasks
-from pausejax.config import loader, train_config
+from pausejax.config import DataConfig, loader, train_config
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.finetuning import examples
 from pausejax.study.cells import Cell
 from pausejax.study.plan import Study
+from pausejax.tasks import records
 
 
 def check_cells(plan: Study) -> None:
@@ -66,6 +67,7 @@ def _check_options(
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   pipeline.check_data(config.data, config.finetune)
+  _check_files(config.data, plan)
   if not _is_made_by_study(config.data.tokenizer, plan) and verb != "tokenizer":
     tokenizers.load_for(config.data)
   source = options.init_from if verb == "train" else ""
@@ -75,6 +77,17 @@ def _check_options(
       f"--init_from: no folder {source!r}, nor a config of this name"
       f"{errors.nearest(source, loader.shipped())}",
     )
+
+
+def _check_files(data: DataConfig, plan: Study) -> None:
+  """Checks that the published files of downstream tasks are in their folder."""
+  folder = data.local_dir
+  if folder and _is_made_by_study(folder, plan):
+    return
+  for name in data.rates:
+    source = tasks.get(name).source
+    if isinstance(source, records.Files) and (folder or not source.tfds):
+      source.paths("train", data)
 
 
 def _is_made_by_study(name: str, plan: Study) -> bool:

@@ -26,7 +26,13 @@ import tempfile
 from ml_collections import ConfigDict
 
 from pausejax import commandline, errors, tasks
-from pausejax.config import TrainConfig, loader, mixtures, train_config
+from pausejax.config import (
+  TrainConfig,
+  arguments,
+  loader,
+  mixtures,
+  train_config,
+)
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.batch import PADDING, Batch
 from pausejax.data.finetuning import examples
@@ -103,7 +109,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   help_options = commandline.HELP & {*argv}
   first, _ = parser.parse_known_args([a for a in argv if a not in help_options])
   if first.config is None and (first.task or not help_options):
-    parser.set_defaults(config=_config_for(first))
+    module = arguments.last_value(argv, "--config.tasks_module")
+    name = _config_for(first.task, first.tasks_module or module)
+    parser.set_defaults(config=name)
   options, tree = parser.parse(argv, _inherit)
   errors.require_in_range("-n", options.n, 0)
   errors.require_in_range("--batch", options.batch, 0)
@@ -114,11 +122,12 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, ConfigDict]:
   return options, tree
 
 
-def _config_for(options: argparse.Namespace) -> str:
-  """Returns the default config for the kind of the task."""
-  errors.require(bool(options.task), "--task: name a task, or give --config")
-  tasks.import_module(options.tasks_module or "")
-  names = mixtures.rates(options.task, "--task")
+def _config_for(task: str | None, tasks_module: str) -> str:
+  """Returns the default config for the kind of a task."""
+  if not task:
+    raise errors.UsageError("--task: name a task, or give --config")
+  tasks.import_module(tasks_module)
+  names = mixtures.rates(task, "--task")
   return "finetune" if pipeline.is_finetuning(names) else "smoke"
 
 

@@ -78,6 +78,12 @@ class Candidate:
     low, high = intervals.of_score(values_N, self.answers.groups)
     return 100 * low, 100 * high
 
+  def num_groups(self) -> int:
+    """Returns the number of groups of examples; 0 if `answers` is None."""
+    if self.answers is None:
+      return 0
+    return len({*(self.answers.groups or self.answers.ids)})
+
   @functools.cached_property
   def answers(self) -> _Answers | None:
     """The answers; None unless all runs answered the same examples.

@@ -19,7 +19,9 @@ class StudyConfig(ConfigGroup):
 
   title: str = field("Study", "Title above the table.")
   local_dir: str = field(
-    "", "Folder of the published files, one folder per task; empty: TFDS."
+    "",
+    "Folder that holds one folder of published files per task, named after the "
+    "task; empty: TFDS.",
   )
   prepare: tuple[tuple[str, ...], ...] = field(
     (),

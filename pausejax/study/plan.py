@@ -161,7 +161,10 @@ class Study:
     return self.workdir / "pretrain" / _seeded(name, seed)
 
   def check(self) -> None:
-    """Raises UserError if another study is in the folder."""
+    """Raises UserError if another study is in the folder.
+
+    The commands of a cell may change until its folder exists.
+    """
     path = self.workdir / "study.json"
     if not path.exists():
       return
@@ -171,7 +174,19 @@ class Study:
     before, now = (
       saved_plan.upgrade(it, format=1)["cells"] for it in (before, now)
     )
-    errors.require_same(str(path), before, now)
+    begun = {cell.id for cell in self.cells() if cell.workdir.exists()}
+    changed = [
+      name
+      for name, commands in now.items()
+      if name in begun and commands != before[name]
+    ]
+    if changed:
+      was, now_is = _difference(before[changed[0]], now[changed[0]])
+      raise errors.UserError(
+        f"{path}: the config has other commands for {len(changed)} cells that "
+        f"have begun, the first {changed[0]}: it was started with {was}, the "
+        f"config has {now_is}; restore the config, or use another --workdir"
+      )
 
   def save(self) -> None:
     """Writes study.json; raises UserError if another study is in the folder."""
@@ -266,6 +281,13 @@ class Study:
     """Returns the words of all parts with the placeholders replaced."""
     workdir = str(self.workdir)
     return tuple(w for part in parts for w in part.filled(workdir, task))
+
+
+def _difference(before: list[str], now: list[str]) -> tuple[str, str]:
+  """Returns the words that only one of two lists of commands has."""
+  words, others = (shlex.split(" ".join(lines)) for lines in (before, now))
+  only = lambda these, those: shlex.join(w for w in these if w not in those)
+  return only(words, others) or "fewer", only(others, words) or "fewer"
 
 
 def _seeded(name: str, seed: int | None) -> str:

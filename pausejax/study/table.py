@@ -83,7 +83,8 @@ class Row:
     interval: (low, high) of the difference, see `ABOUT_INTERVAL`.
     paper: (mean, deviation) of the paper's 1B model, None if not reported.
     num_candidates: number of finetunings of which it is the best.
-    num_groups: groups of examples in the interval; 0 without an interval.
+    num_groups: groups of examples in the intervals; 0 if the runs did not
+      answer the same examples.
     remark: why the difference or interval is missing, or a problem with it.
     bootstrap: (low, high) of the difference by a hierarchical bootstrap, see
       `evaluation/bootstrap.py`.
@@ -206,6 +207,7 @@ def _row(study: Study, task, name, arm: Choice | None, baseline) -> Row:
     paper=paper,
     num_candidates=len(arm.candidates),
     score_interval=best.score_interval(),
+    num_groups=best.num_groups(),
     **costs([*best.by_seeds.values()]),
   )
   if baseline is None or arm is baseline:

@@ -189,13 +189,21 @@ class Files:
 
   def records(self, split: str, data: DataConfig) -> Iterator[LocatedRecord]:
     """Yields the records of local files; `data/opening.py` reads TFDS."""
+    yield from self._read_all(self.paths(split, data))
+
+  def paths(self, split: str, data: DataConfig) -> list[pathlib.Path]:
+    """Returns the local files of a split, sorted.
+
+    Raises:
+      UserError: no such split, no folder is named, or as `find`.
+    """
     errors.require_one_of("split", split, self.files)
     errors.require(
       bool(data.local_dir),
       "data.local_dir: this data set is not in TensorFlow Datasets; name the "
       "folder of its files with --local_dir=, in a config data.local_dir",
     )
-    yield from self._read_all(self.find(split, pathlib.Path(data.local_dir)))
+    return self.find(split, pathlib.Path(data.local_dir))
 
   def find(self, split: str, folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the files of a split in a folder, sorted.

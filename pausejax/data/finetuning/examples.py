@@ -203,6 +203,12 @@ def _make(task: tasks.Task, where: str, record: Any) -> list[tasks.Example]:
 
 def _require_whole(task: tasks.Task, row: tasks.Example) -> None:
   """Raises unless an example has the fields that its kind of task needs."""
+  for name in ("references", "options", "hints", "steps"):
+    if isinstance(value := getattr(row, name), str):
+      raise errors.UserError(
+        f"an example's {name} are the text {value!r:.60}, expected a list of "
+        "texts"
+      )
   texts = [
     row.id,
     row.group,
