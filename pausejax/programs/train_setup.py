@@ -1,13 +1,12 @@
 """Sets up a training run from its inputs: devices, data, first state."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from pausejax import errors, optimizer, schedules, sharding
+from pausejax import errors, sharding
 from pausejax.buckets import copies
 from pausejax.buckets.mirror import Mirror
 from pausejax.checkpoints.bucket_store import BucketStore
@@ -16,23 +15,19 @@ from pausejax.data import pipeline
 from pausejax.data.pipeline import RunData
 from pausejax.evaluation import held_out_answers, samples
 from pausejax.runtime import (
-  accelerators,
   compilation,
   distributed,
   flops,
   metric_writer,
   phases,
   run_folder,
-  tables,
   watchdog,
 )
 from pausejax.runtime.agreement import Agreement
 from pausejax.runtime.goodput import Goodput
 from pausejax.runtime.progress import ProgressBar
 from pausejax.runtime.signals import StopFlag, Stopped
-from pausejax.train_state import TrainState
 from pausejax.training import (
-  compiler_options,
   description,
   initial,
   parts,
@@ -85,12 +80,13 @@ def open_run(
         inputs.require_resumable(inputs.own)
       store = _open_store(inputs, made, mirror)
       _roll_back(inputs, store)
-      data = _open_data(inputs, made)
+      data, fingerprint = _open_data(inputs, made)
       agreement = Agreement(stop)
       with goodput.measure("restoring"):
         restored = store.restore(made.abstract) or _continued(inputs, made)
-      _resume(inputs, data, restored)
-      exports = _exports(inputs, data, restored)
+      _resume(inputs, data, fingerprint, restored)
+      meta = description.run_meta(inputs, fingerprint, restored)
+      exports = _exports(inputs, meta)
       if restored and _is_over(inputs, restored, exports):
         yield None
         return
@@ -102,7 +98,8 @@ def open_run(
       held_out = _held_out(inputs, data)
       store.prepare(made.abstract)
       _keep_inputs(inputs, restored, started)
-      _describe(inputs, data, state, restored)
+      for line in description.start_lines(inputs, data, state, restored):
+        print(line, flush=True)
       profiler = profiling.Profiler(inputs.workdir, inputs.config.profile)
       with (
         _meter(inputs, data, made, restored, agreement, goodput) as meter,
@@ -122,7 +119,13 @@ def open_run(
             evaluation_due=_is_evaluation_due(restored),
             batches=data.batches,
             held_out=held_out,
-            saver=_saver(inputs, store, data, restored, goodput),
+            saver=Saver(
+              store=store,
+              batches=data.batches,
+              meta=meta,
+              optim=inputs.config.optim,
+              goodput=goodput,
+            ),
             meter=meter,
             goodput=goodput,
             profiler=profiler,
@@ -196,8 +199,8 @@ def _continued(inputs: Inputs, made: Parts) -> Restored | None:
   return initial.continued_state(made, inputs.initial)
 
 
-def _open_data(inputs: Inputs, made: Parts) -> RunData:
-  """Returns the run's data, prepared by process 0."""
+def _open_data(inputs: Inputs, made: Parts) -> tuple[RunData, dict[str, Any]]:
+  """Returns the run's data, prepared by process 0, and its fingerprint."""
   with phases.phase(phases.PREPARING):
     if distributed.process_index() == 0:
       pipeline.prepare(inputs.config, inputs.values, inputs.workdir)
@@ -205,16 +208,19 @@ def _open_data(inputs: Inputs, made: Parts) -> RunData:
   data = pipeline.open_run_data(
     inputs.config, inputs.tokenizer, inputs.workdir, made.host
   )
+  fingerprint = data.batches.fingerprint()
   distributed.require_agreement(
-    {
-      "devices": jax.local_device_count(),
-      "data": data.batches.fingerprint(),
-    }
+    {"devices": jax.local_device_count(), "data": fingerprint}
   )
-  return data
+  return data, fingerprint
 
 
-def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
+def _resume(
+  inputs: Inputs,
+  data: RunData,
+  fingerprint: dict[str, Any],
+  restored: Restored | None,
+) -> None:
   """Moves the data to the checkpoint's position; prints where the run starts.
 
   Raises:
@@ -228,7 +234,7 @@ def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
     f"the run in {inputs.place} (choose another --workdir, or its "
     "settings): the data of the checkpoint",
     restored.meta["data"],
-    data.batches.fingerprint(),
+    fingerprint,
   )
   data.batches.restore(restored.data)
   print(f"resuming from step {int(restored.state.step)}: {restored.reason}")
@@ -236,13 +242,10 @@ def _resume(inputs: Inputs, data: RunData, restored: Restored | None) -> None:
     print(line)
 
 
-def _exports(
-  inputs: Inputs, data: RunData, restored: Restored | None
-) -> Exports | None:
+def _exports(inputs: Inputs, meta: dict[str, Any]) -> Exports | None:
   """Returns the exports of the run; None if it has none."""
   if not inputs.config.checkpoint.export_every:
     return None
-  meta = description.run_meta(inputs, data.batches.fingerprint(), restored)
   return Exports(inputs=inputs, meta=meta)
 
 
@@ -286,34 +289,6 @@ def _keep_inputs(
   run_folder.keep_inputs(
     inputs.workdir, inputs.config.data.tokenizer, inputs.values
   )
-
-
-def _describe(
-  inputs: Inputs,
-  data: RunData,
-  state: TrainState,
-  restored: Restored | None,
-) -> None:
-  """Prints summaries of the data, the model and the optimizer."""
-  for line in data.summary:
-    print(line)
-  print(description.size_line(state.model, restored), flush=True)
-  if line := compiler_options.options_line():
-    print(line)
-  flags = os.environ.get("XLA_FLAGS", "")
-  if note := accelerators.rounding_note(jax.default_backend(), flags):
-    print(note)
-  rows = optimizer.treatments(inputs.config.optim, state.model)
-  print(*tables.table_lines(rows), sep="\n")
-  if inputs.config.later_batch_sizes:
-    print(f"batch sizes: {inputs.config.batch_sizes.summary()}")
-  branch = restored is not None and inputs.initial is not None
-  for note in schedules.schedule_notes(
-    inputs.config.optim, inputs.config.num_steps, branch * int(state.step)
-  ):
-    print(note)
-  if num_first := inputs.config.optim.pause_only_steps:
-    print(f"the first {num_first:,} steps train only the row of <pause>")
 
 
 @contextlib.contextmanager
@@ -384,21 +359,4 @@ def _held_out(inputs: Inputs, data: RunData) -> HeldOut:
     plain_batches=data.plain_evaluation,
     answer=held_out_answers.scorer(config, data.held_out, tokenizer),
     sample=samples.sampler(config, tokenizer),
-  )
-
-
-def _saver(
-  inputs: Inputs,
-  store: Store,
-  data: RunData,
-  restored: Restored | None,
-  goodput: Goodput,
-) -> Saver:
-  """Returns the saver of the run."""
-  return Saver(
-    store=store,
-    batches=data.batches,
-    meta=description.run_meta(inputs, data.batches.fingerprint(), restored),
-    optim=inputs.config.optim,
-    goodput=goodput,
   )

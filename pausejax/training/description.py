@@ -1,15 +1,20 @@
-"""Describes a run: one line for the terminal, meta.json for checkpoints."""
+"""Describes a run: lines for the terminal, meta.json for checkpoints."""
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from pausejax import sharding
+from pausejax import optimizer, schedules, sharding
 from pausejax.checkpoints.store import Restored
+from pausejax.data.pipeline import RunData
 from pausejax.model import products
 from pausejax.model.decoder import Decoder
-from pausejax.runtime import provenance
+from pausejax.runtime import accelerators, provenance, tables
+from pausejax.train_state import TrainState
+from pausejax.training import compiler_options
 from pausejax.training.inputs import Inputs, reads_pauses
 
 
@@ -65,3 +70,29 @@ def size_line(model: Decoder, restored: Restored | None) -> str:
     f"device(s), mesh {mesh}, computing in {dtype}"
     + (f" (the checkpoint: in {before})" if before not in (None, dtype) else "")
   )
+
+
+def start_lines(
+  inputs: Inputs,
+  data: RunData,
+  state: TrainState,
+  restored: Restored | None,
+) -> Iterator[str]:
+  """Yields summaries of the data, the model and the optimizer."""
+  config = inputs.config
+  yield from data.summary
+  yield size_line(state.model, restored)
+  if line := compiler_options.options_line():
+    yield line
+  flags = os.environ.get("XLA_FLAGS", "")
+  if note := accelerators.rounding_note(jax.default_backend(), flags):
+    yield note
+  yield from tables.table_lines(optimizer.treatments(config.optim, state.model))
+  if config.later_batch_sizes:
+    yield f"batch sizes: {config.batch_sizes.summary()}"
+  branch = restored is not None and inputs.initial is not None
+  yield from schedules.schedule_notes(
+    config.optim, config.num_steps, branch * int(state.step)
+  )
+  if num_first := config.optim.pause_only_steps:
+    yield f"the first {num_first:,} steps train only the row of <pause>"
