@@ -153,6 +153,11 @@ class OptimConfig(ConfigGroup):
     """Whether the train state has an average of the parameters."""
     return self.ema_decay > 0
 
+  @property
+  def finds_spikes(self) -> bool:
+    """Whether the train state has the recent losses, to skip spikes."""
+    return self.skip_spikes > 0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig(ConfigGroup):

@@ -142,6 +142,7 @@ def _measure(
   # Imported here: the command line is checked before JAX starts.
   import jax
 
+  from pausejax import optimizer as optimizers
   from pausejax import sharding
   from pausejax.preflight import collectives as hlo_collectives
   from pausejax.runtime import flops
@@ -163,7 +164,8 @@ def _measure(
   with jax.set_mesh(mesh):
     sharding.check_run(config, model_config)  # All of its batch sizes.
     config = _with_largest_batch(config)
-    state = ahead.state_shapes(config, model_config)
+    optimizer, _ = optimizers.make_optimizer(config.optim, config.num_steps)
+    state = ahead.state_shapes(config, model_config, optimizer)
   held, available = ahead.bytes_per_device(state), _available_bytes(topology)
 
   def ask(batch_size: int) -> ahead.Verdict:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pausejax import errors, sharding, train_state
 from pausejax import optimizer as optimizers
@@ -55,15 +56,16 @@ class Verdict:
 
 
 def state_shapes(
-  config: TrainConfig, model_config: ModelConfig
+  config: TrainConfig,
+  model_config: ModelConfig,
+  optimizer: optax.GradientTransformation,
 ) -> train_state.TrainState:
   """Returns the shapes and shardings of the run's state."""
-  optimizer, _ = optimizers.make_optimizer(config.optim, config.num_steps)
   return train_state.abstract(
     model_config,
     optimizer,
     has_average=config.optim.has_average,
-    finds_spikes=config.optim.skip_spikes > 0,
+    finds_spikes=config.optim.finds_spikes,
   )
 
 
@@ -95,7 +97,7 @@ def compile_step(
   optimizer, schedule = optimizers.make_optimizer(
     config.optim, config.num_steps
   )
-  shapes = state_shapes(config, model_config)
+  shapes = state_shapes(config, model_config, optimizer)
   train_step = step.jit_train_step(
     config,
     optimizer,

@@ -38,7 +38,7 @@ def first_state(
       parts.optimizer,
       config.seed,
       has_average=config.optim.has_average,
-      finds_spikes=config.optim.skip_spikes > 0,
+      finds_spikes=config.optim.finds_spikes,
     )
   what = "average of the parameters" if initial.average else "parameters"
   print(f"{what} from step {initial.step} of {initial.place}")
@@ -57,7 +57,7 @@ def first_state(
     num_pause_ids=config.data.num_pause_ids,
     seed=config.seed,
     has_average=config.optim.has_average,
-    finds_spikes=config.optim.skip_spikes > 0,
+    finds_spikes=config.optim.finds_spikes,
     average=initial.average,
   )
 

@@ -51,12 +51,7 @@ def make_parts(config: TrainConfig, vocab_size: int) -> Parts:
     config.optim, config.num_steps
   )
   sharding.check_run(config, model)
-  abstract = train_state.abstract(
-    model,
-    optimizer,
-    has_average=config.optim.has_average,
-    finds_spikes=config.optim.skip_spikes > 0,
-  )
+  abstract = ahead.state_shapes(config, model, optimizer)
   train_step = step.jit_train_step(
     config,
     optimizer,
