@@ -4,8 +4,7 @@ import pathlib
 
 import pytest
 
-from pausejax.preflight import topologies
-from pausejax.programs import preflight
+from pausejax.preflight import measure, topologies
 from pausejax.runtime import accelerators, gpu_environment
 
 SCHEDULER = "--xla_gpu_enable_latency_hiding_scheduler"
@@ -80,7 +79,7 @@ def test_preflight_counts_the_memory_that_a_run_takes(monkeypatch):
     monkeypatch.setenv(name, "")
   monkeypatch.delenv(FRACTION)
   gpu_environment.set_variables(8)
-  available = preflight._available_bytes(topology)
+  available = measure._available_bytes(topology)
   assert available == int(0.9 * topology.chip.memory_bytes)
 
 

@@ -13,11 +13,10 @@ import pytest
 
 from pausejax import cli, errors
 from pausejax.config import default, load_config, train_config
-from pausejax.preflight import summary, topologies
+from pausejax.preflight import measure, summary, topologies
 from pausejax.preflight.interruptions import Checkpoint, Interruptions
 from pausejax.preflight.remedies import Remedy, find_remedies
 from pausejax.preflight.summary import Preflight
-from pausejax.programs import preflight as program
 from pausejax.runtime import chips, flops
 from pausejax.training import ahead
 
@@ -478,7 +477,7 @@ def test_small_sizes_are_shown_in_small_units():
 def test_a_part_of_the_memory_that_cannot_be_is_refused(fraction, monkeypatch):
   monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", fraction)
   with pytest.raises(errors.UsageError, match=f"FRACTION: .* got '{fraction}'"):
-    program._available_bytes(topologies.parse_topology("h100-1"))
+    measure._available_bytes(topologies.parse_topology("h100-1"))
 
 
 def test_the_largest_batch_of_a_run_is_one_that_it_reaches():
@@ -486,7 +485,7 @@ def test_the_largest_batch_of_a_run_is_one_that_it_reaches():
   tree |= {"batch_size": 8, "later_batch_sizes": "20:16,500:32"}
   for num_steps, rows in ((10, 8), (20, 8), (21, 16), (501, 32)):
     config = train_config(tree | {"num_steps": num_steps})
-    assert program._with_largest_batch(config).batch_size == rows
+    assert measure._with_largest_batch(config).batch_size == rows
 
 
 @pytest.mark.slow
