@@ -121,7 +121,7 @@ def test_a_store_gives_the_batches_of_the_files(stores, split, num_pauses):
     )
     # The same fingerprint: a run may go on from the other.
     assert read.fingerprint() == made.fingerprint()
-    assert read.summary(50) == made.summary(50)
+    assert read.summary([0]) == made.summary([0])
     for step in (0, 3, 50):
       a, b = read.training_batch(step), made.training_batch(step)
       for name in a:

@@ -245,10 +245,10 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
     )
     for split in (train, held_out)
   )
-  num_begun = len(source.stage_starts(config.num_steps))
+  starts = source.stage_starts(config.num_steps)
   errors.require(
-    num_begun == source.num_stages,
-    f"finetune.curriculum_steps: {num_begun} of {source.num_stages} stages "
+    len(starts) == source.num_stages,
+    f"finetune.curriculum_steps: {len(starts)} of {source.num_stages} stages "
     f"begin within the {config.num_steps:,} steps of the run, and answers are "
     "read as in the last stage; raise num_steps, or lower "
     "finetune.curriculum_epochs",
@@ -261,7 +261,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
     held_out=held_out,
     summary=[
       *(s.summary() for s in [*train, *held_out]),
-      source.summary(config.num_steps),
+      source.summary(starts),
     ],
   )
 

@@ -178,7 +178,8 @@ def _finetuning(
   if split == "train":
     rules = dataclasses.replace(rules, drawn=source.drawn(step))
     batch = source.training_batch(step)
-    return batch, rules, about | {"all": source.summary(config.num_steps)}
+    starts = source.stage_starts(config.num_steps)
+    return batch, rules, about | {"all": source.summary(starts)}
   return next(source.evaluation_batches(1)), rules, about
 
 

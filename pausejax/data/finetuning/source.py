@@ -167,8 +167,12 @@ class FinetuneSource:
       "seed": self._seed,
     }
 
-  def summary(self, num_steps: int) -> str:
-    """Returns one line: the rows of a block, how full they are, the stages."""
+  def summary(self, starts: Sequence[int]) -> str:
+    """Returns one line: the rows of a block, how full they are, the stages.
+
+    Args:
+      starts: `stage_starts` of the run, for which its rows are packed.
+    """
     rows = self._block(0)
     used = sum(
       self._tasks[drawn.task].num_positions(*drawn[1:])
@@ -182,7 +186,7 @@ class FinetuneSource:
     )
     if self.num_stages == 1:
       return line
-    batches = ", ".join(f"{start:,}" for start in self.stage_starts(num_steps))
+    batches = ", ".join(f"{start:,}" for start in starts)
     return f"{line}; stages begin at batch {batches}"
 
   def _most_counted(self) -> int:
