@@ -26,6 +26,7 @@ import time
 from benchmarks import measure
 from pausejax import tasks
 from pausejax.config import DataConfig, default
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import tokenizer_training, tokenizers
 from pausejax.data.pretraining import prepare, segments
 from pausejax.data.pretraining.source import SegmentSource, StepBatches
@@ -61,7 +62,7 @@ def open_batches(pipeline: str, data, store: pathlib.Path, host=(0, 1)):
         data=data,
         store=segments.open_segments(store, "train", data, tokenizer),
         tokenizer=tokenizer,
-        batch_size=ROWS,
+        sizes=batch_sizes(ROWS),
         seed=0,
         host=host,
       )

@@ -101,7 +101,7 @@ def arm_batches(
       data=config.data,
       packing=packing,
       tokenizer=tokenizer,
-      batch_size=config.batch_size,
+      sizes=config.batch_sizes,
       seed=config.seed,
     )
     return [source.training_batch(step) for step in range(count)]

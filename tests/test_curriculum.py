@@ -8,6 +8,7 @@ import pytest
 
 import pausejax
 from pausejax import cli, errors, tasks
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.curriculum import Curriculum
 from pausejax.data import pipeline
 from pausejax.data.finetuning import encoded, examples, prompts
@@ -70,13 +71,14 @@ def made(rows=None, split="train", seq_len=SEQ_LEN, task_=None, **changes):
 
 @pytest.fixture
 def make_source(data_config):
-  def make(encoded_, **changes):
-    fields = dict(packing=True, batch_size=2, seed=0) | changes
+  def make(encoded_, batch_size=2, **changes):
+    fields = dict(packing=True, seed=0) | changes
     return FinetuneSource(
       [encoded_],
       [1.0],
       data=data_config(seq_len=SEQ_LEN),
       tokenizer=BYTES,
+      sizes=batch_sizes(batch_size),
       **fields,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pausejax import errors, prompt_pauses
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
@@ -32,13 +33,14 @@ def encoded(numbers="0,2,5", rows=None, seq_len=48, **changes) -> TaskSequences:
 
 @pytest.fixture
 def make_source(data_config):
-  def make(*made, seq_len=48, **changes):
-    fields = dict(packing=True, batch_size=4, seed=0) | changes
+  def make(*made, seq_len=48, batch_size=4, **changes):
+    fields = dict(packing=True, seed=0) | changes
     return FinetuneSource(
       made,
       [1.0] * len(made),
       data=data_config(seq_len=seq_len),
       tokenizer=BYTES,
+      sizes=batch_sizes(batch_size),
       **fields,
     )
 

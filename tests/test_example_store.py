@@ -9,6 +9,7 @@ from etils import epath
 
 from pausejax import cli, errors, metrics, tasks
 from pausejax.config import load_config, train_config
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import pipeline, record_store, tokenizers
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.data.pretraining.source import StepBatches
@@ -101,7 +102,7 @@ def source_of(config, split="train"):
     data=config.data,
     packing=True,
     tokenizer=BYTES,
-    batch_size=4,
+    sizes=batch_sizes(4),
     seed=0,
   )
 

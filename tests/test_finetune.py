@@ -9,6 +9,7 @@ import pytest
 
 from pausejax import errors, prompt_pauses, tasks
 from pausejax.config import FinetuneConfig, LossConfig, default
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import tokenizers
 from pausejax.data.batch import Batch
 from pausejax.data.finetuning import examples, prompts
@@ -81,13 +82,21 @@ def encoded(
 def make_source(data_config):
   """Makes a FinetuneSource of some sequences."""
 
-  def make(*sequences, rates=None, seq_len=32, tokenizer=BYTES, **changes):
-    fields = dict(packing=True, batch_size=4, seed=0)
+  def make(
+    *sequences,
+    rates=None,
+    seq_len=32,
+    tokenizer=BYTES,
+    batch_size=4,
+    **changes,
+  ):
+    fields = dict(packing=True, seed=0)
     return FinetuneSource(
       sequences,
       rates or [1.0] * len(sequences),
       data=data_config(seq_len=seq_len),
       tokenizer=tokenizer,
+      sizes=batch_sizes(batch_size),
       **(fields | changes),
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from pausejax import cli, pause, tasks
 from pausejax.config import FinetuneConfig, default
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import tokenizers
 from pausejax.data.batch import PADDING, language_model_batch
 from pausejax.data.finetuning import prompts
@@ -57,7 +58,7 @@ def finetuning(data_config):
       data=data_config(seq_len=64),
       packing=config.packing,
       tokenizer=BYTES,
-      batch_size=4,
+      sizes=batch_sizes(4),
       seed=0,
     )
     rules = sequences.FinetuningRules(

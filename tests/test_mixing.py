@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pausejax import errors
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.config.mixtures import Stage
 from pausejax.data import pipeline
 from pausejax.data.pretraining import mixing, prepare, segments
@@ -130,7 +131,7 @@ def open_source(stores, data_config):
           folder, "train", data.of_task(name), BYTES
         ),
         tokenizer=BYTES,
-        batch_size=batch_size,
+        sizes=batch_sizes(batch_size),
         seed=7,
         host=host,
       )

@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 
 from pausejax import cli, errors, pause
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.config.batch_skips import batch_skips
 from pausejax.data import tokenizer_training, tokenizers
 from pausejax.data.batch import PADDING
@@ -71,7 +72,7 @@ def open_source(data, folder, exact_folder):
       data=changed,
       store=segments.open_segments(place, split, changed, BYTES),
       tokenizer=BYTES,
-      batch_size=batch_size,
+      sizes=batch_sizes(batch_size),
       seed=seed,
       host=host,
     )
@@ -312,7 +313,7 @@ def test_an_id_that_no_text_has_names_file_and_record(
   store = segments.open_segments(out, "train", data, BYTES)
   assert store.read([0, 1, 2, 3, 4], 0).max() < 259
   source = SegmentSource(
-    data=data, store=store, tokenizer=BYTES, batch_size=8, seed=0
+    data=data, store=store, tokenizer=BYTES, sizes=batch_sizes(8), seed=0
   )
   for read in (
     lambda: store.read([3, 5], 0),
@@ -473,7 +474,7 @@ def test_a_store_of_one_segment_is_repeated(tmp_path, data_config):
     data=data,
     store=segments.open_segments(tmp_path / "out", "train", data, BYTES),
     tokenizer=BYTES,
-    batch_size=4,
+    sizes=batch_sizes(4),
     seed=0,
   )
   batch = source.training_batch(9)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pausejax.config import default, train_config
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
@@ -47,7 +48,7 @@ def make_source(data_config):
       data=data_config(seq_len=SEQ_LEN),
       packing=packing,
       tokenizer=tokenizer,
-      batch_size=4,
+      sizes=batch_sizes(4),
       seed=0,
     )
 

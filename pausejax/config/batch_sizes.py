@@ -61,7 +61,7 @@ class BatchSizes:
     return ",".join(f"{step}:{rows}" for step, rows in self.stages[1:])
 
 
-def batch_sizes(first: int, later: str) -> BatchSizes:
+def batch_sizes(first: int, later: str = "") -> BatchSizes:
   """Returns the batch sizes of a run.
 
   Args:

@@ -238,8 +238,7 @@ def _open_finetuning(config: TrainConfig, tokenizer, host) -> RunData:
       data=config.data,
       packing=config.finetune.packing,
       tokenizer=tokenizer,
-      batch_size=config.batch_size,
-      later_batch_sizes=config.later_batch_sizes,
+      sizes=config.batch_sizes,
       seed=config.seed,
       host=host,
     )
@@ -279,8 +278,7 @@ def _open_segments(config: TrainConfig, tokenizer, workdir, host) -> RunData:
           tokenizer,
         ),
         tokenizer=tokenizer,
-        batch_size=config.batch_size,
-        later_batch_sizes=config.later_batch_sizes,
+        sizes=config.batch_sizes,
         seed=config.seed,
         host=host,
       )

@@ -26,6 +26,7 @@ from pausejax.config import (
   OptimConfig,
   default,
 )
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import tokenizers
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
@@ -169,7 +170,7 @@ class Checkup:
       data=dataclasses.replace(self.data, seq_len=self.seq_len),
       packing=self.config.packing,
       tokenizer=self.tokenizer,
-      batch_size=_NUM_ROWS,
+      sizes=batch_sizes(_NUM_ROWS),
       seed=0,
     )
     self.batch = source.training_batch(0)

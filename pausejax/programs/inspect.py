@@ -33,6 +33,7 @@ from pausejax.config import (
   mixtures,
   train_config,
 )
+from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data import pipeline, tokenizers
 from pausejax.data.batch import PADDING, Batch
 from pausejax.data.finetuning import examples
@@ -162,7 +163,7 @@ def _finetuning(
     data=config.data,
     packing=config.finetune.packing,
     tokenizer=tokenizer,
-    batch_size=config.batch_size,
+    sizes=batch_sizes(config.batch_size),
     seed=config.seed,
   )
   rules = sequences.FinetuningRules(
@@ -198,7 +199,7 @@ def _pretraining(
       data=config.data,
       store=store,
       tokenizer=tokenizer,
-      batch_size=config.batch_size,
+      sizes=batch_sizes(config.batch_size),
       seed=config.seed,
     )
     if split == "train":

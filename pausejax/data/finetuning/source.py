@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pausejax.config import DataConfig
-from pausejax.config.batch_sizes import batch_sizes
+from pausejax.config.batch_sizes import BatchSizes, batch_sizes
 from pausejax.data import batch
 from pausejax.data.finetuning.sequences import Drawn, TaskSequences
 from pausejax.data.pretraining.source import (
@@ -53,9 +53,8 @@ class FinetuneSource:
     data: DataConfig,
     packing: bool,
     tokenizer: PauseTokenizer,
-    batch_size: int,
+    sizes: BatchSizes,
     seed: int,
-    later_batch_sizes: str = "",
     host: tuple[int, int] = (0, 1),
   ):
     """Stores the tasks; packing starts with the first batch.
@@ -66,19 +65,17 @@ class FinetuneSource:
       data: `seq_len`, the positions of a row, and `prefetch`.
       packing: whether a row holds several examples, or one.
       tokenizer: defines the padding id.
-      batch_size: rows of the global batch from step 0 on, and in evaluations.
+      sizes: rows of the global batch at every step; the first in evaluations.
       seed: determines the order.
-      later_batch_sizes: those of later steps, as in the config.
       host: (index, count) of this process, which builds only its own rows.
     """
-    self._sizes = batch_sizes(batch_size, later_batch_sizes)
-    require_divisible(self._sizes, host)
+    require_divisible(sizes, host)
+    self._sizes = sizes
     self.data = data
     self._tasks = tasks
     self._rates = np.asarray(rates, float) / sum(rates)
     self._packing = packing
     self._tokenizer = tokenizer
-    self._batch_size = batch_size
     self._seed = seed
     self._host = host
     self._num_examples = sum(len(t.rows) for t in tasks)
@@ -135,8 +132,8 @@ class FinetuneSource:
       for i in range(len(task.rows))
     ]
     rows = self._pack(order)
-    available = -(-len(rows) // self._batch_size)
-    sizes = batch_sizes(self._batch_size, "")
+    sizes = batch_sizes(self._sizes.rows(0))
+    available = -(-len(rows) // sizes.rows(0))
     for step in range(min(num_batches or available, available)):
       places = step_rows(sizes, step, self._host)
       yield self._batch([rows[p] if p < len(rows) else [] for p in places])
@@ -162,7 +159,6 @@ class FinetuneSource:
       "seq_len": self.data.seq_len,
       "packing": self._packing,
       "max_counted": self._max_counted,
-      "batch_size": self._batch_size,
       **sizes_fingerprint(self._sizes),
       "seed": self._seed,
     }

@@ -82,8 +82,7 @@ class SegmentSource:
     data: length and pauses.
     store: the segments of one split.
     tokenizer: defines the ids of BOS, padding and `<pause>`.
-    batch_size: rows of the global batch from step 0 on, and in evaluations.
-    later_batch_sizes: those of later steps, as in the config.
+    sizes: rows of the global batch at every step; the first in evaluations.
     seed: determines order and pauses.
     host: (index, count) of this process, which builds its contiguous rows.
   """
@@ -91,18 +90,12 @@ class SegmentSource:
   data: DataConfig
   store: segments.Segments
   tokenizer: tokenizers.PauseTokenizer
-  batch_size: int
+  sizes: BatchSizes
   seed: int
-  later_batch_sizes: str = ""
   host: tuple[int, int] = (0, 1)
 
   def __post_init__(self):
     require_divisible(self.sizes, self.host)
-
-  @functools.cached_property
-  def sizes(self) -> BatchSizes:
-    """The rows of the global batch at every step."""
-    return batch_sizes(self.batch_size, self.later_batch_sizes)
 
   def training_batch(self, step: int) -> Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
@@ -148,8 +141,8 @@ class SegmentSource:
     Args:
       num_batches: at most so many; 0 for all of them.
     """
-    available = -(-len(self.store) // self.batch_size)
-    sizes = batch_sizes(self.batch_size, "")
+    sizes = batch_sizes(self.sizes.rows(0))
+    available = -(-len(self.store) // sizes.rows(0))
     for step in range(min(num_batches or available, available)):
       positions_B = step_rows(sizes, step, self.host)
       exists_B = positions_B < len(self.store)
@@ -180,7 +173,6 @@ class SegmentSource:
       ],
       **self.tokenizer.fingerprint(),
       "seq_len": self.data.seq_len,
-      "batch_size": self.batch_size,
       **sizes_fingerprint(self.sizes),
       "seed": self.seed,
       **self.data.pauses.fingerprint(),
@@ -344,10 +336,13 @@ def step_rows(
   return sizes.first_row(step) + np.arange(index * rows, (index + 1) * rows)
 
 
-def sizes_fingerprint(sizes: BatchSizes) -> dict[str, str]:
-  """Returns what a fingerprint has besides the first batch size."""
+def sizes_fingerprint(sizes: BatchSizes) -> dict[str, int | str]:
+  """Returns the first batch size, and the later ones if there are any."""
   later = sizes.later()
-  return {"later_batch_sizes": later} if later else {}
+  return {
+    "batch_size": sizes.rows(0),
+    **({"later_batch_sizes": later} if later else {}),
+  }
 
 
 def require_divisible(sizes: BatchSizes, host: tuple[int, int]) -> None:
