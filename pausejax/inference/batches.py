@@ -56,7 +56,17 @@ def batch_of_prompts(
 def batch_of_options(
   options: Options, *, batch_size: int, num_options: int
 ) -> dict[str, jax.Array]:
-  """Returns `options_BOC` and `num_tokens_BO` on the mesh.
+  """Returns the arrays of `option_arrays` on the mesh."""
+  arrays = option_arrays(
+    options, batch_size=batch_size, num_options=num_options
+  )
+  return {name: sharding.put_same_rows(x) for name, x in arrays.items()}
+
+
+def option_arrays(
+  options: Options, *, batch_size: int, num_options: int
+) -> dict[str, np.ndarray]:
+  """Returns `options_BOC` and `num_tokens_BO`.
 
   Args:
     options: the ids of the options of each row.
@@ -70,10 +80,7 @@ def batch_of_options(
     for o, option in enumerate(row):
       options_BOC[b, o, : len(option)] = option
       num_tokens_BO[b, o] = len(option)
-  return {
-    "options_BOC": sharding.put_same_rows(options_BOC),
-    "num_tokens_BO": sharding.put_same_rows(num_tokens_BO),
-  }
+  return {"options_BOC": options_BOC, "num_tokens_BO": num_tokens_BO}
 
 
 def option_width(longest: int) -> int:

@@ -213,21 +213,14 @@ class LoadedRun:
     arrays = self._prompt_arrays(
       self.tokenizer.encode(prefixes), num_pauses, position, longest
     )
-    from pausejax.inference import decode, score
+    from pausejax.inference import batches, score
 
-    width = 16 if longest <= 16 else decode.bucket_length(longest)
-    shape = len(encoded), max(map(len, encoded)), width
-    options_BOC = np.zeros(shape, np.int32)
-    num_tokens_BO = np.zeros(shape[:2], np.int32)
-    for b, row in enumerate(encoded):
-      for o, option in enumerate(row):
-        options_BOC[b, o, : len(option)] = option
-        num_tokens_BO[b, o] = len(option)
+    arrays |= batches.option_arrays(
+      encoded, batch_size=len(encoded), num_options=max(map(len, encoded))
+    )
     log_prob_BO, _ = score.score_options(
       self.model,
       **arrays,
-      options_BOC=options_BOC,
-      num_tokens_BO=num_tokens_BO,
       pause_id=self.tokenizer.pause_id,
       behind=self._saved.behind_tokens,
     )
