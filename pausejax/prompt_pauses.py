@@ -4,7 +4,8 @@ Finetuning (Algorithm 2) and inference (Algorithm 3) put M pauses around a
 prefix; `pause.py` explains the method. `TokenPauses` are those behind every
 token of a prompt and of its answer.
 
-N ids of a prompt, P slots of a token with its pauses.
+N ids of a prompt, T positions of a prompt with its answer, P slots of a token
+with its pauses.
 """
 
 import dataclasses
@@ -284,7 +285,7 @@ def draw_num_pauses(
 
 
 def answer_targets(
-  ids_T: np.ndarray,
+  ids: np.ndarray,
   num_prompt: int,
   hint_ids: Sequence[int] = (),
   behind: TokenPauses = NO_TOKEN_PAUSES,
@@ -296,20 +297,19 @@ def answer_targets(
   the one that predicts the answer.
 
   Args:
-    ids_T: int [N + 1], the prompt, then the answer with its pauses, and EOS.
+    ids: int [T + 1], the prompt, then the answer with its pauses, and EOS.
     num_prompt: ids of the prompt.
     hint_ids: fewer than `num_prompt`.
     behind: the pauses behind every token.
 
   Returns:
-    int and bool [N].
+    int and bool [T].
   """
-  targets_N = ids_T[1:].copy()
+  targets_T = ids[1:].copy()
   last = num_prompt - 1
-  first = last - len(hint_ids)
-  targets_N[first:last] = hint_ids
-  places_N = np.arange(len(targets_N)) - last
-  is_hint_N = (places_N >= first - last) & (places_N < 0)
+  targets_T[last - len(hint_ids) : last] = hint_ids
+  places_T = np.arange(len(targets_T)) - last
+  is_hint_T = (places_T >= -len(hint_ids)) & (places_T < 0)
   # The last pause behind a token predicts the next one.
-  is_answer_N = (places_N >= 0) & (places_N % behind.period == 0)
-  return targets_N, is_hint_N | is_answer_N
+  is_answer_T = (places_T >= 0) & (places_T % behind.period == 0)
+  return targets_T, is_hint_T | is_answer_T
