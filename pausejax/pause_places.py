@@ -231,12 +231,11 @@ class AfterSentences(Way):
         f"pauses stand {self.words}: `ends_BN` must say where each ends"
       )
     num_before_BN = np.cumsum(ends_BN, axis=1) - ends_BN
-    num_text = np.arange(ends_BN.shape[1])
-    places_BN = num_text + int(self.run_length) * num_before_BN
-    is_pause_BT = np.ones((len(ends_BN), seq_len), bool)
+    token_N = np.arange(ends_BN.shape[1])
+    places_BN = token_N + int(self.run_length) * num_before_BN
     rows_B1 = np.arange(len(ends_BN))[:, None]
-    # Those behind T share one more position, which is dropped.
-    is_pause_BT = np.pad(is_pause_BT, ((0, 0), (0, 1)))
+    # Column T receives the tokens that do not fit, and is dropped.
+    is_pause_BT = np.ones((len(ends_BN), seq_len + 1), bool)
     is_pause_BT[rows_B1, np.minimum(places_BN, seq_len)] = False
     return is_pause_BT[:, :seq_len]
 
