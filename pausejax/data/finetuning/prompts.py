@@ -123,10 +123,7 @@ class Format:
     ids = list(ids)
     if self._tokenizer.eos_id in ids:
       ids = ids[: ids.index(self._tokenizer.eos_id)]
-    text = self._tokenizer.decode(ids)
-    if self.task.stop:
-      text = text.partition(self.task.stop)[0]
-    return text.strip()
+    return until_stop(self._tokenizer.decode(ids), self.task.stop)
 
 
 def targets(
@@ -138,10 +135,19 @@ def targets(
 
 
 def _continuations(task: Task, tokenizer, texts) -> list[list[int]]:
-  delimiter = task.delimiter
-  if delimiter == " " and tokenizer.adds_space:
-    delimiter = ""
-  return tokenizer.encode([delimiter + text for text in texts])
+  before = delimiter(task, tokenizer)
+  return tokenizer.encode([before + text for text in texts])
+
+
+def delimiter(task: Task, tokenizer: tokenizers.PauseTokenizer) -> str:
+  """Returns the text to encode before a target: "" for an added space."""
+  is_added = task.delimiter == " " and tokenizer.adds_space
+  return "" if is_added else task.delimiter
+
+
+def until_stop(text: str, stop: str) -> str:
+  """Returns the answer in a text: up to the stop text, if there is one."""
+  return (text.partition(stop)[0] if stop else text).strip()
 
 
 class Filler:

@@ -55,9 +55,7 @@ def register_downstream(
     UsageError: the filler has no token, or is an unknown name.
   """
   tokenizer = tokenizers.load_for(data)
-  delimiter = task.delimiter
-  if delimiter == " " and tokenizer.adds_space:
-    delimiter = ""
+  delimiter = prompts.delimiter(task, tokenizer)
   filler = prompts.Filler(tokenizer, pauses)
   built = seqio.Task(
     task.name,
@@ -129,7 +127,7 @@ def postprocess(
   """Returns the references of a target, or the answer in a model's output."""
   if is_target:
     return [reference.decode() for reference in example["references"]]
-  return (text.partition(stop)[0] if stop else text).strip()
+  return prompts.until_stop(text, stop)
 
 
 def _mean(name: str, metric: tasks.Metric) -> Callable:
