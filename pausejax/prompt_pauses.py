@@ -207,6 +207,11 @@ class PromptPauses:
     return place.mask(np.arange(num_prompt), num_prompt, self.num_pauses)
 
   @property
+  def is_read(self) -> bool:
+    """Whether the answer is read at a pause, the last one."""
+    return bool(self.mask(2 + self.num_pauses)[-1])
+
+  @property
   def code(self) -> tuple[str, str]:
     """The text of the pauses before and after the prefix, as code in M."""
     before, after = POSITIONS[self.position].code

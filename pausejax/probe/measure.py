@@ -106,7 +106,7 @@ class Prober:
   @property
   def num_probed(self) -> int:
     """P: the probed pauses are the first ones."""
-    is_read = sequences.reads_at_pause(self.format)
+    is_read = self.format.pauses.is_read
     return self.format.pauses.num_pauses - is_read
 
   def unchanged(self, show: Show) -> Unchanged:

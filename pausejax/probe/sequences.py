@@ -88,12 +88,6 @@ def encode(
   )
 
 
-def reads_at_pause(format_: Format) -> bool:
-  """Returns whether the answer is read at a pause, the last one."""
-  pauses = format_.pauses
-  return bool(pauses.mask(2 + pauses.num_pauses)[-1])
-
-
 def to_rows(
   rows: Sequence[Answered],
   format_: Format,

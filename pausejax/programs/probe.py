@@ -159,9 +159,8 @@ def _condition(
     f"{run.place} answers {names[0]} without pauses (M = 0), so there is "
     "nothing to probe; name a number, as in --pauses=10",
   )
-  is_read = bool(pauses.mask(2 + pauses.num_pauses)[-1])
   errors.require(
-    pauses.num_pauses > is_read,
+    pauses.num_pauses > pauses.is_read,
     f"M = 1, pause position {pauses.position!r}: the answer is read at the "
     "only pause, which no lesion can remove; compare pausejax evaluate "
     "--pauses=0,1, or probe a run with more pauses",
