@@ -92,6 +92,17 @@ def loads(text: str | bytes) -> Any:
     raise ValueError("nested too deeply") from None
 
 
+def flat_fields(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns {"a.b": value} of nested objects, with tuples as lists."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= flat_fields(value, f"{prefix}{name}.")
+    else:
+      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+  return flat
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """Returns the object; raises if a key occurs twice."""
   result = dict(pairs)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pausejax import commandline, errors
+from pausejax import commandline, errors, json_files
 from pausejax.buckets import copies, layout
 from pausejax.checkpoints import folders
 from pausejax.training import resume
@@ -124,7 +124,7 @@ def _rows(a: Any, b: Any, name: str) -> list[Row]:
   """Returns the fields that differ; a missing one is None."""
   if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
     return [] if a == b else [(name, a, b)]
-  ours, theirs = dict(resume.flat_fields(a)), dict(resume.flat_fields(b))
+  ours, theirs = json_files.flat_fields(a), json_files.flat_fields(b)
   pairs = [(n, ours.get(n), theirs.get(n)) for n in {**ours, **theirs}]
   return [row for row in pairs if row[1] != row[2]]
 

@@ -21,7 +21,7 @@ import threading
 import time
 from typing import IO, Any
 
-from pausejax import errors, locks
+from pausejax import errors, json_files, locks
 from pausejax.runtime import arrivals, environment, peers, phases
 from pausejax.runtime.signals import PREEMPTED, StopFlag, Stopped
 
@@ -148,7 +148,7 @@ def require_agreement(facts: dict[str, Any]) -> None:
   Args:
     facts: name -> any JSON value; dicts are compared field by field.
   """
-  own = _flat(json.loads(json.dumps(facts)))
+  own = json_files.flat_fields(json.loads(json.dumps(facts)))
   first = all_gather(own if process_index() == 0 else None)[0]
   names = [n for n in sorted(first | own) if first.get(n) != own.get(n)]
   difference = [(n, own.get(n), first.get(n)) for n in names[:1]]
@@ -321,17 +321,6 @@ def _waiting() -> str:
     f"{s.num_processes} have connected to {s.coordinator_address}, from "
     f"{arrivals.counted(hosts)}"
   )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Returns {"a.b": value} of nested dicts."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{name}.")
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def _get(key: str) -> str:

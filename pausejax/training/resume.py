@@ -8,10 +8,10 @@ step before it, "config": all fields}.
 """
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from pausejax import errors
+from pausejax import errors, json_files
 from pausejax.buckets import copies
 from pausejax.checkpoints import folders, saved_run
 from pausejax.config import TrainConfig, fields
@@ -42,21 +42,10 @@ def differences(saved: Mapping[str, Any], new: Mapping) -> list[Difference]:
   A field that one of them lacks, because another version of this package wrote
   it, is not compared; in the free-form optim.kwargs, it counts as None.
   """
-  a, b = dict(flat_fields(saved)), dict(flat_fields(new))
+  a, b = json_files.flat_fields(saved), json_files.flat_fields(new)
   names = [n for n in {**b, **a} if (n in a and n in b) or ".kwargs." in n]
   rows = [(name, a.get(name), b.get(name)) for name in names]
   return [row for row in rows if row[1] != row[2]]
-
-
-def flat_fields(
-  tree: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-  """Yields (dotted name, value) of every field, tuples as lists."""
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      yield from flat_fields(value, f"{prefix}{name}.")
-    else:
-      yield prefix + name, list(value) if isinstance(value, tuple) else value
 
 
 def may_change(field: str) -> bool:

@@ -1,8 +1,8 @@
 """Differences between the configs of runs."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from pausejax import json_files
 from pausejax.study.report.runs import StudyRun
 
 # Keys that differ within an arm by design.
@@ -17,10 +17,11 @@ def differing_settings(runs: Sequence[StudyRun]) -> dict[str, dict[str, str]]:
   by_arm: dict[str, dict[str, list[str]]] = {}
   for run in runs:
     values = by_arm.setdefault(run.arm, {})
-    for key, value in _flat(run.config):
+    for key, value in json_files.flat_fields(run.config).items():
       seen = values.setdefault(key, [])
-      if value not in seen:
-        seen.append(value)
+      text = "(empty)" if value == "" else str(value)
+      if text not in seen:
+        seen.append(text)
   keys = sorted({key for values in by_arm.values() for key in values})
   table = {
     key: {arm: " | ".join(v.get(key, [])) for arm, v in by_arm.items()}
@@ -28,12 +29,3 @@ def differing_settings(runs: Sequence[StudyRun]) -> dict[str, dict[str, str]]:
     if key not in _EXPECTED
   }
   return {key: row for key, row in table.items() if len({*row.values()}) > 1}
-
-
-def _flat(tree: dict[str, Any], above: str = ""):
-  """Yields (dotted key, value as text) of every leaf."""
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      yield from _flat(value, f"{above}{key}.")
-    else:
-      yield above + key, "(empty)" if value == "" else str(value)
