@@ -50,9 +50,7 @@ def shipped() -> dict[str, pathlib.Path]:
 
 def split(spec: str) -> tuple[pathlib.Path, str]:
   """Returns (file, text after the colon); raises UsageError without a file."""
-  match = _SPEC.fullmatch(spec)
-  assert match
-  name, arg = match[1], match[2] or ""
+  name, arg = _parsed(spec)
   names = shipped()
   if name in names:
     return names[name], arg
@@ -78,9 +76,14 @@ def split(spec: str) -> tuple[pathlib.Path, str]:
 
 def argument(spec: str) -> str:
   """Returns the text after the colon of a config, "" if there is none."""
-  parsed = _SPEC.fullmatch(spec)
-  assert parsed
-  return parsed[2] or ""
+  return _parsed(spec)[1]
+
+
+def _parsed(spec: str) -> tuple[str, str]:
+  """Returns (name, text after the colon), of which each may be ""."""
+  match = _SPEC.fullmatch(spec)
+  assert match
+  return match[1], match[2] or ""
 
 
 def _makes(path: pathlib.Path) -> bool:
@@ -124,9 +127,8 @@ def _why(error: BaseException) -> str:
 
 def is_config(spec: str) -> bool:
   """Returns whether `spec` looks like a config, whether it exists or not."""
-  match = _SPEC.fullmatch(spec)
-  assert match
-  return match[1].endswith((".py", ".json")) or match[1] in shipped()
+  name, _ = _parsed(spec)
+  return name.endswith((".py", ".json")) or name in shipped()
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -274,9 +276,9 @@ def _replace_tree(node: Any, key: str, path: str, text: str) -> None:
   """Replaces the free-form `kwargs` by a JSON object."""
   value = _literal(text)
   if key != "kwargs" or not isinstance(value, dict):
-    fields = ", ".join(f"{path}.{k}" for k in node[key])
+    names = ", ".join(f"{path}.{k}" for k in node[key])
     raise errors.UsageError(
-      f"config.{path} is a group of fields, got {text!r}; set one of {fields}"
+      f"config.{path} is a group of fields, got {text!r}; set one of {names}"
     )
   with node.unlocked():
     node[key] = ConfigDict(value)
