@@ -57,9 +57,9 @@ def read(
   if format is None:
     return parse(text, shape, str(path), fix)
   name, newest = format
-  number = parse(text, dict, str(path), fix).get(name, 1)
-  require_format(str(path), number, newest)
-  return parse(text, shape, str(path), fix)
+  value = parse(text, dict, str(path), fix)
+  require_format(str(path), value.get(name, 1), newest)
+  return _checked(value, shape, str(path), fix)
 
 
 def parse(text: str | bytes, shape: Shape, where: str, fix: str) -> Any:
@@ -74,6 +74,11 @@ def parse(text: str | bytes, shape: Shape, where: str, fix: str) -> Any:
     raise errors.UserError(
       f"{where} is damaged: not JSON ({errors.first_line(e)}); {fix}"
     ) from e
+  return _checked(value, shape, where, fix)
+
+
+def _checked(value: Any, shape: Shape, where: str, fix: str) -> Any:
+  """Returns the value; raises UserError if it has another shape."""
   if problem := mismatch(value, shape):
     raise errors.UserError(f"{where} is damaged: {problem}; {fix}")
   return value
@@ -216,11 +221,7 @@ def _is_text(value: str) -> bool:
 
 def _got(shape: Shape, value: Any) -> str:
   kinds = shape if isinstance(shape, tuple) else (shape,)
-  names = [
-    _NAMES[kind if kind in (None, *_TYPES) else type(kind)] for kind in kinds
-  ]
+  known = [*_NAMES]  # A list: shapes may not be hashable.
+  names = [_NAMES[kind if kind in known else type(kind)] for kind in kinds]
   more = ", which has more than 64 bits" if _is_too_long(value) else ""
   return f"expected {' or '.join(names)}, got {value!r:.60}{more}"
-
-
-_TYPES = (str, int, float, bool, dict, list)
