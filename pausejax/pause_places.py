@@ -29,9 +29,10 @@ from pausejax import errors
 
 MAX_RUN_LENGTH = 2**20  # Longer than any row.
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+# Of SplitMix64.
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,8 +320,8 @@ def _threshold(probability: float) -> np.int64:
 def _mix64(x: np.ndarray) -> np.ndarray:
   """SplitMix64's finalizer; uint64 arithmetic wraps around."""
   with np.errstate(over="ignore"):
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    x = (x ^ (x >> np.uint64(30))) * MIX_1
+    x = (x ^ (x >> np.uint64(27))) * MIX_2
   return x ^ (x >> np.uint64(31))
 
 
@@ -328,7 +329,7 @@ def slot_keys(seed: int, positions_B: np.ndarray, num_slots: int) -> np.ndarray:
   """Returns int64 [B, J]: the random key of each slot of each segment."""
   positions_B = np.asarray(positions_B).astype(np.uint64)
   with np.errstate(over="ignore"):
-    seed_key = _mix64(np.uint64(seed % 2**64) + _GOLDEN)
-    keys_B = _mix64(seed_key ^ (positions_B * _GOLDEN + np.uint64(1)))
-    counter_J = np.arange(1, num_slots + 1, dtype=np.uint64) * _GOLDEN
+    seed_key = _mix64(np.uint64(seed % 2**64) + GOLDEN)
+    keys_B = _mix64(seed_key ^ (positions_B * GOLDEN + np.uint64(1)))
+    counter_J = np.arange(1, num_slots + 1, dtype=np.uint64) * GOLDEN
     return _mix64(keys_B[:, None] + counter_J).view(np.int64)

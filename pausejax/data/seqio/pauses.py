@@ -12,10 +12,7 @@ import tensorflow as tf
 
 from pausejax import errors
 from pausejax.pause import PauseSpec
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+from pausejax.pause_places import GOLDEN, MIX_1, MIX_2
 
 
 def insert_pauses_tf(
@@ -75,8 +72,8 @@ def mask(
 
 def _mix64(x: tf.Tensor) -> tf.Tensor:
   """SplitMix64's finalizer."""
-  x = tf.bitwise.bitwise_xor(x, _shift_right(x, 30)) * _MIX_1
-  x = tf.bitwise.bitwise_xor(x, _shift_right(x, 27)) * _MIX_2
+  x = tf.bitwise.bitwise_xor(x, _shift_right(x, 30)) * MIX_1
+  x = tf.bitwise.bitwise_xor(x, _shift_right(x, 27)) * MIX_2
   return tf.bitwise.bitwise_xor(x, _shift_right(x, 31))
 
 
@@ -89,9 +86,9 @@ def _slot_keys(seed: int, positions_B: tf.Tensor, num_slots: int) -> tf.Tensor:
   positions_B = tf.convert_to_tensor(positions_B)
   if positions_B.dtype != tf.uint64:
     positions_B = tf.bitcast(tf.cast(positions_B, tf.int64), tf.uint64)
-  seed_key = _mix64(tf.constant(seed % 2**64, tf.uint64) + _GOLDEN)
+  seed_key = _mix64(tf.constant(seed % 2**64, tf.uint64) + GOLDEN)
   keys_B = _mix64(
-    tf.bitwise.bitwise_xor(seed_key, positions_B * _GOLDEN + np.uint64(1))
+    tf.bitwise.bitwise_xor(seed_key, positions_B * GOLDEN + np.uint64(1))
   )
-  counter_J = np.arange(1, num_slots + 1, dtype=np.uint64) * _GOLDEN
+  counter_J = np.arange(1, num_slots + 1, dtype=np.uint64) * GOLDEN
   return tf.bitcast(_mix64(keys_B[:, None] + counter_J), tf.int64)
