@@ -167,7 +167,7 @@ def writing(url: str) -> Iterator[None]:
 
 def _split(spec: str) -> tuple[str, int | None]:
   """Returns (URL of the run, step or None)."""
-  match = re.fullmatch(r"(.+)/checkpoints/([0-9]+)/*", spec)
+  match = re.fullmatch(rf"(.+)/{layout.CHECKPOINTS}/([0-9]+)/*", spec)
   return (match[1], int(match[2])) if match else (spec.rstrip("/"), None)
 
 

@@ -15,6 +15,7 @@ import jax
 
 from pausejax.buckets import copies
 from pausejax.buckets import mirror as mirrors
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import arrays, folders
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.config import CheckpointConfig
@@ -41,7 +42,7 @@ class BucketStore(Store):
       mirror: copies to the bucket; None in all processes but the first.
     """
     super().__init__(folder, config)
-    self._place, self._mirror = f"{url}/checkpoints", mirror
+    self._place, self._mirror = f"{url}/{CHECKPOINTS}", mirror
     if mirror is not None:
       self._writer = _CopyingWriter(self._copy)
 

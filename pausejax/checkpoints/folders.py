@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 from pausejax import errors, files, json_files
 from pausejax.buckets import copies, urls
+from pausejax.buckets.layout import ASIDE, CHECKPOINTS
 from pausejax.checkpoints import upgrade
 
 META, META_SHA256 = "meta.json", "meta.sha256"
-SET_ASIDE = "set_aside"
 # Items of arrays; not every step has the last two.
 ITEMS = ("params", "opt_state", "average", "spikes")
 REASON = "set_aside.txt"  # In a step that was set aside: why.
@@ -67,7 +67,7 @@ def set_aside(folder: pathlib.Path) -> list[str]:
     OSError: the list cannot be read.
   """
   try:
-    names = os.listdir(folder.parent / SET_ASIDE)
+    names = os.listdir(folder.parent / ASIDE)
   except FileNotFoundError:
     return []
   return sorted(n for n in names if re.match(r"[0-9]", n))
@@ -156,10 +156,10 @@ def locate_checkpoint(
   errors.require_local(name, spec)
   errors.require(spec != "", f"{name}: got '', name the folder of a run")
   path = pathlib.Path(spec).resolve()
-  is_step = path.name.isdigit() and path.parent.name == "checkpoints"
+  is_step = path.name.isdigit() and path.parent.name == CHECKPOINTS
   workdir = path.parent.parent if is_step else path
   _require_folder(name, spec, workdir)
-  folder = workdir / "checkpoints"
+  folder = workdir / CHECKPOINTS
   with readable(folder):
     steps = numbered(folder)
   step = int(path.name) if is_step else max(steps, default=-1)
@@ -188,7 +188,7 @@ def _require_folder(name: str, spec: str, workdir: pathlib.Path) -> None:
 
 def move_aside(folder: pathlib.Path, step: int, why: str) -> pathlib.Path:
   """Moves a step to `set_aside` with the reason; returns its new place."""
-  aside = folder.parent / SET_ASIDE
+  aside = folder.parent / ASIDE
   aside.mkdir(exist_ok=True)
   count = sum(n.startswith(f"{step}-") for n in os.listdir(aside))
   moved = (folder / str(step)).rename(aside / f"{step}-{count}")

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 
 from pausejax import errors
 from pausejax.buckets import copies, layout, urls
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.buckets.objects import Objects
 from pausejax.checkpoints import folders, retention
 
 COMPLETE, DAMAGED, INCOMPLETE = "complete", "damaged", "incomplete"
 ASIDE, UNREADABLE = "set aside", "unreadable"
-_CHECKPOINTS = "checkpoints"
-_TRASH = f"{_CHECKPOINTS}/{retention.TRASH}"
+_TRASH = f"{CHECKPOINTS}/{retention.TRASH}"
 _PARTIAL = ".orbax-checkpoint-tmp"
 # What has no part of a run below it.
-_OTHER_FOLDERS = frozenset({_CHECKPOINTS, folders.SET_ASIDE, layout.SEGMENTS})
+_OTHER_FOLDERS = frozenset({CHECKPOINTS, layout.ASIDE, layout.SEGMENTS})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def workdirs_below(folder: pathlib.Path) -> list[pathlib.Path]:
 
   found = []
   for path, names, _ in os.walk(folder, onerror=fail):
-    if {_CHECKPOINTS, folders.SET_ASIDE} & {*names}:
+    if {CHECKPOINTS, layout.ASIDE} & {*names}:
       found.append(pathlib.Path(path))
     names[:] = [n for n in names if n not in _OTHER_FOLDERS]
   return sorted(found)
@@ -98,13 +98,13 @@ def list_bucket(url: str) -> tuple[list[Listed], list[str]]:
   sizes: dict[str, int] = {}
   for name, size in objects_sizes.items():
     top, _, rest = name.partition("/")
-    if top in (_CHECKPOINTS, folders.SET_ASIDE):
+    if top in (CHECKPOINTS, layout.ASIDE):
       place = f"{top}/{rest.split('/')[0]}"
       sizes[place] = sizes.get(place, 0) + size
   steps = []
   for name, size in sizes.items():
     step = _listed(workdir, name, size)
-    if step and name.startswith(_CHECKPOINTS) and step.step not in complete:
+    if step and name.startswith(CHECKPOINTS) and step.step not in complete:
       step = dataclasses.replace(
         step, state=INCOMPLETE, why=f"it lacks {layout.COMMITTED}"
       )
@@ -126,7 +126,7 @@ def _sorted(steps: list[Listed]) -> list[Listed]:
 
 def _local_sizes(workdir: pathlib.Path) -> Iterator[tuple[str, int]]:
   """Yields (name, bytes) of everything in the folders of steps."""
-  for top in (_CHECKPOINTS, _TRASH, folders.SET_ASIDE):
+  for top in (CHECKPOINTS, _TRASH, layout.ASIDE):
     try:
       names = os.listdir(workdir / top)
     except (FileNotFoundError, NotADirectoryError):
@@ -155,18 +155,18 @@ def _listed(workdir: pathlib.Path, name: str, num_bytes: int) -> Listed | None:
   top, _, base = name.rpartition("/")
   number = base.removesuffix(_PARTIAL).split("-")[0]
   pattern = {
-    _CHECKPOINTS: rf"(0|[1-9][0-9]*)({re.escape(_PARTIAL)}.*)?",
+    CHECKPOINTS: rf"(0|[1-9][0-9]*)({re.escape(_PARTIAL)}.*)?",
     _TRASH: "[0-9]+",
-    folders.SET_ASIDE: "[0-9]+(-[0-9]+)?",
+    layout.ASIDE: "[0-9]+(-[0-9]+)?",
   }[top]
   if not re.fullmatch(pattern, base) or len(number) > 18:
     return None
   path = workdir / name
   if top == _TRASH:
     state, why = INCOMPLETE, "its deletion was interrupted"
-  elif base != number and top == _CHECKPOINTS:
+  elif base != number and top == CHECKPOINTS:
     state, why = INCOMPLETE, "it is being saved, or its save was interrupted"
-  elif top == folders.SET_ASIDE:
+  elif top == layout.ASIDE:
     state, why = ASIDE, aside_reason(path)
   else:
     state, why = _state(path, int(number))

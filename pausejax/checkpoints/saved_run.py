@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pausejax import errors, json_files
 from pausejax.buckets import copies
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders
 from pausejax.config import DataConfig, ModelConfig, WatchdogConfig, saved
 from pausejax.data import tokenizers
@@ -103,7 +104,7 @@ class SavedRun:
 
     with phases.phase("restoring"):
       self.fetch()
-      store = Store(self.workdir / "checkpoints", None)
+      store = Store(self.workdir / CHECKPOINTS, None)
       shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
       return store.restore_params(
         sharding.placed(shapes), self.step, average=self.average
@@ -173,7 +174,7 @@ def find_run(
 
 def _read_run(workdir: pathlib.Path, url: str, step: int) -> SavedRun:
   """Returns a run without its parameters."""
-  meta = checked(folders.require_step(workdir / "checkpoints", step).meta)
+  meta = checked(folders.require_step(workdir / CHECKPOINTS, step).meta)
   files = sorted(workdir.glob("tokenizer.*"))
   tokenizer_spec = str(files[0]) if files else "bytes"
   num_pause_ids = meta["config"]["data"]["num_pause_ids"]

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import jax
 
 from pausejax import errors
+from pausejax.buckets.layout import ASIDE
 from pausejax.checkpoints import (
   arrays,
   earlier_states,
@@ -314,11 +315,11 @@ class Store:
   def _refuse(self, damaged: Mapping[int, str], aside: list[str]) -> NoReturn:
     folder, parent = self._place, self._place.rpartition("/")[0]
     steps = [f"{folder}/{step}: {why}" for step, why in damaged.items()]
-    steps += [f"{parent}/{folders.SET_ASIDE}/{name}" for name in aside]
+    steps += [f"{parent}/{ASIDE}/{name}" for name in aside]
     raise errors.CheckpointUnusable(
       f"no checkpoint is intact ({'; '.join(steps)}); nothing was changed; put "
       f"an intact step back as {folder}/STEP, or name another --workdir, or "
-      f"remove {folder} and {parent}/{folders.SET_ASIDE} to start over at "
+      f"remove {folder} and {parent}/{ASIDE} to start over at "
       "step 0"
     )
 

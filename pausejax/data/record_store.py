@@ -23,11 +23,11 @@ from typing import Any
 from etils import epath
 
 from pausejax import errors, files, json_files
+from pausejax.tasks.corpora import SPLITS
 
 INDEX = "index.json"
 UNITS = "units"  # State for resuming an interrupted build.
 HEAD = "store.json"
-SPLITS = ("train", "validation")
 _FIX = (
   "remove it and repeat the `pausejax segments` command of this store, which "
   "builds only what is missing"

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pausejax import arguments, errors
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import saved_run
 from pausejax.inference import continuation
 from pausejax.prompt_pauses import PromptPauses
@@ -64,7 +65,7 @@ def load(
   spec = arguments.path("workdir", workdir) or "."
   if step is not None:
     step = arguments.whole_number("step", step)
-    spec = f"{spec.rstrip('/')}/checkpoints/{step}"
+    spec = f"{spec.rstrip('/')}/{CHECKPOINTS}/{step}"
   errors.require_one_of("average", average, (True, False))
   return LoadedRun(
     saved_run.find_run(spec, "workdir", average=average, average_name="average")

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig, default
 from pausejax.data import tokenizers
@@ -55,7 +56,7 @@ def write_run(
   reading.require_finite(model, folder)
   zero = jnp.zeros((), jnp.int32)
   state = TrainState(step=zero, num_skipped=zero, model=model, opt_state=())
-  store = Store(out / "checkpoints", CheckpointConfig(**values["checkpoint"]))
+  store = Store(out / CHECKPOINTS, CheckpointConfig(**values["checkpoint"]))
   store.prepare(state)
   if distributed.process_index() == 0:
     run_folder.keep_inputs(out, str(tokenizer), values)

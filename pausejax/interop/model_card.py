@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pausejax import errors, tasks
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders, saved_run
 from pausejax.checkpoints.saved_run import SavedRun
 from pausejax.config import TrainConfig, train_config
@@ -102,7 +103,7 @@ def _meta_before(meta: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
   try:
     workdir = pathlib.Path(initial["workdir"])
-    step = folders.require_step(workdir / "checkpoints", initial["step"])
+    step = folders.require_step(workdir / CHECKPOINTS, initial["step"])
     return saved_run.checked(step.meta)
   except errors.UserError:
     return None
@@ -277,7 +278,7 @@ def _commands(saved: SavedRun, out: str) -> str:
     train = ["train", "--config=pausejax_config.json", f"--workdir={run}"]
     if initial := saved.meta.get("initial"):
       train.append(f"--init_from={pathlib.Path(initial['workdir']).name}")
-  checkpoint = f"{run}/checkpoints/{saved.step}"
+  checkpoint = f"{run}/{CHECKPOINTS}/{saved.step}"
   export = ["export", f"--checkpoint={checkpoint}", f"--out={out}"]
   export += ["--average"] * saved.average
   lines = [shlex.join(["pausejax", *words]) for words in (train, export)]

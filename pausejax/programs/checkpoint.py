@@ -298,7 +298,7 @@ def _set_aside(workdir: pathlib.Path, name: str) -> tuple[int, pathlib.Path]:
   step = name.split("-")[0]
   found = [n for n in names if n.split("-")[0] == name]
   found = [name] if name in names else found
-  aside = workdir / folders.SET_ASIDE
+  aside = workdir / layout.ASIDE
   if len(found) != 1:
     what = "no such step" if not found else f"several: {', '.join(found)}"
     raise errors.UserError(

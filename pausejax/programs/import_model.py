@@ -18,6 +18,7 @@ import pathlib
 import tempfile
 
 from pausejax import commandline, errors, files
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders
 from pausejax.runtime import accelerators, run_folder, tables
 
@@ -78,7 +79,7 @@ def _require_new(out: pathlib.Path) -> None:
   errors.require(not out.is_file(), f"--out: {out} is a file, name a folder")
   files.require_writable("--out", out)
   with folders.readable(out):
-    if folders.numbered(out / "checkpoints"):
+    if folders.numbered(out / CHECKPOINTS):
       raise errors.UserError(
         f"--out: {out} holds the checkpoints of a run; name another folder"
       )

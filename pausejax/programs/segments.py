@@ -90,7 +90,7 @@ def _make(
     )
     with refused:
       index = encoded.write_encoded(config.data, tokenizer, out)
-    for split in encoded.SPLITS:
+    for split in corpora.SPLITS:
       print(f"{split}: {index[split]['num_examples']:,} examples")
     print(f"examples are in {options.out}")
     return 0

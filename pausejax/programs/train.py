@@ -23,6 +23,7 @@ import time
 from typing import Any
 
 from pausejax import commandline
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.config import WatchdogConfig, check_fields
 from pausejax.runtime import (
   accelerators,
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
       print(kept)
     final = loop.train_loop(run)
   print(*run.meter.summary(), sep="\n")
-  print(resume.ending(start.config, final, f"{start.place}/checkpoints"))
+  print(resume.ending(start.config, final, f"{start.place}/{CHECKPOINTS}"))
   return run.stop.exit_code
 
 

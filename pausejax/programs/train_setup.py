@@ -8,6 +8,7 @@ import jax
 
 from pausejax import errors, sharding
 from pausejax.buckets import copies
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.buckets.mirror import Mirror
 from pausejax.checkpoints.bucket_store import BucketStore
 from pausejax.checkpoints.store import Restored, Store
@@ -227,7 +228,7 @@ def _resume(
     UserError: the checkpoint's settings or data differ from the run's.
   """
   if restored is None:
-    print(f"starting at step 0: no checkpoint in {inputs.place}/checkpoints")
+    print(f"starting at step 0: no checkpoint in {inputs.place}/{CHECKPOINTS}")
     return
   resume.require_resumable(inputs.place, restored.meta["config"], inputs.values)
   errors.require_same(
@@ -259,7 +260,7 @@ def _is_over(
     return False
   if exports and exports.is_missing(start):
     return False
-  folder = f"{inputs.place}/checkpoints"
+  folder = f"{inputs.place}/{CHECKPOINTS}"
   print(resume.nothing_to_do(inputs.config, start, folder))
   return True
 

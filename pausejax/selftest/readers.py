@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from pausejax import errors, optimizer, sharding, train_state
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders, leaves, saved_run, verification
 from pausejax.checkpoints.store import Store
 from pausejax.config import train_config
@@ -59,7 +60,7 @@ class Readers:
     """As `train` resumes: in a copy, where it sets a damaged step aside."""
     with tempfile.TemporaryDirectory(dir=workdir.parent) as folder:
       copy = shutil.copytree(workdir, pathlib.Path(folder) / "run")
-      store = Store(copy / "checkpoints", self._config.checkpoint)
+      store = Store(copy / CHECKPOINTS, self._config.checkpoint)
       restored = store.restore(self._abstract)
       assert restored is not None
       return _host(restored.state)
@@ -67,7 +68,7 @@ class Readers:
   def init_from(self, workdir: pathlib.Path) -> Leaves:
     """As `train --init_from` with init_load=state."""
     run = saved_run.find_run(str(workdir))
-    store = Store(workdir / "checkpoints", None)
+    store = Store(workdir / CHECKPOINTS, None)
     return _host(store.restore_step(self._abstract, run.step).state)
 
   def evaluate(self, workdir: pathlib.Path) -> Leaves:
@@ -109,7 +110,7 @@ def count_detected(
     UserError: damage was read as if it were what was saved, or a reader
       detected none.
   """
-  newest, older = folders.numbered(workdir / "checkpoints")[:-3:-1]
+  newest, older = folders.numbered(workdir / CHECKPOINTS)[:-3:-1]
   disk.drop_cached(workdir)
   num_leaves = sum(_verify(workdir, step) for step in (older, newest))
   detected: collections.Counter[str] = collections.Counter()
@@ -123,10 +124,10 @@ def count_detected(
     _copy(workdir, both, (older, newest))
     readers = Readers(both)
     last, saved = readers.resume(first), readers.resume(both)
-    files = files_of(both / "checkpoints" / str(newest))
+    files = files_of(both / CHECKPOINTS / str(newest))
     for file, name in itertools.product(files, damages):
       ours, theirs = (
-        both / "checkpoints" / str(step) / file for step in (newest, older)
+        both / CHECKPOINTS / str(step) / file for step in (newest, older)
       )
       content = ours.read_bytes()
       DAMAGES[name](ours, theirs)
@@ -163,7 +164,7 @@ def _copy(
 
 def _verify(workdir: pathlib.Path, step: int) -> int:
   """Returns the number of leaves of a step that match their digests."""
-  path = workdir / "checkpoints" / str(step)
+  path = workdir / CHECKPOINTS / str(step)
   verified = verification.verify_step(path, step)
   if verified.problems:
     raise failure.failed(

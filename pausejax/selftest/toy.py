@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pausejax import errors
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders
 from pausejax.runtime import distributed, metric_rows
 from pausejax.selftest import failure, ports
@@ -197,7 +198,7 @@ def losses(workdir: pathlib.Path) -> dict[int, float]:
 
 def saving_steps(workdir: pathlib.Path) -> set[int]:
   """Returns the steps that are being written, or that a kill left so."""
-  names = [p.name for p in (workdir / "checkpoints").glob("[0-9]*-tmp")]
+  names = [p.name for p in (workdir / CHECKPOINTS).glob("[0-9]*-tmp")]
   return {int(name.partition(".")[0]) for name in names}
 
 
@@ -225,7 +226,7 @@ def kill_when(
     process.send_signal(signal.SIGKILL)
     if process.wait() == KILLED:
       # Other processes of the run may have removed what was incomplete.
-      complete = {*folders.numbered(workdir / "checkpoints")}
+      complete = {*folders.numbered(workdir / CHECKPOINTS)}
       hit = "saving" if steps - complete else "training"
   wait(process)
   return distributed.all_gather(hit)[victim]
@@ -280,4 +281,4 @@ def _different(
 
 def _final_meta(workdir: pathlib.Path) -> dict[str, Any]:
   """Returns meta.json of the last step; raises UserError if it is damaged."""
-  return folders.require_step(workdir / "checkpoints", NUM_STEPS).meta
+  return folders.require_step(workdir / CHECKPOINTS, NUM_STEPS).meta

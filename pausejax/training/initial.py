@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from pausejax import errors, sharding, train_state
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders, leaves, saved_run
 from pausejax.checkpoints.store import Restored, Store
 from pausejax.config import ModelConfig, TrainConfig
@@ -49,7 +50,7 @@ def first_state(
     print(f"it has pauses behind every token; this finetuning {has}")
   initial.fetch()
   return from_checkpoint(
-    Store(initial.workdir / "checkpoints", None),
+    Store(initial.workdir / CHECKPOINTS, None),
     initial.meta,
     parts.model,
     parts.optimizer,
@@ -70,7 +71,7 @@ def continued_state(parts: Parts, source: saved_run.SavedRun) -> Restored:
     UserError: it has other leaves than the state of this run.
   """
   source.fetch(*folders.ITEMS)
-  store = Store(source.workdir / "checkpoints", None)
+  store = Store(source.workdir / CHECKPOINTS, None)
   restored = store.restore_step(parts.abstract, source.step)
   reason = "; ".join(filter(None, [source.place, restored.reason]))
   return dataclasses.replace(restored, reason=reason)

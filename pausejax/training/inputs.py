@@ -6,6 +6,7 @@ from typing import Any
 
 from pausejax import errors, tasks
 from pausejax.buckets import copies, urls
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import saved_run
 from pausejax.config import (
   DataConfig,
@@ -60,7 +61,7 @@ class Inputs:
   @property
   def checkpoints(self) -> pathlib.Path:
     """The folder of the run's checkpoints."""
-    return self.workdir / "checkpoints"
+    return self.workdir / CHECKPOINTS
 
   @property
   def place(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pausejax import errors, json_files
 from pausejax.buckets import copies
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders, saved_run
 from pausejax.config import TrainConfig, fields
 from pausejax.config.batch_skips import batch_skips
@@ -26,7 +27,7 @@ def own_checkpoint(workdir: pathlib.Path) -> saved_run.SavedRun | None:
 
   Damage is not reported here but by `Store.restore`.
   """
-  folder = workdir / "checkpoints"
+  folder = workdir / CHECKPOINTS
   names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
   for step in sorted(map(int, filter(str.isdigit, names)), reverse=True):
     try:

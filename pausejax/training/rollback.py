@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pausejax import errors
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders, saved_run
 from pausejax.training import resume
 
@@ -58,7 +59,7 @@ def plan_rollback(
   Raises:
     UsageError: no checkpoint of that step.
   """
-  folder = workdir / "checkpoints"
+  folder = workdir / CHECKPOINTS
   errors.require(
     own is not None, f"--rollback_to={step}: no checkpoint in {folder}"
   )

@@ -23,9 +23,9 @@ from pausejax.config import DataConfig
 from pausejax.data import record_store
 from pausejax.data.finetuning import examples, prompts
 from pausejax.data.tokenizers import PauseTokenizer
+from pausejax.tasks.corpora import SPLITS
 
 FORMAT = 2
-SPLITS = ("train", "validation")
 _SPLIT = {"num_unusable": {str: int}, "examples_sha256": str}
 _RECORD = {
   "example": {

@@ -123,7 +123,7 @@ def write_segments(
     advance = functools.partial(_advance, progress, report)
     _make(store, todo, advance, num_workers, setup)
   # Shards may finish at the same time: only one may join and clean up.
-  with locks.hold_when_free(out / "units" / "lock-index"):
+  with locks.hold_when_free(out / record_store.UNITS / "lock-index"):
     return store.finish()
 
 

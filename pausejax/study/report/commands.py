@@ -4,6 +4,7 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.probe.results import AXES
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.study.report.runs import StudyRun
@@ -98,5 +99,5 @@ def _text(again: str, run: StudyRun, score: dict) -> list[str]:
 
 def _checkpoint(again: str, run: StudyRun, result: dict) -> str:
   is_last = result["step"] == run.config.get("num_steps")
-  step = "" if is_last else f"/checkpoints/{result['step']}"
+  step = "" if is_last else f"/{CHECKPOINTS}/{result['step']}"
   return f"--checkpoint={again}{step}"

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from pausejax import errors, json_files
+from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders
 from pausejax.config import saved
 from pausejax.evaluation import results
@@ -109,7 +110,7 @@ def _read(workdir: pathlib.Path, name: str, arm: str) -> StudyRun | None:
     results=results.read_results(workdir / "evaluations"),
     text_scores=results.read_text_scores(workdir / results.TEXT_SCORES),
     probes=probe_results.read_probes(workdir / probe_results.FOLDER),
-    meta=_newest_meta(workdir / "checkpoints"),
+    meta=_newest_meta(workdir / CHECKPOINTS),
   )
 
 
