@@ -115,7 +115,7 @@ def load(workdir, abstract, expected):
   before = sorted(p for p in workdir.rglob("*"))
   store = Store(workdir / "checkpoints", None)
   try:
-    meta = store.meta(8)
+    meta = folders.require_step(workdir / "checkpoints", 8).meta
     model = store.restore_params(abstract.model, 8)
   except errors.CheckpointUnusable as e:
     assert f"{workdir}/checkpoints/8 is damaged: " in e.message

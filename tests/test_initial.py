@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from pausejax import errors, optimizer
-from pausejax.checkpoints import leaves
+from pausejax.checkpoints import folders, leaves
 from pausejax.checkpoints.store import Store
 from pausejax.config import FinetuneConfig, OptimConfig, default
 from pausejax.config.model import VOCAB_MULTIPLE
@@ -54,7 +54,10 @@ def start(
   **model,
 ):
   store = Store(epath.Path(folder), None)
-  meta = {**store.meta(0), "pauses_seen": seen}
+  meta = {
+    **folders.require_step(epath.Path(folder), 0).meta,
+    "pauses_seen": seen,
+  }
   if vocab_size:
     meta["model"] = {"vocab_size": vocab_size}
   with jax.set_mesh(mesh or one_device_mesh()):
@@ -186,7 +189,8 @@ def test_the_bias_of_the_head_grows_with_the_vocabulary(tmp_path, made):
   store.save(before, data={"x": b""}, meta={"model": {"vocab_size": 128}})
   store.close()
   store = Store(epath.Path(tmp_path / "checkpoints"), None)
-  meta = {**store.meta(0), "pauses_seen": False}
+  saved = folders.require_step(tmp_path / "checkpoints", 0).meta
+  meta = {**saved, "pauses_seen": False}
   with jax.set_mesh(one_device_mesh()):
     after = initial.from_checkpoint(
       store, meta, large, made, pause_init="mean", seed=0

@@ -272,10 +272,6 @@ class Store:
       self._set_aside(s, why or f"training diverged after step {step}")
     return newest, later
 
-  def meta(self, step: int) -> dict[str, Any]:
-    """Returns meta.json of a step; raises CheckpointUnusable if damaged."""
-    return folders.require_step(self._folder, step).meta
-
   def _list(self) -> tuple[list[int], list[str]]:
     with folders.readable(self._folder):
       return folders.numbered(self._folder), folders.set_aside(self._folder)
