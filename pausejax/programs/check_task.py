@@ -32,7 +32,6 @@ from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inspection import checks, sequences, soundness
-from pausejax.programs import score
 
 _SEQ_LENS = (512, 2048)
 _NUM_ENCODED = 2_000  # Examples of a split that are tokenized.
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> int:
   checkup = Checkup(
     tasks.downstream(options.name),
     tokenizers.load_tokenizer(options.tokenizer),
-    score.data_config(options.local_dir),
+    DataConfig(local_dir=options.local_dir),
     FinetuneConfig(num_pauses=options.pauses),
   )
   for number, (name, stage) in enumerate(checkup.stages(), start=1):

@@ -20,9 +20,6 @@ from pausejax.config import DataConfig
 from pausejax.data.finetuning import examples
 from pausejax.tasks import records
 
-# (location of an answer for messages, the answer).
-LocatedRecord = tuple[str, Any]
-
 
 def main(argv: list[str]) -> int:
   """Prints a table of the metrics, and writes it with --out."""
@@ -40,7 +37,8 @@ def main(argv: list[str]) -> int:
   errors.require_one_of("--split", split, examples.splits(task))
   if options.out:
     files.require_writable_file("--out", pathlib.Path(options.out))
-  loaded = examples.read_split(task, split, data_config(options.local_dir))
+  data = DataConfig(local_dir=options.local_dir)
+  loaded = examples.read_split(task, split, data)
   path = pathlib.Path(options.predictions)
   scores = score_answers(task, loaded, read_answers(task, loaded, path))
   _show(task, loaded, scores)
@@ -51,11 +49,6 @@ def main(argv: list[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write(out, json.dumps(result, indent=2) + "\n")
   return 0
-
-
-def data_config(local_dir: str) -> DataConfig:
-  """Returns the default data settings for a folder of published files."""
-  return DataConfig(local_dir=local_dir)
 
 
 def read_answers(
@@ -80,7 +73,9 @@ def read_answers(
   return answers
 
 
-def _of_document(task, rows, path: pathlib.Path) -> dict[str, LocatedRecord]:
+def _of_document(
+  task, rows, path: pathlib.Path
+) -> dict[str, records.LocatedRecord]:
   """Returns id -> (where, answer) of a JSON document that the task reads."""
   del rows
   document = records.json_value(path)
@@ -91,10 +86,12 @@ def _of_document(task, rows, path: pathlib.Path) -> dict[str, LocatedRecord]:
   return {key: (str(path), answer) for key, answer in predictions.items()}
 
 
-def _of_lines(task, rows, path: pathlib.Path) -> dict[str, LocatedRecord]:
+def _of_lines(
+  task, rows, path: pathlib.Path
+) -> dict[str, records.LocatedRecord]:
   """Returns id -> (where, answer) of JSON lines, such as `evaluate` writes."""
   del task
-  located: dict[str, LocatedRecord] = {}
+  located: dict[str, records.LocatedRecord] = {}
   for where, record in records.json_lines(path):
     key = record.get("id")
     if not isinstance(key, str) or "prediction" not in record:

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Mapping
 
 from pausejax import commandline, errors, tasks
+from pausejax.config import DataConfig
 from pausejax.data.finetuning import examples
-from pausejax.programs import check_task, score
+from pausejax.programs import check_task
 from pausejax.runtime import tables
 from pausejax.tasks import records
 
@@ -66,7 +67,7 @@ def _row(
   return (
     task.name,
     task.kind,
-    task.source.describe(score.data_config("")),
+    task.source.describe(DataConfig()),
     ", ".join(splits),
     ", ".join(task.metric_names),
     str(task.num_pauses),
@@ -99,7 +100,8 @@ def _counts(
       try:
         published = split if split in task.source.splits else "train"
         files = {*task.source.find(published, place)}
-        loaded = examples.read_split(task, split, score.data_config(str(place)))
+        data = DataConfig(local_dir=str(place))
+        loaded = examples.read_split(task, split, data)
       except records.MissingData:
         counts[name, split] = "missing"
       except errors.UserError as e:

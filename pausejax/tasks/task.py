@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pausejax import errors
+from pausejax import errors, metrics
 from pausejax.config import DataConfig
 from pausejax.tasks import corpora, records
 
@@ -17,7 +17,7 @@ ACCURACIES = {
   "accuracy_per_character": "per_character",
 }
 
-Metric = Callable[[str, Sequence[str]], float]
+Metric = metrics.TextMetric
 Unusable = records.Unusable
 
 
