@@ -230,7 +230,7 @@ class PauseSpec:
     return self.way.length(num_text) if self.has_pauses else num_text
 
   def behind_tokens(self, pause_id: int) -> TokenPauses:
-    """Returns the pauses behind every token of a prompt and its answer."""
+    """Returns the pauses after every token of a prompt and its answer."""
     num = self.way.num_per_token * self.has_pauses
     ids = [pause_id + j % self.num_ids for j in range(num)]
     if self.way.repeats_token:

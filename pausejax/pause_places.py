@@ -2,9 +2,9 @@
 
   insert_trim, exact   uniformly random places (Goyal et al., section 3.1)
   random_runs          random places, geometric runs (Open-Athena's MarinFold)
-  after_sentences      behind every sentence
-  after_paragraphs     behind every paragraph
-  every_token          behind every token (PonderLM-2's control)
+  after_sentences      after every sentence
+  after_paragraphs     after every paragraph
+  every_token          after every token (PonderLM-2's control)
   repeat_token         every token repeated (PHD-Transformer, arXiv 2504.14992)
 
 The mask of a segment is a pure function of (seed, position, text), where the
@@ -71,7 +71,7 @@ class Way(abc.ABC):
 
   @property
   def num_per_token(self) -> int:
-    """The number of pauses behind every token; 0 if not all have as many."""
+    """The number of pauses after every token; 0 if not all have as many."""
     return 0
 
   @abc.abstractmethod
@@ -216,9 +216,9 @@ class RandomRuns(Way):
 
 
 class AfterSentences(Way):
-  """`run_length` pauses behind every sentence, trimmed to T."""
+  """`run_length` pauses after every sentence, trimmed to T."""
 
-  words: ClassVar[str] = "behind every sentence"
+  words: ClassVar[str] = "after every sentence"
   unit: ClassVar[str] = "sentence"
 
   def mask(self, seed, positions_B, seq_len, ends_BN):
@@ -242,19 +242,19 @@ class AfterSentences(Way):
 
 
 class AfterParagraphs(AfterSentences):
-  """`run_length` pauses behind every paragraph, trimmed to T."""
+  """`run_length` pauses after every paragraph, trimmed to T."""
 
-  words: ClassVar[str] = "behind every paragraph"
+  words: ClassVar[str] = "after every paragraph"
   unit: ClassVar[str] = "paragraph"
 
 
 class EveryToken(Way):
-  """`run_length` pauses behind every token; the last one may have fewer.
+  """`run_length` pauses after every token; the last one may have fewer.
 
   The last pause predicts the next token; no other position does.
   """
 
-  words: ClassVar[str] = "behind every token"
+  words: ClassVar[str] = "after every token"
   displaces_text: ClassVar[bool] = False
 
   def num_text_tokens(self, seq_len: int) -> int:
@@ -276,7 +276,7 @@ class EveryToken(Way):
 
   @property
   def num_per_token(self) -> int:
-    """The number of pauses behind every token."""
+    """The number of pauses after every token."""
     return int(self.run_length)
 
   @property

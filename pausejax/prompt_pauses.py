@@ -1,7 +1,7 @@
 """The pauses of a prompt, and the targets of its answer.
 
 Finetuning (Algorithm 2) and inference (Algorithm 3) put M pauses around a
-prefix; `pause.py` explains the method. `TokenPauses` are those behind every
+prefix; `pause.py` explains the method. `TokenPauses` are those after every
 token of a prompt and of its answer.
 
 N ids of a prompt, T positions of a prompt with its answer, P slots of a token
@@ -67,12 +67,12 @@ FILLERS = {_COUNT: "1 2 3 ...", _QUESTION: "the prefix, repeated"}
 
 @dataclasses.dataclass(frozen=True)
 class TokenPauses:
-  """The pauses behind every token of a prompt and of its answer.
+  """The pauses after every token of a prompt and of its answer.
 
   The next token is read at the last one. BOS has none, as in pretraining.
 
   Attributes:
-    ids: the ids behind a token, `COPY` for a copy of it; none by default.
+    ids: the ids after a token, `COPY` for a copy of it; none by default.
     share_positions: whether they have the position of their token.
   """
 
@@ -297,7 +297,7 @@ def answer_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the targets of a prompt with its answer, and which of them count.
 
-  The loss is on the answer only (section 3.2), of which the pauses behind its
+  The loss is on the answer only (section 3.2), of which the pauses after its
   tokens are no part. Hints are additional targets of the positions just before
   the one that predicts the answer.
 
@@ -305,7 +305,7 @@ def answer_targets(
     ids: int [T + 1], the prompt, then the answer with its pauses, and EOS.
     num_prompt: ids of the prompt.
     hint_ids: fewer than `num_prompt`.
-    behind: the pauses behind every token.
+    behind: the pauses after every token.
 
   Returns:
     int and bool [T].
@@ -315,6 +315,6 @@ def answer_targets(
   targets_T[last - len(hint_ids) : last] = hint_ids
   places_T = np.arange(len(targets_T)) - last
   is_hint_T = (places_T >= -len(hint_ids)) & (places_T < 0)
-  # The last pause behind a token predicts the next one.
+  # The last pause after a token predicts the next one.
   is_answer_T = (places_T >= 0) & (places_T % behind.period == 0)
   return targets_T, is_hint_T | is_answer_T

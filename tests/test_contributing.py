@@ -75,7 +75,7 @@ MODE = {
     (
       "MODES: dict[str, type[Way]] = {",
       "class AfterClauses(AfterSentences):\n"
-      '  words: ClassVar[str] = "behind every clause"\n'
+      '  words: ClassVar[str] = "after every clause"\n'
       '  unit: ClassVar[str] = "clause"\n\n\n',
     ),
     (
@@ -227,7 +227,7 @@ def test_the_programs_follow_every_change(copy):
   )
   assert done.returncode == 0, done.stdout + done.stderr
   assert "BAD" not in done.stdout
-  assert "1 behind every clause" in done.stdout
+  assert "1 after every clause" in done.stdout
   assert "ok   M = 10 pauses around the prefix" in done.stdout
   assert "M=3 split <pause>: same_length" in done.stdout
   rows = (copy / "pretrained/metrics.jsonl").read_text().splitlines()

@@ -154,7 +154,7 @@ def test_only_units_of_changed_files_are_rebuilt(data, corpus, whole, tmp_path):
     f.write('{"text": "one more"}\n')
   done = []
   prepare.write_segments(data, BYTES, whole, lambda p: done.append(p.num_done))
-  # A document more moves the places of those behind it.
+  # A document more moves the places of those after it.
   assert done[0] == 5
   prepare.write_segments(data, BYTES, tmp_path / "fresh")
   assert contents(whole) == contents(tmp_path / "fresh")

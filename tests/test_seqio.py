@@ -152,7 +152,7 @@ def text_rows(batch, data) -> list[tuple[int, ...]]:
 
 
 def paused(text_BT, **kwargs) -> np.ndarray:
-  """`PauseSpec.insert`; pauses behind a text that ends are padding."""
+  """`PauseSpec.insert`; pauses after a text that ends are padding."""
   how = {name: x for name, x in kwargs.items() if name != "pauses"}
   paused_BT = kwargs["pauses"].insert(text_BT, **how)
   for row, text_T in zip(paused_BT, text_BT, strict=True):

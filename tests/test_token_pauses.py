@@ -1,4 +1,4 @@
-"""Pauses behind every token of a prompt and of its answer.
+"""Pauses after every token of a prompt and of its answer.
 
 The reference is a training batch of the same text, read in one forward pass.
 """
@@ -47,7 +47,7 @@ def first_pause(pauses) -> int:
 
 
 def prompt_arrays(pauses, texts):
-  """The arrays of prompts with pauses behind each token, and those pauses."""
+  """The arrays of prompts with pauses after each token, and those pauses."""
   first = first_pause(pauses)
   behind = pauses.behind_tokens(first)
   tokens = Tokens(0, range(first, models.VOCAB_SIZE))
@@ -212,4 +212,4 @@ def test_a_probe_refuses_the_run(mode, tmp_path, capfd):
   run = runs.save_run(tmp_path / "run", pauses={"pause_mode": mode})
   argv = ["probe", "--task=parity20", f"--checkpoint={run}"]
   line = refused(argv, capfd)
-  assert "pauses behind every token, which no lesion removes" in line
+  assert "pauses after every token, which no lesion removes" in line

@@ -1,4 +1,4 @@
-"""Finetuning with pauses behind every token of prefix and target."""
+"""Finetuning with pauses after every token of prefix and target."""
 
 import jax
 import numpy as np

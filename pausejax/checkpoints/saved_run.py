@@ -112,7 +112,7 @@ class SavedRun:
 
   @property
   def behind_tokens(self) -> TokenPauses:
-    """The pauses behind every token in training, which answers have, too."""
+    """The pauses after every token in training, which answers have, too."""
     # Pretraining saves the first, a finetuning that has them the second.
     if not {"pause_mode", BEHIND_TOKENS} & {*self.meta.get("data", {})}:
       return NO_TOKEN_PAUSES

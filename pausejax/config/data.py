@@ -241,7 +241,7 @@ class FinetuneConfig(ConfigGroup):
   )
   pauses_behind_tokens: bool = declare(
     True,
-    "Whether examples have pauses or copies behind every token if the run of "
+    "Whether examples have pauses or copies after every token if the run of "
     "--init_from was trained with them (data.pause_mode every_token or "
     "repeat_token, which is inherited).",
   )

@@ -305,7 +305,7 @@ class TrainConfig(ConfigGroup):
   watchdog: WatchdogConfig
 
   def behind_tokens(self, pause_id: int) -> TokenPauses:
-    """Returns the pauses behind every token of a finetuning's examples."""
+    """Returns the pauses after every token of a finetuning's examples."""
     if not self.finetune.pauses_behind_tokens:
       return NO_TOKEN_PAUSES
     return self.data.pauses.behind_tokens(pause_id)

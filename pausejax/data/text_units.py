@@ -21,7 +21,7 @@ from pausejax.data.batch import PADDING
 from pausejax.data.tokenizers import PauseTokenizer
 
 _CLOSING = "\"')]}\u201d\u2019"
-_MAX_CLOSING = 3  # Closing quotes and brackets behind a sentence.
+_MAX_CLOSING = 3  # Closing quotes and brackets after a sentence.
 
 
 @dataclasses.dataclass(frozen=True)

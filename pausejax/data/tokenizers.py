@@ -83,7 +83,7 @@ class PauseTokenizer:
     return self.base.decode([int(i) for i in ids if i < self.pause_id])
 
   def id_text(self, id_: int) -> str:
-    """Returns the text that an id adds behind a letter.
+    """Returns the text that an id adds after a letter.
 
     A part of a character has "" or U+FFFD.
     """
@@ -91,7 +91,7 @@ class PauseTokenizer:
     return self.decode([*ids, id_]).removeprefix(text)
 
   def ids_behind_letter(self, text: str) -> list[int]:
-    """Returns the ids that a text adds behind a letter."""
+    """Returns the ids that a text adds after a letter."""
     return self.encode([f"a{text}"])[0][len(self._letter[0]) :]
 
   @functools.cached_property

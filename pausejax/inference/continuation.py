@@ -33,7 +33,7 @@ def prompt_arrays(
     ids: the ids of each prompt, without BOS.
     pauses: the pauses of all prompts.
     tokenizer: their tokenizer.
-    behind: the pauses behind every token.
+    behind: the pauses after every token.
     num_new: number of tokens that will follow.
     max_seq_len: positions of the model.
 

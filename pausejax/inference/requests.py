@@ -3,7 +3,7 @@
 A request is a context and either a continuation, whose log-likelihood is
 computed, or a limit for text to generate. All are ids; pauses are added here:
 between context and continuation, or before the context
-(`prompt_pauses.POSITIONS`), and those behind every token
+(`prompt_pauses.POSITIONS`), and those after every token
 (`prompt_pauses.TokenPauses`).
 
 A context that does not fit is truncated on the left, with its BOS, as
@@ -68,7 +68,7 @@ class RequestRunner:
   Attributes:
     model: the decoder, sharded on the mesh.
     tokenizer: decodes ids; names BOS, EOS, padding and `<pause>`.
-    filler: writes the pauses of every request, and those behind tokens.
+    filler: writes the pauses of every request, and those after tokens.
     max_length: positions that a request may use, at most those of the model.
     batch_size: B, a multiple of the devices that split rows.
     num_truncated: contexts that were truncated so far.
@@ -167,7 +167,7 @@ class RequestRunner:
     num_after *= period
     available = self.max_length - num_pauses - num_after
     has_bos = list(context[:1]) == [self.tokenizer.bos_id]
-    # BOS has no pauses behind it.
+    # BOS has no pauses after it.
     if has_bos + (len(context) - has_bos) * period <= available:
       return list(context)
     errors.require(

@@ -71,7 +71,7 @@ def score_options(
     num_tokens_BO: int32; 0 if there is no such option.
     moves_BT: bool or None, see `cached.prefill`.
     pause_id: first id of the pauses, which greedy decoding never chooses.
-    behind: the pauses behind each id of an option.
+    behind: the pauses after each id of an option.
 
   Returns:
     (log_prob_BO, is_greedy_BO): float32 nats, the sum over an option's tokens,
@@ -127,7 +127,7 @@ def _branch_vectors(decoder, prefix, options_BOC, behind):
     cache=prefix.cache,
     offset=prefix_len,
   )
-  # The last pause behind a token predicts the next one.
+  # The last pause after a token predicts the next one.
   later_BOCD = x_BJD.reshape(*inputs_BOC.shape, x_BJD.shape[-1])
   later_BOCD = later_BOCD[:, :, behind.period - 1 :: behind.period]
   first_BO1D = jnp.broadcast_to(

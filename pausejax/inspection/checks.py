@@ -235,7 +235,7 @@ def _check_first_target(
 
   period = rules.sequences.format.filler.behind.period
   name = "targets are in the loss from the last id of the prompt to EOS"
-  name += ", the pauses behind tokens are not" * (period > 1)
+  name += ", the pauses after tokens are not" * (period > 1)
   return _each(name, "examples", is_good, batch, rules)
 
 

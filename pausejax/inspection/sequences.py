@@ -82,7 +82,7 @@ class FinetuningRules(Rules):
 
   @property
   def shares_positions(self) -> bool:
-    """Whether pauses behind tokens have the position of their token."""
+    """Whether pauses after tokens have the position of their token."""
     return self.sequences.format.filler.behind.share_positions
 
   @functools.cached_property

@@ -250,7 +250,7 @@ class PauseJaxLM(TemplateLM):
     """Returns the log-likelihood of each whole text, in nats.
 
     The windows are those of `--model hf`, which predicts BOS, too, if texts
-    start with it; a run with pauses behind tokens does not. Every token is
+    start with it; a run with pauses after tokens does not. Every token is
     predicted once.
 
     Raises:
@@ -280,7 +280,7 @@ class PauseJaxLM(TemplateLM):
 
   def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
     behind = self._saved.behind_tokens
-    # The prefix is BOS. In the text it would have pauses behind it.
+    # The prefix is BOS. In the text it would have pauses after it.
     add_bos = False if behind.ids else None
     return utils.get_rolling_token_windows(
       token_list=self.tok_encode(text, add_bos),

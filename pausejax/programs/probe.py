@@ -150,7 +150,7 @@ def _condition(
   )
   errors.require(
     not run.behind_tokens.ids,
-    f"{run.place} was trained with pauses behind every token, which no lesion "
+    f"{run.place} was trained with pauses after every token, which no lesion "
     "removes; probe a run with pauses in its prompts",
   )
   (pauses,) = evaluate.requested_pauses(options, run, names[0])

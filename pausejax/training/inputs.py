@@ -24,7 +24,7 @@ from pausejax.runtime import distributed, provenance, trackers
 from pausejax.training import resume
 from pausejax.training.rollback import Rollback, plan_rollback
 
-# Fields of `data` that a finetuning inherits with pauses behind every token.
+# Fields of `data` that a finetuning inherits with pauses after every token.
 _PAUSES_BEHIND_TOKENS = (
   "pause_mode",
   "pause_fraction",

@@ -155,7 +155,7 @@ class Filler:
 
   Attributes:
     pauses: the condition.
-    behind: the pauses behind every token.
+    behind: the pauses after every token.
   """
 
   def __init__(
