@@ -10,6 +10,7 @@ import pathlib
 import pytest
 
 from pausejax import errors, tasks
+from pausejax.config import DataConfig
 from pausejax.data.finetuning import examples
 from pausejax.inspection import soundness
 from pausejax.programs import score
@@ -20,7 +21,7 @@ from tests.test_tasks import COQA, FILES, GSM8K, HELLASWAG, PIQA, SQUAD
 
 def load(name: str, split: str, folder) -> examples.Examples:
   """The published split as `pausejax score` loads it."""
-  data = score.data_config(str(folder))
+  data = DataConfig(local_dir=str(folder))
   read, unusable = examples._read(tasks.downstream(name), split, data)
   return examples.Examples(split, [r for m in read for r in m], unusable, "")
 

@@ -285,7 +285,9 @@ class Study:
 
 def _difference(before: list[str], now: list[str]) -> tuple[str, str]:
   """Returns the words that only one of two lists of commands has."""
-  words, others = (shlex.split(" ".join(lines)) for lines in (before, now))
+  words, others = (
+    Words.parse(" ".join(lines), "cells").words for lines in (before, now)
+  )
   only = lambda these, those: shlex.join(w for w in these if w not in those)
   return only(words, others) or "fewer", only(others, words) or "fewer"
 
