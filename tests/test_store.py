@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import random
+import threading
+import time
 
 import jax
 import numpy as np
@@ -72,6 +75,23 @@ def test_a_state_is_restored_bit_for_bit_with_data_and_meta(
   assert restored.data == {"position.json": b'{"step": 3}'}
   assert restored.meta["hello"] == "world" and restored.meta["step"] == 3
   assert "newest" in restored.reason
+
+
+def test_a_clock_that_jumps_does_not_stop_a_save(tmp_path, fresh, monkeypatch):
+  rng, real = random.Random(0), time.time
+
+  def jumping() -> float:
+    return real() + (rng.uniform(-86_400, 86_400) if rng.random() < 0.3 else 0)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(time, "time", jumping)
+    saving = threading.Thread(
+      target=save, args=(tmp_path / "c", fresh, *range(1, 9)), daemon=True
+    )
+    saving.start()
+    saving.join(60)
+  assert not saving.is_alive()
+  assert (tmp_path / "c" / "8").is_dir()
 
 
 def test_an_empty_folder_restores_nothing(tmp_path, abstract):

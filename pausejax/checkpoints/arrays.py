@@ -25,9 +25,12 @@ from pausejax.checkpoints import folders, leaves
 # Orbax merges the files of all processes with a glob of the full path;
 # TensorStore reads a backslash as a slash.
 _MISREAD_CHARACTERS = frozenset("*?[\\")
-# Ten years: Orbax's limit of a save is by the wall clock, which may jump. The
-# watchdog ends a save that is stuck.
-_NO_TIMEOUT = 315_360_000  # Seconds.
+# Orbax measures its limits by the wall clock, which may jump. So the limit of a
+# save is ten years (the watchdog ends one that is stuck), and no thread waits
+# for folders to be made, since such a wait could last as long as the jump.
+_OPTIONS = ocp.AsyncOptions(
+  timeout_secs=315_360_000, create_directories_asynchronously=False
+)
 # Statuses of TensorStore and XLA that are no evidence of damage on disk.
 _NOT_DAMAGE = (
   "ABORTED",
@@ -82,7 +85,10 @@ class ArrayWriter:
     if self._checkpointer is None:
       _hide_closed_loops()
       self._checkpointer = ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(), timeout_secs=_NO_TIMEOUT
+        ocp.CompositeCheckpointHandler(
+          composite_options=ocp.CompositeOptions(async_options=_OPTIONS)
+        ),
+        async_options=_OPTIONS,
       )
     items = {
       **{n: ocp.args.StandardSave(leaves.nest(x)) for n, x in arrays.items()},
