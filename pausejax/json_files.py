@@ -10,10 +10,9 @@ optionally `other`.
 import collections
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from etils import epath
 
 from pausejax import errors
 
@@ -31,7 +30,7 @@ _NAMES = {
 
 
 def read(
-  path: epath.PathLike,
+  path: os.PathLike[str] | str,
   shape: Shape,
   fix: str,
   *,
@@ -50,6 +49,8 @@ def read(
     UserError: the file cannot be read, is not JSON, or has a newer format or
       another shape.
   """
+  from etils import epath  # Slow to import, and every program imports this.
+
   try:
     text = epath.Path(path).read_bytes()
   except OSError as e:

@@ -6,6 +6,7 @@ import pytest
 
 from pausejax import cli
 from pausejax.config import loader
+from pausejax.data import pipeline
 from pausejax.programs import check_study
 from pausejax.study import plan
 
@@ -117,3 +118,36 @@ def test_the_commands_of_our_own_studies_pass(name, tmp_path, monkeypatch):
   monkeypatch.chdir(SMOKE.parent.parent)
   config = loader.load_config(f"configs/{name}.py")
   check_study.check_cells(plan.make_plan(tmp_path, config.to_dict()))
+
+
+def test_a_finetuning_that_ignored_its_pause_mode_resumes(
+  tmp_path, monkeypatch, capfd
+):
+  """Earlier versions began finetunings with a mode that they did not use."""
+  argv = ["train", "--config=finetune_smoke:task=stdlib_choice,pauses=2"]
+  argv += [f"--workdir={tmp_path / 'run'}", "--config.num_steps=1"]
+  argv += ["--config.data.pause_mode=after_sentences"]
+  argv += [f"--config.model.{c}" for c in ("num_layers=1", "d_model=16")]
+  argv += ["--config.model.num_heads=2", "--config.eval.num_examples=8"]
+  assert cli.main(argv) == 2
+  assert "'after_sentences' is for pretraining" in capfd.readouterr().err
+  with monkeypatch.context() as patch:
+    patch.setattr(pipeline, "require_used_pauses", lambda data: None)
+    assert cli.main(argv) == 0
+  assert cli.main(argv) == 0
+  assert "nothing to do" in capfd.readouterr().out
+
+
+def test_a_study_that_trains_from_a_store_needs_no_published_files(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(SMOKE.parent.parent)
+  store = "--config.data.segments_dir={workdir}/prepare/store"
+  config = study_of(
+    tmp_path, tasks=("squad",), local_dir="no/such", finetune_words=store
+  )
+  made = plan.make_plan(
+    tmp_path / "study", loader.load_config(config).to_dict()
+  )
+  monkeypatch.setattr(pipeline, "check_data", lambda data, finetune: None)
+  check_study.check_cells(made)

@@ -18,7 +18,7 @@ from pausejax.data.finetuning.examples import Examples
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inspection import checks, sequences
-from pausejax.tasks import records
+from pausejax.tasks import records, registry
 
 BYTES = tokenizers.load_tokenizer("bytes")
 PAUSE = BYTES.pause_id
@@ -325,8 +325,24 @@ def test_a_downstream_task_is_shown_checked_and_written(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("option", ["--tasks_module", "--config.tasks_module"])
-def test_a_task_of_a_module_is_found_by_either_option(option, capsys):
-  argv = ["inspect", "--task=short_parity", f"{option}=benchmarks.short_parity"]
+def test_a_task_of_a_module_is_found_by_either_option(
+  option, tmp_path, monkeypatch, capsys
+):
+  name = f"echo{option.count('config')}"  # Each registers a task of its own.
+  (tmp_path / f"my_{name}.py").write_text(
+    "from pausejax import tasks\n"
+    "from pausejax.tasks import records\n"
+    "rows = lambda: iter(range(40))\n"
+    "row = lambda i: [tasks.Example(\n"
+    "  id=str(i), prefix=f'say {i}', target=str(i), references=[str(i)]\n"
+    ")]\n"
+    f"tasks.register(tasks.Task(name={name!r}, kind='decode', examples=row,\n"
+    "  source=records.Generated(name='numbers', make={'train': rows}),\n"
+    "  metrics={'em': lambda said, right: float(said in right)}))\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.setattr(registry, "_TASKS", {**registry._TASKS})
+  argv = ["inspect", f"--task={name}", f"{option}=my_{name}", "--pauses=2"]
   assert cli.main([*argv, *SMALL]) == 0
   assert "\nBAD" not in capsys.readouterr().out
 

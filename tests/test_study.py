@@ -160,20 +160,23 @@ def test_a_plan_is_read_back_as_it_was_saved(tmp_path):
   plan(tmp_path, seeds=(0, 1, 2)).save()  # More cells are welcome.
 
 
-def test_the_commands_of_a_cell_that_has_begun_may_not_change(tmp_path):
-  plan(tmp_path, finetune_words="--config.num_steps=4").save()
-  three = plan(tmp_path, finetune_words="--config.num_steps=3")
-  three.save()  # No cell has begun.
-  begun = three.finetuning_cells()[1]
-  begun.workdir.mkdir(parents=True)
+@pytest.mark.parametrize(
+  ("words", "said"),
+  [
+    ("--a=1 --b=3", "with --b=2, now with --b=3"),
+    ("--a=1", "with --b=2, now with nothing"),
+    ("--b=2 --a=1", "--a=1 --b=2"),
+  ],
+)
+def test_another_config_in_the_same_folder_is_refused(tmp_path, words, said):
+  three = plan(tmp_path, finetune_words="--a=1 --b=2")
+  three.save()
   with pytest.raises(errors.UserError) as caught:
-    plan(tmp_path, finetune_words="--config.num_steps=5").save()
+    plan(tmp_path, finetune_words=words).save()
   message = caught.value.message
-  assert f"1 cells that have begun, the first {begun.id}: it was" in message
-  assert (
-    "started with --config.num_steps=3, the config has --config.num_steps=5"
-    in message
-  )
+  first, *others = three.finetuning_cells()
+  assert f"another config: {first.id} with" in message and said in message
+  assert f"(cells that differ: {1 + len(others)})" in message
   assert plans.read_plan(tmp_path) == three
 
 
@@ -186,9 +189,7 @@ def test_a_plan_that_names_shipped_configs_by_path_resumes(tmp_path):
   plan(tmp_path, pretrainings=paths).save()
   plan(tmp_path, pretrainings=names).save()
   plan(tmp_path, pretrainings=paths).save()
-  (tmp_path / "pretrain/std").mkdir(parents=True)
-  plan(tmp_path, pretrainings=names).save()
-  with pytest.raises(errors.UserError, match="other commands"):
+  with pytest.raises(errors.UserError, match="another config"):
     plan(tmp_path, pretrainings=names | {"std": ("smoke",)}).save()
 
 

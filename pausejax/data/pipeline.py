@@ -80,6 +80,21 @@ def is_finetuning(names: Collection[str]) -> bool:
   return kinds == {True}
 
 
+def require_used_pauses(data: DataConfig) -> None:
+  """Raises UsageError if a finetuning would not use its way of pausing.
+
+  Earlier versions ignored it, so it is not checked when a run resumes.
+  """
+  errors.require(
+    not is_finetuning(data.rates)
+    or data.pauses.is_uniform
+    or data.pauses.way.num_per_token > 0,
+    f"data.pause_mode: {data.pause_mode!r} is for pretraining text; a "
+    "finetuning has finetune.num_pauses, and after every token those of "
+    "every_token or repeat_token; leave it out",
+  )
+
+
 def check_data(data: DataConfig, finetune: FinetuneConfig) -> None:
   """Raises UsageError unless the settings select the data of a run."""
   if is_finetuning(data.rates):
@@ -90,12 +105,6 @@ def check_data(data: DataConfig, finetune: FinetuneConfig) -> None:
     )
     if finetune.curriculum_steps:
       finetune.curriculum(tasks.downstream(data.only_task).num_pauses)
-    errors.require(
-      data.pauses.is_uniform or data.pauses.way.num_per_token > 0,
-      f"data.pause_mode: {data.pause_mode!r} is for pretraining text; a "
-      "finetuning has finetune.num_pauses, and after every token those of "
-      "every_token or repeat_token; leave it out",
-    )
     only_one = len(data.stages) == 1
     errors.require(only_one, "data.later_rates: pretraining tasks only")
     if data.segments_dir:

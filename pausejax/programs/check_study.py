@@ -67,6 +67,7 @@ def _check_options(
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
   pipeline.check_data(config.data, config.finetune)
+  pipeline.require_used_pauses(config.data)
   _check_files(config.data, plan)
   if not _is_made_by_study(config.data.tokenizer, plan) and verb != "tokenizer":
     tokenizers.load_for(config.data)
@@ -82,8 +83,8 @@ def _check_options(
 def _check_files(data: DataConfig, plan: Study) -> None:
   """Checks that the published files of downstream tasks are in their folder."""
   folder = data.local_dir
-  if folder and _is_made_by_study(folder, plan):
-    return
+  if data.segments_dir or (folder and _is_made_by_study(folder, plan)):
+    return  # Training reads a store, or files that do not exist yet.
   for name in data.rates:
     source = tasks.get(name).source
     if isinstance(source, records.Files) and (folder or not source.tfds):

@@ -63,6 +63,7 @@ def main(argv: list[str]) -> int:
     len(names) == 1, f"--task: one task at a time, as in --task={names[0]}"
   )
   pipeline.check_data(config.data, config.finetune)
+  pipeline.require_used_pauses(config.data)
   tokenizer = tokenizers.load_for(config.data)
   if pipeline.is_finetuning(names):
     batch, rules, about = _finetuning(

@@ -161,10 +161,7 @@ class Study:
     return self.workdir / "pretrain" / _seeded(name, seed)
 
   def check(self) -> None:
-    """Raises UserError if another study is in the folder.
-
-    The commands of a cell may change until its folder exists.
-    """
+    """Raises UserError if another study is in the folder."""
     path = self.workdir / "study.json"
     if not path.exists():
       return
@@ -174,18 +171,15 @@ class Study:
     before, now = (
       saved_plan.upgrade(it, format=1)["cells"] for it in (before, now)
     )
-    begun = {cell.id for cell in self.cells() if cell.workdir.exists()}
-    changed = [
-      name
-      for name, commands in now.items()
-      if name in begun and commands != before[name]
-    ]
+    changed = [name for name in now if now[name] != before[name]]
     if changed:
-      was, now_is = _difference(before[changed[0]], now[changed[0]])
+      name = changed[0]
+      was, now_is = _difference(before[name], now[name])
       raise errors.UserError(
-        f"{path}: the config has other commands for {len(changed)} cells that "
-        f"have begun, the first {changed[0]}: it was started with {was}, the "
-        f"config has {now_is}; restore the config, or use another --workdir"
+        f"{path}: the study was started with another config: {name} with "
+        f"{was}, now with {now_is} (cells that differ: {len(changed)}); "
+        "restore the config, or use another --workdir, whose pretrainings may "
+        "be the finished runs of this one"
       )
 
   def save(self) -> None:
@@ -284,12 +278,15 @@ class Study:
 
 
 def _difference(before: list[str], now: list[str]) -> tuple[str, str]:
-  """Returns the words that only one of two lists of commands has."""
+  """Returns the words that only one of two lists of commands has, or all."""
   words, others = (
     Words.parse(" ".join(lines), "cells").words for lines in (before, now)
   )
   only = lambda these, those: shlex.join(w for w in these if w not in those)
-  return only(words, others) or "fewer", only(others, words) or "fewer"
+  first, second = only(words, others), only(others, words)
+  if first or second:
+    return first or "nothing", second or "nothing"
+  return shlex.join(words), shlex.join(others)  # In another order.
 
 
 def _seeded(name: str, seed: int | None) -> str:

@@ -123,6 +123,8 @@ def check_inputs(
     "finetune.num_pauses above 0",
   )
   own, rollback = _own_checkpoint(workdir), None
+  if not own:
+    pipeline.require_used_pauses(config.data)
   if rollback_to is not None:
     errors.require(not url, "--rollback_to: not for a run in a bucket")
     rollback, own = plan_rollback(rollback_to, path, own, values)
