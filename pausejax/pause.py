@@ -178,7 +178,7 @@ class PauseSpec:
     return np.where(is_pause_BT, ids_BT.astype(tokens_BN.dtype), shown_BT)
 
   def _check_mask(self, num_text_B: np.ndarray, num_tokens: int) -> None:
-    """Raises unless the mask of the way of pausing has places for the text."""
+    """Raises unless a mask leaves as many positions for text as promised."""
     least = 0 if self.displaces_text else num_tokens
     wrong = num_text_B[(num_text_B < least) | (num_text_B > num_tokens)]
     if wrong.size:

@@ -140,7 +140,7 @@ def _continuations(task: Task, tokenizer, texts) -> list[list[int]]:
 
 
 def delimiter(task: Task, tokenizer: tokenizers.PauseTokenizer) -> str:
-  """Returns the text to encode before a target: "" for an added space."""
+  """Returns the text before a target; "" if the tokenizer adds the space."""
   is_added = task.delimiter == " " and tokenizer.adds_space
   return "" if is_added else task.delimiter
 
