@@ -77,8 +77,8 @@ docs: env
 # compiler, which CI uses, has its own: where it is installed, JAX looks for TPUs
 # and warns on every start.
 LOCK := uv pip compile --custom-compile-command "make lock" --upgrade --generate-hashes
-EXTRAS := --extra=seqio --extra=s3 --extra=tensorboard --extra=wandb \
-  --extra=gguf --extra=dev
+EXTRAS := --extra=seqio --extra=gcs --extra=s3 --extra=tensorboard \
+  --extra=wandb --extra=gguf --extra=dev
 lock:
 	set -e; for version in $(PYTHONS); do \
 	  tag=py$$(echo $$version | tr -d .); \
