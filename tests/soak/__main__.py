@@ -49,7 +49,7 @@ SCENARIOS = {
   "signals": (25, lambda o, n, f: signals.soak(n, o.seed, f)),
   "evaluate": (20, lambda o, n, f: programs.soak_evaluate(n, o.seed, f)),
   "study": (20, lambda o, n, f: programs.soak_study(n, o.seed, f)),
-  "bucket": (20, lambda o, n, f: buckets.soak(n, o.seed, f)),
+  "bucket": (20, lambda o, n, f: buckets.soak(n, o.seed, f, o.store)),
   "port": (5, lambda o, n, f: faults.soak_port(n, o.seed, f)),
   "disk": (20, lambda o, n, f: faults.soak_disk(n, o.seed, f)),
   "clock": (10, lambda o, n, f: faults.soak_clock(n, o.seed, f)),
@@ -66,7 +66,8 @@ _ALL = (
   ("signals", {}, 1.0),
   ("evaluate", {}, 1.0),
   ("study", {}, 1.0),
-  ("bucket", {}, 1.0),
+  ("bucket", {}, 0.5),
+  ("bucket", {"store": "gs"}, 0.5),
   ("port", {}, 1.0),
   ("disk", {}, 1.0),
   ("clock", {}, 1.0),
@@ -102,6 +103,7 @@ def _parse() -> argparse.Namespace:
   add("--pipeline", choices=training.PIPELINES, default="segments")
   add("--processes", type=int, default=1)
   add("--devices", type=int, default=1, help="virtual ones of a process")
+  add("--store", choices=("s3", "gs"), default="s3", help="of buckets")
   return parser.parse_args()
 
 

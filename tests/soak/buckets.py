@@ -2,8 +2,8 @@
 
 Every start has an empty folder for its local copy, as on another machine, and
 must resume from the newest step that was committed before it. Losses and
-digests must be those of the same run on a disk, to the last bit. The store is
-moto's S3 server.
+digests must be those of the same run on a disk, to the last bit. The stores are
+moto's S3 server and gcp-storage-emulator.
 """
 
 import collections
@@ -26,12 +26,18 @@ _MAX_REQUESTS = 150  # About steps, before the kill: some saves.
 
 @dataclasses.dataclass(frozen=True)
 class BucketRun(training.Run):
-  """A run whose workdir is in the store."""
+  """A run whose workdir is in the store.
+
+  Attributes:
+    store: "s3" or "gs".
+  """
+
+  store: str = "s3"
 
   @property
   def place(self) -> str:
     """The URL of the run."""
-    return f"s3://{object_store.BUCKET}/{self.name}"
+    return f"{self.store}://{object_store.BUCKET}/{self.name}"
 
   def losses(self) -> dict[int, float]:
     """Returns step -> loss of the metrics in the store."""
@@ -55,7 +61,9 @@ class BucketRun(training.Run):
     return Objects(self.place).sizes()
 
 
-def soak(kills: int, seed: int, folder: pathlib.Path) -> collections.Counter:
+def soak(
+  kills: int, seed: int, folder: pathlib.Path, store: str
+) -> collections.Counter:
   """Kills a run in the store; returns what was counted.
 
   Raises:
@@ -64,10 +72,10 @@ def soak(kills: int, seed: int, folder: pathlib.Path) -> collections.Counter:
   rng, counts = random.Random(seed), collections.Counter()
   setting = training.Setting(num_steps=max(40, 8 * kills))
   quiet = training.quiet_run(setting, folder)
-  run = BucketRun(setting, folder, "killed")
+  run = BucketRun(setting, folder, "killed", store)
   with (
     pytest.MonkeyPatch.context() as patch,
-    object_store.running("s3", patch) as link,
+    object_store.running(store, patch) as link,
   ):
     for start in range(kills + 1):
       before, staging = run.newest_step(), str(folder / f"copy{start}")
@@ -93,7 +101,7 @@ def _kill(
 
   def watch(data: bytes) -> None:
     nonlocal seen
-    seen += data.startswith(b"PUT") and b"/checkpoints/" in data
+    seen += b"checkpoints/" in data and not data.startswith(b"GET")
     if seen == count:
       process.send_signal(signal.SIGKILL)
 
