@@ -33,11 +33,15 @@ def rows(position="append", in_prefix=False) -> forward.Rows:
   for b, prompt in enumerate(made):
     tokens_BT[b, : len(prompt) + 1] = [*prompt, answers_BC[b, 0]]
     in_prefix_BT[b, : len(prompt)] = pauses.prefix_mask(len(prompt))
+  pauses_BM = np.stack([np.flatnonzero(pauses.mask(len(p))) for p in made])
+  read_B1 = np.array([[len(p) - 1] for p in made])
   return forward.Rows(
     tokens_BT,
+    np.broadcast_to(np.arange(24), tokens_BT.shape),
     in_prefix_BT,
-    np.stack([np.flatnonzero(pauses.mask(len(p))) for p in made]),
-    np.array([len(p) - 1 for p in made]),
+    pauses_BM,
+    pauses_BM != read_B1,
+    read_B1 + np.arange(2),
     answers_BC,
     np.array([2, 2, 1, 2]),
   )
@@ -45,7 +49,7 @@ def rows(position="append", in_prefix=False) -> forward.Rows:
 
 def probe(model, rows_, **changes) -> forward.Pass:
   """A pass; `changes` are fields of the lesion."""
-  none = forward.no_lesion(model.config, len(rows_.reads_B), M)
+  none = forward.no_lesion(model.config, len(rows_.tokens_BT), M)
   return forward.run_rows(
     model, rows_, none._replace(**changes), models.PAUSE_ID
   )
@@ -73,11 +77,9 @@ def log_probs(logits_BTV, rows_) -> np.ndarray:
   """The log-likelihoods of the answers, without the code under test."""
   nats_BTV = jax.nn.log_softmax(logits_BTV)
   sums = []
-  for b, (read, count) in enumerate(
-    zip(rows_.reads_B, rows_.num_ids_B, strict=True)
-  ):
-    ids = rows_.answers_BC[b, :count]
-    sums.append(sum(nats_BTV[b, read + i, id_] for i, id_ in enumerate(ids)))
+  for b, count in enumerate(rows_.num_ids_B):
+    pairs = zip(rows_.reads_BC[b], rows_.answers_BC[b, :count], strict=False)
+    sums.append(sum(nats_BTV[b, read, id_] for read, id_ in pairs))
   return np.array(sums)
 
 
@@ -103,7 +105,7 @@ def test_cut_everywhere_is_the_pass_without_these_positions(name):
   model, rows_ = models.model(**ALL[name]), rows()
   cut = probe(model, rows_, is_cut_LM=everywhere(model))
   assert differ(cut, probe(model, rows_))
-  for b, read in enumerate(rows_.reads_B):
+  for b, (read, _) in enumerate(rows_.reads_BC):
     kept = np.setdiff1d(np.arange(read + 2), rows_.pauses_BM[b, :-1])
     batch = {
       "tokens": rows_.tokens_BT[b : b + 1, kept],
@@ -111,7 +113,7 @@ def test_cut_everywhere_is_the_pass_without_these_positions(name):
       "segment_ids": np.ones((1, len(kept)), np.int32),
     }
     one = forward.Rows(*(x[b : b + 1] for x in rows_))
-    one = one._replace(reads_B=np.array([len(kept) - 2]))
+    one = one._replace(reads_BC=len(kept) - np.array([[2, 1]]))
     expected_B = log_probs(models.logits(model, batch), one)
     np.testing.assert_allclose(cut.log_prob_B[b], expected_B[0], rtol=1e-4)
 
@@ -185,7 +187,7 @@ def test_even_attention_is_that_to_the_visible_positions():
   model, rows_ = models.model(window=3, global_every=2), rows()
   even_LBM = probe(model, rows_).even_LBM
   local_BM, global_BM = [], []
-  for read, pauses_M in zip(rows_.reads_B, rows_.pauses_BM, strict=True):
+  for (read, _), pauses_M in zip(rows_.reads_BC, rows_.pauses_BM, strict=True):
     local_BM.append((pauses_M > read - 3) / 3)
     global_BM.append(np.full(M, 1 / (read + 1)))
   np.testing.assert_allclose(even_LBM, [local_BM, global_BM], rtol=1e-6)

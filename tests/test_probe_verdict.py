@@ -95,7 +95,7 @@ def probe(it: measure.Prober, maps=(), by=results.AXES) -> dict:
   specs = measure.specs_of(2, 4, it.num_probed, maps, by)
   unchanged = it.unchanged(lambda *_: None)
   lesioned = it.lesioned(
-    [*specs.values()], unchanged.means_LMD, lambda *_: None
+    [*specs.values()], unchanged.means_LGD, lambda *_: None
   )
   groups = [e.id for e in it.examples]
   return summary.summarize(unchanged, [*specs], lesioned, groups, str)
@@ -155,11 +155,11 @@ def test_options_are_chosen_as_in_evaluation():
 def test_a_map_has_every_layer_and_pause_once():
   specs = measure.specs_of(3, 5, 4, ["cut"])
   cells = [
-    s.is_on_LM for key, s in specs.items() if key[:2] == ("cut", "place")
+    s.is_on_LG for key, s in specs.items() if key[:2] == ("cut", "place")
   ]
   assert len(cells) == 12 and (np.sum(cells, axis=0)[:, :4] == 1).all()
-  assert not any(spec.is_on_LM[:, 4].any() for spec in specs.values())
-  assert (specs["kept", 0].is_on_LM == specs["cut",].is_on_LM).all()
+  assert not any(spec.is_on_LG[:, 4].any() for spec in specs.values())
+  assert (specs["kept", 0].is_on_LG == specs["cut",].is_on_LG).all()
   assert len(specs) == 4 * (1 + 3 + 4) + 12 + 4
   assert len(measure.specs_of(3, 5, 4, [], [])) == 4 + 4
 

@@ -18,7 +18,6 @@ from pausejax.data.finetuning import prompts
 from pausejax.inference import continuation, decode, loaded, score
 from pausejax.prompt_pauses import POSITIONS, PromptPauses, TokenPauses
 from tests import models, runs
-from tests.test_messages import refused
 
 SEQ_LEN, WIDTH, NUM_NEW = 24, 16, 4
 TEXTS = [[5, 9, 11], [7, 40]]
@@ -205,11 +204,3 @@ def test_a_pretrained_run_answers_as_it_was_trained(tmp_path):
   assert run.generate("a" * 20, max_new_tokens=60)
   with pytest.raises(errors.UsageError, match="new tokens 198 make 259"):
     run.generate("a" * 20, max_new_tokens=66)
-
-
-@pytest.mark.parametrize("mode", ["every_token", "repeat_token"])
-def test_a_probe_refuses_the_run(mode, tmp_path, capfd):
-  run = runs.save_run(tmp_path / "run", pauses={"pause_mode": mode})
-  argv = ["probe", "--task=parity20", f"--checkpoint={run}"]
-  line = refused(argv, capfd)
-  assert "pauses after every token, which no lesion removes" in line

@@ -16,6 +16,8 @@ A lesion changes, for chosen layers and pauses, one of three things:
 B batch, T tokens, D d_model, N query heads, K kv heads, H head_dim, L layers,
 M pauses, P places (S M), O options, C ids of the answer, V vocabulary rows,
 S depths: the input of every layer, the output.
+
+Rows may have different numbers of pauses: M is the largest.
 """
 
 import math
@@ -37,17 +39,22 @@ class Rows(NamedTuple):
 
   Attributes:
     tokens_BT: int32 ids: prompt, answer.
+    positions_BT: int32, the position of each id.
     in_prefix_BT: bool, read only if the prefix is bidirectional.
-    pauses_BM: int32, the position of each pause.
-    reads_B: int32, the position that predicts the first id of the answer.
+    pauses_BM: int32, the index in T of each pause; any index for no pause.
+    is_probed_BM: bool, whether a lesion changes it: False for no pause, and for
+      the pause at which the answer is read.
+    reads_BC: int32, the index in T that predicts each id of the answer.
     answers_BC: int32 ids of the answer.
     num_ids_B: int32, how many of them there are.
   """
 
   tokens_BT: jax.Array
+  positions_BT: jax.Array
   in_prefix_BT: jax.Array
   pauses_BM: jax.Array
-  reads_B: jax.Array
+  is_probed_BM: jax.Array
+  reads_BC: jax.Array
   answers_BC: jax.Array
   num_ids_B: jax.Array
 
@@ -99,9 +106,7 @@ def run_rows(
     lesion: what is changed; all False for nothing.
     pause_id: the id that greedy decoding never chooses.
   """
-  c = model.config
-  shape = rows.tokens_BT.shape
-  positions_BT = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+  c, positions_BT = model.config, rows.positions_BT
 
   def run_layer(x_BTD, of_layer):
     block, layer, is_cut_M, is_replaced_M, is_transplanted_M, other_BMD = (
@@ -223,10 +228,15 @@ def mix_values(weights_BNTT: jax.Array, v_BTKH: jax.Array) -> jax.Array:
 
 
 def _replaced(x_BTD, rows: Rows, is_other_M, other_BMD) -> jax.Array:
-  own_BMD = at_positions(x_BTD, rows.pauses_BM)
-  chosen_BMD = jnp.where(is_other_M[:, None], other_BMD, own_BMD)
-  row_B1 = jnp.arange(len(x_BTD))[:, None]
-  return x_BTD.at[row_B1, rows.pauses_BM].set(chosen_BMD)
+  return x_BTD.at[_changed(rows, is_other_M)].set(other_BMD, mode="drop")
+
+
+def _changed(rows: Rows, is_on_M) -> tuple[jax.Array, jax.Array]:
+  """Returns the indices of changed pauses; of others, one that is dropped."""
+  num_rows, num_tokens = rows.tokens_BT.shape
+  is_on_BM = rows.is_probed_BM & is_on_M
+  row_B1 = jnp.arange(num_rows)[:, None]
+  return row_B1, jnp.where(is_on_BM, rows.pauses_BM, num_tokens)
 
 
 def _mask(config, rows: Rows, is_cut_M, window) -> jax.Array:
@@ -236,16 +246,15 @@ def _mask(config, rows: Rows, is_cut_M, window) -> jax.Array:
   may_BTT = attention.attention_mask(
     num_tokens, None, rows.in_prefix_BT if is_bidirectional else None, window
   )
-  row_B1 = jnp.arange(len(rows.tokens_BT))[:, None]
   is_cut_BT = jnp.zeros(rows.tokens_BT.shape, bool)
-  is_cut_BT = is_cut_BT.at[row_B1, rows.pauses_BM].set(is_cut_M)
+  is_cut_BT = is_cut_BT.at[_changed(rows, is_cut_M)].set(True, mode="drop")
   itself_TT = jnp.eye(num_tokens, dtype=bool)
   return may_BTT & (~is_cut_BT[:, None] | itself_TT)
 
 
 def _mass(weights_BNTT, rows: Rows) -> jax.Array:
   """Returns [B, N, M], what the reading position gives to each pause."""
-  reads_B111 = rows.reads_B[:, None, None, None]
+  reads_B111 = rows.reads_BC[:, :1, None, None]
   of_reader_BNT = jnp.take_along_axis(weights_BNTT, reads_B111, axis=2)[:, :, 0]
   return jnp.take_along_axis(of_reader_BNT, rows.pauses_BM[:, None], axis=2)
 
@@ -255,11 +264,9 @@ def _scores(model: Decoder, x_BTD, rows: Rows, pause_id):
   answers_BC = rows.answers_BC
   steps_C = jnp.arange(answers_BC.shape[1])
   is_id_BC = steps_C < rows.num_ids_B[:, None]
-  last = x_BTD.shape[1] - 1
-  places_BC = jnp.minimum(rows.reads_B[:, None] + steps_C, last)
   log_prob_BOC, is_greedy_BOC = score.score_tokens(
     model,
-    at_positions(x_BTD, places_BC)[:, None],
+    at_positions(x_BTD, rows.reads_BC)[:, None],
     answers_BC[:, None],
     pause_id,
   )

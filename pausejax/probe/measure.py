@@ -4,9 +4,13 @@ The pause at which the answer is read (the last one, if pauses are appended)
 has no lesion: it is where the output comes from, with or without pauses. All
 others are probed.
 
-N examples, L layers, M pauses, P of them probed, A heads, S depths (the input
-of every layer, and the output), B batch, D d_model, K lesions, O options,
-C ids of the answer.
+A lesion changes all pauses of a group: each of those around the prefix is its
+own group; of those after every token, all first ones are a group, and so on
+(`sequences.py`).
+
+N examples, L layers, M pauses, G groups of pauses, P of them probed, A heads,
+S depths (the input of every layer, and the output), B batch, D d_model,
+K lesions, O options, C ids of the answer.
 """
 
 import dataclasses
@@ -33,11 +37,11 @@ class Spec:
 
   Attributes:
     kind: a name in `LESIONS`.
-    is_on_LM: bool, the layers and pauses that it changes.
+    is_on_LG: bool, the layers and groups of pauses that it changes.
   """
 
   kind: str
-  is_on_LM: np.ndarray
+  is_on_LG: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,22 +65,23 @@ class Unchanged:
 
   Attributes:
     values: of the examples, [N].
-    means_LMD: the mean vector of each pause as it enters each layer.
-    mass_LAM: the mean attention of the reading position to each pause.
-    even_LM: the same if all positions that it sees had equal shares.
-    lens_right_SM: how often the first id of the right answer is the most
-      likely one in the logit lens.
-    lens_nats_SM: its mean log-likelihood there.
-    lens_top_SM: the id that is most often the most likely one there.
+    means_LGD: the mean vector of each group as it enters each layer; zero for
+      the pause at which the answer is read.
+    mass_LAP: the mean attention of the reading position to each group.
+    even_LP: the same if all positions that it sees had equal shares.
+    lens_right_SG: how often the first id of the right answer is the most
+      likely one in the logit lens of the last pause of each group.
+    lens_nats_SG: its mean log-likelihood there.
+    lens_top_SG: the id that is most often the most likely one there.
   """
 
   values: Values
-  means_LMD: np.ndarray
-  mass_LAM: np.ndarray
-  even_LM: np.ndarray
-  lens_right_SM: np.ndarray
-  lens_nats_SM: np.ndarray
-  lens_top_SM: np.ndarray
+  means_LGD: np.ndarray
+  mass_LAP: np.ndarray
+  even_LP: np.ndarray
+  lens_right_SG: np.ndarray
+  lens_nats_SG: np.ndarray
+  lens_top_SG: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,27 +109,36 @@ class Prober:
     return sequences.encode(self.format, self.examples, limit)
 
   @property
+  def num_groups(self) -> int:
+    """G."""
+    return sequences.num_groups(self.format)
+
+  @property
   def num_probed(self) -> int:
-    """P: the probed pauses are the first ones."""
-    is_read = self.format.pauses.is_read
-    return self.format.pauses.num_pauses - is_read
+    """P: the probed groups are the first ones."""
+    pauses = self.format.pauses
+    return self.num_groups - (pauses.num_pauses > 0 and pauses.is_read)
 
   def unchanged(self, show: Show) -> Unchanged:
     """Runs all examples without a lesion."""
     rows, is_first = self.encoded.rows, self._is_right_option()
-    scores, lenses, streams, masses, evens = [], [], 0.0, 0.0, 0.0
+    scores, lenses, sums = [], [], []
     for start, batch in self._batches():
       count = len(rows[start : start + self.batch_size])
-      done = forward.run_rows(self.model, batch, self._none(), self.pause_id)
+      none = self._none(batch)
+      done = forward.run_rows(self.model, batch, none, self.pause_id)
       seen = forward.lens(
-        self.model, done.stream_SBMD, batch.answers_BC[:, 0], self.pause_id
+        self.model,
+        done.stream_SBMD[:, :, -self.num_groups :],
+        batch.answers_BC[:, 0],
+        self.pause_id,
       )
       # Once per example: of the options, the right one.
       chosen_B = np.flatnonzero(is_first[start : start + count])
-      stream_SBMD = _host(done.stream_SBMD)[:-1, chosen_B]
-      streams += stream_SBMD.astype(np.float64).sum(axis=1)
-      masses += _host(done.mass_LBNM)[:, chosen_B].sum(axis=1)
-      evens += _host(done.even_LBM)[:, chosen_B].sum(axis=1)
+      is_chosen_B = np.isin(np.arange(self.batch_size), chosen_B)
+      sums.append(
+        [*map(_host, _sums(done, batch, is_chosen_B, self.num_groups))]
+      )
       lenses.append([_host(x)[:, :, chosen_B] for x in seen])
       scores.append(self._scores(done, count))
       show(start + count, len(rows))
@@ -132,28 +146,33 @@ class Prober:
       np.concatenate(x, axis=2) for x in zip(*lenses, strict=True)
     )
     found = self._values(np.concatenate(scores, axis=1)[:, None])
-    values = Values(found.is_right[0], found.log_likelihood[0])
+    streams_LGD, masses_LAG, evens_LG, counts_G = (
+      np.sum(x, axis=0, dtype=np.float64) for x in zip(*sums, strict=True)
+    )
     return Unchanged(
-      values,
-      streams / len(self.examples),
-      masses / len(self.examples),
-      evens / len(self.examples),
+      Values(found.is_right[0], found.log_likelihood[0]),
+      streams_LGD / np.maximum(counts_G, 1)[:, None],
+      masses_LAG[..., : self.num_probed] / len(self.examples),
+      evens_LG[..., : self.num_probed] / len(self.examples),
       is_top.mean(axis=2),
       nats.mean(axis=2),
       _modes(top),
     )
 
   def lesioned(
-    self, specs: Sequence[Spec], means_LMD: np.ndarray, show: Show
+    self, specs: Sequence[Spec], means_LGD: np.ndarray, show: Show
   ) -> Values:
     """Runs all examples under each lesion; returns values [K, N]."""
     rows, donors = self.encoded.rows, self.encoded.donors
     scores = []
-    for start, batch in self._batches():
+    for start in range(0, len(rows), self.batch_size):
       chosen = rows[start : start + self.batch_size]
-      lenders = self._arrays([donors[row.example] for row in chosen])
-      lent = forward.run_rows(self.model, lenders, self._none(), self.pause_id)
-      vectors = _vectors(lent.stream_SBMD[:-1], means_LMD)
+      lending = [donors[row.example] for row in chosen]
+      width = self._width([*chosen, *lending])
+      batch, lenders = (self._arrays(x, width) for x in (chosen, lending))
+      none = self._none(lenders)
+      lent = forward.run_rows(self.model, lenders, none, self.pause_id)
+      vectors = _vectors(lent.stream_SBMD[:-1], means_LGD)
       of_batch = []
       for k, spec in enumerate(specs):
         lesion = _lesion(spec, vectors[spec.kind])
@@ -166,21 +185,24 @@ class Prober:
   def _batches(self) -> Iterator[tuple[int, forward.Rows]]:
     for start in range(0, len(self.encoded.rows), self.batch_size):
       chosen = self.encoded.rows[start : start + self.batch_size]
-      yield start, self._arrays(chosen)
+      yield start, self._arrays(chosen, self._width(chosen))
 
-  def _arrays(self, rows: Sequence[sequences.Answered]) -> forward.Rows:
+  def _width(self, rows: Sequence[sequences.Answered]) -> int:
+    return sequences.width(rows, self.format, self.model.config.max_seq_len)
+
+  def _arrays(
+    self, rows: Sequence[sequences.Answered], width: int
+  ) -> forward.Rows:
     return sequences.to_rows(
       rows,
       self.format,
       batch_size=self.batch_size,
-      width=sequences.width(rows, self.model.config.max_seq_len),
+      width=width,
       num_ids=max(len(row.answer) for row in self.encoded.rows),
     )
 
-  def _none(self) -> forward.Lesion:
-    c = self.model.config
-    num_pauses = self.format.pauses.num_pauses
-    return forward.no_lesion(c, self.batch_size, num_pauses)
+  def _none(self, batch: forward.Rows) -> forward.Lesion:
+    return forward.no_lesion(self.model.config, *batch.pauses_BM.shape)
 
   def _scores(self, done: forward.Pass, count: int) -> np.ndarray:
     """Returns [2, rows]: log-likelihoods and whether they are greedy."""
@@ -218,24 +240,24 @@ class Prober:
 
 def specs_of(
   num_layers: int,
-  num_pauses: int,
+  num_groups: int,
   num_probed: int,
   maps: Sequence[str],
   by: Sequence[str] = AXES,
 ) -> dict[tuple, Spec]:
   """Returns every lesion by what it is.
 
-  The keys are (kind,), (kind, "layer", l) and (kind, "pause", m) for the axes
-  in `by`, (kind, "place", l, m) for the kinds in `maps`, and ("kept", j): all
-  pauses after the first j are cut.
+  The keys are (kind,), (kind, "layer", l) and (kind, "pause", g) for the axes
+  in `by`, (kind, "place", l, g) for the kinds in `maps`, and ("kept", j): all
+  groups of pauses after the first j are cut.
   """
   layers, pauses = range(num_layers), range(num_probed)
   made = {}
 
   def add(key: tuple, kind: str, at_layers, at_pauses) -> None:
-    is_on_LM = np.zeros((num_layers, num_pauses), bool)
-    is_on_LM[np.ix_(at_layers, at_pauses)] = True
-    made[key] = Spec(kind, is_on_LM)
+    is_on_LG = np.zeros((num_layers, num_groups), bool)
+    is_on_LG[np.ix_(at_layers, at_pauses)] = True
+    made[key] = Spec(kind, is_on_LG)
 
   for kind in LESIONS:
     add((kind,), kind, layers, pauses)
@@ -252,10 +274,12 @@ def specs_of(
   return made
 
 
-def _vectors(lent_LBMD: jax.Array, means_LMD: np.ndarray) -> dict[str, Any]:
+def _vectors(lent_LBMD: jax.Array, means_LGD: np.ndarray) -> dict[str, Any]:
   """Returns the vectors of each kind of lesion, all placed in the same way."""
   zero_LBMD = jnp.zeros_like(lent_LBMD)
-  mean_LBMD = zero_LBMD + means_LMD[:, None].astype(lent_LBMD.dtype)
+  num_each = lent_LBMD.shape[2] // means_LGD.shape[1]
+  means_LMD = np.tile(means_LGD, (1, num_each, 1)).astype(lent_LBMD.dtype)
+  mean_LBMD = zero_LBMD + means_LMD[:, None]
   made = {"zero": zero_LBMD, "mean": mean_LBMD, "transplant": lent_LBMD}
   return {
     k: forward.put_vectors(x) for k, x in (made | {"cut": zero_LBMD}).items()
@@ -263,10 +287,37 @@ def _vectors(lent_LBMD: jax.Array, means_LMD: np.ndarray) -> dict[str, Any]:
 
 
 def _lesion(spec: Spec, vectors_LBMD: jax.Array) -> forward.Lesion:
-  nowhere_LM = np.zeros_like(spec.is_on_LM)
-  on = lambda *kinds: spec.is_on_LM if spec.kind in kinds else nowhere_LM
+  num_each = vectors_LBMD.shape[2] // spec.is_on_LG.shape[1]
+  is_on_LM = np.tile(spec.is_on_LG, (1, num_each))
+  on = lambda *kinds: is_on_LM & (spec.kind in kinds)
   return forward.Lesion(
     on("cut"), on("zero", "mean"), on("transplant"), vectors_LBMD
+  )
+
+
+@functools.partial(jax.jit, static_argnames="num_groups")
+def _sums(
+  done: forward.Pass,
+  batch: forward.Rows,
+  is_chosen_B: np.ndarray,
+  num_groups: int,
+) -> tuple[jax.Array, ...]:
+  """Returns float32 sums over the probed pauses of a group in chosen rows.
+
+  Returns:
+    (streams_LGD, masses_LAG, evens_LG, counts_G): their vectors as they enter
+    each layer, the attention on them, the same if it was even, their number.
+  """
+  is_on_BM = batch.is_probed_BM & is_chosen_B[:, None]
+  split = lambda x_BM: x_BM.reshape(*x_BM.shape[:-1], -1, num_groups)
+  is_on_BJG = split(is_on_BM).astype(jnp.float32)
+  stream_LBMD = done.stream_SBMD[:-1].astype(jnp.float32)
+  sums = functools.partial(jnp.einsum, precision="highest")
+  return (
+    sums("ldbjg,bjg->lgd", split(jnp.moveaxis(stream_LBMD, 3, 1)), is_on_BJG),
+    sums("lbajg,bjg->lag", split(done.mass_LBNM), is_on_BJG),
+    sums("lbjg,bjg->lg", split(done.even_LBM), is_on_BJG),
+    is_on_BJG.sum(axis=(0, 1)),
   )
 
 
@@ -280,11 +331,11 @@ def _among_options(
   return is_right_K.astype(np.float64), log_prob_KO[:, label] - total_K
 
 
-def _modes(top_SMN: np.ndarray) -> np.ndarray:
-  """Returns [S, M], the most frequent id of each place."""
-  flat = top_SMN.reshape(-1, top_SMN.shape[2])
+def _modes(top_SGN: np.ndarray) -> np.ndarray:
+  """Returns [S, G], the most frequent id of each place."""
+  flat = top_SGN.reshape(-1, top_SGN.shape[2])
   modes = [int(np.bincount(ids_N).argmax()) for ids_N in flat]
-  return np.array(modes).reshape(top_SMN.shape[:2])
+  return np.array(modes).reshape(top_SGN.shape[:2])
 
 
 def _host(x: jax.Array) -> np.ndarray:

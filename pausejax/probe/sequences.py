@@ -7,7 +7,11 @@ per option.
 A donor is the example whose pauses are transplanted: the next one by length of
 prompt that has another right answer.
 
-B rows, T positions, M pauses, N ids of a prompt, C ids of the answer.
+Probed are the pauses around the prefix, each by itself; if there are none,
+those after every token of the prompt, in one group for each pause of a token.
+
+B rows, T positions, G groups of pauses, M pauses (a multiple of G, the groups
+in turns), N ids of a prompt, C ids of the answer.
 """
 
 import dataclasses
@@ -73,7 +77,7 @@ def encode(
   else:
     answers = [format_.continuations(e.options) for e in examples]
     length = max(len(ids) for options in answers for ids in options)
-  limit = max_seq_len - length
+  limit = max_seq_len - length * format_.filler.behind.period
   prompts = format_.prompts(examples, [limit] * len(examples))
   order = sorted(range(len(examples)), key=lambda i: (-len(prompts.rows[i]), i))
   by_example = [
@@ -102,36 +106,72 @@ def to_rows(
     rows: at most `batch_size`; the last one is repeated.
     format_: its pauses are those of the prompts.
     batch_size: B.
-    width: T, at least `_size` of any row.
+    width: T, from `width`.
     num_ids: C, at least the ids of any answer.
   """
   rows = [*rows, *[rows[-1]] * (batch_size - len(rows))]
-  pauses = format_.pauses
+  filler, num_pauses = format_.filler, len(_pauses(format_, width))
   made = Rows(
     tokens_BT=np.zeros((batch_size, width), np.int32),
+    positions_BT=np.zeros((batch_size, width), np.int32),
     in_prefix_BT=np.zeros((batch_size, width), bool),
-    pauses_BM=np.zeros((batch_size, pauses.num_pauses), np.int32),
-    reads_B=np.array([len(row.prompt_N) - 1 for row in rows], np.int32),
+    pauses_BM=np.zeros((batch_size, num_pauses), np.int32),
+    is_probed_BM=np.zeros((batch_size, num_pauses), bool),
+    reads_BC=np.zeros((batch_size, num_ids), np.int32),
     answers_BC=np.zeros((batch_size, num_ids), np.int32),
     num_ids_B=np.array([len(row.answer) for row in rows], np.int32),
   )
   for b, row in enumerate(rows):
-    size = len(row.prompt_N)
-    made.tokens_BT[b, : _size(row)] = [*row.prompt_N, *row.answer[:-1]]
-    made.in_prefix_BT[b, :size] = pauses.prefix_mask(size)
-    made.pauses_BM[b] = np.flatnonzero(pauses.mask(size))
-    made.answers_BC[b, : len(row.answer)] = row.answer
+    size, num_answer = len(row.prompt_N), len(row.answer)
+    spread_N = filler.behind.spread(np.array(row.answer[:-1], np.int32))
+    tokens_N = np.append(row.prompt_N, spread_N)
+    made.tokens_BT[b, : len(tokens_N)] = tokens_N
+    made.positions_BT[b, : len(tokens_N)] = filler.positions(
+      size, len(tokens_N)
+    )
+    made.in_prefix_BT[b, :size] = format_.pauses.prefix_mask(size)
+    pauses_M = _pauses(format_, size)
+    made.pauses_BM[b] = _padded(pauses_M, num_pauses, num_groups(format_))
+    # The answer is read at the last id of the prompt.
+    made.is_probed_BM[b, num_pauses - len(pauses_M) :] = pauses_M < size - 1
+    made.reads_BC[b, :num_answer] = (
+      size - 1 + filler.behind.period * np.arange(num_answer)
+    )
+    made.answers_BC[b, :num_answer] = row.answer
   return Rows(*map(sharding.put_same_rows, made))
 
 
-def width(rows: Sequence[Answered], max_seq_len: int) -> int:
+def num_groups(format_: Format) -> int:
+  """Returns G: the pauses around a prefix, else those after a token."""
+  return format_.pauses.num_pauses or len(format_.filler.behind.ids)
+
+
+def width(rows: Sequence[Answered], format_: Format, max_seq_len: int) -> int:
   """Returns a T for rows, of which there are few."""
-  return min(decode.bucket_length(max(map(_size, rows))), max_seq_len)
+  # The last id of an answer is no input.
+  sizes = [
+    len(row.prompt_N) + (len(row.answer) - 1) * format_.filler.behind.period
+    for row in rows
+  ]
+  return min(decode.bucket_length(max(sizes)), max_seq_len)
 
 
-def _size(row: Answered) -> int:
-  """Returns the ids of a row; the last one of an answer is no input."""
-  return len(row.prompt_N) + len(row.answer) - 1
+def _pauses(format_: Format, num_prompt: int) -> np.ndarray:
+  """Returns int [M], the indices of the pauses in a prompt of N ids."""
+  if format_.pauses.num_pauses:
+    return np.flatnonzero(format_.pauses.mask(num_prompt))
+  period = format_.filler.behind.period
+  token_N1 = np.arange(1, num_prompt - period + 1, period)[:, None]
+  return (token_N1 + np.arange(1, period)).ravel()
+
+
+def _padded(pauses_M: np.ndarray, size: int, num_groups: int) -> np.ndarray:
+  """Returns int [size]: on the left, repetitions of the first of each group.
+
+  So the last pauses of two rows have the same index.
+  """
+  first_G = pauses_M[:num_groups] if len(pauses_M) else [0] * num_groups
+  return np.append(np.resize(first_G, size - len(pauses_M)), pauses_M)
 
 
 def _right_answer(example: Example) -> str:

@@ -1,6 +1,6 @@
 """The values of all lesions as numbers with intervals, for JSON.
 
-S depths, M pauses, L layers, A heads.
+S depths, G groups of pauses, P of them probed, L layers, A heads.
 """
 
 import dataclasses
@@ -55,13 +55,13 @@ def summarize(
       {"num_kept": len(kept)} | _level(unchanged.values, groups),
     ],
     "lens": {
-      "accuracy": (100 * unchanged.lens_right_SM).tolist(),
-      "log_likelihood": unchanged.lens_nats_SM.tolist(),
-      "top": [[*map(text_of, row)] for row in unchanged.lens_top_SM.tolist()],
+      "accuracy": (100 * unchanged.lens_right_SG).tolist(),
+      "log_likelihood": unchanged.lens_nats_SG.tolist(),
+      "top": [[*map(text_of, row)] for row in unchanged.lens_top_SG.tolist()],
     },
     "attention": {
-      "by_head": unchanged.mass_LAM.tolist(),
-      "even": unchanged.even_LM.tolist(),
+      "by_head": unchanged.mass_LAP.tolist(),
+      "even": unchanged.even_LP.tolist(),
     },
     "verdict": words,
     "reason": reason,

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
   task, pauses = _condition(options, run)
   known = examples.splits(task)
   errors.require_one_of("--split", options.split or known[-1], known)
-  format_ = prompts.Format(task, run.tokenizer, pauses)
+  format_ = prompts.Format(task, run.tokenizer, pauses, run.behind_tokens)
   run.warn_of_pauses(pauses.num_pause_tokens)
   folder = pathlib.Path(options.out or run.results_folder(results.FOLDER))
   files.require_writable("--out", folder)
@@ -73,6 +73,7 @@ def main(argv: list[str]) -> int:
     "examples_sha256": loaded.sha256,
     **pauses.condition(),
     "filler": pauses.token,
+    "pauses_behind_tokens": len(run.behind_tokens.ids),
     **found,
     "local_dir": data.local_dir,
     "checkpoint": run.place,
@@ -148,19 +149,14 @@ def _condition(
     f"{run.place} has model.num_loops {run.model.num_loops}, and lesions are "
     "of the layers of one loop; probe a run with 1",
   )
-  errors.require(
-    not run.behind_tokens.ids,
-    f"{run.place} was trained with pauses after every token, which no lesion "
-    "removes; probe a run with pauses in its prompts",
-  )
   (pauses,) = evaluate.requested_pauses(options, run, names[0])
   errors.require(
-    pauses.num_pauses > 0,
+    pauses.num_pauses > 0 or bool(run.behind_tokens.ids),
     f"{run.place} answers {names[0]} without pauses (M = 0), so there is "
     "nothing to probe; name a number, as in --pauses=10",
   )
   errors.require(
-    pauses.num_pauses > pauses.is_read,
+    pauses.num_pauses != 1 or not pauses.is_read,
     f"M = 1, pause position {pauses.position!r}: the answer is read at the "
     "only pause, which no lesion can remove; compare pausejax evaluate "
     "--pauses=0,1, or probe a run with more pauses",
@@ -191,24 +187,22 @@ def _probe(
     batch_size=options.batch_size,
   )
   num_rows = len(prober.encoded.rows)  # Refused before the first pass.
-  num_pauses = format_.pauses.num_pauses
   specs = measure.specs_of(
     run.model.num_layers,
-    num_pauses,
+    prober.num_groups,
     prober.num_probed,
     options.maps,
     options.by,
   )
   print(
-    f"{num_pauses} pauses {format_.pauses.place}, {prober.num_probed} of them "
-    f"probed; {len(specs) + 1:,} passes of {num_rows:,} rows",
+    f"{_probed(prober)}; {len(specs) + 1:,} passes of {num_rows:,} rows",
     flush=True,
   )
   with CountBar("rows without a lesion", num_rows) as bar:
     unchanged = prober.unchanged(bar.update)
   with CountBar("rows with lesions", num_rows * len(specs)) as bar:
     lesioned = prober.lesioned(
-      [*specs.values()], unchanged.means_LMD, bar.update
+      [*specs.values()], unchanged.means_LGD, bar.update
     )
   cut = prober.encoded.prompts
   return {
@@ -224,6 +218,14 @@ def _probe(
       Detokenizer(run.tokenizer),
     ),
   }
+
+
+def _probed(prober) -> str:
+  """Returns which pauses are probed, as text."""
+  pauses, count = prober.format.pauses, prober.num_groups
+  if not pauses.num_pauses:
+    return f"{count} pauses after every token of the prompt, all probed"
+  return f"{count} pauses {pauses.place}, {prober.num_probed} of them probed"
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ def probe_rows(report: Report) -> list[list[str]]:
     [
       run.id,
       result["task"],
-      str(result["num_pauses"]),
+      _pauses(result),
       f"{result['accuracy']['mean']:.2f}",
       *(
         verdict.format_drop(verdict.Drop(**result["lesions"][name]["accuracy"]))
@@ -62,7 +62,7 @@ HEAD = [
 def _probe(name: str, it: dict[str, Any]) -> Html:
   level = it["accuracy"]
   interval = render.interval((level["low"], level["high"]))
-  title = f"{name}: {it['task']} {it['split']}, M={it['num_pauses']}"
+  title = f"{name}: {it['task']} {it['split']}, M={_pauses(it)}"
   text = (
     f". Accuracy {level['mean']:.2f}% {interval} without a lesion, "
     f"n={it['n']:,}; {it['reason']}."
@@ -83,6 +83,11 @@ def _probe(name: str, it: dict[str, Any]) -> Html:
     tag("p", tag("b", it["verdict"]), text),
     tag("div", *drawings, class_="charts"),
   )
+
+
+def _pauses(it: dict[str, Any]) -> str:
+  """Returns M as text; only pauses after every token are probed at M = 0."""
+  return str(it["num_pauses"] or "0, pauses after every token")
 
 
 def _figure(title: str, drawing: Html) -> Html:
