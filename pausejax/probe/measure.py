@@ -147,7 +147,7 @@ class Prober:
     )
     found = self._values(np.concatenate(scores, axis=1)[:, None])
     streams_LGD, masses_LAG, evens_LG, counts_G = (
-      np.sum(x, axis=0, dtype=np.float64) for x in zip(*sums, strict=True)
+      np.stack(x).sum(axis=0, dtype=np.float64) for x in zip(*sums, strict=True)
     )
     return Unchanged(
       Values(found.is_right[0], found.log_likelihood[0]),
