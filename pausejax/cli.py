@@ -56,7 +56,16 @@ MULTI_PROCESS = (
 )
 
 # Verbs in which a phase that is stuck ends the process, from the start on.
-_WATCHED = ("train", "evaluate", "probe", "lm-eval", "export", "generate")
+_WATCHED = (
+  "train",
+  "evaluate",
+  "probe",
+  "lm-eval",
+  "export",
+  "generate",
+  "checkpoint",
+  "report",
+)
 
 _leaving = threading.Lock()
 

@@ -44,12 +44,16 @@ plain_text.score_documents = hang
 PROBING = "from pausejax.probe import measure\nmeasure.Prober.unchanged = hang"
 GENERATING = "from pausejax.inference import decode\ndecode.generate = hang"
 EXPORTING = "from pausejax.interop import export\nexport.write_export = hang"
+COMPARING = "from pausejax.checkpoints import arrays\narrays.read_some = hang"
+COLLECTING = "from pausejax.runtime import metric_rows\nmetric_rows.scan = hang"
 EVALUATE = ("evaluate", "--task=stdlib_choice", "--limit=4", "--pauses=0")
 PROBE = ("probe", "--task=stdlib_choice", "--limit=4", "--pauses=2")
 TEXT = ("evaluate", "--text=CORPUS", "--limit=1")
 GENERATE = ("generate", "--prompt=a")
 EXPORT = ("export", "--out=OUT")
 LM_EVAL = ("lm-eval", "--tasks=pausejax_gsm8k")
+CHECKPOINT = ("checkpoint", "verify", "RUN")
+REPORT = ("report", "RUN")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,8 @@ def command(folder, workdir, *more: str) -> list[str]:
     (EXPORT, READING, "restoring, step 2"),
     (EXPORT, EXPORTING, "exporting, step 2"),
     (LM_EVAL, READING, "restoring, step 2"),
+    (CHECKPOINT, COMPARING, "comparing, step 2"),
+    (REPORT, COLLECTING, "reading, step 0"),
   ],
 )
 def test_it_ends_with_143_and_names_the_phase(
@@ -107,7 +113,8 @@ def test_it_ends_with_143_and_names_the_phase(
     out, corpus = tmp_path / "out", trained / "corpus"
     words = [w.replace("OUT", str(out)) for w in words]
     words = [w.replace("CORPUS", str(corpus)) for w in words]
-    words.append(f"--checkpoint={run}")
+    named = [w.replace("RUN", str(run)) for w in words]
+    words = named if named != words else [*words, f"--checkpoint={run}"]
   code = HANGS.format(patch=patch, limit=LIMIT)
   started = processes.start(
     [[sys.executable, "-c", code, *words]], tmp_path / "logs", devices=1
@@ -123,6 +130,7 @@ def test_it_ends_with_143_and_names_the_phase(
   assert f"phase {phase}, for " in line and f"limit {LIMIT} s" in line
   assert " in hang\n" in log  # The stacks.
   # Only `train` has its limits on the command line.
-  before = 3600 if patch is LOCATING and verb != "train" else OF_RUN
+  is_unread = patch is LOCATING or verb in ("checkpoint", "report")
+  before = 3600 if is_unread and verb != "train" else OF_RUN
   assert f"hangs, limit before: {before} s" in log
   assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from pausejax.checkpoints import arrays, folders, step_files
+from pausejax.runtime import phases
 
 _GROUP_BYTES = 2**26  # Of leaves that are read together.
 _MAX_PROBLEMS = 12  # After which the other leaves are not compared.
@@ -46,6 +47,7 @@ def verify_step(path: pathlib.Path, step: int) -> Verified:
     CheckpointUnusable: a newer version of pausejax wrote it.
     UserError: a file cannot be read, which is no sign of damage.
   """
+  phases.enter("comparing", step)
   path = path.absolute()  # Orbax refuses others.
   try:
     with folders.readable(path):
@@ -56,6 +58,7 @@ def verify_step(path: pathlib.Path, step: int) -> Verified:
   num_leaves, num_bytes, problems = 0, sum(files.values()), []
   for item, named in leaf_groups(small.meta):
     for read in _read(path, item, named, small.meta["digests"]):
+      phases.advance()
       if isinstance(read, str):
         problems.append(read)
         continue

@@ -23,6 +23,7 @@ import numpy as np
 from pausejax import commandline, errors, json_files
 from pausejax.buckets import copies, layout
 from pausejax.checkpoints import folders
+from pausejax.runtime import phases
 from pausejax.training import resume
 
 # Of meta.json: compared as leaves and as files, or different in any two saves.
@@ -173,6 +174,7 @@ def _value_rows(a: _Step, b: _Step) -> dict[str, str]:
   rows = {}
   for item, named in verification.leaf_groups(ours, changed):
     x, y = (_read(step, item, named) for step in (a, b))
+    phases.advance()
     for name in named:
       difference = _largest_difference(np.asarray(x[name]), np.asarray(y[name]))
       rows[name] = f"{_described(ours['leaves'][name])}, {difference}"

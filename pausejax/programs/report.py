@@ -13,6 +13,7 @@ import pathlib
 
 from pausejax import commandline, errors, files
 from pausejax.buckets import copies, urls
+from pausejax.runtime import phases
 from pausejax.study import render
 from pausejax.study.report import contents, document
 
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
     not urls.is_url(spec) or bool(options.out),
     "--out: name a page on this machine for the report of a run in a bucket",
   )
+  phases.enter("reading")
   workdir = copies.local_run(spec, "--workdir")
   report = contents.collect(workdir)
   out = pathlib.Path(options.out or workdir / "report.html")

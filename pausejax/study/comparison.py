@@ -13,6 +13,7 @@ import numpy as np
 
 from pausejax.evaluation import bootstrap, intervals
 from pausejax.evaluation import results as results_
+from pausejax.runtime import phases
 from pausejax.study.cells import seeds_label
 
 _NO_GROUPS = (
@@ -181,6 +182,7 @@ def comparison(arm: Choice, baseline: Choice) -> dict[str, Any]:
 def _bootstrap(
   arm: Choice, baseline: Choice, groups: Sequence[str] | None
 ) -> intervals.Interval | None:
+  phases.advance()  # A table may have many.
   mine, theirs = arm.values_KPSN(), baseline.values_KPSN()
   if mine is None or theirs is None:
     return None

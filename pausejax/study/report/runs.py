@@ -11,7 +11,7 @@ from pausejax.checkpoints import folders
 from pausejax.config import saved
 from pausejax.evaluation import results
 from pausejax.probe import results as probe_results
-from pausejax.runtime import metric_rows
+from pausejax.runtime import metric_rows, phases
 from pausejax.study.cells import Cell
 from pausejax.study.plan import Study
 
@@ -99,6 +99,7 @@ def _arm(cell: Cell) -> str:
 
 def _read(workdir: pathlib.Path, name: str, arm: str) -> StudyRun | None:
   """Returns the run in a folder, None if no run has started there."""
+  phases.advance()
   config, metrics = workdir / "config.json", workdir / "metrics.jsonl"
   if not (config.is_file() and metrics.is_file()):
     return None
