@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
   options, train = words.parse(parser, argv)
   words.require_shared(parser, train, "/workdir")
   task = yaml.safe_load(TEMPLATE.read_text())
+  if words.uses_bucket(train):
+    del task["volumes"]
   task["run"] = f"{task['run'].rstrip()} {shlex.join(train)}\n"
   text = yaml.safe_dump(task, sort_keys=False)
   with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

@@ -8,9 +8,10 @@
 
 Requests the slice, waits until it is ready, runs --setup and the training on
 all its machines, and deletes it at the end. A preempted slice is deleted and
-requested again, and the run resumes from its workdir, which must be on a file
-system that --setup mounts. Keep the command running, for example in tmux.
-Ctrl-C does not delete the slice; the same command then continues to use it.
+requested again, and the run resumes from its workdir, which is in a bucket or
+on a file system that --setup mounts. Keep the command running, for example in
+tmux. Ctrl-C does not delete the slice; the same command then continues to use
+it.
 """
 
 import argparse

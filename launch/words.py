@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from pausejax import errors
+from pausejax.buckets import urls
 
 # Exit codes 2, 3 and 4: a repeated command would end in the same way.
 NOT_REPEATED = (
@@ -36,7 +37,7 @@ def parse(
     parser.error("the arguments after -- have no --workdir=FOLDER")
   try:
     for name in ("--workdir", "--init_from"):
-      errors.require_local(name, value(words, name))
+      _check_place(name, value(words, name))
   except errors.UsageError as e:
     parser.error(e.message)
   return parser.parse_args(argv[:cut]), words
@@ -65,11 +66,25 @@ def value(words: list[str], name: str) -> str:
   return last
 
 
+def uses_bucket(words: list[str]) -> bool:
+  """Returns whether the workdir is in a bucket, so that no volume is needed."""
+  return urls.is_url(workdir(words))
+
+
 def require_shared(parser, words: list[str], mount: str) -> None:
-  """Exits with 2 unless the workdir is on the shared volume."""
+  """Exits with 2 unless the workdir is in a bucket or on the shared volume."""
   folder = workdir(words)
-  if not pathlib.PurePosixPath(folder).is_relative_to(mount):
+  is_below = pathlib.PurePosixPath(folder).is_relative_to(mount)
+  if not (uses_bucket(words) or is_below):
     parser.error(
       f"--workdir={folder} is not below {mount}, the volume that all machines "
-      "share"
+      "share, and no bucket such as gs://BUCKET/FOLDER"
     )
+
+
+def _check_place(name: str, place: str) -> None:
+  """Raises UsageError for a URL that is not one of a bucket."""
+  if urls.is_url(place):
+    urls.normal(name, place)
+  else:
+    errors.require_local(name, place)

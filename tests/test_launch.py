@@ -338,6 +338,20 @@ def test_a_jobset_has_the_machines_of_its_slices(capsys):
   assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
 
 
+def test_a_run_in_a_bucket_needs_no_volume(capsys):
+  words = ["--dry_run", "--", "--config=x.py", "--workdir=gs://bucket/run"]
+  assert gke.main([*GKE, *words]) == 0
+  jobset = yaml.safe_load(capsys.readouterr().out)
+  (slices,) = jobset["spec"]["replicatedJobs"]
+  pod = slices["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  assert "volumes" not in pod and "volumeMounts" not in container
+  assert container["command"][-1] == "--workdir=gs://bucket/run"
+  assert skypilot.main(words) == 0
+  task = yaml.safe_load(capsys.readouterr().out)
+  assert "volumes" not in task and "gs://bucket/run" in task["run"]
+
+
 def test_a_workdir_that_is_not_shared_is_refused(capsys):
   for main, args in ((gke.main, GKE), (skypilot.main, [])):
     with pytest.raises(SystemExit) as e:

@@ -92,13 +92,22 @@ def test_every_verb_refuses_a_url(words, url, tmp_path, monkeypatch, capsys):
 )
 @pytest.mark.parametrize(
   "words",
-  [["--workdir=gs://b/x"], ["--workdir=/workdir/a", "--init_from", "s3://b"]],
+  [
+    ["--workdir=hdfs://b/x"],
+    ["--workdir=gs:/bucket/x"],
+    ["--workdir=gs://key:the-secret@bucket/x"],
+    ["--workdir=/workdir/a", "--init_from", "s3://b"],
+  ],
 )
-def test_every_launcher_refuses_a_url(launcher, own, words, capsys):
+def test_every_launcher_refuses_a_url_that_names_no_bucket(
+  launcher, own, words, capsys
+):
   with pytest.raises(SystemExit) as left:
     launcher.main([*own, "--dry_run", "--", "--config=x.py", *words])
   assert left.value.code == 2
-  assert "which is not a path on this machine" in capsys.readouterr().err
+  error = capsys.readouterr().err
+  is_named = "not a path on this machine" in error or "BUCKET/FOLDER" in error
+  assert is_named and "the-secret" not in error
 
 
 @pytest.mark.parametrize(

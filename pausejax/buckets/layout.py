@@ -42,8 +42,19 @@ def of_step(names: Iterable[str], step: int) -> list[str]:
 
 
 def is_array(name: str) -> bool:
-  """Returns whether an object of a step holds values of arrays."""
-  return "/d/" in name
+  """Returns whether an object of a step holds values of arrays.
+
+  They are in the `d` folders of a database, or in files named by the index of
+  a shard, such as `2.0`, if the processes of the run shared no folder.
+  """
+  is_shard = re.fullmatch(r"[0-9]+(\.[0-9]+)*", name.rpartition("/")[2])
+  return "/d/" in name or is_shard is not None
+
+
+def is_of_process(name: str, process: int) -> bool:
+  """Returns whether only this process, which is not the first, has a file."""
+  base = name.rpartition("/")[2]
+  return is_array(name) or re.match(rf"process_{process}\b", base) is not None
 
 
 def is_own(name: str) -> bool:

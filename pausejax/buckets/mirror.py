@@ -3,6 +3,10 @@
 The run works on a local folder, as any other run, and the bucket has what
 counts: the folder is emptied and filled from the bucket at the start, each step
 is copied there when it is complete, and small files every few seconds.
+
+If not all processes share this folder, every one has its own, with its part of
+each step. All copy their parts, and process 0, which holds the lease, marks the
+step as complete when it has heard from all others.
 """
 
 import contextlib
@@ -14,17 +18,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from pausejax import errors, files
 from pausejax.buckets import copies, layout, lease, parts
 from pausejax.buckets.objects import Objects
+
+T = TypeVar("T")
 
 _RETRY_SECONDS = 60.0  # How long a write to the bucket is tried again.
 _PAUSE_SECONDS = 3.0
 
 
 class Mirror:
-  """Copies between the folder of one run and the bucket."""
+  """Copies between the folder of one run and the bucket.
+
+  Attributes:
+    url: the URL of the run.
+    is_shared: whether all processes use the folder; True at first.
+  """
 
   def __init__(self, url: str, folder: pathlib.Path):
     """Copies nothing yet.
@@ -34,6 +46,7 @@ class Mirror:
       folder: its local folder.
     """
     self.url, self._folder, self._objects = url, folder, Objects(url)
+    self.is_shared = True
     self._lease: lease.Lease | None = None
     self._pushed: dict[str, tuple[int, int]] = {}
     self._parts = [
@@ -52,7 +65,8 @@ class Mirror:
     """Holds the lease; fills the folder first, and copies all in the end."""
     with lease.hold_lease(self._objects, self._push_lines) as self._lease:
       with copies.reading(self.url):
-        self._pull()
+        self._delete_incomplete()
+        self.pull()
       try:
         yield
       except errors.UserError:
@@ -72,33 +86,66 @@ class Mirror:
     self._is_open = True
 
   def require_lease(self) -> None:
-    """Raises UserError if another run has taken the folder."""
-    assert self._lease is not None
-    self._lease.require()
+    """Raises UserError if another run has taken the folder.
 
-  def fetch_step(self, step: int) -> None:
-    """Downloads what the folder lacks of a step."""
+    Does nothing in processes but the first, which holds the lease for all.
+    """
+    if self._lease is not None:
+      self._lease.require()
+
+  def fetch_step(self, step: int, *, arrays: bool = True) -> None:
+    """Downloads what the folder lacks of a step, with or without arrays."""
     names = layout.of_step(self._step_names(step), step)
+    wanted = [n for n in names if arrays or not layout.is_array(n)]
+    self._download(n for n in wanted if not (self._folder / n).exists())
+
+  def fetch(self, top: str) -> None:
+    """Downloads what the folder lacks of one of its folders."""
+    names = self._objects.sizes(top)
     self._download(n for n in names if not (self._folder / n).exists())
 
-  def commit(self, step: int) -> None:
-    """Copies a complete step to the bucket, the mark of completion last.
+  def upload_step(self, step: int, process: int = 0) -> dict[str, int]:
+    """Copies what this process has of a step; returns name -> size in bytes.
+
+    Args:
+      step: the step.
+      process: the index of this process; of what all write, only the first
+        one's is copied.
 
     Raises:
       UserError: another run has taken the folder.
       OSError: the bucket cannot be written.
     """
     self.require_lease()
-    self._delete_step(step)
     paths = _below(self._folder / layout.step_name(step))
     names = {path.relative_to(self._folder).as_posix(): path for path in paths}
+    if process:
+      own = [n for n in names if layout.is_of_process(n, process)]
+      names = {name: names[name] for name in own}
     self._objects.upload(names)
+    return {name: path.stat().st_size for name, path in names.items()}
+
+  def commit(self, step: int, sizes: Mapping[str, int]) -> None:
+    """Marks a step as complete in the bucket.
+
+    Args:
+      step: the step.
+      sizes: what `upload_step` returned, of all processes.
+
+    Raises:
+      UserError: another run has taken the folder.
+      OSError: the bucket cannot be written.
+    """
     self.push()
     self.require_lease()
-    sizes = {name: path.stat().st_size for name, path in names.items()}
     content = json.dumps(sizes, indent=1) + "\n"
     mark = layout.step_name(step, layout.COMMITTED)
     self._objects.write(mark, content.encode())
+
+  def delete_step(self, step: int) -> None:
+    """Deletes what the bucket has of a step that will be written again."""
+    self.require_lease()
+    self._delete_step(step)
 
   def delete_missing(self) -> None:
     """Deletes the steps in the bucket that the folder no longer has."""
@@ -147,17 +194,18 @@ class Mirror:
       if path.name in layout.FOR_TRAINING or layout.is_small(path.name):
         yield from _below(path)
 
-  def _pull(self) -> None:
-    """Empties the folder and fills it from the bucket, without arrays.
+  def _delete_incomplete(self) -> None:
+    names = self._objects.sizes()
+    steps = {None, *layout.committed_steps(names)}
+    self._objects.delete(n for n in names if _step(n) not in steps)
 
-    Steps that are not complete are deleted in the bucket.
-    """
+  def pull(self) -> None:
+    """Empties the folder and fills it from the bucket, without arrays."""
     for path in self._folder.iterdir():
       if path.name != "lock":
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     names = self._objects.sizes()
     steps = set(layout.committed_steps(names))
-    self._objects.delete(n for n in names if _step(n) not in {None, *steps})
     small = [n for n in names if layout.is_small(n)]
     small += [n for n in names if _step(n) in steps and not layout.is_array(n)]
     more = set(layout.FOR_TRAINING)
@@ -189,8 +237,8 @@ class Mirror:
     return list(self._objects.sizes(layout.step_name(step).rstrip("/")))
 
 
-def retried(write: Callable[[], None], what: str) -> None:
-  """Calls a function again while the bucket cannot be written.
+def retried(write: Callable[[], T], what: str) -> T:
+  """Returns what a function returns; repeats it while the bucket is away.
 
   Args:
     write: the function.

@@ -1,6 +1,9 @@
 """Writes and reads the arrays and small files of a step with Orbax.
 
 Orbax writes a step under a temporary name and renames it when it is complete.
+In a folder that all processes share, the arrays of an item are in one database,
+which process 0 completes. Processes that share no folder write files for each
+shard, which together are the step.
 """
 
 import contextlib
@@ -62,7 +65,13 @@ class _SaveFiles(ocp.args.CheckpointArgs):
 class ArrayWriter:
   """Writes one step at a time, in the background."""
 
-  def __init__(self):
+  def __init__(self, *, is_shared: bool = True):
+    """Writes nothing yet.
+
+    Args:
+      is_shared: whether all processes write to the same folder.
+    """
+    self._is_shared = is_shared
     self._checkpointer: ocp.AsyncCheckpointer | None = None
     self._links = contextlib.ExitStack()
 
@@ -84,14 +93,9 @@ class ArrayWriter:
     """
     if self._checkpointer is None:
       _hide_closed_loops()
-      self._checkpointer = ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(
-          composite_options=ocp.CompositeOptions(async_options=_OPTIONS)
-        ),
-        async_options=_OPTIONS,
-      )
+      self._checkpointer = _checkpointer(self._is_shared)
     items = {
-      **{n: ocp.args.StandardSave(leaves.nest(x)) for n, x in arrays.items()},
+      **{n: ocp.args.PyTreeSave(leaves.nest(x)) for n, x in arrays.items()},
       **{n: _SaveFiles(x) for n, x in files.items()},
     }
     folder = self._links.enter_context(_plain_name(path.parent))
@@ -110,6 +114,31 @@ class ArrayWriter:
     if self._checkpointer is not None:
       self._checkpointer.close()
       self._checkpointer = None
+
+
+def _checkpointer(is_shared: bool) -> ocp.AsyncCheckpointer:
+  """Returns what writes steps to a folder that all processes share, or not."""
+  processes = ocp.options.MultiprocessingOptions(
+    primary_host=0 if is_shared else None
+  )
+  handlers: dict[str, ocp.CheckpointHandler] = {
+    item: ocp.PyTreeCheckpointHandler(
+      use_ocdbt=is_shared, multiprocessing_options=processes
+    )
+    for item in folders.ITEMS
+  }
+  return ocp.AsyncCheckpointer(
+    ocp.CompositeCheckpointHandler(
+      **handlers,
+      data=_Files(),
+      meta=_Files(),
+      composite_options=ocp.CompositeOptions(
+        async_options=_OPTIONS, multiprocessing_options=processes
+      ),
+    ),
+    async_options=_OPTIONS,
+    multiprocessing_options=processes,
+  )
 
 
 def read_arrays(

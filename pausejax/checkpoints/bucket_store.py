@@ -2,9 +2,11 @@
 
 Orbax writes a step to the local folder; the thread that waited for it copies
 the step to the bucket, and the step counts as saved when it is complete there.
+If the processes share no folder, each has only its part of a step here.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -39,19 +41,41 @@ class BucketStore(Store):
       folder: `<local folder of the run>/checkpoints`.
       config: how many steps to keep.
       url: the URL of the run.
-      mirror: copies to the bucket; None in all processes but the first.
+      mirror: copies to the bucket; None in a process that shares the folder
+        of the first.
     """
-    super().__init__(folder, config)
+    is_shared = mirror is None or mirror.is_shared
+    super().__init__(folder, config, is_shared=is_shared)
     self._place, self._mirror = f"{url}/{CHECKPOINTS}", mirror
     if mirror is not None:
-      self._writer = _CopyingWriter(self._copy)
+      copy = self._copy if is_shared else self._copy_part
+      self._writer = _CopyingWriter(
+        functools.partial(copy, mirror), is_shared=is_shared
+      )
 
-  def _copy(self, step: int) -> None:
+  def _copy(self, mirror: mirrors.Mirror, step: int) -> None:
     """Copies a step to the bucket once it is intact."""
-    assert self._mirror is not None
-    commit = self._mirror.commit
     folders.read_step(self._folder, step)
-    mirrors.retried(lambda: commit(step), f"step {step} to {self._place}")
+
+    def copy() -> None:
+      mirror.delete_step(step)
+      mirror.commit(step, mirror.upload_step(step))
+
+    mirrors.retried(copy, f"step {step} to {self._place}")
+
+  def _copy_part(self, mirror: mirrors.Mirror, step: int) -> None:
+    """Copies what this process has of a step; the first one completes it."""
+    process, what = jax.process_index(), f"step {step} to {self._place}"
+    sizes = mirrors.retried(lambda: mirror.upload_step(step, process), what)
+    if process > 0:
+      shutil.rmtree(self._folder / str(step))
+      distributed.publish(f"step {step}", sizes)
+      return
+    for of_other in distributed.published_by_others(f"step {step}"):
+      sizes |= of_other
+    mirrors.retried(lambda: mirror.fetch_step(step, arrays=False), what)
+    folders.read_step(self._folder, step)
+    mirrors.retried(lambda: mirror.commit(step, sizes), what)
 
   def _restore_step(
     self, step: int, abstract: TrainState
@@ -78,7 +102,7 @@ class BucketStore(Store):
       with contextlib.suppress(OSError):  # Nobody can read the lease now.
         self._mirror.require_lease()
     # It may be complete here, but the bucket has what counts.
-    if jax.process_index() == 0:
+    if self._has_folder():
       shutil.rmtree(self._folder / str(step), ignore_errors=True)
     if isinstance(error, OSError) and error.strerror:
       error = OSError(error.strerror)
@@ -88,8 +112,8 @@ class BucketStore(Store):
 class _CopyingWriter(arrays.ArrayWriter):
   """Writes a step and then copies it, both in the background."""
 
-  def __init__(self, copy: Callable[[int], None]):
-    super().__init__()
+  def __init__(self, copy: Callable[[int], None], *, is_shared: bool):
+    super().__init__(is_shared=is_shared)
     self._copy = copy
     self._pool = futures.ThreadPoolExecutor(1, "copy")
     self._copied: futures.Future[None] | None = None

@@ -25,7 +25,7 @@ META, META_SHA256 = "meta.json", "meta.sha256"
 ITEMS = ("params", "opt_state", "average", "spikes")
 REASON = "set_aside.txt"  # In a step that was set aside: why.
 _PARTS = ("commit_success.txt", "data")
-_ARRAY_PARTS = ("_METADATA", "manifest.ocdbt")
+_ARRAY_PARTS = ("_METADATA", "manifest.ocdbt")  # The second of a database.
 _FIELDS = {
   "format": int,
   "step": int,
@@ -96,7 +96,9 @@ def read_path(path: pathlib.Path, step: int) -> Small:
   if meta["step"] != step:
     raise Damaged(f"meta/{META} is of step {meta['step']}")
   items = [*ITEMS[:2], *(i for i in ITEMS[2:] if has_item(meta, i))]
-  for part in (*_PARTS, *(f"{i}/{p}" for i in items for p in _ARRAY_PARTS)):
+  is_database = meta["format"] != upgrade.FORMAT_OF_SHARDS
+  of_item = _ARRAY_PARTS if is_database else _ARRAY_PARTS[:1]
+  for part in (*_PARTS, *(f"{i}/{p}" for i in items for p in of_item)):
     _require(path, part)
   if meta["digests"].keys() != meta["leaves"].keys():
     raise Damaged(f"meta/{META} does not have a digest of every leaf")
@@ -247,10 +249,9 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
   where = f"the checkpoint {path}"
   number = meta.get("format") if isinstance(meta, dict) else None
   # Checked first: a newer format may have other fields, which is no damage.
-  if isinstance(number, int) and number > upgrade.FORMAT:
-    json_files.require_format(
-      where, number, upgrade.FORMAT, errors.CheckpointUnusable
-    )
+  newest = upgrade.FORMAT_OF_SHARDS
+  if isinstance(number, int) and number > newest:
+    json_files.require_format(where, number, newest, errors.CheckpointUnusable)
   if problem := json_files.mismatch(meta, _FIELDS):
     raise Damaged(f"meta/{META}: {problem}")
   if meta["format"] > 1 and expected is None:

@@ -22,6 +22,8 @@ def meta_files(
   run: Mapping[str, Any],
   arrays_: Mapping[str, Mapping[str, jax.Array]],
   data: Mapping[str, bytes],
+  *,
+  is_shared: bool,
 ) -> dict[str, bytes]:
   """Returns the files of the item `meta`; all processes call it together.
 
@@ -30,13 +32,14 @@ def meta_files(
     run: the fields of meta.json that describe the run, such as its config.
     arrays_: `items` of the state.
     data: the files of this process, from `named_by_process`.
+    is_shared: whether all processes write to one folder (`arrays.py`).
   """
   named = {n: x for item in arrays_.values() for n, x in item.items()}
   sums = {name: folders.sha256(content) for name, content in data.items()}
   gathered = [pair for d in distributed.all_gather(sums) for pair in d.items()]
   content = json.dumps(
     {
-      "format": upgrade.FORMAT,
+      "format": upgrade.FORMAT if is_shared else upgrade.FORMAT_OF_SHARDS,
       "step": step,
       **upgrade.meta_to_json(run),
       "leaves": leaves.shapes_and_dtypes(named),

@@ -54,18 +54,26 @@ class Restored:
 class Store:
   """The checkpoints in one folder."""
 
-  def __init__(self, folder: os.PathLike, config: CheckpointConfig | None):
+  def __init__(
+    self,
+    folder: os.PathLike,
+    config: CheckpointConfig | None,
+    *,
+    is_shared: bool = True,
+  ):
     """Makes a store; does not access the folder yet.
 
     Args:
       folder: `<workdir>/checkpoints`.
       config: how many steps to keep; None for reading only, also while a run
         saves there.
+      is_shared: whether all processes use this folder.
     """
     self._folder = pathlib.Path(folder)
     self._place = str(folder)  # Its name in messages.
     self._config = config
-    self._writer = arrays.ArrayWriter()
+    self._is_shared = is_shared
+    self._writer = arrays.ArrayWriter(is_shared=is_shared)
     self._opened: int | None = None  # File descriptor of the folder.
     self._size = 0  # Bytes of a step.
     self._pending: int | None = None  # The step that is being written.
@@ -82,7 +90,7 @@ class Store:
       UserError: the folder is not writable, or has no space for one step.
     """
     self._size = space.step_size(leaves.flatten(abstract))
-    if jax.process_index() == 0:
+    if self._has_folder():
       retention.empty_trash(self._folder)
       space.require_space(self._folder, self._size, self._config)
     distributed.all_gather("prepared")
@@ -122,10 +130,12 @@ class Store:
     self._last_finite = step - num_skipped
     items = step_files.items(state)
     data = step_files.named_by_process(data)
-    content = step_files.meta_files(step, meta, items, data)
+    content = step_files.meta_files(
+      step, meta, items, data, is_shared=self._is_shared
+    )
     self._require_folder()
     try:
-      if jax.process_index() == 0:
+      if self._has_folder():
         space.require_now(self._folder, self._size)
       self._writer.start(
         self._folder / str(step),
@@ -271,6 +281,10 @@ class Store:
     for s in later:
       self._set_aside(s, why or f"training diverged after step {step}")
     return newest, later
+
+  def _has_folder(self) -> bool:
+    """Returns whether this process looks after a folder."""
+    return jax.process_index() == 0 or not self._is_shared
 
   def _list(self) -> tuple[list[int], list[str]]:
     with folders.readable(self._folder):

@@ -1,7 +1,9 @@
 """Converts meta.json of older versions to the current format.
 
 Format 1 had no SHA-256 of meta.json and of the data. Format 2 called the
-data pipeline `door`, in the config and in the fingerprint of the data.
+data pipeline `door`, in the config and in the fingerprint of the data. Format 4
+is written beside format 3, by processes that share no folder: each array is in
+files by shard, not in a database.
 """
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from typing import Any
 
 from pausejax.config import saved as saved_configs
 
-FORMAT = 3
+FORMAT, FORMAT_OF_SHARDS = 3, 4
 # Pausejax 0.1.0 compares no format, but every field of the tokenizer's
 # fingerprint before it reads anything else: this one makes it refuse the step
 # in one line.
@@ -31,7 +33,7 @@ def upgrade(saved: dict[str, Any], format: int, where: str) -> dict[str, Any]:
 
   Args:
     saved: the fields of meta.json; damaged ones are not changed.
-    format: their format, at most `FORMAT`.
+    format: their format, at most `FORMAT_OF_SHARDS`.
     where: the checkpoint, as the start of a message.
 
   Raises:

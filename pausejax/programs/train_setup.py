@@ -29,6 +29,7 @@ from pausejax.runtime.goodput import Goodput
 from pausejax.runtime.progress import ProgressBar
 from pausejax.runtime.signals import StopFlag, Stopped
 from pausejax.training import (
+  bucket_folder,
   description,
   initial,
   parts,
@@ -72,7 +73,7 @@ def open_run(
     with (
       copies.named(inputs.url, inputs.workdir),
       run_folder.hold_workdir(inputs.workdir),
-      _mirrored(inputs) as mirror,
+      bucket_folder.mirrored(inputs) as (inputs, mirror),
       compilation.use_cache(
         inputs.config.compilation_cache, inputs.workdir
       ) as cache,
@@ -81,7 +82,7 @@ def open_run(
         inputs.require_resumable(inputs.own)
       store = _open_store(inputs, made, mirror)
       _roll_back(inputs, store)
-      data, fingerprint = _open_data(inputs, made)
+      data, fingerprint = _open_data(inputs, made, mirror)
       agreement = Agreement(stop)
       with goodput.measure("restoring"):
         restored = store.restore(made.abstract) or _continued(inputs, made)
@@ -145,30 +146,6 @@ def open_run(
           raise
 
 
-@contextlib.contextmanager
-def _mirrored(inputs: Inputs) -> Iterator[Mirror | None]:
-  """Yields the mirror of a run in a bucket in process 0, None elsewhere.
-
-  Raises:
-    UserError: another run is using the URL, it cannot be written, or the
-      processes do not share the local folder.
-  """
-  if not inputs.url:
-    yield None
-    return
-  with contextlib.ExitStack() as stack:
-    mirror = None
-    if distributed.process_index() == 0:
-      mirror = Mirror(inputs.url, inputs.workdir)
-      stack.enter_context(mirror.hold())
-      print(
-        f"working in {inputs.workdir}; what is saved is copied to {inputs.url}",
-        flush=True,
-      )
-    run_folder.require_shared(inputs.workdir)
-    yield mirror
-
-
 def _open_store(inputs: Inputs, made: Parts, mirror: Mirror | None) -> Store:
   """Returns the run's checkpoints; prepares the folder of a new run."""
   folder, config = inputs.checkpoints, inputs.config.checkpoint
@@ -200,12 +177,14 @@ def _continued(inputs: Inputs, made: Parts) -> Restored | None:
   return initial.continued_state(made, inputs.initial)
 
 
-def _open_data(inputs: Inputs, made: Parts) -> tuple[RunData, dict[str, Any]]:
+def _open_data(
+  inputs: Inputs, made: Parts, mirror: Mirror | None
+) -> tuple[RunData, dict[str, Any]]:
   """Returns the run's data, prepared by process 0, and its fingerprint."""
   with phases.phase(phases.PREPARING):
     if distributed.process_index() == 0:
       pipeline.prepare(inputs.config, inputs.values, inputs.workdir)
-    distributed.all_gather("prepared")
+    bucket_folder.share_segments(mirror)
   data = pipeline.open_run_data(
     inputs.config, inputs.tokenizer, inputs.workdir, made.host
   )

@@ -34,6 +34,7 @@ _MEETING_SECONDS = 10
 _POLL_SECONDS = 1.0  # Python handles signals between two polls.
 
 _rounds = itertools.count()
+_PUBLISHED = "pausejax/published"  # Keys in the coordinator's store.
 _is_joining = False
 _id_lock: IO[str] | None = None
 _watch: peers.Watch | None = None
@@ -140,6 +141,23 @@ def all_gather(value: Any) -> list[Any]:
       values = [json.loads(_get(k)) for k in keys]
       client.key_value_set(f"{key}/all", json.dumps(values))
     return json.loads(_get(f"{key}/all"))
+
+
+def publish(name: str, value: Any) -> None:
+  """Tells process 0 a JSON value, once for each name, from any thread."""
+  key = f"{_PUBLISHED}/{name}/{process_index()}"
+  _client().key_value_set(key, json.dumps(value))
+
+
+def published_by_others(name: str) -> list[Any]:
+  """Returns what all other processes `publish` under a name; waits for them.
+
+  Process 0 calls it, from any thread.
+  """
+  others = range(1, num_processes())
+  values = [json.loads(_get(f"{_PUBLISHED}/{name}/{i}")) for i in others]
+  _client().key_value_delete(f"{_PUBLISHED}/{name}")
+  return values
 
 
 def require_agreement(facts: dict[str, Any]) -> None:

@@ -31,13 +31,19 @@ _ENTRY = {"step": int, "time?": float, "config": {"log": {"every": int}}}
 
 
 @contextlib.contextmanager
-def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
+def hold_workdir(
+  workdir: pathlib.Path, *, is_shared: bool = True
+) -> Iterator[None]:
   """Creates the folder and locks it against a second run.
 
   A run that ends in an error before it wrote anything leaves nothing there.
+
+  Args:
+    workdir: the folder.
+    is_shared: whether all processes of the run use it; process 0 locks it.
   """
-  if distributed.process_index() > 0:
-    yield  # Process 0 locks it for all.
+  if is_shared and distributed.process_index() > 0:
+    yield
     return
   with contextlib.ExitStack() as stack:
     try:
@@ -83,8 +89,8 @@ def _holder(workdir: pathlib.Path) -> str:
   return text.strip() or "an unnamed process"
 
 
-def require_shared(workdir: pathlib.Path) -> None:
-  """Raises UserError unless all processes see one folder; all call it.
+def is_shared(workdir: pathlib.Path) -> bool:
+  """Returns whether all processes see one folder; all call it.
 
   The folder is the local one of a run in a bucket, which process 0 holds.
   """
@@ -93,12 +99,7 @@ def require_shared(workdir: pathlib.Path) -> None:
     files.write(token, secrets.token_hex(8))
   distributed.all_gather("written")
   content = token.read_text("ascii") if token.exists() else ""
-  if len(set(distributed.all_gather(content))) > 1:
-    raise errors.UserError(
-      f"--workdir: the processes do not share {workdir}; set PAUSEJAX_STAGING "
-      "to a folder that all hosts share, or mount the bucket and name the "
-      "mounted folder"
-    )
+  return len(set(distributed.all_gather(content))) == 1
 
 
 def keep_inputs(

@@ -41,7 +41,7 @@ class Inputs:
     config: the config of the run.
     values: its fields as plain values, as saved in each checkpoint.
     tokenizer: the tokenizer of its data.
-    workdir: absolute path of its folder on this machine.
+    workdir: absolute path of its folder on this machine, or of this process.
     url: the URL of its folder if that is in a bucket, else "".
     own: the checkpoint to resume from in the workdir, if any: the newest
       readable one, or that of the rollback.
