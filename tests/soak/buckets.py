@@ -1,9 +1,9 @@
 """A run in an object store that is killed while it saves, against a quiet one.
 
-Every start has an empty folder for its local copy, as on another machine, and
-must resume from the newest step that was committed before it. Losses and
-digests must be those of the same run on a disk, to the last bit. The stores are
-moto's S3 server and gcp-storage-emulator.
+Every process of every start has an empty folder for its local copy, as on
+another machine, and must resume from the newest step that was committed before.
+Losses and digests must be those of the same run on a disk, to the last bit. The
+stores are moto's S3 server and gcp-storage-emulator.
 """
 
 import collections
@@ -12,6 +12,7 @@ import json
 import pathlib
 import random
 import signal
+import subprocess
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests import object_store, processes
 from tests.soak import training
 
 _MAX_REQUESTS = 150  # About steps, before the kill: some saves.
+_TIMES_IF_SHARDED = 4  # Several processes write a file for each shard.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,18 @@ class BucketRun(training.Run):
   def place(self) -> str:
     """The URL of the run."""
     return f"{self.store}://{object_store.BUCKET}/{self.name}"
+
+  def start(self, **variables: str) -> list[subprocess.Popen]:
+    """Starts all processes, each with its own PAUSEJAX_STAGING."""
+    staging = variables.pop("PAUSEJAX_STAGING")
+    words, logs = self._command(), self.folder / f"{self.name}-logs"
+    commands = [
+      ["env", f"PAUSEJAX_STAGING={staging}-{i}", *words]
+      for i in range(self.setting.count)
+    ]
+    return processes.start(
+      commands, logs, devices=self.setting.devices, **variables
+    )
 
   def losses(self) -> dict[int, float]:
     """Returns step -> loss of the metrics in the store."""
@@ -62,15 +76,17 @@ class BucketRun(training.Run):
 
 
 def soak(
-  kills: int, seed: int, folder: pathlib.Path, store: str
+  kills: int, seed: int, folder: pathlib.Path, store: str, num_processes: int
 ) -> collections.Counter:
-  """Kills a run in the store; returns what was counted.
+  """Kills a process of a run in the store; returns what was counted.
 
   Raises:
     AssertionError: a loss, a digest or a resumed step is wrong.
   """
   rng, counts = random.Random(seed), collections.Counter()
-  setting = training.Setting(num_steps=max(40, 8 * kills))
+  setting = training.Setting(
+    num_steps=max(40, 8 * kills), count=num_processes, fsdp=num_processes
+  )
   quiet = training.quiet_run(setting, folder)
   run = BucketRun(setting, folder, "killed", store)
   with (
@@ -80,8 +96,10 @@ def soak(
     for start in range(kills + 1):
       before, staging = run.newest_step(), str(folder / f"copy{start}")
       if start < kills:
-        requests = rng.randint(1, _MAX_REQUESTS)
-        counts["kills"] += _kill(run, link, requests, staging)
+        times = _TIMES_IF_SHARDED if num_processes > 1 else 1
+        requests = rng.randint(1, _MAX_REQUESTS * times)
+        victim = rng.randrange(num_processes)
+        counts["kills"] += _kill(run, link, requests, staging, victim)
       else:
         run.finish(PAUSEJAX_STAGING=staging)
       assert run.resumed_from() == before, (run.resumed_from(), before)
@@ -93,19 +111,23 @@ def soak(
 
 
 def _kill(
-  run: BucketRun, link: object_store.Link, count: int, staging: str
+  run: BucketRun,
+  link: object_store.Link,
+  count: int,
+  staging: str,
+  victim: int,
 ) -> bool:
-  """Kills a start at its `count`-th request about a step that it writes."""
-  (process,) = started = run.start(PAUSEJAX_STAGING=staging)
+  """Kills a process at the `count`-th request about a step that is written."""
+  started = run.start(PAUSEJAX_STAGING=staging)
   seen = 0
 
   def watch(data: bytes) -> None:
     nonlocal seen
     seen += b"checkpoints/" in data and not data.startswith(b"GET")
     if seen == count:
-      process.send_signal(signal.SIGKILL)
+      started[victim].send_signal(signal.SIGKILL)
 
   link.on_data = watch
-  (code,) = processes.wait(started)
+  codes = processes.wait(started)
   link.on_data = lambda data: None
-  return code == -signal.SIGKILL
+  return codes[victim] == -signal.SIGKILL

@@ -32,12 +32,14 @@ class Setting:
     num_steps: of the run.
     count: processes of the run.
     devices: virtual devices of each process.
+    fsdp: devices that split the parameters.
   """
 
   pipeline: str = "segments"
   num_steps: int = 200
   count: int = 1
   devices: int = 1
+  fsdp: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +115,13 @@ class Run:
         "--config.checkpoint.keep=100",
         "--config.log.every=1",
       ]
-    pipeline = f"--config.data.pipeline={setting.pipeline}"
-    return toys.command(self.folder / "corpus", self.place, pipeline, steps)
+    return toys.command(
+      self.folder / "corpus",
+      self.place,
+      steps,
+      f"--config.data.pipeline={setting.pipeline}",
+      f"--config.mesh.fsdp={setting.fsdp}",
+    )
 
 
 def quiet_run(setting: Setting, folder: pathlib.Path) -> Run:
