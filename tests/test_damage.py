@@ -314,10 +314,10 @@ def test_an_interrupted_first_save_makes_a_run_start_over(tmp_path, abstract):
 
 def test_a_newer_format_is_refused(workdir, abstract):
   path = workdir / "checkpoints" / "8" / "meta" / "meta.json"
-  meta = json.dumps({**json.loads(path.read_text()), "format": 4}).encode()
+  meta = json.dumps({**json.loads(path.read_text()), "format": 5}).encode()
   path.write_bytes(meta)
   (path.parent / "meta.sha256").write_bytes(folders.checksum(meta))
-  match = "has format 4, this version of pausejax reads formats 1 to 3"
+  match = "has format 5, this version of pausejax reads formats 1 to 4"
   refuses(workdir, abstract, errors.CheckpointUnusable, match)
 
 
