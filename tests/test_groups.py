@@ -8,7 +8,7 @@ import pytest
 
 from pausejax import tasks
 from pausejax.data.finetuning import examples
-from tests import test_answers, test_tasks
+from tests import task_samples, test_answers
 
 
 def question(id_: str) -> dict:
@@ -27,34 +27,36 @@ def groups(rows) -> dict[str, str]:
 def test_questions_on_one_paragraph_of_squad_are_a_group(tmp_path, data_config):
   paragraphs = [paragraph("red sea", "a", "b"), paragraph("red cow", "c")]
   article = {"title": "t", "paragraphs": paragraphs}
-  test_tasks.write(tmp_path, {"dev-v1.1.json": {"data": [article]}})
-  rows = test_tasks.load(data_config, "squad", "validation", tmp_path).rows
+  task_samples.write(tmp_path, {"dev-v1.1.json": {"data": [article]}})
+  rows = task_samples.load(data_config, "squad", "validation", tmp_path).rows
   found = groups(rows)
   assert found["a"] == found["b"] != found["c"]
 
 
 def test_questions_on_one_story_of_coqa_are_a_group(tmp_path, data_config):
-  stories = [{**test_tasks.COQA, "id": i} for i in ("s1", "s2")]
-  test_tasks.write(tmp_path, {"coqa-dev-v1.0.json": {"data": stories}})
-  rows = test_tasks.load(data_config, "coqa", "validation", tmp_path).rows
+  stories = [{**task_samples.COQA, "id": i} for i in ("s1", "s2")]
+  task_samples.write(tmp_path, {"coqa-dev-v1.0.json": {"data": stories}})
+  rows = task_samples.load(data_config, "coqa", "validation", tmp_path).rows
   assert [row.group for row in rows] == ["s1#1", "s1#1", "s2#1", "s2#1"]
 
 
 def test_endings_of_one_video_of_hellaswag_are_a_group(tmp_path, data_config):
   lines = [
-    {**test_tasks.HELLASWAG, "ind": ind, "source_id": source}
+    {**task_samples.HELLASWAG, "ind": ind, "source_id": source}
     for ind, source in enumerate(
       ["activitynet~a", "activitynet~a", "wikihow~1"]
     )
   ]
-  test_tasks.write(tmp_path, {"hellaswag_val.jsonl": lines})
-  rows = test_tasks.load(data_config, "hellaswag", "validation", tmp_path).rows
+  task_samples.write(tmp_path, {"hellaswag_val.jsonl": lines})
+  rows = task_samples.load(
+    data_config, "hellaswag", "validation", tmp_path
+  ).rows
   assert [r.group for r in rows] == [line["source_id"] for line in lines]
 
 
 def test_an_example_of_a_record_of_its_own_has_no_group(tmp_path, data_config):
-  test_tasks.write(tmp_path, {"test.jsonl": [test_tasks.GSM8K] * 2})
-  rows = test_tasks.load(data_config, "gsm8k", "test", tmp_path).rows
+  task_samples.write(tmp_path, {"test.jsonl": [task_samples.GSM8K] * 2})
+  rows = task_samples.load(data_config, "gsm8k", "test", tmp_path).rows
   assert [row.group for row in rows] == ["", ""]
 
 

@@ -16,19 +16,19 @@ from pausejax.checkpoints import saved_run
 from pausejax.data.finetuning import examples, prompts
 from pausejax.inference import loaded
 from pausejax.prompt_pauses import PromptPauses
-from tests import runs, test_tasks
+from tests import runs, task_samples
 from tests.test_messages import refused
 
 TASKS = pathlib.Path(cli.__file__).parent / "interop" / "lm_eval_tasks"
-NINE = sorted(test_tasks.FILES)
+NINE = sorted(task_samples.FILES)
 
 
 def published(folder: pathlib.Path) -> str:
   """Writes small files of the nine tasks in their published formats."""
-  for name, splits in test_tasks.FILES.items():
+  for name, splits in task_samples.FILES.items():
     (folder / name).mkdir()
     for files in splits.values():
-      test_tasks.write(folder / name, files)
+      task_samples.write(folder / name, files)
   return str(folder)
 
 

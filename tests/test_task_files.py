@@ -13,9 +13,9 @@ import pytest
 
 from pausejax import tasks
 from pausejax.tasks import text_files
-from tests import test_tasks
+from tests import task_samples
+from tests.task_samples import FILES, HELLASWAG, PIQA
 from tests.test_task_records import GOOD, load, message, write
-from tests.test_tasks import FILES, HELLASWAG, PIQA
 
 POINTER = (
   "version https://git-lfs.github.com/spec/v1\n"
@@ -27,7 +27,7 @@ LINES = ["gsm8k", "commonsense_qa", "piqa", "hellaswag", "natural_questions"]
 
 def published(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
   for files in FILES[name].values():
-    test_tasks.write(folder, files)
+    task_samples.write(folder, files)
   return [folder / file for files in FILES[name].values() for file in files]
 
 
@@ -116,10 +116,10 @@ def test_a_file_beside_a_part_of_it_is_refused(part, whole, tmp_path):
   other = {**HELLASWAG, "ctx_a": "Other."}
   names = [f"hellaswag_val{name}.jsonl" for name in (part, whole)]
   rows = [HELLASWAG], [other, HELLASWAG]
-  test_tasks.write(tmp_path, dict(zip(names, rows, strict=True)))
+  task_samples.write(tmp_path, dict(zip(names, rows, strict=True)))
   found = message("hellaswag", "validation", tmp_path)
   assert all(str(tmp_path / name) in found for name in names)
-  test_tasks.write(tmp_path, {names[0]: [{**HELLASWAG, "ctx_a": "Third."}]})
+  task_samples.write(tmp_path, {names[0]: [{**HELLASWAG, "ctx_a": "Third."}]})
   assert len(load("hellaswag", "validation", tmp_path).rows) == 3
 
 

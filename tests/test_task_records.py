@@ -15,8 +15,8 @@ from pausejax.data.finetuning import examples
 from pausejax.inspection import soundness
 from pausejax.programs import score
 from pausejax.tasks import hellaswag
-from tests import test_tasks
-from tests.test_tasks import COQA, FILES, GSM8K, HELLASWAG, PIQA, SQUAD
+from tests import task_samples
+from tests.task_samples import COQA, FILES, GSM8K, HELLASWAG, PIQA, SQUAD
 
 
 def load(name: str, split: str, folder) -> examples.Examples:
@@ -42,10 +42,12 @@ def write(folder: pathlib.Path, name: str, rows: list) -> tuple[str, str]:
     rows = [{"paragraphs": [{"context": "Paris, France.", "qas": qas}]}]
   is_document = name in ("squad", "coqa", "web_questions")
   content = rows if name == "web_questions" else {"data": rows}
-  test_tasks.write(folder, {file: json.dumps(content) if is_document else rows})
+  task_samples.write(
+    folder, {file: json.dumps(content) if is_document else rows}
+  )
   if name == "piqa":
     labels = "".join("0\n" for _ in rows)
-    test_tasks.write(folder, {"dev-labels.lst": labels})
+    task_samples.write(folder, {"dev-labels.lst": labels})
   return split, file
 
 
@@ -112,27 +114,29 @@ def test_gsm8k_requires_one_marker_before_one_number(answer, tmp_path):
   assert "test.jsonl:2: field 'answer'" in said
 
 
-@pytest.mark.skipif(not test_tasks.REAL, reason="PAUSEJAX_REAL_DATA is not set")
-@pytest.mark.parametrize("name", test_tasks.COUNTS)
+@pytest.mark.skipif(
+  not task_samples.REAL, reason="PAUSEJAX_REAL_DATA is not set"
+)
+@pytest.mark.parametrize("name", task_samples.COUNTS)
 def test_references_of_real_files_score_as_correct(name):
-  for split in test_tasks.COUNTS[name]:
-    loaded = load(name, split, test_tasks.real_folder(name))
+  for split in task_samples.COUNTS[name]:
+    loaded = load(name, split, task_samples.real_folder(name))
     require_gold_is_right(tasks.downstream(name), loaded.rows)
 
 
 # Impossible records: task, record beside a good one, what it is left out for.
 
 SQUAD_ROW = SQUAD["paragraphs"][0]["qas"][0]
-WEB = test_tasks.WEB_QUESTIONS
-NQ = test_tasks.NATURAL_QUESTIONS
-CSQA = test_tasks.COMMONSENSE_QA
+WEB = task_samples.WEB_QUESTIONS
+NQ = task_samples.NATURAL_QUESTIONS
+CSQA = task_samples.COMMONSENSE_QA
 GOOD = {
   "squad": SQUAD_ROW,
   "coqa": COQA,
   "commonsense_qa": CSQA,
   **{"gsm8k": GSM8K, "piqa": PIQA, "hellaswag": HELLASWAG},
   **{"web_questions": WEB, "natural_questions": NQ},
-  "lambada": test_tasks.LAMBADA,
+  "lambada": task_samples.LAMBADA,
 }
 
 

@@ -12,7 +12,7 @@ from pausejax.config import DataConfig
 from pausejax.data import record_store
 from pausejax.data.finetuning import encoded
 from pausejax.data.pretraining import prepare, segments
-from tests import test_tasks
+from tests import task_samples
 from tests.fuzz.reader import BYTES, LINES, Reader, put, tree
 
 
@@ -52,9 +52,9 @@ def _segments(file: str, is_summed: bool = False) -> Reader:
 
 def _examples(file: str, is_summed: bool = False) -> Reader:
   def make(folder):
-    put(folder / "train.jsonl", json.dumps(test_tasks.GSM8K) + "\n")
-    rows = [{**test_tasks.GSM8K, "question": f"{i}?"} for i in range(30)]
-    test_tasks.write(folder, {"train.jsonl": rows, "test.jsonl": rows[:2]})
+    put(folder / "train.jsonl", json.dumps(task_samples.GSM8K) + "\n")
+    rows = [{**task_samples.GSM8K, "question": f"{i}?"} for i in range(30)]
+    task_samples.write(folder, {"train.jsonl": rows, "test.jsonl": rows[:2]})
     data = _data(task="gsm8k", local_dir=str(folder))
     encoded.write_encoded(data, BYTES, folder / "store")
     return folder / "store" / file

@@ -9,7 +9,7 @@ from pausejax import tasks
 from pausejax.config import default, loader, saved, train_config
 from pausejax.programs import score
 from pausejax.tasks import corpora
-from tests import test_task_records, test_tasks
+from tests import task_samples, test_task_records
 from tests.fuzz.reader import LINES, TEXTS, Reader, put, tree
 
 # Published data: records of tasks, predictions, text.
@@ -17,8 +17,8 @@ from tests.fuzz.reader import LINES, TEXTS, Reader, put, tree
 
 def _published(folder: pathlib.Path, name: str) -> list[str]:
   """Writes the files of a task; returns the names of its last split."""
-  for content in test_tasks.FILES[name].values():
-    test_tasks.write(folder, content)
+  for content in task_samples.FILES[name].values():
+    task_samples.write(folder, content)
   return list(content)
 
 
@@ -27,7 +27,7 @@ def _task(name: str, number: int) -> Reader:
     return folder / _published(folder, name)[number]
 
   def read(path):
-    split = list(test_tasks.FILES[name])[-1]
+    split = list(task_samples.FILES[name])[-1]
     loaded = test_task_records.load(name, split, path.parent)
     task = tasks.downstream(name)
     test_task_records.require_gold_is_right(task, loaded.rows)
@@ -38,7 +38,7 @@ def _task(name: str, number: int) -> Reader:
 
 def _predictions(name: str, file: str) -> Reader:
   def loaded(folder):
-    split = list(test_tasks.FILES[name])[-1]
+    split = list(task_samples.FILES[name])[-1]
     return test_task_records.load(name, split, folder)
 
   def make(folder):
@@ -121,7 +121,7 @@ def _config_argument() -> Reader:
 
 
 READERS = [
-  *(_task(name, 0) for name in test_tasks.FILES),
+  *(_task(name, 0) for name in task_samples.FILES),
   _task("piqa", 1),
   _predictions("gsm8k", "answers.json"),
   _predictions("coqa", "answers.jsonl"),
