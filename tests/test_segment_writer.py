@@ -16,7 +16,7 @@ from pausejax import errors, locks
 from pausejax.data import batch, tokenizers
 from pausejax.data.pretraining import prepare, segments
 from pausejax.tasks import corpora, text_files
-from tests.test_segments import assert_one_line, contents
+from tests.segment_stores import assert_one_line, contents
 
 BYTES = tokenizers.load_tokenizer("bytes")
 
