@@ -3,7 +3,7 @@
 import pytest
 
 from tests import processes, toys
-from tests.test_processes import (  # noqa: F401
+from tests.test_processes_runs import (  # noqa: F401
   begin,
   finish,
   losses,
