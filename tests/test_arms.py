@@ -10,7 +10,7 @@ from pausejax.study import plan as plans
 from pausejax.study import saved_plan
 from pausejax.study.arms import Arm, Variant, Words
 from pausejax.study.report import runs
-from tests.test_study import fields, plan
+from tests.studies import fields, plan
 
 
 @pytest.mark.parametrize("spec", ["study", "study_laptop", "study_smoke"])

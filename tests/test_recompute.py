@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from pausejax.study import table
-from tests.test_study import plan, read_all
+from tests.studies import plan, read_all
 from tests.test_table import write
 
 SEEDS = (0, 1, 2)

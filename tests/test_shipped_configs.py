@@ -47,7 +47,7 @@ def test_help_lists_every_argument_that_a_config_takes(name, capsys):
 
 def test_every_config_file_has_its_arguments_listed_here():
   found = {p.stem for p in CONFIGS.glob("*.py")} - {"__init__"}
-  assert found == {*ARGS, *STUDIES}  # See test_study.py.
+  assert found == {*ARGS, *STUDIES}  # See test_study_plan.py.
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pausejax.programs import study as program
 from pausejax.study import render, table
 from pausejax.study.report import contents, document
 from tests import test_report
-from tests.test_study import plan, read_all
+from tests.studies import plan, read_all
 
 ANSWERS = np.random.default_rng(0).integers(0, 2, (3, 2, 40))
 
