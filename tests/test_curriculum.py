@@ -16,8 +16,7 @@ from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inspection import checks, sequences
 from pausejax.tasks import gsm8k
-from tests.test_continued import digests
-from tests.test_finetune import (
+from tests.finetuning import (
   BOS,
   BYTES,
   EOS,
@@ -27,6 +26,7 @@ from tests.test_finetune import (
   task,
   unpacked,
 )
+from tests.test_continued import digests
 
 STEPS, PER_STEP = 2, 3  # S and c, so that M = 6.
 CHOSEN = dict(curriculum_steps=STEPS, num_pauses=6, curriculum_epochs=1.0)

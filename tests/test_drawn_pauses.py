@@ -12,7 +12,7 @@ from pausejax.data.finetuning import examples, prompts
 from pausejax.data.finetuning.sequences import TaskSequences
 from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inspection import checks, sequences
-from tests.test_finetune import BYTES, PAUSE, config, questions, task, unpacked
+from tests.finetuning import BYTES, PAUSE, config, questions, task, unpacked
 
 NUM_EXAMPLES = 40
 NUMBERS = (0, 2, 5)

@@ -15,8 +15,8 @@ from pausejax.data.pretraining.source import (
   SegmentSource,
   StepBatches,
 )
+from tests.finetuning import config
 from tests.segment_stores import BYTES, assert_same, join, text_of
-from tests.test_finetune import config
 
 K = mixing.BLOCK
 RATES = [

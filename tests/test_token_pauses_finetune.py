@@ -12,8 +12,8 @@ from pausejax.data.finetuning.source import FinetuneSource
 from pausejax.inference import batches, score
 from pausejax.inspection import checks, sequences
 from pausejax.prompt_pauses import TokenPauses
-from tests import models, test_finetune
-from tests.test_finetune import BOS, BYTES, EOS, LETTERS, PAUSE, questions
+from tests import finetuning, models
+from tests.finetuning import BOS, BYTES, EOS, LETTERS, PAUSE, questions
 from tests.test_sharding import one_device_mesh
 
 SEQ_LEN = 64
@@ -28,7 +28,7 @@ ways = pytest.mark.parametrize("behind", WAYS.values(), ids=WAYS.keys())
 
 def encoded(behind, rows, tokenizer=BYTES, seq_len=SEQ_LEN, **changes):
   """The sequences of a training split, as `data.pipeline` makes them."""
-  task, config = test_finetune.task(), test_finetune.config(**changes)
+  task, config = finetuning.task(), finetuning.config(**changes)
   pauses = config.trained_pauses(task.num_pauses)
   return TaskSequences(
     examples.Examples("train", rows, {}, "digest"),
