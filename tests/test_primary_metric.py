@@ -10,7 +10,7 @@ from pausejax.config import default, train_config
 from pausejax.evaluation import held_out_answers, results
 from pausejax.study.report import contents
 from pausejax.tasks import records
-from tests import test_report
+from tests import reports
 
 
 def task(**changes) -> tasks.Task:
@@ -54,7 +54,7 @@ def test_the_best_checkpoint_is_chosen_by_it(monkeypatch):
 
 def with_two_metrics(workdir, m, *, f1, **changes) -> None:
   """Writes a result of EM 0 whose primary metric is F1."""
-  test_report.write_result(workdir, m, [0] * len(f1))
+  reports.write_result(workdir, m, [0] * len(f1))
   folder = workdir / "evaluations"
   path = folder / f"gsm8k-test-append{m}-step4.json"
   result = json.loads(path.read_text())
@@ -70,7 +70,7 @@ def with_two_metrics(workdir, m, *, f1, **changes) -> None:
 
 def test_a_report_shows_it(tmp_path):
   for name, f1 in (("a", [0.0, 0.0, 1.0]), ("b", [1.0, 1.0, 0.0])):
-    test_report.write_run(tmp_path / name, task="gsm8k")
+    reports.write_run(tmp_path / name, task="gsm8k")
     with_two_metrics(tmp_path / name, 10, f1=f1)
   report = contents.collect(tmp_path)
   lines = report.sweeps["gsm8k"]
@@ -84,7 +84,7 @@ def test_a_report_shows_it(tmp_path):
 
 
 def test_a_result_of_an_older_version_has_the_first(tmp_path):
-  test_report.write_result(tmp_path, 10, [1, 0])
+  reports.write_result(tmp_path, 10, [1, 0])
   (result,) = results.read_results(tmp_path / "evaluations")
   assert result["primary_metric"] == "accuracy"
 

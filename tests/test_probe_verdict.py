@@ -18,7 +18,7 @@ from pausejax.evaluation import answers
 from pausejax.probe import measure, results, sequences, summary, verdict
 from pausejax.prompt_pauses import PromptPauses
 from pausejax.tasks import records
-from tests import models, runs, test_answers, test_report
+from tests import models, reports, runs, test_answers
 from tests.test_answers import TOKENIZER
 from tests.test_sharding import one_device_mesh
 
@@ -310,7 +310,7 @@ def test_a_probe_of_nothing_is_one_line(probed, words, message, capfd):
 def test_the_report_draws_a_probe_and_escapes_it(probed, tmp_path, capsys):
   words = ("--task=parity20", "--pauses=3", "--maps=cut,mean")
   folder = tmp_path / "runs" / "a"
-  test_report.write_run(folder)
+  reports.write_run(folder)
   assert run_probe(probed, *words, f"--out={folder / 'probes'}") == 0
   (path,) = (folder / "probes").iterdir()
   result = json.loads(path.read_text())

@@ -8,21 +8,21 @@ import pytest
 from pausejax import errors
 from pausejax.programs import report as program
 from pausejax.study.report import commands, contents, grid, levels, loss_tables
-from tests import test_report
+from tests import reports
 
 
 def folder_of_runs(tmp_path):
   """Two finetunings that sort before the pretraining they start from."""
   pretraining = tmp_path / "z"
   for name in ("a b", "c", "z"):
-    test_report.write_run(tmp_path / name, task="gsm8k")
+    reports.write_run(tmp_path / name, task="gsm8k")
     config = tmp_path / name / "config.json"
     fields = json.loads(config.read_text())
     fields["num_steps"] = 4
     if name != "z":
       fields["init_from"] = str(pretraining / "checkpoints" / "4")
     config.write_text(json.dumps(fields))
-  test_report.write_result(tmp_path / "a b", 10, [1, 0, 0, 1])
+  reports.write_result(tmp_path / "a b", 10, [1, 0, 0, 1])
   return tmp_path
 
 
@@ -45,7 +45,7 @@ def text_score(**changes):
 
 
 def test_a_run_of_a_newer_version_is_refused(tmp_path):
-  test_report.write_run(tmp_path / "run", task="gsm8k")
+  reports.write_run(tmp_path / "run", task="gsm8k")
   meta = tmp_path / "run" / "checkpoints" / "99" / "meta"
   meta.mkdir(parents=True)
   (meta / "meta.json").write_text('{"format": 99}')
@@ -66,7 +66,7 @@ def test_runs_come_after_the_run_they_start_from(tmp_path):
 
 def test_runs_that_name_each_other_are_still_shown(tmp_path):
   for name, other in (("a", "b"), ("b", "a")):
-    test_report.write_run(tmp_path / name)
+    reports.write_run(tmp_path / name)
     config = tmp_path / name / "config.json"
     fields = json.loads(config.read_text())
     fields["init_from"] = str(tmp_path / other)
@@ -87,7 +87,7 @@ def test_plain_text_scores_are_shown_and_reproduced(tmp_path):
 
 
 def test_held_out_losses_compare_runs_by_the_text_without_pauses(tmp_path):
-  test_report.write_run(tmp_path / "run")
+  reports.write_run(tmp_path / "run")
   metrics = tmp_path / "run" / "metrics.jsonl"
   rows = [
     {"step": 6, "eval_loss": 3.0, "eval_loss_without_pauses": 2.75},
@@ -102,7 +102,7 @@ def test_held_out_losses_compare_runs_by_the_text_without_pauses(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_has_an_unknown_machine(tmp_path):
-  test_report.write_run(tmp_path / "run")
+  reports.write_run(tmp_path / "run")
   (run,) = contents.collect(tmp_path).runs
   assert loss_tables.machine(run) == ["unknown"] * 3
 
@@ -132,8 +132,8 @@ def test_baselines_need_no_model(rows, expected):
 
 def test_a_single_number_of_pauses_gets_no_axis_of_pauses(tmp_path):
   for name in ("a", "b"):
-    test_report.write_run(tmp_path / name, task="gsm8k")
-    test_report.write_result(tmp_path / name, 10, [1, 0, 1, 1])
+    reports.write_run(tmp_path / name, task="gsm8k")
+    reports.write_result(tmp_path / name, 10, [1, 0, 1, 1])
   program.main([f"--workdir={tmp_path}"])
   page = (tmp_path / "report.html").read_text()
   assert "pauses at inference, M" not in page
@@ -141,8 +141,8 @@ def test_a_single_number_of_pauses_gets_no_axis_of_pauses(tmp_path):
 
 
 def test_zero_correct_of_a_few_examples_has_an_interval(tmp_path):
-  test_report.write_run(tmp_path / "run", task="gsm8k")
-  test_report.write_result(tmp_path / "run", 10, [0] * 64)
+  reports.write_run(tmp_path / "run", task="gsm8k")
+  reports.write_result(tmp_path / "run", 10, [0] * 64)
   (line,) = contents.collect(tmp_path).sweeps["gsm8k"]
   low, high = line.points[0].primary.interval
   assert low == 0.0 and 5.0 < high < 6.0  # Wilson: z^2 / (n + z^2).
@@ -157,11 +157,11 @@ FOUR = (
 
 
 def test_the_two_by_two_chart_of_four_variants(tmp_path):
-  plan = test_report.plan(tmp_path / "four", variants=FOUR)
+  plan = reports.plan(tmp_path / "four", variants=FOUR)
   names = [[v.name for v in line] for line in grid.variant_grid(plan)]
   assert names == [
     ["StdPT_StdFT", "StdPT_PauseFT"],
     ["PausePT_StdFT", "PausePT_PauseFT"],
   ]
-  three = test_report.plan(tmp_path / "three", variants=FOUR[:3])
+  three = reports.plan(tmp_path / "three", variants=FOUR[:3])
   assert grid.variant_grid(three) is None

@@ -2,7 +2,7 @@
 
 Rules that belong to one area are tested there: pickled weights
 (test_import.py), words of launchers (test_launch.py), text in the report
-(test_report.py), damaged input (test_fuzz.py).
+(test_report_page.py), damaged input (test_fuzz.py).
 """
 
 import ast

@@ -9,7 +9,7 @@ from pausejax.evaluation import intervals, results
 from pausejax.programs import study as program
 from pausejax.study import render, table
 from pausejax.study.report import contents, document
-from tests import test_report
+from tests import reports
 from tests.studies import plan, read_all
 
 ANSWERS = np.random.default_rng(0).integers(0, 2, (3, 2, 40))
@@ -168,7 +168,7 @@ def test_line_separators_in_predictions_are_text(built):
   """The page explains the interval, as the table does."""
   built.save()
   for cell in built.finetuning_cells():
-    test_report.write_run(cell.workdir, seed=cell.seed, task="stdlib_cloze")
+    reports.write_run(cell.workdir, seed=cell.seed, task="stdlib_cloze")
   write_all(built)
   assert program.write_table(built)[-1].interval is not None
   page = contents.collect(built.workdir)
