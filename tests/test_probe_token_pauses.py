@@ -14,7 +14,7 @@ from pausejax.evaluation import answers
 from pausejax.model import decoder
 from pausejax.probe import forward, measure, sequences
 from pausejax.prompt_pauses import PromptPauses, TokenPauses
-from tests import models, runs, test_answers, test_report
+from tests import models, reports, runs, test_answers
 from tests.test_answers import TOKENIZER
 from tests.test_sharding import one_device_mesh
 
@@ -189,7 +189,7 @@ def test_the_command_probes_such_a_run_and_the_report_draws_it(
   run = runs.save_run(tmp_path / "run", pauses=fields)
   argv = ["probe", f"--checkpoint={run}", "--task=parity20", "--limit=16"]
   report = tmp_path / "runs" / "a"
-  test_report.write_run(report)
+  reports.write_run(report)
   argv += ["--batch_size=8", f"--out={report / 'probes'}"]
   assert cli.main([*argv, "--pauses=0", "--maps=cut"]) == 0
   said = capsys.readouterr().out
