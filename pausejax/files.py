@@ -1,20 +1,26 @@
-"""Atomic writes of files, and lines that end only at a line feed."""
+"""Atomic writes, bounded reads, and lines that end only at a line feed."""
 
+import errno
 import os
 import pathlib
 import secrets
+import stat
 import tempfile
 
 from pausejax import errors
 
 __all__ = [
   "is_name",
+  "read_bounded",
   "require_writable",
   "require_writable_file",
   "split_lines",
   "sync_folder",
   "write",
 ]
+
+
+MAX_BYTES = 2**28  # Of a file that is read whole, such as a tokenizer.
 
 
 def write(path: pathlib.Path, content: str | bytes) -> None:
@@ -41,6 +47,28 @@ def write(path: pathlib.Path, content: str | bytes) -> None:
     raise
 
 
+def read_bounded(
+  path: os.PathLike[str] | str, max_bytes: int = MAX_BYTES
+) -> bytes:
+  """Returns the content of a regular file.
+
+  Raises:
+    OSError: it cannot be read, is a pipe or another special file, or has more
+      than `max_bytes`.
+  """
+  # Without O_NONBLOCK, opening a pipe would wait for its writer.
+  with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+    found = os.fstat(file.fileno())
+    if stat.S_ISDIR(found.st_mode):
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(found.st_mode):
+      raise OSError(errno.EINVAL, "not a regular file", path)
+    if found.st_size > max_bytes:
+      size = f"{found.st_size:,} bytes, at most {max_bytes:,} are read"
+      raise OSError(errno.EFBIG, size, path)
+    return file.read()
+
+
 def sync_folder(folder: pathlib.Path) -> None:
   """Waits until the names in a folder are on the disk; raises OSError."""
   opened = os.open(folder, os.O_RDONLY)
@@ -62,7 +90,8 @@ def split_lines(text: str) -> list[str]:
 
 def is_name(text: str) -> bool:
   """Returns whether a text from a file names something in its own folder."""
-  return pathlib.PurePath(text).name == text not in ("", "..")
+  is_plain = pathlib.PurePath(text).name == text not in ("", "..")
+  return is_plain and text.isprintable()  # Without NUL and lone surrogates.
 
 
 def require_writable(option: str, folder: pathlib.Path) -> None:

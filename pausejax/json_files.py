@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pausejax import errors
+from pausejax import errors, files
 
 Shape = Any
 
@@ -46,13 +46,11 @@ def read(
       it is missing, and the newest known number; checked before the shape.
 
   Raises:
-    UserError: the file cannot be read, is not JSON, or has a newer format or
-      another shape.
+    UserError: the file cannot be read, is too large (`files.MAX_BYTES`) or not
+      JSON, or has a newer format or another shape.
   """
-  from etils import epath  # Slow to import, and every program imports this.
-
   try:
-    text = epath.Path(path).read_bytes()
+    text = files.read_bounded(path)
   except OSError as e:
     raise errors.UserError(f"{path} cannot be read: {e}; {fix}") from e
   if format is None:

@@ -21,7 +21,7 @@ def hold(path: pathlib.Path, message: str) -> Iterator[None]:
   Raises:
     UserError: `message`, if another process holds the lock.
   """
-  with path.open("w") as lock:
+  with _opened(path, "w") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -35,7 +35,7 @@ def take(path: pathlib.Path) -> IO[str] | None:
   Its content is kept. The lock is released when every process that has the file
   open, including children that inherited it, has closed it or ended.
   """
-  lock = path.open("a+")
+  lock = _opened(path, "a+")
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -47,9 +47,15 @@ def take(path: pathlib.Path) -> IO[str] | None:
 @contextlib.contextmanager
 def hold_when_free(path: pathlib.Path) -> Iterator[None]:
   """Waits until the lock `path` is free, and holds it."""
-  with path.open("w") as lock:
+  with _opened(path, "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield
+
+
+def _opened(path: pathlib.Path, mode: str) -> IO[str]:
+  """Opens a lock; raises OSError for a link, whose file would be changed."""
+  follow = lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)
+  return open(path, mode, opener=follow)
 
 
 @contextlib.contextmanager

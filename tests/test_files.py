@@ -1,5 +1,6 @@
 """Files appear whole or not at all; lines end at line feeds."""
 
+import os
 import pathlib
 
 import pytest
@@ -29,6 +30,21 @@ def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     files.write(path, "new")
   assert path.read_text() == "old"
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_regular_files_of_a_limited_size_are_read(tmp_path):
+  path = tmp_path / "a"
+  path.write_bytes(b"12345")
+  assert files.read_bounded(path, 5) == b"12345"
+  with pytest.raises(OSError, match="5 bytes, at most 4 are read"):
+    files.read_bounded(path, 4)
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(OSError, match="not a regular file"):
+    files.read_bounded(tmp_path / "pipe")
+  with pytest.raises(IsADirectoryError):
+    files.read_bounded(tmp_path)
+  with pytest.raises(FileNotFoundError):
+    files.read_bounded(tmp_path / "b")
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,14 @@ def test_a_later_signal_ends_the_process_immediately(second, listen):
   numbers = (signal.SIGTERM, second)
   found = run(*numbers, seconds=60, seconds_between=2.0, listen=listen)
   assert found == (128 + second, "")
+
+
+def test_inside_deferred_a_signal_does_not_end_the_process(monkeypatch):
+  monkeypatch.setattr(signals, "_GRACE_SECONDS", 0.0)
+  monkeypatch.setattr(signals, "_is_deferred", False)
+  left = []
+  with signals.deferred():
+    signals._leave_later(left.append, 15)
+  assert left == []
+  signals._leave_later(left.append, 15)
+  assert left == [15]

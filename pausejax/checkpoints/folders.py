@@ -9,6 +9,7 @@ folder name the same step. `arrays.py` compares the digests of arrays.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
 import re
@@ -29,8 +30,8 @@ _ARRAY_PARTS = ("_METADATA", "manifest.ocdbt")  # The second of a database.
 _FIELDS = {
   "format": int,
   "step": int,
-  "leaves": dict,
-  "digests": dict,
+  "leaves": {str: [([int], str)]},
+  "digests": {str: [int]},
   "data_sha256?": {str: str},
 }
 
@@ -192,8 +193,9 @@ def move_aside(folder: pathlib.Path, step: int, why: str) -> pathlib.Path:
   """Moves a step to `set_aside` with the reason; returns its new place."""
   aside = folder.parent / ASIDE
   aside.mkdir(exist_ok=True)
-  count = sum(n.startswith(f"{step}-") for n in os.listdir(aside))
-  moved = (folder / str(step)).rename(aside / f"{step}-{count}")
+  names = {*os.listdir(aside)}
+  free = next(i for i in itertools.count() if f"{step}-{i}" not in names)
+  moved = (folder / str(step)).rename(aside / f"{step}-{free}")
   with contextlib.suppress(OSError):  # The reason is for the user only.
     (moved / REASON).write_text(f"{why}\n", "utf-8")
   return moved
@@ -252,11 +254,21 @@ def _meta(path: pathlib.Path) -> dict[str, Any]:
   newest = upgrade.FORMAT_OF_SHARDS
   if isinstance(number, int) and number > newest:
     json_files.require_format(where, number, newest, errors.CheckpointUnusable)
-  if problem := json_files.mismatch(meta, _FIELDS):
+  if problem := json_files.mismatch(meta, _FIELDS) or _wrong_field(meta):
     raise Damaged(f"meta/{META}: {problem}")
   if meta["format"] > 1 and expected is None:
     raise Damaged(f"it lacks meta/{META_SHA256}")
   return upgrade.upgrade(meta, meta["format"], where)
+
+
+def _wrong_field(meta: dict[str, Any]) -> str:
+  """Returns what is wrong with the format or a leaf, "" if nothing is."""
+  if meta["format"] < 1:
+    return f"format: {meta['format']}"
+  for name, leaf in meta["leaves"].items():
+    if [isinstance(part, str) for part in leaf] != [False, True]:
+      return f"leaves.{name}: expected a shape and a dtype"
+  return ""
 
 
 def checksum(meta: bytes) -> bytes:
@@ -288,7 +300,7 @@ def _position(name: str, content: bytes) -> Any:
 
 def _content(path: pathlib.Path, name: str) -> bytes:
   _require(path, name)
-  return (path / name).read_bytes()
+  return files.read_bounded(path / name)
 
 
 def _require(path: pathlib.Path, name: str) -> None:

@@ -5,13 +5,12 @@ listed as complete has all its parts, and the arrays are not compared.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
 from collections.abc import Iterator
 
-from pausejax import errors
+from pausejax import errors, files, json_files
 from pausejax.buckets import copies, layout, urls
 from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.buckets.objects import Objects
@@ -196,16 +195,16 @@ def _state(path: pathlib.Path, step: int) -> tuple[str, str]:
 def aside_reason(path: pathlib.Path) -> str:
   """Returns why a step was set aside, as recorded in it."""
   try:
-    text = (path / folders.REASON).read_text("utf-8", "replace")
+    text = files.read_bounded(path / folders.REASON).decode("utf-8", "replace")
   except OSError:
     return "no reason is recorded"
-  return " ".join(text.split())
+  return errors.one_line(" ".join(text.split()))
 
 
 def _saved(path: pathlib.Path) -> float | None:
   """Returns when Orbax ended the save, in seconds since 1970."""
   try:
-    record = json.loads((path / "_CHECKPOINT_METADATA").read_bytes())
+    record = json_files.loads(files.read_bounded(path / "_CHECKPOINT_METADATA"))
     nanoseconds = record["commit_timestamp_nsecs"]
   except (OSError, ValueError, KeyError, TypeError):
     return None

@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pausejax import errors, json_files
+from pausejax import errors, files, json_files
 from pausejax.config import arguments as config_arguments
 from pausejax.config import fields, saved, tree
 from pausejax.config.training import TrainConfig
@@ -89,7 +89,7 @@ def _parsed(spec: str) -> tuple[str, str]:
 def _makes(path: pathlib.Path) -> bool:
   """Returns whether a Python file defines `get_config`."""
   try:
-    return "def get_config(" in path.read_text("utf-8", errors="replace")
+    return b"def get_config(" in files.read_bounded(path)
   except OSError:
     return False
 
@@ -250,6 +250,7 @@ def _is_any_in(names: list[str], group: str) -> bool:
 
 
 def _module(path: pathlib.Path) -> types.ModuleType:
+  files.read_bounded(path)  # Raises if it is too large.
   spec = importlib.util.spec_from_file_location(path.stem, path)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
@@ -338,7 +339,7 @@ def _literal(text: str) -> Any:
 
 def _from_json(path: pathlib.Path) -> ConfigDict:
   try:
-    values = json_files.loads(path.read_text("utf-8"))
+    values = json_files.loads(files.read_bounded(path))
   except ValueError as e:
     raise _not_saved(path, e) from e
   if isinstance(values, dict):

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pausejax import errors, json_files, prompt_pauses
+from pausejax import errors, files, json_files, prompt_pauses
 from pausejax.config import DataConfig
 
 SETTINGS = "tokenizer_config.json"
@@ -153,7 +153,7 @@ class SentencePieceTokenizer:
     self._sha256 = _sha256(path)
     self._model = sentencepiece.SentencePieceProcessor()
     try:
-      self._model.LoadFromSerializedProto(path.read_bytes())
+      self._model.LoadFromSerializedProto(files.read_bounded(path))
     except RuntimeError as e:
       raise errors.UserError(
         f"data.tokenizer: {path} is not a SentencePiece model"
@@ -338,4 +338,4 @@ def load_for(data: DataConfig) -> PauseTokenizer:
 
 
 def _sha256(path: pathlib.Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()
+  return hashlib.sha256(files.read_bounded(path)).hexdigest()

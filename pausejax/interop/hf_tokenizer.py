@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from pausejax import errors, json_files, prompt_pauses
+from pausejax import errors, files, json_files, prompt_pauses
 from pausejax.data import tokenizers
 from pausejax.interop import sentencepiece_conversion, tokenizer_files
 
@@ -136,7 +136,7 @@ def _converted(
   """Returns a `tokenizers.Tokenizer` without `<pause>`, and the note."""
   if spec == "bytes":
     return _byte_tokenizer(), ""
-  content = pathlib.Path(spec).read_bytes()
+  content = files.read_bounded(spec)
   if not spec.endswith(".model"):
     model = tokenizer_files.load_model(content, spec)
     model.no_truncation()

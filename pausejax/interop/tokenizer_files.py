@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any
 
-from pausejax import errors, json_files
+from pausejax import errors, files, json_files
 from pausejax.data import tokenizers
 from pausejax.prompt_pauses import TOKEN
 
@@ -56,7 +56,7 @@ def read_tokenizer(
   """
   for name in ("tokenizer.json", "tokenizer.model"):
     if (folder / name).is_file():
-      content = (folder / name).read_bytes()
+      content = files.read_bounded(folder / name)
       break
   else:
     raise errors.UserError(
@@ -92,7 +92,7 @@ def _chat_template(folder: pathlib.Path, named: Any) -> str:
   path = folder / "chat_template.jinja"
   try:
     if path.is_file():
-      return path.read_text(encoding="utf-8")
+      return files.read_bounded(path).decode("utf-8")
     if isinstance(named, list):
       named = next((t["template"] for t in named if t["name"] == "default"), "")
     text = named if isinstance(named, str) else ""

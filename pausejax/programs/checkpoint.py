@@ -91,7 +91,8 @@ def _list(argv: list[str]) -> int:
     header = ("step", "size", "saved (UTC)", "state", "folder")
     print(*tables.table_lines([header, *rows]), sep="\n")
     if ignored:
-      print(f"no steps, and not read: {', '.join(ignored)}")
+      names = ", ".join(map(errors.one_line, ignored))
+      print(f"no steps, and not read: {names}")
   return 0
 
 

@@ -135,7 +135,7 @@ def _parsed(content: bytes | None) -> Any:
   if content is None:
     return None
   try:
-    return json.loads(content)
+    return json_files.loads(content)
   except ValueError:
     return folders.sha256(content)
 

@@ -97,7 +97,8 @@ def _folder(workdir: pathlib.Path, *, keep: bool) -> Iterator[pathlib.Path]:
     distributed.all_gather("done")
   finally:
     if distributed.process_index() == 0 and not keep:
-      _remove(path, new)
+      with signals.deferred():
+        _remove(path, new)
     elif keep:
       print(f"kept: {path}", file=sys.stderr)
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pausejax import json_files
+from pausejax import files, json_files
 
 Row = dict[str, Any]
 
 _SAMPLE = [("step", int), ("prompt", str), ("num_pauses", int), ("text", str)]
+_MAX_BYTES = 2**32  # Millions of rows.
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
@@ -37,7 +38,7 @@ def read_rows(path: pathlib.Path) -> list[Row]:
 
 def scan(path: pathlib.Path) -> tuple[list[Row], int]:
   """Returns (rows of a file as in `read_rows`, number of other lines)."""
-  *lines, last = path.read_bytes().split(b"\n")
+  *lines, last = files.read_bounded(path, _MAX_BYTES).split(b"\n")
   rows = [parse_row(line) for line in lines if line.strip()]
   whole = [row for row in [*rows, parse_row(last)] if row is not None]
   return whole, rows.count(None)

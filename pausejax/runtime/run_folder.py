@@ -14,12 +14,14 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pausejax import errors, files, json_files, locks
+from pausejax.buckets import layout
 from pausejax.config import saved
 from pausejax.data import tokenizers
 from pausejax.runtime import distributed
@@ -49,6 +51,7 @@ def hold_workdir(
     try:
       stack.enter_context(locks.unused_removed(workdir))
       workdir.mkdir(parents=True, exist_ok=True)
+      _require_own(workdir)
       lock = locks.take(workdir / LOCK)
     except OSError as e:
       raise errors.UserError(
@@ -66,6 +69,24 @@ def hold_workdir(
       name = f"process {os.getpid()} on {socket.gethostname()}\n"
       os.write(lock.fileno(), name.encode())
     yield
+
+
+def _require_own(workdir: pathlib.Path) -> None:
+  """Raises UserError if a run would write or delete outside its folder."""
+  for name in (LOCK, layout.CHECKPOINTS, layout.ASIDE):
+    if (workdir / name).is_symlink():
+      raise errors.UserError(
+        f"--workdir: {workdir / name} is a symbolic link, and a run deletes "
+        "old files there; replace it by a folder, or link the whole workdir"
+      )
+  lock = workdir / LOCK
+  if lock.exists() and not re.match(
+    rb"(process )?\d+|$", files.read_bounded(lock)
+  ):
+    raise errors.UserError(
+      f"--workdir: {lock} is no lock of a run; move it away, or name another "
+      "folder"
+    )
 
 
 def require_unused(workdir: pathlib.Path) -> None:

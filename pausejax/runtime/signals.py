@@ -15,11 +15,12 @@ compiles for minutes. So a thread reads from a pipe, to which Python's own C
 code writes immediately, and ends the process if the main thread does not.
 """
 
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 PREEMPTED = 128 + signal.SIGTERM  # 143: saved, run again.
 INTERRUPTED = 128 + signal.SIGINT  # 130
@@ -89,6 +90,17 @@ class StopFlag:
       raise Stopped(self.exit_code)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+  """Inside, only a second signal ends this process."""
+  global _is_deferred
+  before, _is_deferred = _is_deferred, True
+  try:
+    yield
+  finally:
+    _is_deferred = before
+
+
 def can_handle() -> bool:
   """Returns whether this thread may set handlers: the main thread may."""
   return threading.current_thread() is threading.main_thread()
@@ -132,4 +144,5 @@ def _listen(reader: int, leave: Callable[[int], None]) -> None:
 
 def _leave_later(leave: Callable[[int], None], number: int) -> None:
   time.sleep(_GRACE_SECONDS)
-  leave(number)
+  if not _is_deferred:
+    leave(number)

@@ -17,7 +17,7 @@ from pausejax.study.plan import Study
 
 # The fields of a config that the report reads; it shows all of them.
 _CONFIG = {"seed": int, "data": {"task": str}}
-_FIX = "remove its folder, or start that run again"
+_FIX = "start that run again, which writes it again, or move its folder away"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
