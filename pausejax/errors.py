@@ -112,7 +112,7 @@ def require_local(name: str, path: str) -> None:
   require(
     scheme is None,
     f"{name}: got {path!r}, which is not a path on this machine; name a local "
-    "or mounted folder, and copy from or to the bucket yourself",
+    "or mounted folder (gs:// and s3:// URLs: docs/buckets.md)",
   )
 
 

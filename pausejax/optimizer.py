@@ -87,7 +87,8 @@ def make_optimizer(
     errors.require(
       key in known and key not in _FILLED_IN,
       f"optim.kwargs: optax.{config.name} takes no {key!r}"
-      f"{errors.nearest(key, set(known) - set(_FILLED_IN))}",
+      f"{errors.nearest(key, set(known) - set(_FILLED_IN))}; "
+      "--config.optim.kwargs={} leaves out those of the config",
     )
   optimizer = freezing.with_frozen(_clipped(config, schedule), config.freeze)
   if not num_first:

@@ -385,3 +385,13 @@ def test_a_scheme_without_its_client_names_the_extra(monkeypatch):
   monkeypatch.setitem(urls.CLIENTS, "gs", "no_such_package")
   with pytest.raises(errors.UserError, match=r"EXTRA="):
     Objects("gs://bucket-x/run")
+
+
+def test_folders_of_other_runs_are_not_files_of_this_one():
+  of_run = ["config.json", "tokenizer.model", "evaluations/a.json"]
+  of_run += ["probes_average/a.json", "tensorboard/events"]
+  others = ["b/config.json", "b/checkpoints/8/params/d/x", "checkpoints/8/x"]
+  others += ["lock", "lease.json", "metrics.jsonl", "metrics.jsonl/a.0"]
+  assert all(map(layout.is_small, of_run))
+  assert not any(map(layout.is_small, others))
+  assert layout.is_small("evaluations/") and not layout.is_small("checkpoints/")

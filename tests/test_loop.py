@@ -94,6 +94,7 @@ class Run:
         record=self._record,
         record_evaluation=lambda step, found: self.measured.append(step),
         restart_clock=lambda: None,
+        exclude=lambda seconds: None,
       ),
       stop=agreement,
       goodput=goodput,
@@ -222,12 +223,11 @@ def test_parameters_that_are_not_finite_are_never_saved(norm, limit):
   assert run.saved == []
 
 
-def test_the_meter_counts_skipped_steps_in_a_row():
-  counters = meter.Counters()
+def make_meter(counters, goodput) -> meter.Meter:
   screen = types.SimpleNamespace(
     update=lambda *args: None, print=lambda line: None
   )
-  real = meter.Meter(
+  return meter.Meter(
     None,
     screen,
     counters,
@@ -237,14 +237,43 @@ def test_the_meter_counts_skipped_steps_in_a_row():
     flops_per_token=1.0,
     full_flops_per_token=1.5,
     peak_flops=None,
-    goodput=Goodput(time.time(), CompileWatch()),
+    goodput=goodput,
   )
+
+
+def test_the_meter_counts_skipped_steps_in_a_row():
+  counters = meter.Counters()
+  real = make_meter(counters, Goodput(time.time(), CompileWatch()))
   found = []
   for step, skipped in enumerate([0, 1, 1, 0, 1], start=1):
-    metrics = {"num_real": 8.0, "num_pauses": 0.0, "loss": float("nan")}
+    metrics = {"num_tokens": 8.0, "num_pauses": 0.0, "loss": float("nan")}
     real.record(step, {**metrics, "skipped": float(skipped)}, 0.0)
     found.append(counters.skipped_in_a_row)
   assert found == [0, 1, 2, 0, 1]
+
+
+def test_compilations_and_traces_are_not_in_the_average_speed(monkeypatch):
+  now, timed = [0.0], []
+  monkeypatch.setattr(meter.time, "perf_counter", lambda: now[0])
+
+  def add_step(seconds: float) -> bool:
+    timed.append(seconds)
+    return len(timed) in (1, 3)  # Those are compiled.
+
+  goodput = types.SimpleNamespace(
+    add_step=add_step, line=lambda: "", row=lambda: {}
+  )
+  real = make_meter(meter.Counters(), goodput)
+  metrics = {"num_tokens": 8.0, "num_pauses": 0.0, "loss": 1.0, "skipped": 0.0}
+  # (seconds of a step, all that the profiler has taken until then).
+  for seconds, taken in [(9, 0), (2, 0), (7, 0), (5, 3), (2, 3)]:
+    now[0] += seconds
+    real.exclude(taken)
+    real.record(len(timed) + 1, metrics, 0.0)
+  assert timed == [9, 2, 7, 2, 2]
+  speed = 3 * 8 / (2 + 2 + 2)
+  line = f"{speed:,.0f} tokens/s on average over 3 steps that were not compiled"
+  assert line in real.summary()[0]
 
 
 def test_the_program_reaches_the_jitted_step_in_two_calls():

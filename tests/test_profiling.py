@@ -103,5 +103,8 @@ def test_a_run_that_ends_inside_the_trace_keeps_it(tmp_path, capsys):
     with profiler.step(1, jnp.zeros(3)):
       state = jnp.ones(3) + 1
     profiler.end_step(1, state)
-  assert "ended before the last step to trace" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert f"steps 1 to 1: a trace is in {tmp_path}/profile" in said
+  assert "ended before the last step to trace" in said
+  assert profiler.seconds > 0
   assert [*(tmp_path / "profile").rglob("*.xplane.pb")]

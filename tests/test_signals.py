@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from pausejax.runtime import signals
+
 # A program listens, a notebook does not.
 PROGRAM, NOTEBOOK = "signals.listen(lambda number: os._exit(99))", ""
 RUN = """

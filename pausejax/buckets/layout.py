@@ -18,7 +18,8 @@ CHECKPOINTS, ASIDE, SEGMENTS = "checkpoints", "set_aside", "segments"
 _OWN = re.compile(r"(lock|lease)[^/]*|.*\.tmp|\.versions\.json")
 # Copied to the bucket and back, but not for reading.
 FOR_TRAINING = (SEGMENTS, "compilation_cache", "profile", "hlo")
-_APART = (CHECKPOINTS, ASIDE, *FOR_TRAINING, "exports", "wandb")
+# Folders of small files; all others may be of other runs.
+_SMALL = re.compile(r"(evaluations|probes|text_scores)(_average)?|tensorboard")
 
 
 def committed_steps(names: Iterable[str]) -> list[int]:
@@ -63,6 +64,10 @@ def is_own(name: str) -> bool:
 
 
 def is_small(name: str) -> bool:
-  """Returns whether a file of a run is kept whole, and read at its start."""
-  top = name.split("/")[0]
-  return not (top in _APART or top in PARTED or is_own(name))
+  """Returns whether a file of a run is kept whole, and read at its start.
+
+  A folder, whose name ends in a slash, has such files or not.
+  """
+  top, slash, _ = name.partition("/")
+  is_known = _SMALL.fullmatch(top) is not None if slash else top not in PARTED
+  return is_known and not is_own(name)

@@ -191,7 +191,8 @@ class Mirror:
   def _files(self) -> Iterator[pathlib.Path]:
     """Yields the files of the run besides checkpoints and lines."""
     for path in self._folder.iterdir():
-      if path.name in layout.FOR_TRAINING or layout.is_small(path.name):
+      name = f"{path.name}/" if path.is_dir() else path.name
+      if path.name in layout.FOR_TRAINING or layout.is_small(name):
         yield from _below(path)
 
   def _delete_incomplete(self) -> None:

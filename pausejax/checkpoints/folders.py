@@ -154,8 +154,15 @@ def locate_checkpoint(
     UsageError: `spec` is another URL, or no folder.
     UserError: there is no such checkpoint, or the folder cannot be read.
   """
-  if urls.is_url(spec):
-    spec = str(copies.local_run(spec, name))
+  if not urls.is_url(spec):
+    return _located(spec, name)
+  path = copies.local_run(spec, name)
+  url = copies.run_url(spec)
+  with copies.named(url, urls.local_folder(url, "copy")):
+    return _located(str(path), name)
+
+
+def _located(spec: str, name: str) -> tuple[pathlib.Path, int]:
   errors.require_local(name, spec)
   errors.require(spec != "", f"{name}: got '', name the folder of a run")
   path = pathlib.Path(spec).resolve()

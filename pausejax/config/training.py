@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -338,7 +339,8 @@ class TrainConfig(ConfigGroup):
     size, parts = self.data.seq_len, self.loss.num_chunks
     errors.require(
       size % parts == 0,
-      f"data.seq_len {size} is not divisible by loss.num_chunks {parts}",
+      f"data.seq_len {size} is not divisible by loss.num_chunks {parts}; use "
+      f"loss.num_chunks={math.gcd(size, parts)}",
     )
     errors.require(
       not self.model["tied_embeddings"] or self.optim.head_lr_multiplier == 1.0,

@@ -78,9 +78,10 @@ def _head_dim(
   )
   if heads % tensor or kv_heads % tensor:
     return line
-  words = f"--config.model.head_dim={padded} --config.model.num_heads={heads:g}"
-  if config.num_kv_heads != config.num_heads:
-    words += f" --config.model.num_kv_heads={kv_heads:g}"
+  words = (
+    f"--config.model.head_dim={padded} --config.model.num_heads={heads:g} "
+    f"--config.model.num_kv_heads={kv_heads:g}"
+  )
   line += f". The same parameters without padding: {words}"
   if estimate is None or not estimate.times.attention_seconds:
     return line
@@ -116,7 +117,7 @@ def _windowed(hlo_text: str, estimate: EstimatedStep | None) -> str:
 
 def _scanned(config: ModelConfig) -> str:
   """Returns the note on layers in a loop, "" if all are unrolled."""
-  if config.scan_unroll == config.num_layers:
+  if config.scan_unroll >= config.num_layers:
     return ""
   return (
     "estimated to be faster, for minutes of compilation and some memory: "

@@ -183,7 +183,7 @@ def _largest(preflight: Preflight) -> str:
   if not exact:
     how = f"an estimate, {how}, which do not fit"
   if rows in exact:
-    how = "compiled"
+    how = "compiled; a few more may fit"
   bound = "" if preflight.compiler else "at least "
   return f"{bound}{rows:,} rows ({how})"
 

@@ -29,6 +29,8 @@ from pausejax.runtime import gpu_environment
 
 _T5_IDS = 32_128  # T5's SentencePiece model and its 100 sentinels, padded.
 
+_RESTART_MINUTES = 5.0
+
 
 def main(argv: list[str]) -> int:
   """Compiles the step and prints the report; returns 0 if it fits, else 1."""
@@ -92,8 +94,8 @@ def _parser() -> commandline.Parser:
   add(
     "--restart_minutes",
     type=float,
-    default=5.0,
-    help="from a preemption to the first new step",
+    default=None,
+    help=f"from a preemption to the first new step ({_RESTART_MINUTES:g})",
   )
   return made
 
@@ -101,8 +103,16 @@ def _parser() -> commandline.Parser:
 def _check(options: argparse.Namespace, config: TrainConfig) -> None:
   """Raises UsageError unless the options are possible."""
   errors.require_in_range("--vocab_size", options.vocab_size, 0)
-  for name in ("preemptions_per_day", "restart_minutes"):
-    errors.require_in_range(f"--{name}", getattr(options, name), 0)
+  errors.require_in_range(
+    "--preemptions_per_day", options.preemptions_per_day, 0
+  )
+  if options.restart_minutes is not None:
+    errors.require_in_range("--restart_minutes", options.restart_minutes, 0)
+    errors.require(
+      options.preemptions_per_day > 0,
+      "--restart_minutes: without --preemptions_per_day it has no effect; "
+      "give both",
+    )
   errors.require(
     not config.init_from or options.config.endswith(".json"),
     "init_from: preflight reads no other run; give the config.json of the run "
@@ -121,9 +131,11 @@ def _interrupted(
 ) -> summary.Preflight:
   """Returns the results with the interruptions that the options describe."""
   times = result.estimate and result.estimate.times
+  minutes = options.restart_minutes
+  minutes = _RESTART_MINUTES if minutes is None else minutes
   interruptions = Interruptions(
     per_day=options.preemptions_per_day,
-    restart_seconds=60 * options.restart_minutes,
+    restart_seconds=60 * minutes,
     step_seconds=times.bounds[0] if times else result.step_seconds(0.5),
     step_source="estimated" if times else "at 50% of the peak",
   )

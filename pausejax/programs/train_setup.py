@@ -102,7 +102,9 @@ def open_run(
       _keep_inputs(inputs, restored, started)
       for line in description.start_lines(inputs, data, state, restored):
         print(line, flush=True)
-      profiler = profiling.Profiler(inputs.workdir, inputs.config.profile)
+      profiler = profiling.Profiler(
+        inputs.workdir, inputs.config.profile, inputs.place
+      )
       with (
         _meter(inputs, data, made, restored, agreement, goodput) as meter,
         profiler,
@@ -248,7 +250,7 @@ def _train_step(inputs: Inputs, made: Parts) -> Callable[..., Any]:
   """Returns the train step, which writes its programs on request."""
   if not inputs.config.profile.hlo:
     return made.train_step
-  return profiling.with_hlo(made.train_step, inputs.workdir)
+  return profiling.with_hlo(made.train_step, inputs.workdir, inputs.place)
 
 
 def _is_evaluation_due(restored: Restored | None) -> bool:
@@ -294,6 +296,7 @@ def _meter(
     inputs.values,
     evaluation_due=_is_evaluation_due(restored),
     every=history.largest_interval(),
+    continues=config.init_load == "state",
   )
   goodput.lost_steps = writer.num_lost_steps(goodput.lost_steps)
   for line in writer.notes():

@@ -98,15 +98,20 @@ class Goodput:
     self._here["waiting"] += seconds
     self._waited += seconds
 
-  def add_step(self, seconds: float) -> None:
+  def add_step(self, seconds: float) -> bool:
     """Adds the time since the last step, without the time of other kinds.
 
     The batch of the next step is awaited before a step is recorded.
+
+    Returns:
+      Whether something was compiled in this time.
     """
+    is_compiled = self._compiled.seconds > self._taken
     seconds = self._rest(seconds, self._waited)
     self._waited = 0.0
     self._here["stepping"] += seconds
     phases.add_step(seconds)
+    return is_compiled
 
   def begin_steps(self) -> None:
     """Adds the rest of the time since the program started as starting."""

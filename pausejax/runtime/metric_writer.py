@@ -55,6 +55,7 @@ def open_writer(
   *,
   evaluation_due: bool,
   every: int,
+  continues: bool = False,
 ) -> "MetricWriter | Silent":
   """Returns a `MetricWriter` in process 0 and a `Silent` in the others.
 
@@ -65,11 +66,16 @@ def open_writer(
     values: all fields of the run's config, for the trackers.
     evaluation_due: as for `MetricWriter`.
     every: as for `MetricWriter`.
+    continues: as for `MetricWriter`.
   """
   if distributed.process_index() > 0:
     return Silent()
   writer = MetricWriter(
-    workdir, step, evaluation_due=evaluation_due, every=every
+    workdir,
+    step,
+    evaluation_due=evaluation_due,
+    every=every,
+    continues=continues,
   )
   writer.trackers = run_trackers(
     workdir,
@@ -104,6 +110,7 @@ class MetricWriter:
     *,
     evaluation_due: bool = False,
     every: int = 1,
+    continues: bool = False,
   ):
     """Opens the files.
 
@@ -114,6 +121,7 @@ class MetricWriter:
       evaluation_due: the held-out loss of `step` is measured again, so its row
         is dropped, too.
       every: the largest number of steps between two rows so far.
+      continues: whether another run has the rows of the first steps.
     """
 
     def is_again(row: Mapping[str, Any]) -> bool:
@@ -133,7 +141,8 @@ class MetricWriter:
     self.num_dropped = len(self._lines.dropped)
     self.num_unreadable = self._lines.num_unreadable
     rows = metric_rows.scan(workdir / METRICS)[0]
-    self.gaps = metric_rows.gaps(rows, step, every)
+    gaps = metric_rows.gaps(rows, step, every)
+    self.gaps = [g for g in gaps if not (continues and g[0] == 1)]
     self.trackers: list[Guarded] = []
 
   def dropped(self) -> list[dict[str, Any]]:

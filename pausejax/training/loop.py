@@ -84,6 +84,7 @@ def train_loop(run: Run) -> TrainState:
         state, metrics = run.train_step(state, batch)
     with phases.phase("profiling"):
       run.profiler.end_step(step, state)
+    run.meter.exclude(run.profiler.seconds)
     if step == start + 1:  # The step is compiled: from now on a signal saves.
       run.stop.flag.defer()
       print(run.goodput.compilation(run.cache), flush=True)

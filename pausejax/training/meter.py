@@ -82,13 +82,22 @@ class Meter:
     self._goodput = goodput
     self._describe_batch = describe_batch
     self._batch_of = batch_of
-    self._num_steps = -1  # The first one, which is compiled, is not timed.
-    self._seconds = self._num_tokens = 0.0
+    self._num_steps = 0  # Without those that were compiled.
+    self._seconds = self._num_tokens = self._excluded = 0.0
     self.restart_clock()
 
   def restart_clock(self) -> None:
     """Excludes the time since the last step from the next step's time."""
     self._last = time.perf_counter()
+
+  def exclude(self, total: float) -> None:
+    """Excludes seconds from the time of the next step that is recorded.
+
+    Args:
+      total: all seconds to exclude so far, also from the steps before.
+    """
+    self._last += total - self._excluded
+    self._excluded = total
 
   def record(
     self, step: int, metrics: dict[str, jax.Array], data_wait: float
@@ -103,17 +112,16 @@ class Meter:
     m = {k: float(v) for k, v in jax.device_get(metrics).items()}
     now = time.perf_counter()
     seconds, self._last = now - self._last, now
-    self._goodput.add_step(seconds)
-    self._num_steps += 1
-    if self._num_steps:
+    if not self._goodput.add_step(seconds):
+      self._num_steps += 1
       self._seconds += seconds
-      self._num_tokens += m["num_real"]
+      self._num_tokens += m["num_tokens"]
     counters = self.counters
-    counters.total_tokens += int(m["num_real"])
-    counters.real_tokens += int(m["num_real"] - m["num_pauses"])
+    counters.total_tokens += int(m["num_tokens"])
+    counters.real_tokens += int(m["num_tokens"] - m["num_pauses"])
     if self._trims:
       counters.displaced_tokens += int(m["num_pauses_in_full_rows"])
-    speed = m["num_real"] / seconds
+    speed = m["num_tokens"] / seconds
     self._progress.update(step, m["loss"], speed, seconds)
     is_spike = bool(m.get("spike", 0.0))
     counters.skipped_spikes += is_spike
@@ -128,7 +136,7 @@ class Meter:
       "loss": m["loss"],
       **losses_by_class(m),
       **{name: x for name, x in m.items() if not name.startswith(_SUMS)},
-      "pause_fraction": m["num_pauses"] / max(m["num_real"], 1.0),
+      "pause_fraction": m["num_pauses"] / max(m["num_tokens"], 1.0),
       "num_targets": int(m["num_targets"]),
       **dataclasses.asdict(counters),
       "skipped": int(m["skipped"]),
@@ -168,7 +176,7 @@ class Meter:
       speed = self._num_tokens / self._seconds
       line = (
         f"{speed:,.0f} tokens/s on average over {self._num_steps:,} steps "
-        "without the first"
+        "that were not compiled"
       )
       if mfu := self._mfu(speed):
         line += (

@@ -8,7 +8,8 @@ WORKDIR/hlo/train_step.N.memory.json   its memory per device, in bytes
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
@@ -21,19 +22,29 @@ _STEP = "train"  # The name of a step in a trace.
 
 
 class Profiler:
-  """Traces the steps that the config chooses, in process 0."""
+  """Traces the steps that the config chooses, in process 0.
 
-  def __init__(self, workdir: pathlib.Path, config: ProfileConfig):
+  Attributes:
+    seconds: the time that it took to start and to write traces.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, config: ProfileConfig, place: str = ""
+  ):
     """Makes a profiler that has not started.
 
     Args:
       workdir: the folder of the run.
       config: the steps to trace.
+      place: the path or URL of the run in messages; default `workdir`.
     """
     self._folder = workdir / "profile"
+    self._place = f"{place or workdir}/profile"
     self._first = config.start_step
     self._last = config.start_step + config.num_steps - 1
+    self._step = 0  # The last one that was traced.
     self._is_tracing = False
+    self.seconds = 0.0
 
   def __enter__(self) -> Self:
     return self
@@ -68,9 +79,11 @@ class Profiler:
       return contextlib.nullcontext()
     if step == self._first:
       jax.block_until_ready(state)
-      self._folder.mkdir(exist_ok=True)
-      jax.profiler.start_trace(self._folder)
+      with self._timed():
+        self._folder.mkdir(exist_ok=True)
+        jax.profiler.start_trace(self._folder)
       self._is_tracing = True
+    self._step = step
     return jax.profiler.StepTraceAnnotation(_STEP, step_num=step)
 
   def end_step(self, step: int, state: Any) -> None:
@@ -86,21 +99,29 @@ class Profiler:
 
   def _stop(self, addition: str = "") -> None:
     self._is_tracing = False
-    jax.profiler.stop_trace()
+    with self._timed():
+      jax.profiler.stop_trace()
     print(
-      f"steps {self._first} to {self._last}: a trace is in {self._folder} "
+      f"steps {self._first} to {self._step}: a trace is in {self._place} "
       f"(docs/tuning.md){addition}"
     )
 
+  @contextlib.contextmanager
+  def _timed(self) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    self.seconds += time.perf_counter() - began
+
 
 def with_hlo(
-  train_step: Callable[..., Any], workdir: pathlib.Path
+  train_step: Callable[..., Any], workdir: pathlib.Path, place: str
 ) -> Callable[..., Any]:
   """Returns the train step; each program is written when it is compiled.
 
   Args:
     train_step: jitted (state, batch) -> (state, metrics).
     workdir: the folder of the run.
+    place: its path or URL in messages.
   """
   programs: dict[Any, jax.stages.Compiled] = {}
 
@@ -109,20 +130,18 @@ def with_hlo(
     if shapes not in programs:
       programs[shapes] = train_step.lower(state, batch).compile()
       if not distributed.process_index():
-        _write_program(programs[shapes], workdir / "hlo", len(programs))
+        name = f"train_step.{len(programs)}.txt"
+        _write_program(programs[shapes], workdir / "hlo" / name)
+        print(f"the compiled train step is in {place}/hlo/{name}")
     return programs[shapes](state, batch)
 
   return step
 
 
-def _write_program(
-  program: jax.stages.Compiled, folder: pathlib.Path, number: int
-) -> None:
+def _write_program(program: jax.stages.Compiled, path: pathlib.Path) -> None:
   """Writes a compiled program and its memory."""
-  folder.mkdir(exist_ok=True)
-  path = folder / f"train_step.{number}.txt"
+  path.parent.mkdir(exist_ok=True)
   files.write(path, (program.as_text() or "").encode())
-  print(f"the compiled train step is in {path}")
   if memory := program.memory_analysis():
     names = [n for n in dir(memory) if n.endswith("_in_bytes")]
     sizes = {name: getattr(memory, name) for name in names}

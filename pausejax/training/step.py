@@ -126,7 +126,7 @@ def evaluate_batch(
     float32 scalars: `nll` and `num_targets` over all counted targets,
     `nll_after_pause` and `num_after_pause` over those whose input is a pause,
     `num_pauses` (targets that are a pause), `num_pauses_in_full_rows` (those in
-    rows without padding) and `num_real` (positions of text or a pause).
+    rows without padding) and `num_tokens` (positions of text or a pause).
   """
   return _summed_objective(model, batch, loss=loss, pause_id=pause_id)[1]
 
@@ -217,7 +217,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     "num_pauses": is_pause_BT,
     # A full row is as long as its text was, so each pause displaced one token.
     "num_pauses_in_full_rows": is_pause_BT & is_full_B1,
-    "num_real": is_real_BT,
+    "num_tokens": is_real_BT,
   }
   return objective, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), sums)
 
