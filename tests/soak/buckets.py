@@ -102,7 +102,8 @@ def soak(
         counts["kills"] += _kill(run, link, requests, staging, victim)
       else:
         run.finish(PAUSEJAX_STAGING=staging)
-      assert run.resumed_from() == before, (run.resumed_from(), before)
+      found = run.resumed_from()
+      assert found == before, f"{found}, not {before}: {run.log()}"
       counts["resumes above step 0"] += before > 0
       done = start == kills
       counts["comparisons"] += training.compare(run, quiet, is_complete=done)
@@ -123,7 +124,8 @@ def _kill(
 
   def watch(data: bytes) -> None:
     nonlocal seen
-    seen += b"checkpoints/" in data and not data.startswith(b"GET")
+    is_write = not data.startswith((b"GET", b"HEAD", b"DELETE"))
+    seen += b"checkpoints/" in data and is_write
     if seen == count:
       started[victim].send_signal(signal.SIGKILL)
 
