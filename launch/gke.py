@@ -6,8 +6,9 @@
 
 Fills in launch/jobset.yaml and passes it to `kubectl create`; --dry_run prints
 it. --accelerator and --topology are the labels of the cluster's TPU nodes. The
-workdir is on the volume claim `pausejax`, which all machines mount at /workdir,
-or in a bucket, such as gs://BUCKET/pause-1b; then no volume is mounted.
+workdir is in a bucket, such as gs://BUCKET/pause-1b, or on the volume claim
+`pausejax`, which all machines mount at /workdir if an argument names a path
+there.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def manifest(options: argparse.Namespace, train: list[str]) -> dict:
   command = ["pausejax", "train", *train]
   container["command"] = [word.replace("$", "$$") for word in command]
   container["resources"]["limits"]["google.com/tpu"] = options.chips_per_machine
-  if words.uses_bucket(train):
+  if not words.uses_volume(train, "/workdir"):
     del pod["volumes"], container["volumeMounts"]
   return filled
 

@@ -4,7 +4,9 @@
     --config=configs/pretrain_c4.py:size=1b --workdir=/workdir/pause-1b
 
 Adds the arguments of the run to launch/skypilot.yaml, which selects the nodes,
-and passes it to `sky jobs launch`; --dry_run prints both.
+and passes it to `sky jobs launch`; --dry_run prints both. The workdir is on the
+volume of that file, at /workdir, or in a bucket, such as gs://BUCKET/pause-1b;
+the volume is left out if no argument names a path there.
 """
 
 import argparse
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
   options, train = words.parse(parser, argv)
   words.require_shared(parser, train, "/workdir")
   task = yaml.safe_load(TEMPLATE.read_text())
-  if words.uses_bucket(train):
+  if not words.uses_volume(train, "/workdir"):
     del task["volumes"]
   task["run"] = f"{task['run'].rstrip()} {shlex.join(train)}\n"
   text = yaml.safe_dump(task, sort_keys=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import re
 import sys
 
 from pausejax import errors
@@ -66,19 +67,19 @@ def value(words: list[str], name: str) -> str:
   return last
 
 
-def uses_bucket(words: list[str]) -> bool:
-  """Returns whether the workdir is in a bucket, so that no volume is needed."""
-  return urls.is_url(workdir(words))
+def uses_volume(words: list[str], mount: str) -> bool:
+  """Returns whether an argument names a path on the shared volume."""
+  return any(re.search(rf"(^|=){mount}(/|$)", word) for word in words)
 
 
 def require_shared(parser, words: list[str], mount: str) -> None:
   """Exits with 2 unless the workdir is in a bucket or on the shared volume."""
   folder = workdir(words)
   is_below = pathlib.PurePosixPath(folder).is_relative_to(mount)
-  if not (uses_bucket(words) or is_below):
+  if not (urls.is_url(folder) or is_below):
     parser.error(
-      f"--workdir={folder} is not below {mount}, the volume that all machines "
-      "share, and no bucket such as gs://BUCKET/FOLDER"
+      f"--workdir={folder} is neither below {mount}, the volume that all "
+      "machines share, nor in a bucket, such as gs://BUCKET/FOLDER"
     )
 
 

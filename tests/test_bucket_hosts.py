@@ -90,6 +90,14 @@ def test_hosts_that_share_no_folder_save_and_resume_together(
   assert mark == {name: names[name] for name in of_step}
   shards = [name for name in of_step if layout.is_array(name)]
   assert shards
+  # A step in which a process cannot read a shard is set aside by all.
+  of_last = [n for n in layout.of_step(names, 12) if layout.is_array(n)]
+  Objects(url).delete([max(of_last, key=names.__getitem__)])
+  started = start(documents, url, tmp_path / "third", hosts(tmp_path, "c"))
+  logs = tmp_path / "third"
+  assert processes.wait(started) == [0, 0], processes.logs(logs)
+  assert "12 was set aside" in processes.logs(logs)[0]
+  assert layout.committed_steps(Objects(url).sizes()) == [4, 8, 12]
   # Programs read it, and notice that a shard is missing or has changed.
   monkeypatch.setenv("PAUSEJAX_STAGING", str(tmp_path / "reader"))
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")

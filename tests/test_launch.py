@@ -350,6 +350,10 @@ def test_a_run_in_a_bucket_needs_no_volume(capsys):
   assert skypilot.main(words) == 0
   task = yaml.safe_load(capsys.readouterr().out)
   assert "volumes" not in task and "gs://bucket/run" in task["run"]
+  words += ["--config.data.tokenizer=/workdir/x.model"]
+  for main, args in ((gke.main, GKE), (skypilot.main, [])):
+    assert main([*args, *words]) == 0
+    assert "volumes:" in capsys.readouterr().out
 
 
 def test_a_workdir_that_is_not_shared_is_refused(capsys):
@@ -357,7 +361,7 @@ def test_a_workdir_that_is_not_shared_is_refused(capsys):
     with pytest.raises(SystemExit) as e:
       main([*args, "--", "--workdir=runs/a"])
     assert e.value.code == 2
-    assert "not below /workdir" in capsys.readouterr().err
+    assert "neither below /workdir" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -157,6 +158,21 @@ def test_lesions_change_what_they_name(behind):
 
 
 @ways
+def test_a_lesion_changes_the_pauses_of_its_group(behind):
+  it = prober(behind)
+  rows, count = first_batch(it), it.num_groups
+  group_M = (rows.pauses_BM[0] - 1) % behind.period - 1
+  lent_LBMD = jnp.zeros((2, *rows.pauses_BM.shape, 8))
+  means_LGD = np.ones((2, 1, 8)) * np.arange(1, count + 1)[None, :, None]
+  vectors = measure._vectors(lent_LBMD, means_LGD)
+  assert (vectors["mean"][0, :, :, 0] == 1 + group_M).all()
+  specs = measure.specs_of(2, count, count, (), ("pause",))
+  for g in range(count):
+    lesion = measure._lesion(specs["cut", "pause", g], vectors["cut"])
+    assert (lesion.is_cut_LM == (group_M == g)).all()
+
+
+@ways
 def test_means_and_attention_are_those_of_a_group(behind):
   it = prober(behind)
   found = it.unchanged(lambda *_: None)
@@ -193,7 +209,7 @@ def test_the_command_probes_such_a_run_and_the_report_draws_it(
   argv += ["--batch_size=8", f"--out={report / 'probes'}"]
   assert cli.main([*argv, "--pauses=0", "--maps=cut"]) == 0
   said = capsys.readouterr().out
-  assert "2 pauses after every token of the prompt, all probed" in said
+  assert "2 pauses after every token of the prompt, all probed but" in said
   (path,) = (report / "probes").iterdir()
   result = json.loads(path.read_text())
   assert result["pauses_behind_tokens"] == result["num_probed"] == 2

@@ -46,12 +46,13 @@ GENERATING = "from pausejax.inference import decode\ndecode.generate = hang"
 EXPORTING = "from pausejax.interop import export\nexport.write_export = hang"
 COMPARING = "from pausejax.checkpoints import arrays\narrays.read_some = hang"
 COLLECTING = "from pausejax.runtime import metric_rows\nmetric_rows.scan = hang"
-EVALUATE = ("evaluate", "--task=stdlib_choice", "--limit=4", "--pauses=0")
-PROBE = ("probe", "--task=stdlib_choice", "--limit=4", "--pauses=2")
-TEXT = ("evaluate", "--text=CORPUS", "--limit=1")
-GENERATE = ("generate", "--prompt=a")
-EXPORT = ("export", "--out=OUT")
-LM_EVAL = ("lm-eval", "--tasks=pausejax_gsm8k")
+RUN = "--checkpoint=RUN"
+EVALUATE = ("evaluate", "--task=stdlib_choice", "--limit=4", "--pauses=0", RUN)
+PROBE = ("probe", "--task=stdlib_choice", "--limit=4", "--pauses=2", RUN)
+TEXT = ("evaluate", "--text=CORPUS", "--limit=1", RUN)
+GENERATE = ("generate", "--prompt=a", RUN)
+EXPORT = ("export", "--out=OUT", RUN)
+LM_EVAL = ("lm-eval", "--tasks=pausejax_gsm8k", RUN)
 CHECKPOINT = ("checkpoint", "verify", "RUN")
 REPORT = ("report", "RUN")
 
@@ -113,8 +114,7 @@ def test_it_ends_with_143_and_names_the_phase(
     out, corpus = tmp_path / "out", trained / "corpus"
     words = [w.replace("OUT", str(out)) for w in words]
     words = [w.replace("CORPUS", str(corpus)) for w in words]
-    named = [w.replace("RUN", str(run)) for w in words]
-    words = named if named != words else [*words, f"--checkpoint={run}"]
+    words = [w.replace("RUN", str(run)) for w in words]
   code = HANGS.format(patch=patch, limit=LIMIT)
   started = processes.start(
     [[sys.executable, "-c", code, *words]], tmp_path / "logs", devices=1

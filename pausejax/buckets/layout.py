@@ -53,7 +53,10 @@ def is_array(name: str) -> bool:
 
 
 def is_of_process(name: str, process: int) -> bool:
-  """Returns whether only this process, which is not the first, has a file."""
+  """Returns whether a process above 0 copies a file of its folder.
+
+  It copies shards of arrays, and files that are named by the process.
+  """
   base = name.rpartition("/")[2]
   return is_array(name) or re.match(rf"process_{process}\b", base) is not None
 

@@ -24,7 +24,7 @@ from pausejax import errors, files
 from pausejax.buckets import copies, layout, lease, parts
 from pausejax.buckets.objects import Objects
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _RETRY_SECONDS = 60.0  # How long a write to the bucket is tried again.
 _PAUSE_SECONDS = 3.0
@@ -74,12 +74,37 @@ class Mirror:
           self._push_last()
         raise
       with copies.writing(self.url):
-        retried(self._push_last, f"the last lines of {self.url}")
+        retried(self._push_last, f"write the last lines of {self.url}")
 
   def _push_last(self) -> None:
     if self._is_open:
       self.require_lease()
       self.push()
+
+  def pull(self) -> None:
+    """Empties the folder and fills it from the bucket, without arrays."""
+    for path in self._folder.iterdir():
+      if path.name != "lock":
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    names = self._objects.sizes()
+    steps = set(layout.committed_steps(names))
+    small = [n for n in names if layout.is_small(n)]
+    small += [n for n in names if _step(n) in steps and not layout.is_array(n)]
+    more = set(layout.FOR_TRAINING)
+    if f"{layout.SEGMENTS}/index.json" not in names:
+      more.discard(layout.SEGMENTS)  # It is not complete.
+    small += [n for n in names if n.split("/")[0] in more]
+    self._download(small)
+    start = f"{layout.ASIDE}/"
+    for aside in {n.split("/")[1] for n in names if n.startswith(start)}:
+      (self._folder / start / aside).mkdir(parents=True, exist_ok=True)
+    for file in layout.PARTED:
+      if content := parts.join_parts(self._objects, file, names):
+        files.write(self._folder / file, content)
+    for path in self._files():
+      name = path.relative_to(self._folder).as_posix()
+      if stat := _stat(path):
+        self._pushed[name] = stat
 
   def begin(self) -> None:
     """From now on, the small files of the run are copied as they change."""
@@ -200,31 +225,6 @@ class Mirror:
     steps = {None, *layout.committed_steps(names)}
     self._objects.delete(n for n in names if _step(n) not in steps)
 
-  def pull(self) -> None:
-    """Empties the folder and fills it from the bucket, without arrays."""
-    for path in self._folder.iterdir():
-      if path.name != "lock":
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    names = self._objects.sizes()
-    steps = set(layout.committed_steps(names))
-    small = [n for n in names if layout.is_small(n)]
-    small += [n for n in names if _step(n) in steps and not layout.is_array(n)]
-    more = set(layout.FOR_TRAINING)
-    if f"{layout.SEGMENTS}/index.json" not in names:
-      more.discard(layout.SEGMENTS)  # It is not complete.
-    small += [n for n in names if n.split("/")[0] in more]
-    self._download(small)
-    start = f"{layout.ASIDE}/"
-    for aside in {n.split("/")[1] for n in names if n.startswith(start)}:
-      (self._folder / start / aside).mkdir(parents=True, exist_ok=True)
-    for file in layout.PARTED:
-      if content := parts.join_parts(self._objects, file, names):
-        files.write(self._folder / file, content)
-    for path in self._files():
-      name = path.relative_to(self._folder).as_posix()
-      if stat := _stat(path):
-        self._pushed[name] = stat
-
   def _download(self, names: Iterable[str]) -> None:
     wanted = [n for n in names if not n.endswith(f"/{layout.COMMITTED}")]
     self._objects.download({name: self._folder / name for name in wanted})
@@ -238,12 +238,12 @@ class Mirror:
     return list(self._objects.sizes(layout.step_name(step).rstrip("/")))
 
 
-def retried(write: Callable[[], T], what: str) -> T:
+def retried(write: Callable[[], _T], what: str) -> _T:
   """Returns what a function returns; repeats it while the bucket is away.
 
   Args:
     write: the function.
-    what: what it writes, for the line that reports the first failure.
+    what: what it does, for the line that reports the first failure.
 
   Raises:
     OSError: it failed for a minute.
@@ -257,8 +257,8 @@ def retried(write: Callable[[], T], what: str) -> T:
         raise
       if not was_away:
         print(
-          f"pausejax: warning: cannot write {what}: {e.strerror or e}; trying "
-          f"again for {_RETRY_SECONDS:.0f} s",
+          f"pausejax: warning: cannot {what}: {e.strerror or e}; trying again "
+          f"for {_RETRY_SECONDS:.0f} s",
           file=sys.stderr,
           flush=True,
         )

@@ -73,5 +73,6 @@ def building(url: str) -> Iterator[pathlib.Path]:
     held.require()
     with copies.writing(url):
       mirror.retried(
-        lambda: copies.upload_changed(objects, folder, last=_INDEX), url
+        lambda: copies.upload_changed(objects, folder, last=_INDEX),
+        f"write {url}",
       )

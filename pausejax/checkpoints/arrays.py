@@ -24,6 +24,7 @@ from etils import epath
 
 from pausejax import errors
 from pausejax.checkpoints import folders, leaves
+from pausejax.runtime import distributed
 
 # Orbax merges the files of all processes with a glob of the full path;
 # TensorStore reads a backslash as a slash.
@@ -182,16 +183,21 @@ def _checked(
   restore: Callable[[], dict[str, jax.Array]],
   digests: Mapping[str, list[int]],
 ) -> dict[str, jax.Array]:
-  """Returns what `restore` reads, after checking the digests."""
+  """Returns what `restore` reads, after checking the digests.
+
+  All processes call it together, and all raise if one could not read.
+  """
   _hide_closed_loops()
+  restored, broken = {}, ""
   try:
     restored = restore()
   except Exception as e:
-    raise folders.Damaged(_why_damaged(path, e)) from e
+    broken = _why_damaged(path, e)
   # Orbax returns what it was asked for where a name is missing on disk.
   missing = [n for n, x in restored.items() if not isinstance(x, jax.Array)]
   if missing:
-    raise folders.Damaged(f"{missing[0]} ({len(missing)} in all) is missing")
+    broken = f"{missing[0]} ({len(missing)} in all) is missing"
+  require_all_intact(broken)
   computed = host_digests(restored)
   wrong = [n for n in computed if computed[n] != digests[n]]
   if wrong:
@@ -199,6 +205,19 @@ def _checked(
       f"digest of {wrong[0]} ({len(wrong)} in all) does not match"
     )
   return restored
+
+
+def require_all_intact(broken: str) -> None:
+  """Raises Damaged in all processes if one found damage; all call it together.
+
+  Otherwise, the others would wait in a collective for the one that raises.
+
+  Args:
+    broken: the damage that this process found, "" if none.
+  """
+  broken = next(filter(None, distributed.all_gather(broken)), "")
+  if broken:
+    raise folders.Damaged(broken)
 
 
 def host_digests(named: Mapping[str, jax.Array]) -> dict[str, list[int]]:

@@ -61,11 +61,11 @@ class BucketStore(Store):
       mirror.delete_step(step)
       mirror.commit(step, mirror.upload_step(step))
 
-    mirrors.retried(copy, f"step {step} to {self._place}")
+    mirrors.retried(copy, f"write step {step} to {self._place}")
 
   def _copy_part(self, mirror: mirrors.Mirror, step: int) -> None:
     """Copies what this process has of a step; the first one completes it."""
-    process, what = jax.process_index(), f"step {step} to {self._place}"
+    process, what = jax.process_index(), f"write step {step} to {self._place}"
     sizes = mirrors.retried(lambda: mirror.upload_step(step, process), what)
     if process > 0:
       shutil.rmtree(self._folder / str(step))
@@ -73,7 +73,10 @@ class BucketStore(Store):
       return
     for of_other in distributed.published_by_others(f"step {step}"):
       sizes |= of_other
-    mirrors.retried(lambda: mirror.fetch_step(step, arrays=False), what)
+    mirrors.retried(
+      lambda: mirror.fetch_step(step, arrays=False),
+      f"read step {step} of {self._place}",
+    )
     folders.read_step(self._folder, step)
     mirrors.retried(lambda: mirror.commit(step, sizes), what)
 
@@ -86,6 +89,11 @@ class BucketStore(Store):
     distributed.all_gather("fetched")
     return super()._restore_step(step, abstract)
 
+  def _set_aside(self, step: int, why: str) -> str:
+    if not self._is_shared and jax.process_index() > 0:
+      shutil.rmtree(self._folder / str(step), ignore_errors=True)
+    return super()._set_aside(step, why)
+
   def _move_aside(self, step: int, why: str) -> None:
     name = folders.move_aside(self._folder, step, why).name
     if self._mirror is not None:
@@ -96,6 +104,11 @@ class BucketStore(Store):
     super()._delete()
     if self._mirror is not None:
       self._mirror.delete_missing()
+
+  def _saved(self) -> str:
+    if not self._is_shared and jax.process_index() > 0:
+      return "pausejax checkpoint ls lists the saved steps"
+    return super()._saved()
 
   def _fail(self, step: int, error: Exception) -> None:
     if self._mirror is not None:

@@ -295,11 +295,9 @@ class Store:
 
     All processes return the same reason.
     """
-    restored, broken, path = None, "", self._folder / str(step)
+    path, items = self._folder / str(step), step_files.items(abstract)
     try:
-      with folders.readable(path):
-        small = folders.read_step(self._folder, step)
-      items = step_files.items(abstract)
+      small = self._read_small(path, step)
       restored_leaves, note = earlier_states.read_leaves(
         path, items, small.meta
       )
@@ -307,11 +305,21 @@ class Store:
       if int(state.step) != step:
         raise folders.Damaged(f"its state is of step {int(state.step)}")
       own = step_files.of_process(small.data)
-      restored = Restored(state, own, small.meta, note)
+      return Restored(state, own, small.meta, note), ""
+    except folders.Damaged as e:
+      return None, str(e)
+
+  def _read_small(self, path: pathlib.Path, step: int) -> folders.Small:
+    """Reads the small files of a step; raises Damaged in all processes."""
+    small, broken = None, ""
+    try:
+      with folders.readable(path):
+        small = folders.read_step(self._folder, step)
     except folders.Damaged as e:
       broken = str(e)
-    broken = next(filter(None, distributed.all_gather(broken)), "")
-    return (None, broken) if broken else (restored, "")
+    arrays.require_all_intact(broken)
+    assert small is not None
+    return small
 
   def _set_aside(self, step: int, why: str) -> str:
     """Moves a damaged step to `set_aside`; returns a note for the user."""

@@ -17,7 +17,7 @@ B batch, T tokens, D d_model, N query heads, K kv heads, H head_dim, L layers,
 M pauses, P places (S M), O options, C ids of the answer, V vocabulary rows,
 S depths: the input of every layer, the output.
 
-Rows may have different numbers of pauses: M is the largest.
+Rows may have different numbers of pauses: M is that of a prompt of T ids.
 """
 
 import math

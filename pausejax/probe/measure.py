@@ -1,16 +1,13 @@
 """Every lesion of every example: whole, by layer, by pause, and by both.
 
-The pause at which the answer is read (the last one, if pauses are appended)
-has no lesion: it is where the output comes from, with or without pauses. All
-others are probed.
+The pause at which the answer is read (the last one of the prompt, unless pauses
+stand only before the prefix) has no lesion: it is where the output comes from,
+with or without pauses. Which others are probed, and in which groups:
+`sequences.py`. A lesion changes all pauses of a group.
 
-A lesion changes all pauses of a group: each of those around the prefix is its
-own group; of those after every token, all first ones are a group, and so on
-(`sequences.py`).
-
-N examples, L layers, M pauses, G groups of pauses, P of them probed, A heads,
-S depths (the input of every layer, and the output), B batch, D d_model,
-K lesions, O options, C ids of the answer.
+N examples, L layers, M pauses, G groups of pauses, J pauses of a group in a row
+(M = J G), P probed groups, A heads, S depths (the input of every layer, and the
+output), B batch, D d_model, K lesions, O options, C ids of the answer.
 """
 
 import dataclasses
@@ -116,8 +113,7 @@ class Prober:
   @property
   def num_probed(self) -> int:
     """P: the probed groups are the first ones."""
-    pauses = self.format.pauses
-    return self.num_groups - (pauses.num_pauses > 0 and pauses.is_read)
+    return self.num_groups - self.format.pauses.is_read
 
   def unchanged(self, show: Show) -> Unchanged:
     """Runs all examples without a lesion."""
@@ -309,14 +305,14 @@ def _sums(
     each layer, the attention on them, the same if it was even, their number.
   """
   is_on_BM = batch.is_probed_BM & is_chosen_B[:, None]
-  split = lambda x_BM: x_BM.reshape(*x_BM.shape[:-1], -1, num_groups)
+  split = lambda x: x.reshape(*x.shape[:-1], -1, num_groups)
   is_on_BJG = split(is_on_BM).astype(jnp.float32)
   stream_LBMD = done.stream_SBMD[:-1].astype(jnp.float32)
-  sums = functools.partial(jnp.einsum, precision="highest")
+  einsum = functools.partial(jnp.einsum, precision="highest")
   return (
-    sums("ldbjg,bjg->lgd", split(jnp.moveaxis(stream_LBMD, 3, 1)), is_on_BJG),
-    sums("lbajg,bjg->lag", split(done.mass_LBNM), is_on_BJG),
-    sums("lbjg,bjg->lg", split(done.even_LBM), is_on_BJG),
+    einsum("ldbjg,bjg->lgd", split(jnp.moveaxis(stream_LBMD, 3, 1)), is_on_BJG),
+    einsum("lbajg,bjg->lag", split(done.mass_LBNM), is_on_BJG),
+    einsum("lbjg,bjg->lg", split(done.even_LBM), is_on_BJG),
     is_on_BJG.sum(axis=(0, 1)),
   )
 

@@ -21,7 +21,7 @@ from pausejax import commandline, errors, files
 from pausejax.buckets import copies, layout, urls
 from pausejax.checkpoints import folders, listing, space
 from pausejax.programs import checkpoint_diff
-from pausejax.runtime import run_folder, tables
+from pausejax.runtime import phases, run_folder, tables
 
 _LS = """Lists the steps of a run, of a study's runs, or of a run in a bucket.
 
@@ -226,6 +226,7 @@ def _is_chosen(step: listing.Listed, name: str | None) -> bool:
 
 def _fetched(place: str, step: listing.Listed) -> pathlib.Path:
   """Returns the folder of a step; of one in a bucket, of a new copy."""
+  phases.enter("reading", step.step)
   if not urls.is_url(place):
     return pathlib.Path(place) / step.name
   errors.require(

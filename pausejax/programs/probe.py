@@ -194,10 +194,8 @@ def _probe(
     options.maps,
     options.by,
   )
-  print(
-    f"{_probed(prober)}; {len(specs) + 1:,} passes of {num_rows:,} rows",
-    flush=True,
-  )
+  probed = _probed(format_.pauses, prober.num_groups, prober.num_probed)
+  print(f"{probed}; {len(specs) + 1:,} passes of {num_rows:,} rows", flush=True)
   with CountBar("rows without a lesion", num_rows) as bar:
     unchanged = prober.unchanged(bar.update)
   with CountBar("rows with lesions", num_rows * len(specs)) as bar:
@@ -220,12 +218,14 @@ def _probe(
   }
 
 
-def _probed(prober) -> str:
+def _probed(pauses: PromptPauses, count: int, num_probed: int) -> str:
   """Returns which pauses are probed, as text."""
-  pauses, count = prober.format.pauses, prober.num_groups
   if not pauses.num_pauses:
-    return f"{count} pauses after every token of the prompt, all probed"
-  return f"{count} pauses {pauses.place}, {prober.num_probed} of them probed"
+    return (
+      f"{count} pauses after every token of the prompt, all probed but the "
+      "last, where the answer is read"
+    )
+  return f"{count} pauses {pauses.place}, {num_probed} of them probed"
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -269,14 +269,13 @@ def _drop(drop: dict[str, float]) -> str:
 
 def _by_layer(result: dict[str, Any]) -> list[tuple[int, list[float]]]:
   """Returns (layer, the attention of each head to all probed pauses)."""
-  count = result["num_probed"]
   return [
-    (layer, [sum(of_head[:count]) for of_head in heads])
+    (layer, [sum(of_head) for of_head in heads])
     for layer, heads in enumerate(result["attention"]["by_head"])
   ]
 
 
 def _attention(layer: int, heads: list[float], result: dict[str, Any]) -> str:
-  even = sum(result["attention"]["even"][layer][: result["num_probed"]])
+  even = sum(result["attention"]["even"][layer])
   shares = "  ".join(f"{100 * share:.1f}" for share in heads)
   return f"  layer {layer}: {shares}  (evenly: {100 * even:.1f})"

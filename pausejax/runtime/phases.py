@@ -22,7 +22,8 @@ class Phase:
   """A phase from its start, or from the last progress in it.
 
   Attributes:
-    name: a kind of `goodput.KINDS`, or one of the names above.
+    name: a kind of `goodput.KINDS`, one of the names above, or what a program
+      does, such as "exporting".
     step: the step that is computed, or was computed last; 0 before the first.
   """
 

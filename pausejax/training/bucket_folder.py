@@ -35,7 +35,10 @@ def mirrored(inputs: Inputs) -> Iterator[tuple[Inputs, Mirror | None]]:
       )
     is_shared = run_folder.is_shared(inputs.workdir)
     if not is_shared:
-      print("the processes share no folder: each copies its part of a step")
+      print(
+        "the processes share no folder: each copies its part of a step",
+        flush=True,
+      )
     if not is_shared and mirror is None:
       inputs, mirror = stack.enter_context(_own_folder(inputs))
     if mirror is not None:
@@ -70,7 +73,7 @@ def share_segments(mirror: Mirror | None) -> None:
   own = mirror if mirror is not None and not mirror.is_shared else None
   if own is not None and distributed.process_index() == 0:
     with copies.writing(own.url):
-      retried(own.push, f"the data of {own.url}")
+      retried(own.push, f"write the data of {own.url}")
   distributed.all_gather("prepared")
   if own is not None:
     with copies.reading(own.url):

@@ -51,7 +51,9 @@ SCENARIOS = {
   "study": (20, lambda o, n, f: programs.soak_study(n, o.seed, f)),
   "bucket": (
     20,
-    lambda o, n, f: buckets.soak(n, o.seed, f, o.store, o.processes),
+    lambda o, n, f: buckets.soak(
+      n, o.seed, f, store=o.store, num_processes=o.processes
+    ),
   ),
   "port": (5, lambda o, n, f: faults.soak_port(n, o.seed, f)),
   "disk": (20, lambda o, n, f: faults.soak_disk(n, o.seed, f)),

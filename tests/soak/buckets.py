@@ -76,7 +76,12 @@ class BucketRun(training.Run):
 
 
 def soak(
-  kills: int, seed: int, folder: pathlib.Path, store: str, num_processes: int
+  kills: int,
+  seed: int,
+  folder: pathlib.Path,
+  *,
+  store: str,
+  num_processes: int,
 ) -> collections.Counter:
   """Kills a process of a run in the store; returns what was counted.
 
