@@ -177,7 +177,8 @@ def test_means_and_attention_are_those_of_a_group(behind):
   it = prober(behind)
   found = it.unchanged(lambda *_: None)
   vectors, masses = [], []
-  for _, rows in it._batches():
+  for _, of_batch in it._batches():
+    rows = it._arrays(of_batch, it._width(of_batch))
     done = probe(rows)
     for b in range(min(BATCH, len(it.examples) - len(masses))):
       on_M = np.flatnonzero(rows.is_probed_BM[b])

@@ -119,25 +119,17 @@ class Prober:
     """Runs all examples without a lesion."""
     rows, is_first = self.encoded.rows, self._is_right_option()
     scores, lenses, sums = [], [], []
-    for start, batch in self._batches():
-      count = len(rows[start : start + self.batch_size])
+    for start, of_batch in self._batches():
+      batch = self._arrays(of_batch, self._width(of_batch))
       none = self._none(batch)
       done = forward.run_rows(self.model, batch, none, self.pause_id)
-      seen = forward.lens(
-        self.model,
-        done.stream_SBMD[:, :, -self.num_groups :],
-        batch.answers_BC[:, 0],
-        self.pause_id,
-      )
+      end = start + len(of_batch)
       # Once per example: of the options, the right one.
-      chosen_B = np.flatnonzero(is_first[start : start + count])
-      is_chosen_B = np.isin(np.arange(self.batch_size), chosen_B)
-      sums.append(
-        [*map(_host, _sums(done, batch, is_chosen_B, self.num_groups))]
-      )
-      lenses.append([_host(x)[:, :, chosen_B] for x in seen])
-      scores.append(self._scores(done, count))
-      show(start + count, len(rows))
+      chosen_B = np.flatnonzero(is_first[start:end])
+      sums.append(self._sums(done, batch, chosen_B))
+      lenses.append(self._lenses(done, batch, chosen_B))
+      scores.append(self._scores(done, len(of_batch)))
+      show(end, len(rows))
     nats, is_top, top = (
       np.concatenate(x, axis=2) for x in zip(*lenses, strict=True)
     )
@@ -155,14 +147,28 @@ class Prober:
       _modes(top),
     )
 
+  def _sums(
+    self, done: forward.Pass, batch: forward.Rows, chosen_B: np.ndarray
+  ) -> list[np.ndarray]:
+    is_chosen_B = np.isin(np.arange(self.batch_size), chosen_B)
+    return [*map(_host, _group_sums(done, batch, is_chosen_B, self.num_groups))]
+
+  def _lenses(
+    self, done: forward.Pass, batch: forward.Rows, chosen_B: np.ndarray
+  ) -> list[np.ndarray]:
+    """Returns what `forward.lens` sees at the last pause of each group."""
+    stream_SBGD = done.stream_SBMD[:, :, -self.num_groups :]
+    first_B = batch.answers_BC[:, 0]
+    seen = forward.lens(self.model, stream_SBGD, first_B, self.pause_id)
+    return [_host(x)[:, :, chosen_B] for x in seen]
+
   def lesioned(
     self, specs: Sequence[Spec], means_LGD: np.ndarray, show: Show
   ) -> Values:
     """Runs all examples under each lesion; returns values [K, N]."""
     rows, donors = self.encoded.rows, self.encoded.donors
     scores = []
-    for start in range(0, len(rows), self.batch_size):
-      chosen = rows[start : start + self.batch_size]
+    for start, chosen in self._batches():
       lending = [donors[row.example] for row in chosen]
       width = self._width([*chosen, *lending])
       batch, lenders = (self._arrays(x, width) for x in (chosen, lending))
@@ -178,10 +184,10 @@ class Prober:
       scores.append(np.stack(of_batch, axis=1))
     return self._values(np.concatenate(scores, axis=2))
 
-  def _batches(self) -> Iterator[tuple[int, forward.Rows]]:
+  def _batches(self) -> Iterator[tuple[int, list[sequences.Answered]]]:
+    """Yields the index of the first row of a batch, and its rows."""
     for start in range(0, len(self.encoded.rows), self.batch_size):
-      chosen = self.encoded.rows[start : start + self.batch_size]
-      yield start, self._arrays(chosen, self._width(chosen))
+      yield start, self.encoded.rows[start : start + self.batch_size]
 
   def _width(self, rows: Sequence[sequences.Answered]) -> int:
     return sequences.width(rows, self.format, self.model.config.max_seq_len)
@@ -292,7 +298,7 @@ def _lesion(spec: Spec, vectors_LBMD: jax.Array) -> forward.Lesion:
 
 
 @functools.partial(jax.jit, static_argnames="num_groups")
-def _sums(
+def _group_sums(
   done: forward.Pass,
   batch: forward.Rows,
   is_chosen_B: np.ndarray,

@@ -7,11 +7,13 @@ per option.
 A donor is the example whose pauses are transplanted: the next one by length of
 prompt that has another right answer.
 
-Probed are the pauses around the prefix, each by itself; if there are none,
-those after every token of the prompt, in one group for each pause of a token.
+The pauses around the prefix are probed, each as its own group. If there are
+none, those after every token of the prompt are probed: the first pauses of all
+tokens are one group, the second ones the next.
 
 B rows, T positions, G groups of pauses, M pauses (a multiple of G, the groups
-in turns), N ids of a prompt, C ids of the answer.
+in turns), N ids of a prompt, S ids of a prompt with its answer, C ids of the
+answer.
 """
 
 import dataclasses
@@ -110,7 +112,7 @@ def to_rows(
     num_ids: C, at least the ids of any answer.
   """
   rows = [*rows, *[rows[-1]] * (batch_size - len(rows))]
-  filler, num_pauses = format_.filler, len(_pauses(format_, width))
+  num_pauses = len(_pauses(format_, width))
   made = Rows(
     tokens_BT=np.zeros((batch_size, width), np.int32),
     positions_BT=np.zeros((batch_size, width), np.int32),
@@ -122,23 +124,27 @@ def to_rows(
     num_ids_B=np.array([len(row.answer) for row in rows], np.int32),
   )
   for b, row in enumerate(rows):
-    size, num_answer = len(row.prompt_N), len(row.answer)
-    spread_N = filler.behind.spread(np.array(row.answer[:-1], np.int32))
-    tokens_N = np.append(row.prompt_N, spread_N)
-    made.tokens_BT[b, : len(tokens_N)] = tokens_N
-    made.positions_BT[b, : len(tokens_N)] = filler.positions(
-      size, len(tokens_N)
-    )
-    made.in_prefix_BT[b, :size] = format_.pauses.prefix_mask(size)
-    pauses_M = _pauses(format_, size)
-    made.pauses_BM[b] = _padded(pauses_M, num_pauses, num_groups(format_))
-    # The answer is read at the last id of the prompt.
-    made.is_probed_BM[b, num_pauses - len(pauses_M) :] = pauses_M < size - 1
-    made.reads_BC[b, :num_answer] = (
-      size - 1 + filler.behind.period * np.arange(num_answer)
-    )
-    made.answers_BC[b, :num_answer] = row.answer
+    _fill(Rows(*(x[b] for x in made)), row, format_)
   return Rows(*map(sharding.put_same_rows, made))
+
+
+def _fill(made: Rows, row: Answered, format_: Format) -> None:
+  """Writes a row into its arrays, which have no dimension B."""
+  behind, last = format_.filler.behind, len(row.prompt_N) - 1
+  spread = behind.spread(np.array(row.answer[:-1], np.int32))
+  ids_S = np.append(row.prompt_N, spread)
+  made.tokens_BT[: len(ids_S)] = ids_S
+  positions_S = format_.filler.positions(last + 1, len(ids_S))
+  made.positions_BT[: len(ids_S)] = positions_S
+  made.in_prefix_BT[: last + 1] = format_.pauses.prefix_mask(last + 1)
+  pauses_M = _pauses(format_, last + 1)
+  num_missing = len(made.pauses_BM) - len(pauses_M)
+  made.pauses_BM[:] = _padded(pauses_M, num_missing, num_groups(format_))
+  # The answer is read at the last id of the prompt.
+  made.is_probed_BM[num_missing:] = pauses_M < last
+  steps_C = np.arange(len(row.answer))
+  made.reads_BC[: len(steps_C)] = last + behind.period * steps_C
+  made.answers_BC[: len(steps_C)] = row.answer
 
 
 def num_groups(format_: Format) -> int:
@@ -165,13 +171,15 @@ def _pauses(format_: Format, num_prompt: int) -> np.ndarray:
   return (token_N1 + np.arange(1, period)).ravel()
 
 
-def _padded(pauses_M: np.ndarray, size: int, num_groups: int) -> np.ndarray:
-  """Returns int [size]: on the left, repetitions of the first of each group.
+def _padded(
+  pauses_M: np.ndarray, num_missing: int, num_groups: int
+) -> np.ndarray:
+  """Adds repetitions of the first pause of each group on the left.
 
   So the last pauses of two rows have the same index.
   """
   first_G = pauses_M[:num_groups] if len(pauses_M) else [0] * num_groups
-  return np.append(np.resize(first_G, size - len(pauses_M)), pauses_M)
+  return np.append(np.resize(first_G, num_missing), pauses_M)
 
 
 def _right_answer(example: Example) -> str:

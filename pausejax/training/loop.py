@@ -84,7 +84,6 @@ def train_loop(run: Run) -> TrainState:
         state, metrics = run.train_step(state, batch)
     with phases.phase("profiling"):
       run.profiler.end_step(step, state)
-    run.meter.exclude(run.profiler.seconds)
     if step == start + 1:  # The step is compiled: from now on a signal saves.
       run.stop.flag.defer()
       print(run.goodput.compilation(run.cache), flush=True)
@@ -166,6 +165,7 @@ def _save(
 
 def _record(run: Run, step: int, metrics: dict, data_wait: float) -> None:
   """Writes the metrics of a step; an error is raised in all processes."""
+  run.meter.exclude(run.profiler.seconds)
   run.meter.record(step, metrics, data_wait)
   run.saver.require_finite_steps(step, run.meter.counters)
 
