@@ -221,13 +221,13 @@ def batch_of(text_BT: np.ndarray, run, model, number: int) -> dict[str, Any]:
   """Returns the batch of some segments, with pauses inserted."""
   tokenizer = tokenizers.load_tokenizer("bytes")
   pauses = run.data.pauses
-  positions_B = number * len(text_BT) + np.arange(len(text_BT))
+  rows_B = number * len(text_BT) + np.arange(len(text_BT))
   targets_BT = pauses.insert(
     text_BT,
     seq_len=run.data.seq_len,
     pause_id=model.vocab_size - 1,
     seed=0,
-    positions_B=positions_B,
+    rows_B=rows_B,
   )
   return batches.language_model_batch(
     targets_BT,

@@ -171,7 +171,7 @@ def insert_pauses(
     seq_len=spec.length(tokens_BT.shape[1]),
     pause_id=pause_id,
     seed=seed,
-    positions_B=first_position + np.arange(len(tokens_BT)),
+    rows_B=first_position + np.arange(len(tokens_BT)),
   )
   return found_BT if tokens.ndim == 2 else found_BT[0]
 

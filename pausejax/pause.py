@@ -147,7 +147,7 @@ class PauseSpec:
     seq_len: int,
     pause_id: int,
     seed: int,
-    positions_B: np.ndarray,
+    rows_B: np.ndarray,
     ends_BN: np.ndarray | None = None,
   ) -> np.ndarray:
     """Inserts the pauses of each segment.
@@ -157,7 +157,7 @@ class PauseSpec:
       seq_len: T, the length of the result.
       pause_id: id of the pauses, the first of `num_ids`.
       seed: any int; the same seed gives the same pauses.
-      positions_B: int [B], number of each segment within the whole run.
+      rows_B: int [B], number of each segment within the whole run.
       ends_BN: bool, True where a `unit` of the text ends, if there is one.
 
     Returns:
@@ -167,7 +167,7 @@ class PauseSpec:
       UsageError: the segments are not `num_text_tokens` long.
     """
     self.check_segments(tokens_BN.shape[1], seq_len)
-    is_pause_BT = self.mask(seed, positions_B, seq_len, ends_BN)
+    is_pause_BT = self.mask(seed, rows_B, seq_len, ends_BN)
     # The index of a slot's text token is the number of text slots before it.
     source_BT = np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1
     self._check_mask(source_BT[:, -1] + 1, tokens_BN.shape[1])
@@ -190,14 +190,14 @@ class PauseSpec:
   def mask(
     self,
     seed: int,
-    positions_B: np.ndarray,
+    rows_B: np.ndarray,
     seq_len: int,
     ends_BN: np.ndarray | None = None,
   ) -> np.ndarray:
     """Returns bool [B, T], True where `insert` puts a pause."""
     if not self.has_pauses:
-      return np.zeros((len(positions_B), seq_len), bool)
-    return self.way.mask(seed, positions_B, seq_len, ends_BN)
+      return np.zeros((len(rows_B), seq_len), bool)
+    return self.way.mask(seed, rows_B, seq_len, ends_BN)
 
   def is_pause(self, ids_BT: np.ndarray, pause_id: int) -> np.ndarray:
     """Returns bool [B, T], True at the pauses of the results of `insert`.

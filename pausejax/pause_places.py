@@ -78,7 +78,7 @@ class Way(abc.ABC):
   def mask(
     self,
     seed: int,
-    positions_B: np.ndarray,
+    rows_B: np.ndarray,
     seq_len: int,
     ends_BN: np.ndarray | None,
   ) -> np.ndarray:
@@ -86,7 +86,7 @@ class Way(abc.ABC):
 
     Args:
       seed: any int.
-      positions_B: int [B], the number of each segment within the whole run.
+      rows_B: int [B], the number of each segment within the whole run.
       seq_len: T.
       ends_BN: bool, True where a `unit` of the text ends; None without `unit`.
     """
@@ -127,12 +127,12 @@ class InsertTrim(Way):
     """Returns the slots without a pause."""
     return self.num_slots(seq_len) - self.num_inserted(seq_len)
 
-  def mask(self, seed, positions_B, seq_len, ends_BN=None):
+  def mask(self, seed, rows_B, seq_len, ends_BN=None):
     """Returns the mask: the k slots with the smallest keys are pauses."""
     k = self.num_inserted(seq_len)
     if k == 0:
-      return np.zeros((len(positions_B), seq_len), bool)
-    keys_BJ = slot_keys(seed, positions_B, self.num_slots(seq_len))
+      return np.zeros((len(rows_B), seq_len), bool)
+    keys_BJ = slot_keys(seed, rows_B, self.num_slots(seq_len))
     largest_B1 = np.partition(keys_BJ, k - 1, axis=1)[:, k - 1 : k]
     return keys_BJ[:, :seq_len] <= largest_B1
 
@@ -179,12 +179,12 @@ class RandomRuns(Way):
       f"{self.fraction}: at least {least:g} is needed",
     )
 
-  def mask(self, seed, positions_B, seq_len, ends_BN=None):
+  def mask(self, seed, rows_B, seq_len, ends_BN=None):
     """Returns the mask, one slot after the other."""
     # A key is uniform in [-2**63, 2**63): below the threshold with probability.
     probabilities = self.fraction, self._start, self._more
     first, start, more = map(_threshold, probabilities)
-    keys_BT = slot_keys(seed, positions_B, seq_len)
+    keys_BT = slot_keys(seed, rows_B, seq_len)
     is_pause_TB = np.empty(keys_BT.T.shape, bool)
     is_pause_TB[0] = keys_BT[:, 0] < first
     for t in range(1, seq_len):
@@ -221,7 +221,7 @@ class AfterSentences(Way):
   words: ClassVar[str] = "after every sentence"
   unit: ClassVar[str] = "sentence"
 
-  def mask(self, seed, positions_B, seq_len, ends_BN):
+  def mask(self, seed, rows_B, seq_len, ends_BN):
     """Returns the mask: text token i moves by the pauses before it.
 
     Raises:
@@ -265,10 +265,10 @@ class EveryToken(Way):
     """Returns T with all pauses of the last token."""
     return num_text * self._period
 
-  def mask(self, seed, positions_B, seq_len, ends_BN=None):
+  def mask(self, seed, rows_B, seq_len, ends_BN=None):
     """Returns the mask, the same for every segment."""
     is_pause_T = np.arange(seq_len) % self._period != 0
-    return np.tile(is_pause_T, (len(positions_B), 1))
+    return np.tile(is_pause_T, (len(rows_B), 1))
 
   def expected_pauses(self, seq_len: int) -> tuple[float, float]:
     """Returns the number of pauses, which is always the same."""
@@ -325,11 +325,11 @@ def _mix64(x: np.ndarray) -> np.ndarray:
   return x ^ (x >> np.uint64(31))
 
 
-def slot_keys(seed: int, positions_B: np.ndarray, num_slots: int) -> np.ndarray:
+def slot_keys(seed: int, rows_B: np.ndarray, num_slots: int) -> np.ndarray:
   """Returns int64 [B, J]: the random key of each slot of each segment."""
-  positions_B = np.asarray(positions_B).astype(np.uint64)
+  rows_B = np.asarray(rows_B).astype(np.uint64)
   with np.errstate(over="ignore"):
     seed_key = _mix64(np.uint64(seed % 2**64) + GOLDEN)
-    keys_B = _mix64(seed_key ^ (positions_B * GOLDEN + np.uint64(1)))
+    keys_B = _mix64(seed_key ^ (rows_B * GOLDEN + np.uint64(1)))
     counter_J = np.arange(1, num_slots + 1, dtype=np.uint64) * GOLDEN
     return _mix64(keys_B[:, None] + counter_J).view(np.int64)

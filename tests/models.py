@@ -136,7 +136,7 @@ def batch(
     seq_len=seq_len,
     pause_id=PAUSE_ID,
     seed=0,
-    positions_B=step * batch_size + np.arange(batch_size),
+    rows_B=step * batch_size + np.arange(batch_size),
   )
   return language_model_batch(
     targets_BT, pauses=pauses, bos_id=0, pad_id=0, pause_id=PAUSE_ID

@@ -82,10 +82,10 @@ MODE = {
       "MODES: dict[str, type[Way]] = {",
       "class Even(Exact):\n"
       '  words: ClassVar[str] = "at equal distances"\n\n'
-      "  def mask(self, seed, positions_B, seq_len, ends_BN=None):\n"
+      "  def mask(self, seed, rows_B, seq_len, ends_BN=None):\n"
       "    k = self.num_inserted(seq_len)\n"
       "    is_pause_T = np.diff(np.arange(seq_len + 1) * k // seq_len) > 0\n"
-      "    return np.tile(is_pause_T, (len(positions_B), 1))\n\n\n",
+      "    return np.tile(is_pause_T, (len(rows_B), 1))\n\n\n",
     ),
     (
       '  "exact": Exact,',

@@ -86,7 +86,7 @@ def pretraining(
     seq_len=64,
     pause_id=PAUSE,
     seed=0,
-    positions_B=np.arange(num_rows),
+    rows_B=np.arange(num_rows),
     ends_BN=text_BT % 7 == 0 if pauses.unit else None,
   )
   batch = language_model_batch(

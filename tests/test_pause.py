@@ -40,7 +40,7 @@ def insert(seq_len, fraction, mode, seed=0, positions=range(4), text=None):
     seq_len=seq_len,
     pause_id=PAUSE,
     seed=seed,
-    positions_B=positions,
+    rows_B=positions,
   )
 
 
@@ -291,8 +291,8 @@ def test_pauses_that_leave_no_text_are_an_error():
 def test_a_mask_with_other_places_than_promised_is_an_error(
   num_pauses, monkeypatch
 ):
-  def mask(self, seed, positions_B, seq_len, ends_BN=None):
-    return np.tile(np.arange(seq_len) < num_pauses, (len(positions_B), 1))
+  def mask(self, seed, rows_B, seq_len, ends_BN=None):
+    return np.tile(np.arange(seq_len) < num_pauses, (len(rows_B), 1))
 
   monkeypatch.setattr(pause.pause_places.Exact, "mask", mask)
   with pytest.raises(errors.UsageError, match=f"leaves {10 - num_pauses} pos"):

@@ -36,7 +36,7 @@ def inserted(pauses: pause.PauseSpec) -> np.ndarray:
     seq_len=60,
     pause_id=FIRST,
     seed=0,
-    positions_B=np.arange(len(ids_BN)),
+    rows_B=np.arange(len(ids_BN)),
     ends_BN=ends_BN,
   )
 
@@ -188,7 +188,7 @@ def test_batches_of_text_pass_every_check(mode, data_config):
     seq_len=64,
     pause_id=MANY.pause_id,
     seed=0,
-    positions_B=np.arange(8),
+    rows_B=np.arange(8),
   )
   batch = language_model_batch(
     targets_BT, pauses=pauses, bos_id=0, pad_id=0, pause_id=MANY.pause_id

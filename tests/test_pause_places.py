@@ -46,7 +46,7 @@ def inserted(pauses, ids_BN, ends_BN, *, seed=0, first=0, seq_len=SEQ_LEN):
     seq_len=seq_len,
     pause_id=PAUSE,
     seed=seed,
-    positions_B=first + np.arange(len(ids_BN)),
+    rows_B=first + np.arange(len(ids_BN)),
     ends_BN=ends_BN,
   )
 

@@ -248,7 +248,7 @@ def test_a_batch_names_its_segments_on_every_host(open_source):
     task, word, *records = names.replace(",", "").split()
     assert (task, word) == ("text", "segments") and len(records) == 8
     text_BT = source.store.read([*map(int, records)], -1)
-    np.testing.assert_array_equal(source.text(source.positions(step)), text_BT)
+    np.testing.assert_array_equal(source.text(source.rows(step)), text_BT)
 
 
 def test_batches_that_are_left_out_move_the_later_ones_forward(open_source):

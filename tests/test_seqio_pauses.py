@@ -43,7 +43,7 @@ def test_pauses_equal_numpy_bit_for_bit(mode, fraction):
       "seq_len": seq_len,
       "pause_id": 10**6,
       "seed": seed,
-      "positions_B": positions,
+      "rows_B": positions,
     }
     expected = spec.insert(tokens, **kwargs)
     got = pauses.insert_pauses_tf(tf.constant(tokens), pauses=spec, **kwargs)
@@ -70,7 +70,7 @@ def test_pauses_refuse_what_numpy_refuses():
     "seq_len": 8,
     "pause_id": 9,
     "seed": 0,
-    "positions_B": np.arange(2),
+    "rows_B": np.arange(2),
   }
   for tokens, mode in (
     (np.zeros((2, 8), np.int32), "exact"),
@@ -108,7 +108,7 @@ def test_registered_tasks_insert_the_pauses_of_numpy(folder, mode):
     pause_id=twin.pause_id,
     pauses=data.pauses,
     seed=11,
-    positions_B=np.arange(len(plain)) * 3 + 1,
+    rows_B=np.arange(len(plain)) * 3 + 1,
   )
   targets = np.stack([s["targets"] for s in with_pauses])
   np.testing.assert_array_equal(targets, np.maximum(expected, 0))
@@ -126,7 +126,7 @@ def test_no_pause_follows_the_last_token_of_a_text():
     "pause_id": 999,
     "pauses": pause.PauseSpec(fraction=0.3),
     "seed": 4,
-    "positions_B": np.arange(6),
+    "rows_B": np.arange(6),
   }
   got = preprocessors.pauses_into_text(tf.constant(text_BT), **kwargs).numpy()
   np.testing.assert_array_equal(got, paused(text_BT, **kwargs))
@@ -150,7 +150,7 @@ def test_batches_are_those_of_numpy(folder, mode):
         pause_id=259,
         pauses=data.pauses,
         seed=7,
-        positions_B=np.arange(step * 6, step * 6 + 6),
+        rows_B=np.arange(step * 6, step * 6 + 6),
       ),
       pauses=data.pauses,
       bos_id=0,

@@ -70,7 +70,7 @@ def trained(model, pauses, texts):
     seq_len=SEQ_LEN,
     pause_id=first_pause(pauses),
     seed=0,
-    positions_B=np.arange(len(texts)),
+    rows_B=np.arange(len(texts)),
   )
   batch = language_model_batch(
     targets_BT,

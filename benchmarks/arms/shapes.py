@@ -100,7 +100,7 @@ def batches(
       seq_len=shape.seq_len,
       pause_id=shape.pause_id,
       seed=0,
-      positions_B=step * shape.batch_size + np.arange(shape.batch_size),
+      rows_B=step * shape.batch_size + np.arange(shape.batch_size),
     )
     made.append(
       batch.language_model_batch(

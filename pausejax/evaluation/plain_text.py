@@ -164,7 +164,7 @@ def _batch(
     seq_len=seq_len,
     pause_id=tokenizer.pause_id,
     seed=EVALUATION_SEED,
-    positions_B=places_B,
+    rows_B=places_B,
   )
   return language_model_batch(
     targets_BT,

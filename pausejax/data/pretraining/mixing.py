@@ -80,15 +80,15 @@ class Mixture:
       self._stages.append(_Stage(start, _sums(names, stage), before))
     self._starts = [stage.start for stage in self._stages]
 
-  def assign(self, positions_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def assign(self, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns int64 [B] each: the corpus of a position, and its draw number.
 
     Args:
-      positions_B: int64 [B], positions in the whole run, from 0.
+      rows_B: int64 [B], numbers of rows in the whole run, from 0.
     """
-    stages_B = np.searchsorted(self._starts, positions_B, side="right") - 1
-    inside_B = positions_B - np.array(self._starts)[stages_B]
-    assigned_B = np.empty((2, len(positions_B)), np.int64)
+    stages_B = np.searchsorted(self._starts, rows_B, side="right") - 1
+    inside_B = rows_B - np.array(self._starts)[stages_B]
+    assigned_B = np.empty((2, len(rows_B)), np.int64)
     blocks_B = inside_B // BLOCK
     for stage, block in sorted(set(zip(stages_B, blocks_B, strict=True))):
       in_block_B = (stages_B == stage) & (blocks_B == block)

@@ -99,8 +99,8 @@ class SegmentSource:
 
   def training_batch(self, step: int) -> Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
-    positions_B = self.positions(step)
-    return self.batch(self.text(positions_B), positions_B)
+    rows_B = self.rows(step)
+    return self.batch(self.text(rows_B), rows_B)
 
   def examples(self, step: int) -> str:
     """Returns the indices of the segments of the global batch of `step`."""
@@ -111,8 +111,8 @@ class SegmentSource:
     records = ", ".join(str(self.record(int(d))) for d in draws_B)
     return f"{self.data.task} segments {records}"
 
-  def positions(self, step: int) -> np.ndarray:
-    """Returns int64 [B], the positions of this host's rows in the run."""
+  def rows(self, step: int) -> np.ndarray:
+    """Returns int64 [B], the numbers of this host's rows in the whole run."""
     return step_rows(self.sizes, step, self.host)
 
   def text(self, draws_B: np.ndarray) -> np.ndarray:
@@ -144,11 +144,11 @@ class SegmentSource:
     sizes = batch_sizes(self.sizes.rows(0))
     available = -(-len(self.store) // sizes.rows(0))
     for step in range(min(num_batches or available, available)):
-      positions_B = step_rows(sizes, step, self.host)
-      exists_B = positions_B < len(self.store)
-      text_BT = self.store.read(np.where(exists_B, positions_B, 0), PADDING)
+      rows_B = step_rows(sizes, step, self.host)
+      exists_B = rows_B < len(self.store)
+      text_BT = self.store.read(np.where(exists_B, rows_B, 0), PADDING)
       text_BT[~exists_B] = PADDING
-      yield self.batch(self._filled(text_BT), positions_B, EVALUATION_SEED)
+      yield self.batch(self._filled(text_BT), rows_B, EVALUATION_SEED)
 
   def without_pauses(self) -> "SegmentSource":
     """Returns the source of the same segments with no pauses among them."""
@@ -185,7 +185,7 @@ class SegmentSource:
     return text_units.TextUnits(self.tokenizer, unit) if unit else None
 
   def batch(
-    self, text_BT: np.ndarray, positions_B: np.ndarray, salt: int = 0
+    self, text_BT: np.ndarray, rows_B: np.ndarray, salt: int = 0
   ) -> Batch:
     """Returns the batch of some segments, with pauses inserted."""
     pauses = self.data.pauses
@@ -194,7 +194,7 @@ class SegmentSource:
       seq_len=self.data.seq_len,
       pause_id=self.tokenizer.pause_id,
       seed=self.seed ^ salt,
-      positions_B=positions_B,
+      rows_B=rows_B,
       ends_BN=self._units.ends(text_BT) if self._units else None,
     )
     return language_model_batch(
@@ -239,14 +239,14 @@ class MixedSource:
 
   def training_batch(self, step: int) -> Batch:
     """Returns this host's rows of the batch of `step`, counted from 0."""
-    positions_B = self._first.positions(step)
-    stores_B, draws_B = self._mixture.assign(positions_B)
-    shape = len(positions_B), self._first.store.segment_len
+    rows_B = self._first.rows(step)
+    stores_B, draws_B = self._mixture.assign(rows_B)
+    shape = len(rows_B), self._first.store.segment_len
     text_BT = np.empty(shape, np.int32)
     for number, source in enumerate(self.sources.values()):
       here_B = stores_B == number
       text_BT[here_B] = source.text(draws_B[here_B])
-    return self._first.batch(text_BT, positions_B)
+    return self._first.batch(text_BT, rows_B)
 
   def examples(self, step: int) -> str:
     """Returns the segments of the global batch of `step`, task by task."""

@@ -109,7 +109,7 @@ def pause_segments(
       seq_len=_length(sequence_length),
       pause_id=vocabulary.pause_id,
       seed=seed,
-      positions_B=index_B * num_hosts + host,
+      rows_B=index_B * num_hosts + host,
     )
     paused = without_padding(tokens_BT, vocabulary.pad_id)
     is_pause_BT = tokens_BT == vocabulary.pause_id

@@ -239,7 +239,7 @@ class SeqioBatches:
         seq_len=self._data.seq_len,
         pause_id=self._tokenizer.pause_id,
         seed=self._seed if self._split == "train" else evaluation_seed,
-        positions_B=step * self._batch_size + rows_B,
+        rows_B=step * self._batch_size + rows_B,
       )
 
     return batches.enumerate().map(insert, num_parallel_calls=tf.data.AUTOTUNE)
