@@ -341,6 +341,7 @@ def test_a_task_of_a_module_is_found_by_either_option(
     "  metrics={'em': lambda said, right: float(said in right)}))\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
+  tasks.names()  # Imports those of the package.
   monkeypatch.setattr(registry, "_TASKS", {**registry._TASKS})
   argv = ["inspect", f"--task={name}", f"{option}=my_{name}", "--pauses=2"]
   assert cli.main([*argv, *SMALL]) == 0

@@ -24,6 +24,7 @@ def my_task(tmp_path, monkeypatch) -> Iterator[pathlib.Path]:
   write(tmp_path, {"train.jsonl": [row], "test.jsonl": [row, none]})
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "path", [*sys.path])
+  tasks.names()  # Imports those of the package.
   monkeypatch.setattr(registry, "_TASKS", {**registry._TASKS})
   yield tmp_path
   sys.modules.pop("my_tasks", None)
