@@ -17,6 +17,7 @@ from pausejax.buckets import layout, parts, urls
 from pausejax.buckets.objects import Objects
 
 _VERSIONS = ".versions.json"
+_AT_A_TIME = 256  # Objects after which their versions are written.
 
 
 def run_url(spec: str) -> str:
@@ -210,15 +211,19 @@ def _download(
 ) -> None:
   """Downloads what differs from the copy."""
   copied = _copied(folder)
-  changed = {
-    name: folder / name
+  changed = [
+    name
     for name in wanted
     if copied.get(name) != versions[name] or not (folder / name).exists()
-  }
+  ]
   folder.mkdir(parents=True, exist_ok=True)
-  objects.download(changed)
-  copied |= {name: versions[name] for name in changed}
-  _remember(folder, {n: v for n, v in copied.items() if (folder / n).exists()})
+  # What is there after an interruption is not downloaded again.
+  for start in range(0, max(len(changed), 1), _AT_A_TIME):
+    some = changed[start : start + _AT_A_TIME]
+    objects.download({name: folder / name for name in some})
+    copied |= {name: versions[name] for name in some}
+    there = {n: v for n, v in copied.items() if (folder / n).exists()}
+    _remember(folder, there)
 
 
 def _remember(folder: pathlib.Path, copied: Mapping[str, str]) -> None:
