@@ -187,6 +187,44 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_over(
     pass
 
 
+def test_a_process_that_follows_a_lease_notices_that_it_was_taken(
+  url, fast_lease, monkeypatch
+):
+  objects = Objects(url)
+  with lease.hold_lease(objects, lambda: None) as held:
+    followed = lease.FollowedLease(Objects(url), held.key)
+    followed.require()
+    time.sleep(0.6)
+    followed.require()  # Renewed meanwhile.
+  objects.delete([lease.LEASE])
+  time.sleep(0.6)
+  with pytest.raises(errors.UserError, match=r"lost its lease.*by nobody"):
+    followed.require()
+  with lease.hold_lease(objects, lambda: None) as other:
+    with pytest.raises(errors.UserError, match=r"lost its lease.*by process"):
+      followed.require()
+    assert other.key != held.key
+
+
+def test_no_object_of_a_step_is_sent_after_the_lease_was_lost(
+  url, fast_lease, tmp_path
+):
+  folder = tmp_path / "checkpoints" / "8" / "params"
+  folder.mkdir(parents=True)
+  for i in range(3 * mirror._AT_ONCE):
+    (folder / f"{i}.0").write_bytes(b"x")
+  copied = mirror.Mirror(url, tmp_path)
+  with lease.hold_lease(Objects(url), lambda: None) as held:
+    copied.follow(held.key)
+    sizes = copied.upload_step(8)
+  assert len(sizes) == 3 * mirror._AT_ONCE
+  before = Objects(url).versions()
+  time.sleep(0.6)
+  with pytest.raises(errors.UserError, match="lost its lease"):
+    copied.upload_step(8)
+  assert Objects(url).versions() == before
+
+
 def test_a_run_whose_lease_was_taken_writes_nothing_more(url, fast_lease):
   objects, copied = Objects(url), []
   with lease.hold_lease(objects, lambda: copied.append(1)) as mine:
@@ -322,7 +360,7 @@ def test_a_mirror_commits_sets_aside_and_deletes(url, fast_lease):
     one.begin()
     (folder / "checkpoints" / "8").rename(folder / "checkpoints" / "16")
     (folder / "metrics.jsonl").write_bytes(b"{}\n")
-    one.commit(16)
+    one.commit(16, one.upload_step(16))
     one.set_aside(4, "4-0", {})
     one.delete_missing()
   names = objects.sizes()
@@ -338,7 +376,7 @@ def test_a_write_survives_that_the_store_is_away(url, store):
   store.cut()
   timer = threading.Timer(4, store.mend)
   timer.start()
-  mirror.retried(lambda: Objects(url).write("x", b"1"), "an object")
+  mirror.retried(lambda: Objects(url).write("x", b"1"), "write an object")
   assert Objects(url).read("x") == b"1"
 
 
@@ -350,13 +388,13 @@ def test_a_write_that_fails_is_reported_once_and_repeated(monkeypatch, capsys):
     if problems:
       raise problems.pop()
 
-  mirror.retried(write, "step 4")
+  mirror.retried(write, "write step 4")
   line = "pausejax: warning: cannot write step 4: away; trying again for 60 s"
   assert capsys.readouterr().err.splitlines() == [line]
   monkeypatch.setattr(mirror, "_RETRY_SECONDS", 0.0)
   problems += [OSError(5, "away")] * 2
   with pytest.raises(OSError, match="away"):
-    mirror.retried(write, "step 4")
+    mirror.retried(write, "write step 4")
 
 
 @pytest.mark.parametrize(

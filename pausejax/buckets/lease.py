@@ -10,6 +10,7 @@ takes over. A lease of a process of this machine that is gone is over at once.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import secrets
 import socket
@@ -53,6 +54,11 @@ class Lease:
     self._problem = ""
 
   @property
+  def key(self) -> str:
+    """A text that no other lease has."""
+    return self._holder.key
+
+  @property
   def is_lost(self) -> bool:
     """Whether another process has taken it."""
     return bool(self._problem)
@@ -82,10 +88,7 @@ class Lease:
     if not self._problem and self._age() > LEASE_SECONDS / 2:
       self.renew()
     if self._problem:
-      raise errors.UserError(
-        f"this run has lost its lease on {self._objects.url}: {self._problem}; "
-        "nothing more is written there, so the run ends"
-      )
+      raise _lost(self._objects, self._problem)
 
   def release(self) -> None:
     """Deletes the lease if this process still holds it."""
@@ -97,6 +100,37 @@ class Lease:
 
   def _age(self) -> float:
     return time.monotonic() - self._written
+
+
+class FollowedLease:
+  """The lease of this run, which another process of it holds."""
+
+  def __init__(self, objects: Objects, key: str):
+    """Reads nothing yet.
+
+    Args:
+      objects: the folder.
+      key: `Lease.key` of the holder.
+    """
+    self._objects, self._key = objects, key
+    self._seen = -math.inf  # When the bucket last named the holder.
+
+  def require(self) -> None:
+    """Raises UserError if another run has taken the lease.
+
+    Reads it if it was not read for as long as it takes to renew it.
+
+    Raises:
+      OSError: the bucket cannot be reached.
+    """
+    began = time.monotonic()
+    if began - self._seen < _RENEW_SECONDS:
+      return
+    found = _read(self._objects)
+    if found is None or found[0].key != self._key:
+      other = f"by {found[0]}" if found else "by nobody"
+      raise _lost(self._objects, f"it is held {other}")
+    self._seen = began
 
 
 @contextlib.contextmanager
@@ -196,6 +230,13 @@ def _wait_until_over(
       return
     if found != (holder, count):
       raise _refusal(objects, found[0], name)
+
+
+def _lost(objects: Objects, problem: str) -> errors.UserError:
+  return errors.UserError(
+    f"this run has lost its lease on {objects.url}: {problem}; nothing more is "
+    "written there, so the run ends"
+  )
 
 
 def _refusal(

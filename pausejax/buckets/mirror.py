@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 
 _RETRY_SECONDS = 60.0  # How long a write to the bucket is tried again.
 _PAUSE_SECONDS = 3.0
+_AT_ONCE = 16  # Objects of a step between two looks at the lease.
 
 
 class Mirror:
@@ -47,7 +48,7 @@ class Mirror:
     """
     self.url, self._folder, self._objects = url, folder, Objects(url)
     self.is_shared = True
-    self._lease: lease.Lease | None = None
+    self._lease: lease.Lease | lease.FollowedLease | None = None
     self._pushed: dict[str, tuple[int, int]] = {}
     self._parts = [
       parts.PartWriter(self._objects, folder / file) for file in layout.PARTED
@@ -111,12 +112,19 @@ class Mirror:
     self._is_open = True
 
   def require_lease(self) -> None:
-    """Raises UserError if another run has taken the folder.
+    """Raises UserError if another run has taken the folder."""
+    assert self._lease is not None
+    self._lease.require()
 
-    Does nothing in processes but the first, which holds the lease for all.
-    """
-    if self._lease is not None:
-      self._lease.require()
+  @property
+  def lease_key(self) -> str:
+    """The key of the lease that this process holds."""
+    assert isinstance(self._lease, lease.Lease)
+    return self._lease.key
+
+  def follow(self, key: str) -> None:
+    """From now on, the lease with this key, of another process, counts."""
+    self._lease = lease.FollowedLease(self._objects, key)
 
   def fetch_step(self, step: int, *, arrays: bool = True) -> None:
     """Downloads what the folder lacks of a step, with or without arrays."""
@@ -141,13 +149,15 @@ class Mirror:
       UserError: another run has taken the folder.
       OSError: the bucket cannot be written.
     """
-    self.require_lease()
     paths = _below(self._folder / layout.step_name(step))
     names = {path.relative_to(self._folder).as_posix(): path for path in paths}
     if process:
       own = [n for n in names if layout.is_of_process(n, process)]
       names = {name: names[name] for name in own}
-    self._objects.upload(names)
+    for start in range(0, len(names), _AT_ONCE):
+      self.require_lease()
+      some = [*names][start : start + _AT_ONCE]
+      self._objects.upload({name: names[name] for name in some})
     return {name: path.stat().st_size for name, path in names.items()}
 
   def commit(self, step: int, sizes: Mapping[str, int]) -> None:

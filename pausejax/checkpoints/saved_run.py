@@ -102,7 +102,7 @@ class SavedRun:
     from pausejax.checkpoints.store import Store
     from pausejax.model import decoder
 
-    with phases.phase("restoring"):
+    with phases.phase("restoring"), copies.named(self.url, self.workdir):
       self.fetch()
       store = Store(self.workdir / CHECKPOINTS, None)
       shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))

@@ -79,6 +79,12 @@ def _require_own(workdir: pathlib.Path) -> None:
         f"--workdir: {workdir / name} is a symbolic link, and a run deletes "
         "old files there; replace it by a folder, or link the whole workdir"
       )
+  if (workdir / "metrics.jsonl").is_dir():
+    raise errors.UserError(
+      f"--workdir: {workdir / 'metrics.jsonl'} is a folder, as in a bucket; "
+      "give the URL of the run, or move its metrics.jsonl and samples.jsonl "
+      "away to continue this copy without their rows"
+    )
   lock = workdir / LOCK
   if lock.exists() and not re.match(
     rb"(process )?\d+|$", files.read_bounded(lock)

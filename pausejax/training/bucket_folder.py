@@ -39,8 +39,10 @@ def mirrored(inputs: Inputs) -> Iterator[tuple[Inputs, Mirror | None]]:
         "the processes share no folder: each copies its part of a step",
         flush=True,
       )
+    key = distributed.all_gather(mirror and mirror.lease_key)[0]
     if not is_shared and mirror is None:
       inputs, mirror = stack.enter_context(_own_folder(inputs))
+      mirror.follow(key)
     if mirror is not None:
       mirror.is_shared = is_shared
     yield inputs, mirror

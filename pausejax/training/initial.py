@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from pausejax import errors, sharding, train_state
+from pausejax.buckets import copies
 from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.checkpoints import folders, leaves, saved_run
 from pausejax.checkpoints.store import Restored, Store
@@ -70,9 +71,10 @@ def continued_state(parts: Parts, source: saved_run.SavedRun) -> Restored:
     CheckpointUnusable: the checkpoint is damaged.
     UserError: it has other leaves than the state of this run.
   """
-  source.fetch(*folders.ITEMS)
-  store = Store(source.workdir / CHECKPOINTS, None)
-  restored = store.restore_step(parts.abstract, source.step)
+  with copies.named(source.url, source.workdir):
+    source.fetch(*folders.ITEMS)
+    store = Store(source.workdir / CHECKPOINTS, None)
+    restored = store.restore_step(parts.abstract, source.step)
   reason = "; ".join(filter(None, [source.place, restored.reason]))
   return dataclasses.replace(restored, reason=reason)
 
