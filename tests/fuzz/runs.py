@@ -21,7 +21,7 @@ META = {
   "tokenizer": BYTES.fingerprint(),
   "pauses_seen": True,
   "leaves": {"model/x": [[2], "float32"]},
-  "digests": {"model/x": "0"},
+  "digests": {"model/x": [0, 0]},
   "data_sha256": {
     "process_0-position.json": folders.sha256(b'{"step": 4}'),
   },
