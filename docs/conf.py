@@ -28,7 +28,8 @@ extensions = [
   "sphinx_copybutton",
 ]
 source_suffix = {".md": "myst-nb"}
-exclude_patterns = ["_build"]
+# A build executes the notebooks in `jupyter_execute`.
+exclude_patterns = ["_build", "jupyter_execute"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
