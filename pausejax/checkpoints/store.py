@@ -336,8 +336,8 @@ class Store:
     steps += [f"{parent}/{ASIDE}/{name}" for name in aside]
     raise errors.CheckpointUnusable(
       f"no checkpoint is intact ({'; '.join(steps)}); nothing was changed; put "
-      f"an intact step back as {folder}/STEP, or name another --workdir, or "
-      f"remove {folder} and {parent}/{ASIDE} to start over at "
+      "an intact step back with pausejax checkpoint repair, or name another "
+      f"--workdir, or remove {folder} and {parent}/{ASIDE} to start over at "
       "step 0"
     )
 
