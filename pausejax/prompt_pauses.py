@@ -102,6 +102,11 @@ class TokenPauses:
     own_P = np.arange(self.period) == 0
     return np.tile(own_P | (not self.share_positions), num_tokens)
 
+  def __str__(self) -> str:
+    count = len(self.ids)
+    names = ("pause", "pauses") if self.uses_pause_token else ("copy", "copies")
+    return f"{count} {names[count != 1]} after every token"
+
   def fingerprint(self) -> dict[str, Any]:
     """Returns what a finetuning saves of them; nothing if there are none."""
     fields = {**dataclasses.asdict(self), "ids": [*self.ids]}

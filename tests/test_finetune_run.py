@@ -133,12 +133,18 @@ def test_pauses_behind_tokens_are_inherited_and_answers_have_them(place):
   behind = saved_run.find_run(start).behind_tokens
   assert len(behind.ids) == 2
   output = finetune(place, "with", "--config.stop_at_step=3", start="behind")
-  assert "this finetuning has them, too" in output
+  said = "it has 2 pauses after every token; this finetuning has them, too"
+  assert said in output
   assert "resuming from step 3" in finetune(place, "with", start="behind")
   made = saved_run.find_run(str(place / "with"))
   assert made.behind_tokens == behind
   assert {k: made.meta["config"]["data"][k] for k in pauses} == pauses
-  run(place, "evaluate", f"--checkpoint={place / 'with'}", "--limit=2")
+  # Every target is read at a pause.
+  keys = {key for row in toys.rows(place / "with") for key in row}
+  assert "loss_after_pause" in keys and "loss_after_real" not in keys
+  checkpoint = f"--checkpoint={place / 'with'}"
+  evaluated = run(place, "evaluate", checkpoint, "--limit=2")
+  assert "<pause>, 2 pauses after every token: em" in evaluated
   (path,) = (place / "with" / "evaluations").glob("*step6.json")
   assert json.loads(path.read_text())["pauses_behind_tokens"] == 2
 

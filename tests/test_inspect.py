@@ -212,7 +212,11 @@ PRETRAINING = ANY | {
     lambda batch: tuple(np.argwhere(batch["loss_mask"])[0]),
     False,
   ),
-  "the number of pauses": ("targets", (0, slice(0, 60)), PAUSE),
+  "the number of pauses among the targets": (
+    "targets",
+    (0, slice(0, 60)),
+    PAUSE,
+  ),
   "segments are full": ("segment_ids", (0, slice(60, 64)), 0),
   "the targets in the loss are the start of the segment": (
     "targets",

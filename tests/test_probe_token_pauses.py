@@ -210,7 +210,8 @@ def test_the_command_probes_such_a_run_and_the_report_draws_it(
   argv += ["--batch_size=8", f"--out={report / 'probes'}"]
   assert cli.main([*argv, "--pauses=0", "--maps=cut"]) == 0
   said = capsys.readouterr().out
-  assert "2 pauses after every token of the prompt, all probed but" in said
+  kind = {"every_token": "2 pauses", "repeat_token": "2 copies"}[mode]
+  assert f"{kind} after every token of the prompt, all probed but" in said
   (path,) = (report / "probes").iterdir()
   result = json.loads(path.read_text())
   assert result["pauses_behind_tokens"] == result["num_probed"] == 2
@@ -221,4 +222,8 @@ def test_the_command_probes_such_a_run_and_the_report_draws_it(
   assert "3 pauses after the prefix, 2 of them probed" in said
   assert cli.main(["report", str(report.parent)]) == 0
   page = (report.parent / "report.html").read_text()
-  assert "M=0, pauses after every token" in page and "M=3" in page
+  assert "M=0, 2 after every token" in page and "M=3" in page
+  capsys.readouterr()
+  for option in ("--filler=.", "--position=append"):
+    assert cli.main([*argv, "--pauses=0", option]) == 2
+    assert "and M is 0: leave them out" in capsys.readouterr().err

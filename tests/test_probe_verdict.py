@@ -17,6 +17,7 @@ from pausejax.data.finetuning import prompts
 from pausejax.evaluation import answers
 from pausejax.probe import measure, results, sequences, summary, verdict
 from pausejax.prompt_pauses import PromptPauses
+from pausejax.study import render
 from pausejax.tasks import records
 from tests import models, reports, runs, test_answers
 from tests.test_answers import TOKENIZER
@@ -272,7 +273,8 @@ def test_the_command_prints_a_verdict_and_writes_what_the_report_draws(
   assert run_probe(probed, *words) == 0
   said = capsys.readouterr().out
   (path,) = (probed / "probes").iterdir()
-  assert path.name == "parity20-validation-append3-step0.json"
+  stem = "parity20-validation-append3-step0"
+  assert path.name == f"{stem}-n16-maps_cut.json"
   (result,) = results.read_probes(probed / "probes")
   assert f"verdict: {result['verdict']}\n" in said
   assert verdict.RULE in said and result["rule"] == verdict.RULE
@@ -285,6 +287,19 @@ def test_the_command_prints_a_verdict_and_writes_what_the_report_draws(
   changing = {"seconds"}
   assert {k: v for k, v in again.items() if k not in changing} == {
     k: v for k, v in result.items() if k not in changing
+  }
+
+
+def test_a_smaller_probe_replaces_no_larger_one(probed, tmp_path):
+  words = ("--task=parity20", "--pauses=2", f"--out={tmp_path}")
+  for more in ((), ("--maps=", "--by=pause"), ("--limit=8", "--maps=zero,cut")):
+    assert run_probe(probed, *words, *more) == 0
+  stem = "parity20-validation-append2-step0"
+  found = {x.name: json.loads(x.read_text())["n"] for x in tmp_path.iterdir()}
+  assert found == {
+    f"{stem}-n16.json": 16,
+    f"{stem}-n16-maps_none-by_pause.json": 16,
+    f"{stem}-n8-maps_cut_zero.json": 8,
   }
 
 
@@ -324,7 +339,13 @@ def test_the_report_draws_a_probe_and_escapes_it(probed, tmp_path, capsys):
   # Two maps of 2 x 2, the lens of 3 x 3, and 2 layers x 4 heads.
   assert len(re.findall(r'class="cell', section)) == 8 + 9 + 8
   assert "<script>" not in section and "&lt;script&gt;" in section
-  assert result["verdict"] in (folder.parent / "report.md").read_text()
+  text = (folder.parent / "report.md").read_text()
+  assert f"| {result['verdict']} |" in text
+  assert "| a | parity20 | validation | 3 | 16 |" in text
+  for effect in (result["lesions"][x] for x in ("cut", "mean", "transplant")):
+    pair = (effect["accuracy"], effect["log_likelihood"])
+    shown = [verdict.format_drop(verdict.Drop(**drop)) for drop in pair]
+    assert f"| {' | '.join(map(render.markdown_text, shown))} |" in text
   assert "pausejax probe --checkpoint=" in page
   path.write_text(path.read_text().replace('"verdict"', '"verdikt"'))
   assert cli.main(["report", str(folder.parent)]) == 1

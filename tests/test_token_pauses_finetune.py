@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from pausejax import errors, tasks
 from pausejax.config import default, train_config
 from pausejax.config.batch_sizes import batch_sizes
 from pausejax.data.finetuning import examples, prompts
@@ -177,6 +178,37 @@ def test_a_long_prefix_loses_whole_tokens_with_their_pauses():
     assert not BYTES.is_pause(text_N).any()
     again = made.format.filler.prompt(text_N)
     assert again.tolist() == row.ids_T[: row.num_prompt].tolist()
+
+
+@pytest.mark.parametrize(
+  ("num_pauses", "parts"),
+  [
+    (
+      0,
+      ["BOS and the answer with 2 pauses after every token are 14 positions"],
+    ),
+    (3, ["BOS, 3 pauses and the answer with 2 pauses", "use fewer pauses"]),
+  ],
+)
+def test_the_message_on_what_does_not_fit_names_what_takes_the_space(
+  num_pauses, parts
+):
+  example = tasks.Example(id="e", prefix="", target="y" * 10)
+  with pytest.raises(errors.UsageError) as found:
+    encoded(WAYS["pauses"], [example], seq_len=20, num_pauses=num_pauses)
+  said = str(found.value)
+  for part in [*parts, "finetune.pauses_behind_tokens=false"]:
+    assert part in said
+  assert ("use fewer pauses" in said) == bool(num_pauses)
+
+
+def test_they_are_named_by_number_and_kind():
+  names = [
+    str(TokenPauses(ids))
+    for ids in ((PAUSE,), (PAUSE, PAUSE), (COPY,), (COPY, COPY))
+  ]
+  kinds = ["1 pause", "2 pauses", "1 copy", "2 copies"]
+  assert names == [f"{kind} after every token" for kind in kinds]
 
 
 def test_a_config_decides_whether_a_finetuning_has_them():

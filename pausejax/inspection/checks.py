@@ -308,7 +308,7 @@ def _check_pause_rate(batch: Batch, rules: sequences.PretrainingRules) -> Check:
     is_pause_BT = ~batch["loss_mask"]
   num_pauses = int(is_pause_BT[is_full_B].sum())
   num_rows = int(is_full_B.sum())
-  name = "the number of pauses"
+  name = "the number of pauses among the targets"
   numbers = f"{num_pauses:,} in {num_rows} full rows"
   expected = rules.pauses.expected_pauses(rules.seq_len)
   if expected is None:

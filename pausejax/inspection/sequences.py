@@ -274,7 +274,8 @@ def statistics_lines(report: dict) -> list[str]:
     f"positions: {s['positions']:,} in {s['rows']:,} rows, "
     f"{s['real_fraction']:.1%} used by {s['examples']:,} examples, "
     f"{s['padding']:,} of padding",
-    f"pauses: {s['pauses']:,}, {s['pause_fraction']:.2%} of used positions",
+    f"pauses among the inputs: {s['pauses']:,}, {s['pause_fraction']:.2%} of "
+    "used positions",
     f"targets in the loss: {s['counted_targets']:,}, "
     f"{s['counted_fraction']:.2%} of used positions",
   ]

@@ -1,13 +1,15 @@
 """Results on disk: one JSON file per condition, in WORKDIR/probes/.
 
-  <workdir>/probes/parity20-validation-append20-step2000.json
+  <workdir>/probes/parity20-validation-append20-step2000-n400.json
+  <workdir>/probes/parity20-validation-append20-step2000-n400-maps_none.json
 
-A file is written atomically, after the last pass.
+A file is written atomically, after the last pass. A probe of fewer examples or
+with fewer lesions has another name, so it replaces no larger one.
 """
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pausejax import files, json_files
@@ -32,6 +34,7 @@ _RESULT = {
   "n": int,
   "step": int,
   "num_pauses": int,
+  "pauses_behind_tokens?": int,
   "position": str,
   "filler": str,
   "num_probed": int,
@@ -50,6 +53,16 @@ _RESULT = {
   "command": str,
 }
 _FIX = "probe again"
+
+
+def extent(num_examples: int, maps: Sequence[str], by: Sequence[str]) -> str:
+  """Returns the end of a name: the examples, and the lesions if not all."""
+  parts = [f"-n{num_examples}"]
+  for name, chosen, known in (("maps", maps, LESIONS), ("by", by, AXES)):
+    kept = [x for x in known if x in chosen]
+    if len(kept) < len(known):
+      parts.append(f"-{name}_{'_'.join(kept) or 'none'}")
+  return "".join(parts)
 
 
 def write_probe(

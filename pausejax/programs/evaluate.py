@@ -45,7 +45,12 @@ from pausejax.config import (
 from pausejax.data.finetuning import examples, prompts
 from pausejax.evaluation import results
 from pausejax.programs import evaluate_text
-from pausejax.prompt_pauses import FILLERS, POSITIONS, PromptPauses
+from pausejax.prompt_pauses import (
+  FILLERS,
+  POSITIONS,
+  PromptPauses,
+  TokenPauses,
+)
 from pausejax.runtime import (
   accelerators,
   distributed,
@@ -301,7 +306,7 @@ def _evaluate(options, run: saved_run.SavedRun, plans, splits) -> None:
       }
       if jax.process_index() == 0:
         results.write_result(folder, stem, result, answers.rows)
-      print(_line(pauses, result), flush=True)
+      print(_line(pauses, run.behind_tokens, result), flush=True)
   print(f"results are in {run.shown(folder)}")
 
 
@@ -338,7 +343,7 @@ def _interval(limits: tuple[float, float] | None) -> str:
   return f" [{limits[0]:.2f}, {limits[1]:.2f}]" if limits else ""
 
 
-def _line(pauses: PromptPauses, result: dict) -> str:
+def _line(pauses: PromptPauses, behind: TokenPauses, result: dict) -> str:
   """Returns one line for the terminal: condition, metrics, n."""
   metrics = "  ".join(
     f"{name} {tables.compact(value)}{_interval(result['intervals'].get(name))}"
@@ -347,6 +352,7 @@ def _line(pauses: PromptPauses, result: dict) -> str:
   num_cut = result["num_cut"]
   cut = f", {num_cut} prompts truncated on the left" if num_cut else ""
   return (
-    f"  M={pauses.num_pauses} {pauses.position} {pauses.token}: {metrics}  "
+    f"  M={pauses.num_pauses} {pauses.position} {pauses.token}"
+    f"{f', {behind}' if behind.ids else ''}: {metrics}  "
     f"(n={result['n']:,}{cut}, {result['seconds']:.1f} s)"
   )

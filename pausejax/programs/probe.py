@@ -16,9 +16,9 @@ its pauses, ignores them, ignores what they hold, or the data cannot tell
 `--checkpoint` is the workdir of a run (its newest checkpoint), or
 WORKDIR/checkpoints/STEP. Pauses are those of the finetuning, if no option
 changes them. The result is written as JSON to WORKDIR/probes/, which `pausejax
-report` draws. There are 4 (1 + L) (1 + P) + P passes for L layers and P pauses;
---maps= leaves 4 (1 + L + P) + P of them, and --maps= --by= the 4 + P that the
-verdict needs.
+report` draws. There are 1 + 4 (1 + L) (1 + P) + P passes for L layers and P
+pauses; --maps= leaves 1 + 4 (1 + L + P) + P of them, and --maps= --by= the
+5 + P that the verdict needs.
 """
 
 import argparse
@@ -85,6 +85,7 @@ def main(argv: list[str]) -> int:
     "command": shlex.join(["pausejax", "probe", *argv]),
   }
   stem = evaluations.name(task.name, split, pauses, run.step)
+  stem += results.extent(found["n"], options.maps, options.by)
   stem += "-average" * run.average
   results.write_probe(folder, stem, result)
   run.upload(folder)
@@ -156,6 +157,11 @@ def _condition(
     "nothing to probe; name a number, as in --pauses=10",
   )
   errors.require(
+    pauses.num_pauses > 0 or not (options.position or options.filler),
+    "--position and --filler are of the M pauses around the prefix, and M is "
+    "0: leave them out, or name a number, as in --pauses=10",
+  )
+  errors.require(
     pauses.num_pauses != 1 or not pauses.is_read,
     f"M = 1, pause position {pauses.position!r}: the answer is read at the "
     "only pause, which no lesion can remove; compare pausejax evaluate "
@@ -194,7 +200,7 @@ def _probe(
     options.maps,
     options.by,
   )
-  probed = _probed(format_.pauses, prober.num_groups, prober.num_probed)
+  probed = _probed(format_, prober.num_probed)
   print(f"{probed}; {len(specs) + 1:,} passes of {num_rows:,} rows", flush=True)
   with CountBar("rows without a lesion", num_rows) as bar:
     unchanged = prober.unchanged(bar.update)
@@ -218,14 +224,16 @@ def _probe(
   }
 
 
-def _probed(pauses: PromptPauses, count: int, num_probed: int) -> str:
+def _probed(format_: prompts.Format, num_probed: int) -> str:
   """Returns which pauses are probed, as text."""
+  pauses = format_.pauses
   if not pauses.num_pauses:
     return (
-      f"{count} pauses after every token of the prompt, all probed but the "
-      "last, where the answer is read"
+      f"{format_.filler.behind} of the prompt, all probed but the last, where "
+      "the answer is read"
     )
-  return f"{count} pauses {pauses.place}, {num_probed} of them probed"
+  count = f"{pauses.num_pauses} pause{'s' * (pauses.num_pauses > 1)}"
+  return f"{count} {pauses.place}, {num_probed} of them probed"
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

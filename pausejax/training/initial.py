@@ -48,7 +48,7 @@ def first_state(
     has = (
       "has them, too" if config.finetune.pauses_behind_tokens else "has none"
     )
-    print(f"it has pauses after every token; this finetuning {has}")
+    print(f"it has {initial.behind_tokens}; this finetuning {has}")
   initial.fetch()
   return from_checkpoint(
     Store(initial.workdir / CHECKPOINTS, None),

@@ -235,16 +235,18 @@ def _sample_line(step: int, sample: Mapping[str, Any]) -> str:
 def losses_by_class(sums: Sums) -> dict[str, float]:
   """Returns perplexity, and the losses at text and at pause positions.
 
+  A loss of no target is left out.
+
   Args:
     sums: the sums of `training.step.evaluate_batch`.
   """
   after_real = sums["num_targets"] - sums["num_after_pause"]
-  nll_after_real = sums["nll"] - sums["nll_after_pause"]
   loss = sums["nll"] / max(sums["num_targets"], 1.0)
-  row = {
-    "perplexity": math.exp(min(loss, 700.0)) if loss == loss else math.nan,
-    "loss_after_real": nll_after_real / max(after_real, 1.0),
-  }
+  perplexity = math.exp(min(loss, 700.0)) if loss == loss else math.nan
+  row = {"perplexity": perplexity}
+  if after_real:  # Else the difference of sums is only rounding.
+    nll_after_real = sums["nll"] - sums["nll_after_pause"]
+    row["loss_after_real"] = nll_after_real / after_real
   if sums["num_after_pause"]:
     row["loss_after_pause"] = sums["nll_after_pause"] / sums["num_after_pause"]
   return row

@@ -81,23 +81,35 @@ class Format:
       UsageError: BOS and the pauses do not fit.
     """
     num_fixed = 1 + self.pauses.num_pauses
+    period = self.filler.behind.period
     rows, num_cut, num_cut_tokens = [], 0, 0
     texts = prefixes or self._tokenizer.encode([e.prefix for e in examples])
     for example, text, length in zip(examples, texts, lengths, strict=True):
-      available = (length - num_fixed) // self.filler.behind.period
       errors.require(
-        available >= 0,
-        f"example {example.id!r} of task {self.task.name!r}: BOS, "
-        f"{self.pauses.num_pauses} pauses and the answer are {-available} "
-        "positions too long; use fewer pauses, or train with a larger "
-        "data.seq_len (up to model.max_seq_len, which a model with "
-        "model.position=rope may raise)",
+        length >= num_fixed,
+        f"example {example.id!r} of task {self.task.name!r}: "
+        f"{self._too_long(num_fixed - length)}",
       )
-      excess = max(len(text) - available, 0)
+      excess = max(len(text) - (length - num_fixed) // period, 0)
       num_cut += excess > 0
       num_cut_tokens += excess
       rows.append(self.filler.prompt(text[excess:]))
     return Prompts(rows, num_cut, num_cut_tokens)
+
+  def _too_long(self, excess: int) -> str:
+    """Returns what does not fit, and what to do."""
+    num_pauses, behind = self.pauses.num_pauses, self.filler.behind
+    parts = [f"{num_pauses} pauses"] * bool(num_pauses)
+    fixes = ["use fewer pauses"] * bool(num_pauses)
+    if behind.ids:
+      fixes.append("finetune with finetune.pauses_behind_tokens=false")
+    fixes.append(
+      "train with a larger data.seq_len (up to model.max_seq_len, which a "
+      "model with model.position=rope may raise)"
+    )
+    answer = f"the answer with {behind}" if behind.ids else "the answer"
+    what = ", ".join(["BOS", *parts]) + f" and {answer}"
+    return f"{what} are {excess} positions too long; {', or '.join(fixes)}"
 
   def targets(self, examples: Sequence[Example]) -> list[list[int]]:
     """Returns the ids of each target, followed by EOS."""

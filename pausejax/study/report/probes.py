@@ -9,6 +9,18 @@ from pausejax.study.report.contents import Report
 from pausejax.study.report.markup import Html, tag
 
 _LEAST = 5.0  # Points: a map of smaller drops has weaker colors.
+_DECISIVE = ("cut", "mean", "transplant")
+_UNITS = {"accuracy": "points", "log_likelihood": "nats"}
+HEAD = [
+  "run",
+  "task",
+  "split",
+  "M",
+  "n",
+  "accuracy, %",
+  *(f"{kind}: drop, {unit}" for kind in _DECISIVE for unit in _UNITS.values()),
+  "verdict",
+]
 
 
 def probes_section(report: Report) -> Html:
@@ -29,34 +41,25 @@ def probes_section(report: Report) -> Html:
 
 
 def probe_rows(report: Report) -> list[list[str]]:
-  """Returns run, task, M, verdict and the decisive drops, for tables."""
+  """Returns what was probed, the decisive drops and the verdict, for tables."""
   return [
     [
       run.id,
       result["task"],
+      result["split"],
       _pauses(result),
+      f"{result['n']:,}",
       f"{result['accuracy']['mean']:.2f}",
       *(
-        verdict.format_drop(verdict.Drop(**result["lesions"][name]["accuracy"]))
-        for name in ("cut", "mean", "transplant")
+        verdict.format_drop(verdict.Drop(**result["lesions"][kind][quantity]))
+        for kind in _DECISIVE
+        for quantity in _UNITS
       ),
       result["verdict"],
     ]
     for run in report.runs
     for result in run.probes
   ]
-
-
-HEAD = [
-  "run",
-  "task",
-  "M",
-  "accuracy, %",
-  "cut: drop",
-  "mean: drop",
-  "transplant: drop",
-  "verdict",
-]
 
 
 def _probe(name: str, it: dict[str, Any]) -> Html:
@@ -87,7 +90,9 @@ def _probe(name: str, it: dict[str, Any]) -> Html:
 
 def _pauses(it: dict[str, Any]) -> str:
   """Returns M as text; only pauses after every token are probed at M = 0."""
-  return str(it["num_pauses"] or "0, pauses after every token")
+  if it["num_pauses"]:
+    return str(it["num_pauses"])
+  return f"0, {it.get('pauses_behind_tokens', 'pauses')} after every token"
 
 
 def _figure(title: str, drawing: Html) -> Html:
