@@ -263,7 +263,9 @@ def test_equal_and_different_steps(workdir, abstract, tmp_path, run):
   assert "leaves: 0 of" in printed
   code, printed = run("diff", workdir)
   assert code == 1 and "position in the data:\n  step  8 -> 4" in printed
-  assert run("diff", workdir / "checkpoints" / "4")[0] == 1  # None is older.
+  assert run("diff", workdir / "checkpoints" / "4")[0] == 2  # None is older.
+  missing = run("diff", workdir, workdir / "checkpoints" / "5")
+  assert missing[0] == 2 and "no step 5" in missing[1]
 
 
 def test_the_largest_difference_of_a_leaf_is_printed(abstract, tmp_path, run):

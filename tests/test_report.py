@@ -119,9 +119,9 @@ def test_a_folder_of_runs_needs_no_study(tmp_path):
 
 
 def test_a_folder_without_results_or_runs(tmp_path):
-  with pytest.raises(errors.UserError, match="neither a study"):
+  with pytest.raises(errors.UsageError, match="neither a study"):
     program.main([str(tmp_path)])
-  with pytest.raises(errors.UserError, match="no folder"):
+  with pytest.raises(errors.UsageError, match="no folder"):
     program.main([str(tmp_path / "gone")])
   with pytest.raises(errors.UsageError, match="name one folder"):
     program.main([])

@@ -8,7 +8,7 @@ Without B, A is compared with the step before it. Prints what differs in the
 config, the position in the data, the versions and other fields of meta.json,
 and the leaves that are missing, have another shape or dtype, or other values,
 with the largest absolute difference. Leaves with equal digests are equal and
-are not read. Exit code 0: equal, 1: different.
+are not read. Exit code 0: equal, 1: different, above 1: no comparison.
 """
 
 import dataclasses
@@ -50,7 +50,20 @@ def use_cpu() -> None:
 
 
 def main(argv: list[str]) -> int:
-  """Compares; returns 0 if the steps are equal, else 1."""
+  """Compares; returns 0 if the steps are equal, 1 if not.
+
+  Raises:
+    UserError: they cannot be compared; its exit code is never 1.
+  """
+  try:
+    return _compare(argv)
+  except errors.UserError as e:
+    if e.exit_code > 1:
+      raise
+    raise errors.UsageError(e.message, e.details) from e
+
+
+def _compare(argv: list[str]) -> int:
   parser = commandline.Parser(
     "checkpoint diff", __doc__, config=False, in_bucket=("a", "b")
   )

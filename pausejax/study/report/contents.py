@@ -105,16 +105,16 @@ def collect(workdir: pathlib.Path) -> Report:
   """Reads a study's folder, or any folder with runs.
 
   Raises:
-    UserError: no such folder, or no run in it.
+    UsageError: no such folder, or no run in it.
   """
   if not workdir.is_dir():
-    raise errors.UserError(f"--workdir: no folder {str(workdir)!r}")
+    raise errors.UsageError(f"--workdir: no folder {str(workdir)!r}")
   if (workdir / "study.json").is_file():
     plan = plans.read_plan(workdir)
     return _of_study(plan, runs_.study_runs(plan))
   runs = runs_.below(workdir)
   if not runs:
-    raise errors.UserError(
+    raise errors.UsageError(
       f"--workdir: {str(workdir)!r} holds neither a study (study.json) nor a "
       "run (config.json and metrics.jsonl)"
     )
