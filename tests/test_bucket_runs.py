@@ -315,4 +315,3 @@ def test_a_store_in_a_bucket_is_built_read_and_verified(
   Objects(url).delete(["index.json"])
   with pytest.raises(errors.UserError, match=f"no store in {url}"):
     stores.local_store(url, "data.segments_dir")
-  assert cli.main(["segments", *words, f"--out={url}", "--shard=1/2"]) == 2

@@ -87,18 +87,32 @@ def upload(url: str, workdir: pathlib.Path, folder: pathlib.Path) -> None:
     )
 
 
-def update_all(objects: Objects, folder: pathlib.Path) -> None:
-  """Makes a folder a copy of all objects; raises OSError."""
+def update_all(objects: Objects, folder: pathlib.Path, below: str = "") -> None:
+  """Makes a folder a copy of all objects.
+
+  Args:
+    objects: where from.
+    folder: the folder.
+    below: how the names of the objects start that are downloaded; others that
+      were copied are only removed if they are gone.
+
+  Raises:
+    OSError: the bucket cannot be read.
+  """
   versions = objects.versions()
   for name in _copied(folder):
     if name not in versions:
       (folder / name).unlink(missing_ok=True)
-  wanted = [name for name in versions if not layout.is_own(name)]
+  wanted = [
+    name
+    for name in versions
+    if name.startswith(below) and not layout.is_own(name)
+  ]
   _download(objects, folder, versions, wanted)
 
 
 def upload_changed(objects: Objects, folder: pathlib.Path, last: str) -> None:
-  """Uploads the files of a folder that are not in the bucket.
+  """Uploads the files of a folder that are not in the bucket as they are.
 
   Args:
     objects: where to.
@@ -123,7 +137,7 @@ def upload_changed(objects: Objects, folder: pathlib.Path, last: str) -> None:
 
 def was_copied(folder: pathlib.Path, name: str) -> bool:
   """Returns whether a file of a folder is, or was, in the bucket."""
-  return (folder / name).exists() and name in _copied(folder)
+  return name in _copied(folder)
 
 
 @contextlib.contextmanager
@@ -211,29 +225,40 @@ def _download(
 ) -> None:
   """Downloads what differs from the copy."""
   copied = _copied(folder)
-  changed = [
-    name
-    for name in wanted
-    if copied.get(name) != versions[name] or not (folder / name).exists()
-  ]
+  changed = [name for name in wanted if copied.get(name) != versions[name]]
   folder.mkdir(parents=True, exist_ok=True)
   # What is there after an interruption is not downloaded again.
   for start in range(0, max(len(changed), 1), _AT_A_TIME):
     some = changed[start : start + _AT_A_TIME]
     objects.download({name: folder / name for name in some})
     copied |= {name: versions[name] for name in some}
-    there = {n: v for n, v in copied.items() if (folder / n).exists()}
-    _remember(folder, there)
+    _remember(folder, copied)
 
 
 def _remember(folder: pathlib.Path, copied: Mapping[str, str]) -> None:
   """Writes which versions of the objects a folder has."""
-  files.write(folder / _VERSIONS, json.dumps(copied))
+  stamps = {name: _stamp(folder / name) for name in copied}
+  rows = {n: [copied[n], *stamp] for n, stamp in stamps.items() if stamp}
+  files.write(folder / _VERSIONS, json.dumps(rows))
 
 
 def _copied(folder: pathlib.Path) -> dict[str, str]:
-  """Returns name -> version of what was copied."""
+  """Returns name -> version of what was copied and has not changed since."""
   try:
-    return dict(json_files.loads((folder / _VERSIONS).read_bytes()))
-  except (OSError, ValueError, TypeError):
+    rows = json_files.loads((folder / _VERSIONS).read_bytes())
+    return {
+      name: version
+      for name, (version, *stamp) in rows.items()
+      if stamp == _stamp(folder / name)
+    }
+  except (OSError, ValueError, TypeError, AttributeError):
     return {}
+
+
+def _stamp(path: pathlib.Path) -> list[int] | None:
+  """Returns size and time of the last change of a file, None if missing."""
+  try:
+    found = path.stat()
+  except FileNotFoundError:
+    return None
+  return [found.st_size, found.st_mtime_ns]

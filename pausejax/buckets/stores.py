@@ -15,6 +15,7 @@ from pausejax.buckets import copies, lease, mirror, urls
 from pausejax.buckets.objects import Objects
 
 _INDEX = "index.json"
+_UNITS = "units/"  # Notes on the units that are done.
 
 
 def local_store(folder: os.PathLike | str, name: str) -> os.PathLike | str:
@@ -48,6 +49,35 @@ def local_store(folder: os.PathLike | str, name: str) -> os.PathLike | str:
 
 
 @contextlib.contextmanager
+def building_shard(
+  url: str, shard: tuple[int, int]
+) -> Iterator[tuple[pathlib.Path, dict[str, int]]]:
+  """Yields a local folder to build a part of a store in, and uploads the part.
+
+  Of the units that other machines have built, only the notes are downloaded.
+
+  Args:
+    url: a URL that `urls.normal` returned.
+    shard: (i, n), the part of this machine.
+
+  Yields:
+    (the folder, the size in bytes of every file that is in the bucket).
+
+  Raises:
+    UserError: another process builds this part, or the bucket cannot be read or
+      written.
+  """
+  name = "{}-of-{}".format(*shard)
+  folder = urls.local_folder(url, f"store-{name}")
+  objects = Objects(url)
+  with _uploading(objects, folder, Objects(f"{url}/{_UNITS}shard-{name}")):
+    _follow(objects, folder, f"{_UNITS}store.json", below=_UNITS)
+    with copies.reading(url):
+      sizes = objects.sizes()
+    yield folder, sizes
+
+
+@contextlib.contextmanager
 def building(url: str) -> Iterator[pathlib.Path]:
   """Yields a local folder to build a store in, and uploads what it holds.
 
@@ -59,20 +89,39 @@ def building(url: str) -> Iterator[pathlib.Path]:
   """
   folder = urls.local_folder(url, "store")
   objects = Objects(url)
-  with (
-    lease.hold_lease(objects, lambda: None, "--out") as held,
-    copies.named(url, folder),
-  ):
-    with copies.reading(url):
-      if _INDEX in objects.sizes():
-        copies.update_all(objects, folder)
-      elif copies.was_copied(folder, _INDEX):
-        shutil.rmtree(folder)  # The copy of a store that was deleted.
+  with _uploading(objects, folder, objects):
+    _follow(objects, folder, _INDEX)
     folder.parent.mkdir(parents=True, exist_ok=True)
     yield folder
+
+
+def _follow(
+  objects: Objects, folder: pathlib.Path, mark: str, below: str = ""
+) -> None:
+  """Updates the copy of a store that has an object of the name `mark`.
+
+  Removes the copy of a store that had it and was deleted.
+  """
+  with copies.reading(objects.url):
+    if mark in objects.sizes():
+      copies.update_all(objects, folder, below)
+    elif copies.was_copied(folder, mark):
+      shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _uploading(
+  objects: Objects, folder: pathlib.Path, leased: Objects
+) -> Iterator[None]:
+  """Uploads a folder at the end, if the lease in `leased` is still held."""
+  with (
+    lease.hold_lease(leased, lambda: None, "--out") as held,
+    copies.named(objects.url, folder),
+  ):
+    yield
     held.require()
-    with copies.writing(url):
+    with copies.writing(objects.url):
       mirror.retried(
         lambda: copies.upload_changed(objects, folder, last=_INDEX),
-        f"write {url}",
+        f"write {objects.url}",
       )

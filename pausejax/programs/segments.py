@@ -13,16 +13,17 @@ stored: standard and pause runs read the same segments. For a downstream task,
 one process stores the tokenized examples, for any number of pauses.
 
 --num_workers=N uses N processes. --shard=i/n prepares only every n-th unit of
-the corpus, for n machines that share the folder; the last one to finish writes
-the index. After a crash, the same command prepares only what is missing; the
-bytes do not depend on which process wrote them. --verify reads a whole store
-and reports every file that differs from the index.
+the corpus, for n machines that share the folder, or the URL of a bucket; the
+last one to finish writes the index. After a crash, the same command prepares
+only what is missing; the bytes do not depend on which process wrote them.
+--verify reads a whole store and reports every file that differs from the index.
 """
 
 import argparse
 import contextlib
 import pathlib
 import time
+from collections.abc import Mapping
 
 from etils import epath
 
@@ -64,42 +65,77 @@ def main(argv: list[str]) -> int:
   errors.require_in_range("--num_workers", options.num_workers, 1)
   config = train_config(tree.to_dict())
   tasks.import_module(config.tasks_module)
-  if not urls.is_url(options.out):
-    return _make(options, config, pathlib.Path(options.out))
+  is_finetuning = pipeline.is_finetuning(config.data.rates)
   errors.require(
-    options.shard == (1, 1),
-    "--shard: cannot be used with a bucket, where machines cannot share an "
-    "unfinished store; leave it out, or use a shared folder",
+    not is_finetuning or (options.num_workers, options.shard) == (1, (1, 1)),
+    "--num_workers, --shard: the examples of a downstream task are made by one "
+    "process; leave them out",
   )
-  with stores.building(urls.normal("--out", options.out)) as out:
-    return _make(options, config, out)
-
-
-def _make(
-  options: argparse.Namespace, config: TrainConfig, out: pathlib.Path
-) -> int:
-  """Makes a store in a local folder and prints its contents."""
-  files.require_writable("--out", out)
-  tokenizer = tokenizers.load_for(config.data)
-  refused = locks.unused_removed(out, record_store.HEAD)
-  if pipeline.is_finetuning(config.data.rates):
-    errors.require(
-      (options.num_workers, options.shard) == (1, (1, 1)),
-      "--num_workers, --shard: the examples of a downstream task are made by "
-      "one process; leave them out",
-    )
-    with refused:
-      index = encoded.write_encoded(config.data, tokenizer, out)
+  make = _make_examples if is_finetuning else _make_segments
+  if not urls.is_url(options.out):
+    index = make(options, config, pathlib.Path(options.out))
+  elif options.shard == (1, 1):
+    with stores.building(urls.normal("--out", options.out)) as out:
+      index = make(options, config, out)
+  else:
+    index = _make_shard(options, config)
+  if is_finetuning:
     for split in corpora.SPLITS:
       print(f"{split}: {index[split]['num_examples']:,} examples")
     print(f"examples are in {options.out}")
-    return 0
+  elif index is None:
+    number, count = options.shard
+    print(f"shard {number}/{count} is done; others are not, so no index yet")
+  else:
+    _print_segments(index, config.data)
+    print(f"segments are in {options.out}")
+  return 0
+
+
+def _make_examples(
+  options: argparse.Namespace, config: TrainConfig, out: pathlib.Path
+) -> dict:
+  """Makes the store of a downstream task in a local folder."""
+  files.require_writable("--out", out)
+  tokenizer = tokenizers.load_for(config.data)
+  with locks.unused_removed(out, record_store.HEAD):
+    return encoded.write_encoded(config.data, tokenizer, out)
+
+
+def _make_shard(
+  options: argparse.Namespace, config: TrainConfig
+) -> dict | None:
+  """Makes a part of a store in a bucket; returns the index if it is the last.
+
+  Other machines may upload their parts while this one builds its own, so it
+  looks again after its upload.
+  """
+  url = urls.normal("--out", options.out)
+  for _ in range(2):
+    with stores.building_shard(url, options.shard) as (out, sizes):
+      index = _make_segments(options, config, out, sizes)
+    if index is not None:
+      return index
+  return None
+
+
+def _make_segments(
+  options: argparse.Namespace,
+  config: TrainConfig,
+  out: pathlib.Path,
+  elsewhere: Mapping[str, int] | None = None,
+) -> dict | None:
+  """Makes segments in a local folder; returns the index if all are made."""
+  files.require_writable("--out", out)
+  tokenizer = tokenizers.load_for(config.data)
+  # With several shards, another process may be building there.
+  is_alone = options.shard[1] == 1
+  refused = locks.unused_removed(out, record_store.HEAD)
   with (
-    # With several shards, another process may be building there.
-    refused if options.shard[1] == 1 else contextlib.nullcontext(),
+    refused if is_alone else contextlib.nullcontext(),
     CountBar("units", 0) as bar,
   ):
-    index = prepare.write_segments(
+    return prepare.write_segments(
       config.data,
       tokenizer,
       out,
@@ -107,11 +143,12 @@ def _make(
       shard=options.shard,
       num_workers=options.num_workers,
       tasks_module=config.tasks_module,
+      elsewhere=elsewhere,
     )
-  if index is None:
-    number, count = options.shard
-    print(f"shard {number}/{count} is done; others are not, so no index yet")
-    return 0
+
+
+def _print_segments(index: dict, data: DataConfig) -> None:
+  """Prints what a store has."""
   for split in corpora.SPLITS:
     part = index[split]
     print(
@@ -119,12 +156,8 @@ def _make(
       f"{part['num_tokens']:,} tokens, {part['num_segments']:,} segments, "
       f"unigram entropy {part['unigram_entropy']:.3f} nats"
     )
-  for line in _held_out(index, config.data):
+  for line in [*_held_out(index, data), *_skipped(index)]:
     print(line)
-  for line in _skipped(index):
-    print(line)
-  print(f"segments are in {options.out}")
-  return 0
 
 
 def parser() -> commandline.Parser:

@@ -26,7 +26,7 @@ files have the sizes in the note; a repeated command builds the other units.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -86,6 +86,7 @@ def write_segments(
   shard: tuple[int, int] = (1, 1),
   num_workers: int = 1,
   tasks_module: str = "",
+  elsewhere: Mapping[str, int] | None = None,
 ) -> dict | None:
   """Builds the store of segments of the task of `data`; resumes a build.
 
@@ -97,6 +98,8 @@ def write_segments(
     shard: (i, n), 1 <= i <= n: build every n-th unit, starting at the i-th.
     num_workers: number of processes; 1 uses this process.
     tasks_module: module that worker processes import to register the task.
+    elsewhere: the size in bytes of each file of finished units that need not be
+      in `out`.
 
   Returns:
     The index, or None if units of other shards are not built yet.
@@ -105,7 +108,7 @@ def write_segments(
     UserError: `out` has another store or other files, or cannot be
       written to; a document cannot be read; a split is empty.
   """
-  store = _Store(data, tokenizer, out)
+  store = _Store(data, tokenizer, out, elsewhere or {})
   store.begin()
   index, count = shard
   with locks.hold(
@@ -167,7 +170,7 @@ def _make(store, todo: Sequence[int], advance, num_workers: int, setup):
 def _open(data: DataConfig, out: pathlib.Path, tasks_module: str) -> "_Store":
   """Returns the store in a worker process."""
   tasks.import_module(tasks_module)
-  return _Store(data, tokenizers.load_for(data), out)
+  return _Store(data, tokenizers.load_for(data), out, {})
 
 
 def _maker(setup: Callable[[], "_Store"]):
@@ -187,9 +190,11 @@ class _Store:
     data: DataConfig,
     tokenizer: tokenizers.PauseTokenizer,
     out: pathlib.Path,
+    elsewhere: Mapping[str, int],
   ):
     self.data = data
     self.out = out
+    self._elsewhere = elsewhere
     self._tokenizer = tokenizer
     self._source = tasks.pretraining(data.only_task).source(data)
     self._units = opening.units(self._source)
@@ -226,10 +231,13 @@ class _Store:
       return None  # Files before it have changed.
     parts = note["splits"].values()
     rows = [row for part in parts for row in part["shards"]]
-    whole = all(map(self._is_whole, parts)) and all(
-      record_store.has_size(self.out, row) for row in rows
-    )
+    whole = all(map(self._is_whole, parts)) and all(map(self._is_there, rows))
     return note if whole else None
+
+  def _is_there(self, row: dict) -> bool:
+    """Returns whether the file of a row is complete, here or elsewhere."""
+    is_elsewhere = self._elsewhere.get(row["file"]) == row["num_bytes"]
+    return is_elsewhere or record_store.has_size(self.out, row)
 
   def _is_whole(self, part: dict) -> bool:
     """Returns whether the entry of a split in a note is valid."""
