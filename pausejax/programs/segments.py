@@ -79,16 +79,13 @@ def main(argv: list[str]) -> int:
       index = make(options, config, out)
   else:
     index = _make_shard(options, config)
-  if is_finetuning:
-    for split in corpora.SPLITS:
-      print(f"{split}: {index[split]['num_examples']:,} examples")
-    print(f"examples are in {options.out}")
-  elif index is None:
+  if index is None:
     number, count = options.shard
     print(f"shard {number}/{count} is done; others are not, so no index yet")
-  else:
-    _print_segments(index, config.data)
-    print(f"segments are in {options.out}")
+    return 0
+  lines = _examples(index) if is_finetuning else _segments(index, config.data)
+  kind = "examples" if is_finetuning else "segments"
+  print(*lines, f"{kind} are in {options.out}", sep="\n")
   return 0
 
 
@@ -147,17 +144,23 @@ def _make_segments(
     )
 
 
-def _print_segments(index: dict, data: DataConfig) -> None:
-  """Prints what a store has."""
-  for split in corpora.SPLITS:
-    part = index[split]
-    print(
-      f"{split}: {part['num_documents']:,} documents, "
-      f"{part['num_tokens']:,} tokens, {part['num_segments']:,} segments, "
-      f"unigram entropy {part['unigram_entropy']:.3f} nats"
-    )
-  for line in [*_held_out(index, data), *_skipped(index)]:
-    print(line)
+def _examples(index: dict) -> list[str]:
+  """Returns lines on a store of a downstream task."""
+  return [
+    f"{split}: {index[split]['num_examples']:,} examples"
+    for split in corpora.SPLITS
+  ]
+
+
+def _segments(index: dict, data: DataConfig) -> list[str]:
+  """Returns lines on a store of segments."""
+  lines = [
+    f"{split}: {part['num_documents']:,} documents, "
+    f"{part['num_tokens']:,} tokens, {part['num_segments']:,} segments, "
+    f"unigram entropy {part['unigram_entropy']:.3f} nats"
+    for split, part in ((split, index[split]) for split in corpora.SPLITS)
+  ]
+  return [*lines, *_held_out(index, data), *_skipped(index)]
 
 
 def parser() -> commandline.Parser:
