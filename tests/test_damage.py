@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from pausejax import errors, optimizer
-from pausejax.checkpoints import folders, verification
+from pausejax.checkpoints import folders, restoring, verification
 from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig, OptimConfig, default
 from pausejax.selftest.damage import DAMAGES, files_of
@@ -113,10 +113,10 @@ def resume(workdir, abstract, expected):
 def load(workdir, abstract, expected):
   """As evaluate, generate and --init_from read: "whole" or "refused"."""
   before = sorted(p for p in workdir.rglob("*"))
-  store = Store(workdir / "checkpoints", None)
+  folder = workdir / "checkpoints"
   try:
-    meta = folders.require_step(workdir / "checkpoints", 8).meta
-    model = store.restore_params(abstract.model, 8)
+    meta = folders.require_step(folder, 8).meta
+    model = restoring.restore_params(folder, 8, abstract.model)
   except errors.CheckpointUnusable as e:
     assert f"{workdir}/checkpoints/8 is damaged: " in e.message
     assert f"({workdir}/checkpoints/4)" in e.message
@@ -212,13 +212,13 @@ def test_a_changed_name_in_metadata_is_found_by_all_or_by_none(
 READS = """
 import gc, pathlib, sys
 from pausejax import errors
-from pausejax.checkpoints.store import Store
+from pausejax.checkpoints import restoring
 from tests import test_damage
 abstract = test_damage.make_abstract()
-store = Store(pathlib.Path(sys.argv[1]) / "checkpoints", None)
+folder = pathlib.Path(sys.argv[1]) / "checkpoints"
 for _ in range(10):
   try:
-    store.restore_params(abstract.model, 8)
+    restoring.restore_params(folder, 8, abstract.model)
   except errors.CheckpointUnusable:
     print("refused")
   gc.collect()  # What Orbax leaves behind shows up here.
@@ -254,8 +254,7 @@ def test_whole_items_of_another_step_are_refused(workdir, abstract):
     shutil.rmtree(folder / "8" / item)
     shutil.copytree(folder / "4" / item, folder / "8" / item)
     with pytest.raises(errors.CheckpointUnusable, match="8 is damaged"):
-      store = Store(folder, None)
-      store.restore_params(abstract.model, 8)
+      restoring.restore_params(folder, 8, abstract.model)
     shutil.rmtree(folder / "8" / item)
     (workdir / "kept").rename(folder / "8" / item)
 
@@ -336,7 +335,7 @@ def test_format_1_is_read_and_its_data_position_is_checked(workdir, abstract):
   to_format_1(folder / "4")
   expected = state_of(abstract, 8)
   assert same(Store(folder, KEEP).restore(abstract).state, expected)
-  model = Store(folder, None).restore_params(abstract.model, 8)
+  model = restoring.restore_params(folder, 8, abstract.model)
   assert same(model, expected.model)
   (folder / "8/data/process_0-position.json").write_text('{"step": 9}')
   restored = Store(folder, KEEP).restore(abstract)
@@ -417,5 +416,5 @@ def test_glob_characters_in_a_workdir_are_literal(abstract, tmp_path):
   store.close()
   restored = Store(folder, KEEP).restore(abstract)
   assert same(restored.state, state_of(abstract, 4))
-  model = Store(folder, None).restore_params(abstract.model, 4)
+  model = restoring.restore_params(folder, 4, abstract.model)
   assert same(model, restored.state.model)

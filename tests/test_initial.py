@@ -53,7 +53,6 @@ def start(
   num_pause_ids=1,
   **model,
 ):
-  store = Store(epath.Path(folder), None)
   meta = {
     **folders.require_step(epath.Path(folder), 0).meta,
     "pauses_seen": seen,
@@ -62,7 +61,7 @@ def start(
     meta["model"] = {"vocab_size": vocab_size}
   with jax.set_mesh(mesh or one_device_mesh()):
     return initial.from_checkpoint(
-      store,
+      folder,
       meta,
       models.model_config(**model),
       made,
@@ -188,12 +187,12 @@ def test_the_bias_of_the_head_grows_with_the_vocabulary(tmp_path, made):
   store = Store(epath.Path(tmp_path / "checkpoints"), KEEP)
   store.save(before, data={"x": b""}, meta={"model": {"vocab_size": 128}})
   store.close()
-  store = Store(epath.Path(tmp_path / "checkpoints"), None)
-  saved = folders.require_step(tmp_path / "checkpoints", 0).meta
+  folder = tmp_path / "checkpoints"
+  saved = folders.require_step(folder, 0).meta
   meta = {**saved, "pauses_seen": False}
   with jax.set_mesh(one_device_mesh()):
     after = initial.from_checkpoint(
-      store, meta, large, made, pause_init="mean", seed=0
+      folder, meta, large, made, pause_init="mean", seed=0
     )
   was, now = before.model.head_bias[...], after.model.head_bias[...]
   np.testing.assert_array_equal(now[: len(was)], was)

@@ -18,8 +18,8 @@ import jax
 from pausejax.buckets import copies
 from pausejax.buckets import mirror as mirrors
 from pausejax.buckets.layout import CHECKPOINTS
-from pausejax.checkpoints import arrays, folders
-from pausejax.checkpoints.store import Restored, Store
+from pausejax.checkpoints import arrays, folders, restoring
+from pausejax.checkpoints.store import Store
 from pausejax.config import CheckpointConfig
 from pausejax.runtime import distributed
 from pausejax.train_state import TrainState
@@ -80,14 +80,12 @@ class BucketStore(Store):
     folders.read_step(self._folder, step)
     mirrors.retried(lambda: mirror.commit(step, sizes), what)
 
-  def _restore_step(
-    self, step: int, abstract: TrainState
-  ) -> tuple[Restored | None, str]:
+  def _restore(self, step: int, abstract: TrainState) -> restoring.Restored:
     if self._mirror is not None:
       with folders.readable(self._folder / str(step)):
         self._mirror.fetch_step(step)
     distributed.all_gather("fetched")
-    return super()._restore_step(step, abstract)
+    return super()._restore(step, abstract)
 
   def _set_aside(self, step: int, why: str) -> str:
     if not self._is_shared and jax.process_index() > 0:

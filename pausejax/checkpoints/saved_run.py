@@ -99,15 +99,17 @@ class SavedRun:
     import jax
 
     from pausejax import sharding
-    from pausejax.checkpoints.store import Store
+    from pausejax.checkpoints import restoring
     from pausejax.model import decoder
 
     with phases.phase("restoring"), copies.named(self.url, self.workdir):
       self.fetch()
-      store = Store(self.workdir / CHECKPOINTS, None)
       shapes = jax.eval_shape(lambda: decoder.init(self.model, 0))
-      return store.restore_params(
-        sharding.placed(shapes), self.step, average=self.average
+      return restoring.restore_params(
+        self.workdir / CHECKPOINTS,
+        self.step,
+        sharding.placed(shapes),
+        average=self.average,
       )
 
   @property

@@ -1,4 +1,4 @@
-"""Checkpoints of one run: save, list, check, restore.
+"""Checkpoints of one run: saves steps, and restores the newest intact one.
 
   checkpoints/<step>/params     the model's parameters
   checkpoints/<step>/opt_state  moments and counters
@@ -27,9 +27,9 @@ from pausejax import errors
 from pausejax.buckets.layout import ASIDE
 from pausejax.checkpoints import (
   arrays,
-  earlier_states,
   folders,
   leaves,
+  restoring,
   retention,
   space,
   step_files,
@@ -41,23 +41,13 @@ from pausejax.train_state import TrainState
 MAX_FAILURES = 3  # Consecutive failed saves after which the run ends.
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
-  """The contents of a checkpoint, and a line on why it was chosen."""
-
-  state: TrainState
-  data: dict[str, bytes]
-  meta: dict[str, Any]
-  reason: str
-
-
 class Store:
   """The checkpoints in one folder."""
 
   def __init__(
     self,
     folder: os.PathLike,
-    config: CheckpointConfig | None,
+    config: CheckpointConfig,
     *,
     is_shared: bool = True,
   ):
@@ -65,8 +55,7 @@ class Store:
 
     Args:
       folder: `<workdir>/checkpoints`.
-      config: how many steps to keep; None for reading only, also while a run
-        saves there.
+      config: how many steps to keep.
       is_shared: whether all processes use this folder.
     """
     self._folder = pathlib.Path(folder)
@@ -184,7 +173,7 @@ class Store:
       os.close(self._opened)
       self._opened = None
 
-  def restore(self, abstract: TrainState) -> Restored | None:
+  def restore(self, abstract: TrainState) -> restoring.Restored | None:
     """Returns the newest intact checkpoint, or None if there are none.
 
     Args:
@@ -199,65 +188,21 @@ class Store:
     # Process 0 decides: the others may see its changes late or in part.
     listing = self._list() if jax.process_index() == 0 else None
     steps, aside = distributed.all_gather(listing)[0]
-    damaged = {}
+    damaged: dict[int, str] = {}
     for step in reversed(steps):
-      restored, damaged[step] = self._restore_step(step, abstract)
-      if restored is not None:
-        del damaged[step]
-        available = ", ".join(map(str, steps))
-        notes = [self._set_aside(s, why) for s, why in damaged.items()]
-        reason = f"newest intact checkpoint (available: {available})"
-        reason = "; ".join(filter(None, [reason, restored.reason, *notes]))
-        return dataclasses.replace(restored, reason=reason)
+      try:
+        restored = self._restore(step, abstract)
+      except folders.Damaged as e:
+        damaged[step] = str(e)
+        continue
+      available = ", ".join(map(str, steps))
+      notes = [self._set_aside(s, why) for s, why in damaged.items()]
+      reason = f"newest intact checkpoint (available: {available})"
+      reason = "; ".join(filter(None, [reason, restored.reason, *notes]))
+      return dataclasses.replace(restored, reason=reason)
     if steps or aside:
       self._refuse(damaged, aside)
     return None
-
-  def restore_step(self, abstract: TrainState, step: int) -> Restored:
-    """Returns the checkpoint of a step, to continue it in another folder.
-
-    Raises:
-      CheckpointUnusable: the step is damaged.
-      UserError: the leaves differ from those of `abstract`.
-    """
-    restored, damage = self._restore_step(step, abstract)
-    if restored is None:
-      folders.refuse(self._folder, step, damage)
-    return restored
-
-  def restore_params(
-    self, abstract_model: Any, step: int, *, average: bool = False
-  ) -> Any:
-    """Returns the model of a step, without optimizer state.
-
-    Args:
-      abstract_model: its shapes, dtypes and shardings.
-      step: the step.
-      average: read the average of the parameters in their place.
-
-    Raises:
-      CheckpointUnusable: the step is damaged.
-      UserError: the leaves differ from those of `abstract_model`.
-    """
-    item, prefix = ("average",) * 2 if average else ("params", "model")
-    named = leaves.flatten(abstract_model)
-    named = {f"{prefix}/{n}": x for n, x in named.items()}
-    meta = folders.require_step(self._folder, step).meta
-    saved = meta["leaves"]
-    leaves.require_same_leaves(
-      {n: d for n, d in saved.items() if n.startswith(f"{prefix}/")},
-      leaves.shapes_and_dtypes(named),
-    )
-    try:
-      params = arrays.read_arrays(
-        self._folder / str(step), {item: named}, meta["digests"]
-      )
-    except folders.Damaged as e:
-      folders.refuse(self._folder, step, str(e))
-    return leaves.unflatten(
-      abstract_model,
-      {n.removeprefix(f"{prefix}/"): x for n, x in params.items()},
-    )
 
   def set_aside_after(
     self, step: int, why: str = ""
@@ -290,36 +235,9 @@ class Store:
     with folders.readable(self._folder):
       return folders.numbered(self._folder), folders.set_aside(self._folder)
 
-  def _restore_step(self, step, abstract) -> tuple[Restored | None, str]:
-    """Returns (the restored step, "") or (None, why it is damaged).
-
-    All processes return the same reason.
-    """
-    path, items = self._folder / str(step), step_files.items(abstract)
-    try:
-      small = self._read_small(path, step)
-      restored_leaves, note = earlier_states.read_leaves(
-        path, items, small.meta
-      )
-      state = leaves.unflatten(abstract, restored_leaves)
-      if int(state.step) != step:
-        raise folders.Damaged(f"its state is of step {int(state.step)}")
-      own = step_files.of_process(small.data)
-      return Restored(state, own, small.meta, note), ""
-    except folders.Damaged as e:
-      return None, str(e)
-
-  def _read_small(self, path: pathlib.Path, step: int) -> folders.Small:
-    """Reads the small files of a step; raises Damaged in all processes."""
-    small, broken = None, ""
-    try:
-      with folders.readable(path):
-        small = folders.read_step(self._folder, step)
-    except folders.Damaged as e:
-      broken = str(e)
-    arrays.require_all_intact(broken)
-    assert small is not None
-    return small
+  def _restore(self, step: int, abstract: TrainState) -> restoring.Restored:
+    """Returns a step; all processes raise the same Damaged."""
+    return restoring.restore_intact(self._folder, step, abstract)
 
   def _set_aside(self, step: int, why: str) -> str:
     """Moves a damaged step to `set_aside`; returns a note for the user."""

@@ -11,7 +11,8 @@ from pausejax.buckets import copies
 from pausejax.buckets.layout import CHECKPOINTS
 from pausejax.buckets.mirror import Mirror
 from pausejax.checkpoints.bucket_store import BucketStore
-from pausejax.checkpoints.store import Restored, Store
+from pausejax.checkpoints.restoring import Restored
+from pausejax.checkpoints.store import Store
 from pausejax.data import pipeline
 from pausejax.data.pipeline import RunData
 from pausejax.evaluation import held_out_answers, samples

@@ -24,7 +24,13 @@ import numpy as np
 
 from pausejax import errors, optimizer, sharding, train_state
 from pausejax.buckets.layout import CHECKPOINTS
-from pausejax.checkpoints import folders, leaves, saved_run, verification
+from pausejax.checkpoints import (
+  folders,
+  leaves,
+  restoring,
+  saved_run,
+  verification,
+)
 from pausejax.checkpoints.store import Store
 from pausejax.config import train_config
 from pausejax.interop import export
@@ -68,8 +74,9 @@ class Readers:
   def init_from(self, workdir: pathlib.Path) -> Leaves:
     """As `train --init_from` with init_load=state."""
     run = saved_run.find_run(str(workdir))
-    store = Store(workdir / CHECKPOINTS, None)
-    return _host(store.restore_step(self._abstract, run.step).state)
+    folder = workdir / CHECKPOINTS
+    restored = restoring.restore_state(folder, run.step, self._abstract)
+    return _host(restored.state)
 
   def evaluate(self, workdir: pathlib.Path) -> Leaves:
     """As `evaluate`, `generate` and `pausejax.load`."""

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from pausejax import optimizer, schedules, sharding
-from pausejax.checkpoints.store import Restored
+from pausejax.checkpoints.restoring import Restored
 from pausejax.data.pipeline import RunData
 from pausejax.model import products
 from pausejax.model.decoder import Decoder

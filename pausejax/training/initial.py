@@ -9,6 +9,7 @@ V vocabulary rows, D d_model.
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
@@ -18,8 +19,7 @@ import optax
 from pausejax import errors, sharding, train_state
 from pausejax.buckets import copies
 from pausejax.buckets.layout import CHECKPOINTS
-from pausejax.checkpoints import folders, leaves, saved_run
-from pausejax.checkpoints.store import Restored, Store
+from pausejax.checkpoints import folders, leaves, restoring, saved_run
 from pausejax.config import ModelConfig, TrainConfig
 from pausejax.data import pipeline
 from pausejax.model import decoder
@@ -51,7 +51,7 @@ def first_state(
     print(f"it has {initial.behind_tokens}; this finetuning {has}")
   initial.fetch()
   return from_checkpoint(
-    Store(initial.workdir / CHECKPOINTS, None),
+    initial.workdir / CHECKPOINTS,
     initial.meta,
     parts.model,
     parts.optimizer,
@@ -64,7 +64,9 @@ def first_state(
   )
 
 
-def continued_state(parts: Parts, source: saved_run.SavedRun) -> Restored:
+def continued_state(
+  parts: Parts, source: saved_run.SavedRun
+) -> restoring.Restored:
   """Returns the checkpoint of another run that this run continues.
 
   Raises:
@@ -73,14 +75,14 @@ def continued_state(parts: Parts, source: saved_run.SavedRun) -> Restored:
   """
   with copies.named(source.url, source.workdir):
     source.fetch(*folders.ITEMS)
-    store = Store(source.workdir / CHECKPOINTS, None)
-    restored = store.restore_step(parts.abstract, source.step)
+    folder = source.workdir / CHECKPOINTS
+    restored = restoring.restore_state(folder, source.step, parts.abstract)
   reason = "; ".join(filter(None, [source.place, restored.reason]))
   return dataclasses.replace(restored, reason=reason)
 
 
 def from_checkpoint(
-  store: Store,
+  folder: pathlib.Path,
   meta: dict[str, Any],
   config: ModelConfig,
   optimizer: optax.GradientTransformation,
@@ -95,7 +97,7 @@ def from_checkpoint(
   """Returns the state at step 0 with the parameters of a checkpoint.
 
   Args:
-    store: the checkpoints of the other run.
+    folder: the checkpoints of the other run.
     meta: meta.json of the checkpoint to use.
     config: the model of this run; its last ids are pauses.
     optimizer: initializes the moments.
@@ -126,8 +128,8 @@ def from_checkpoint(
   )
   saved = dataclasses.replace(config, vocab_size=num_saved)
   shapes = jax.eval_shape(lambda: decoder.init(saved, 0))
-  model = store.restore_params(
-    sharding.placed(shapes), meta["step"], average=average
+  model = restoring.restore_params(
+    folder, meta["step"], sharding.placed(shapes), average=average
   )
   pause_id = config.vocab_size - num_pause_ids
   num_kept = max(num_saved - pause_id, 0)  # Pauses of the checkpoint.
