@@ -237,6 +237,22 @@ class PauseSpec:
       ids = [TokenPauses.COPY] * num
     return TokenPauses(tuple(ids), self.shares_positions)
 
+  def in_examples(self, pause_id: int) -> TokenPauses:
+    """Returns the pauses inside the text of a finetuning's examples.
+
+    Raises:
+      UsageError: pauses after units of the prefix share positions.
+    """
+    if not self.unit:
+      return self.behind_tokens(pause_id)
+    errors.require(
+      not self.shares_positions,
+      f"data.pauses_share_positions: not with data.pause_mode={self.mode} in a "
+      "finetuning; leave it out",
+    )
+    ids = [pause_id + j % self.num_ids for j in range(int(self.run_length))]
+    return TokenPauses(tuple(ids), unit=self.unit)
+
   def in_evaluation(self, fraction: float) -> "PauseSpec":
     """Returns the pauses of a text of which no token may be displaced.
 

@@ -1,8 +1,9 @@
 """The pauses of a prompt, and the targets of its answer.
 
 Finetuning (Algorithm 2) and inference (Algorithm 3) put M pauses around a
-prefix; `pause.py` explains the method. `TokenPauses` are those after every
-token of a prompt and of its answer.
+prefix; `pause.py` explains the method. `TokenPauses` are those inside its text:
+after every token of a prompt and of its answer, or after every sentence or
+paragraph of the prefix.
 
 N ids of a prompt, T positions of a prompt with its answer, P slots of a token
 with its pauses.
@@ -74,17 +75,25 @@ class TokenPauses:
   Attributes:
     ids: the ids after a token, `COPY` for a copy of it; none by default.
     share_positions: whether they have the position of their token.
+    unit: "" for all tokens; a name in `data.text_units.UNITS` for the last one
+      of each such unit of the prefix, and none of the answer.
   """
 
   COPY: ClassVar[int] = -1
 
   ids: tuple[int, ...] = ()
   share_positions: bool = False
+  unit: str = ""
 
   @property
   def period(self) -> int:
-    """P, the slots of a token with its pauses."""
-    return 1 + len(self.ids)
+    """P, the slots of any token with its pauses; 1 if only units have them."""
+    return 1 + self.num_per_token
+
+  @property
+  def num_per_token(self) -> int:
+    """The number of pauses after every token."""
+    return 0 if self.unit else len(self.ids)
 
   @property
   def uses_pause_token(self) -> bool:
@@ -93,7 +102,7 @@ class TokenPauses:
 
   def spread(self, ids: Any) -> Any:
     """Returns int [..., N P] for ids [..., N] of NumPy or JAX."""
-    own_P = np.array([self.COPY, *self.ids], np.int32)
+    own_P = np.array([self.COPY, *self.ids[: self.num_per_token]], np.int32)
     shown = ids[..., None] * (own_P < 0) + np.maximum(own_P, 0)
     return shown.reshape(*ids.shape[:-1], -1)
 
@@ -105,11 +114,18 @@ class TokenPauses:
   def __str__(self) -> str:
     count = len(self.ids)
     names = ("pause", "pauses") if self.uses_pause_token else ("copy", "copies")
-    return f"{count} {names[count != 1]} after every token"
+    place = f"{self.unit} of the prefix" if self.unit else "token"
+    return f"{count} {names[count != 1]} after every {place}"
+
+  def note(self) -> dict[str, str]:
+    """Returns what results say of pauses after units; nothing without them."""
+    return {"pauses_after_units": str(self)} if self.unit and self.ids else {}
 
   def fingerprint(self) -> dict[str, Any]:
     """Returns what a finetuning saves of them; nothing if there are none."""
     fields = {**dataclasses.asdict(self), "ids": [*self.ids]}
+    if not self.unit:
+      del fields["unit"]  # Versions without this field wrote none.
     return {BEHIND_TOKENS: fields} if self.ids else {}
 
 

@@ -127,11 +127,11 @@ def test_a_finetuning_that_ignored_its_pause_mode_resumes(
   """Earlier versions began finetunings with a mode that they did not use."""
   argv = ["train", "--config=finetune_smoke:task=stdlib_choice,pauses=2"]
   argv += [f"--workdir={tmp_path / 'run'}", "--config.num_steps=1"]
-  argv += ["--config.data.pause_mode=after_sentences"]
+  argv += ["--config.data.pause_mode=random_runs"]
   argv += [f"--config.model.{c}" for c in ("num_layers=1", "d_model=16")]
   argv += ["--config.model.num_heads=2", "--config.eval.num_examples=8"]
   assert cli.main(argv) == 2
-  assert "'after_sentences' is for pretraining" in capfd.readouterr().err
+  assert "'random_runs' is for pretraining" in capfd.readouterr().err
   with monkeypatch.context() as patch:
     patch.setattr(pipeline, "require_used_pauses", lambda data: None)
     assert cli.main(argv) == 0

@@ -114,12 +114,13 @@ class SavedRun:
 
   @property
   def behind_tokens(self) -> TokenPauses:
-    """The pauses after every token in training, which answers have, too."""
-    # Pretraining saves the first, a finetuning that has them the second.
-    if not {"pause_mode", BEHIND_TOKENS} & {*self.meta.get("data", {})}:
-      return NO_TOKEN_PAUSES
-    data = DataConfig(**self.meta["config"]["data"])
-    return data.pauses.behind_tokens(self.tokenizer.pause_id)
+    """The pauses inside the text in training, which answers have, too."""
+    saved, pause_id = self.meta.get("data", {}), self.tokenizer.pause_id
+    pauses = DataConfig(**self.meta["config"]["data"]).pauses
+    if BEHIND_TOKENS in saved:  # Only a finetuning that has them saves this.
+      return pauses.in_examples(pause_id)
+    is_pretrained = "pause_mode" in saved
+    return pauses.behind_tokens(pause_id) if is_pretrained else NO_TOKEN_PAUSES
 
   def results_folder(self, name: str) -> pathlib.Path:
     """Returns the folder of results in the workdir, apart for the average."""

@@ -243,7 +243,8 @@ class FinetuneConfig(ConfigGroup):
     True,
     "Whether examples have pauses or copies after every token if the run of "
     "--init_from was trained with them (data.pause_mode every_token or "
-    "repeat_token, which is inherited).",
+    "repeat_token, which is inherited), or those of data.pause_mode if it is "
+    "one of these two, after_sentences or after_paragraphs.",
   )
   pause_init: str = declare(
     "mean",

@@ -306,10 +306,10 @@ class TrainConfig(ConfigGroup):
   watchdog: WatchdogConfig
 
   def behind_tokens(self, pause_id: int) -> TokenPauses:
-    """Returns the pauses after every token of a finetuning's examples."""
+    """Returns the pauses inside the text of a finetuning's examples."""
     if not self.finetune.pauses_behind_tokens:
       return NO_TOKEN_PAUSES
-    return self.data.pauses.behind_tokens(pause_id)
+    return self.data.pauses.in_examples(pause_id)
 
   def __post_init__(self):
     super().__post_init__()

@@ -88,10 +88,12 @@ def require_used_pauses(data: DataConfig) -> None:
   errors.require(
     not is_finetuning(data.rates)
     or data.pauses.is_uniform
-    or data.pauses.way.num_per_token > 0,
+    or data.pauses.way.num_per_token > 0
+    or data.pauses.way.unit != "",
     f"data.pause_mode: {data.pause_mode!r} is for pretraining text; a "
-    "finetuning has finetune.num_pauses, and after every token those of "
-    "every_token or repeat_token; leave it out",
+    "finetuning has finetune.num_pauses, and inside its text those of "
+    "every_token, repeat_token, after_sentences or after_paragraphs; leave it "
+    "out",
   )
 
 

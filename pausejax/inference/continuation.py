@@ -33,7 +33,7 @@ def prompt_arrays(
     ids: the ids of each prompt, without BOS.
     pauses: the pauses of all prompts.
     tokenizer: their tokenizer.
-    behind: the pauses after every token.
+    behind: the pauses inside the text.
     num_new: number of tokens that will follow.
     max_seq_len: positions of the model.
 
@@ -43,7 +43,8 @@ def prompt_arrays(
   from pausejax.inference import decode
 
   period = behind.period
-  longest = 1 + max(map(len, ids)) * period  # With BOS.
+  spread = [prompts.spread_prefix(text, tokenizer, behind) for text in ids]
+  longest = 1 + max(map(len, spread))  # With BOS.
   num_after = num_new * period
   total = longest + pauses.num_pauses + num_after
   each = f", {period} for each token" if period > 1 else ""

@@ -168,7 +168,8 @@ class RequestRunner:
     available = self.max_length - num_pauses - num_after
     has_bos = list(context[:1]) == [self.tokenizer.bos_id]
     # BOS has no pauses after it.
-    if has_bos + (len(context) - has_bos) * period <= available:
+    excess = self.filler.num_excess(context[has_bos:], available - has_bos)
+    if available >= has_bos and not excess:
       return list(context)
     errors.require(
       available >= period,
@@ -176,7 +177,7 @@ class RequestRunner:
       f"for a context: the model has {self.max_length}; use fewer pauses, or "
       "max_gen_toks for shorter answers",
     )
-    excess = len(context) - available // period
+    excess = self.filler.num_excess(context, available)
     self.num_truncated += 1
     self.num_truncated_tokens += excess
     return list(context[excess:])

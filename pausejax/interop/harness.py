@@ -132,7 +132,8 @@ def description(run: SavedRun, pauses: PromptPauses) -> dict[str, Any]:
     "average": run.average,
     **pauses.condition(),
     "filler": pauses.token,
-    "pauses_behind_tokens": len(run.behind_tokens.ids),
+    "pauses_behind_tokens": run.behind_tokens.num_per_token,
+    **run.behind_tokens.note(),
     "pause_token_id": run.tokenizer.pause_id,
   }
 

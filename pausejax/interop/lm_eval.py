@@ -281,7 +281,7 @@ class PauseJaxLM(TemplateLM):
   def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
     behind = self._saved.behind_tokens
     # The prefix is BOS. In the text it would have pauses after it.
-    add_bos = False if behind.ids else None
+    add_bos = False if behind.num_per_token else None
     return utils.get_rolling_token_windows(
       token_list=self.tok_encode(text, add_bos),
       prefix_token=self.prefix_token_id,

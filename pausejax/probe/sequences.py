@@ -149,7 +149,7 @@ def _fill(made: Rows, row: Answered, format_: Format) -> None:
 
 def num_groups(format_: Format) -> int:
   """Returns G: the pauses around a prefix, else those after a token."""
-  return format_.pauses.num_pauses or len(format_.filler.behind.ids)
+  return format_.pauses.num_pauses or format_.filler.behind.num_per_token
 
 
 def width(rows: Sequence[Answered], format_: Format, max_seq_len: int) -> int:

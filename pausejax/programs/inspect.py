@@ -172,7 +172,7 @@ def _finetuning(
   )
   about = {
     "what": made.summary(),
-    "pauses": str(made.format.pauses),
+    "pauses": str(made.format.filler),
     "lengths": sequences.lengths(made),
     "num_cut": made.prompts.num_cut,
     "num_cut_tokens": made.prompts.num_cut_tokens,

@@ -73,7 +73,8 @@ def main(argv: list[str]) -> int:
     "examples_sha256": loaded.sha256,
     **pauses.condition(),
     "filler": pauses.token,
-    "pauses_behind_tokens": len(run.behind_tokens.ids),
+    "pauses_behind_tokens": run.behind_tokens.num_per_token,
+    **run.behind_tokens.note(),
     **found,
     "local_dir": data.local_dir,
     "checkpoint": run.place,
@@ -151,10 +152,12 @@ def _condition(
     "of the layers of one loop; probe a run with 1",
   )
   (pauses,) = evaluate.requested_pauses(options, run, names[0])
+  inside = run.behind_tokens
+  others = f" but {inside}, which are not probed," if inside.ids else ""
   errors.require(
-    pauses.num_pauses > 0 or bool(run.behind_tokens.ids),
-    f"{run.place} answers {names[0]} without pauses (M = 0), so there is "
-    "nothing to probe; name a number, as in --pauses=10",
+    pauses.num_pauses > 0 or inside.num_per_token > 0,
+    f"{run.place} answers {names[0]} without pauses (M = 0),{others} so there "
+    "is nothing to probe; name a number, as in --pauses=10",
   )
   errors.require(
     pauses.num_pauses > 0 or not (options.position or options.filler),

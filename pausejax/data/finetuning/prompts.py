@@ -7,12 +7,13 @@ T ids of one example.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from pausejax import errors
-from pausejax.data import tokenizers
+from pausejax.data import text_units, tokenizers
 from pausejax.prompt_pauses import (
   FILLERS,
   NO_TOKEN_PAUSES,
@@ -81,7 +82,6 @@ class Format:
       UsageError: BOS and the pauses do not fit.
     """
     num_fixed = 1 + self.pauses.num_pauses
-    period = self.filler.behind.period
     rows, num_cut, num_cut_tokens = [], 0, 0
     texts = prefixes or self._tokenizer.encode([e.prefix for e in examples])
     for example, text, length in zip(examples, texts, lengths, strict=True):
@@ -90,7 +90,7 @@ class Format:
         f"example {example.id!r} of task {self.task.name!r}: "
         f"{self._too_long(num_fixed - length)}",
       )
-      excess = max(len(text) - (length - num_fixed) // period, 0)
+      excess = self.filler.num_excess(text, length - num_fixed)
       num_cut += excess > 0
       num_cut_tokens += excess
       rows.append(self.filler.prompt(text[excess:]))
@@ -101,13 +101,13 @@ class Format:
     num_pauses, behind = self.pauses.num_pauses, self.filler.behind
     parts = [f"{num_pauses} pauses"] * bool(num_pauses)
     fixes = ["use fewer pauses"] * bool(num_pauses)
-    if behind.ids:
+    if behind.num_per_token:
       fixes.append("finetune with finetune.pauses_behind_tokens=false")
     fixes.append(
       "train with a larger data.seq_len (up to model.max_seq_len, which a "
       "model with model.position=rope may raise)"
     )
-    answer = f"the answer with {behind}" if behind.ids else "the answer"
+    answer = "the answer" + f" with {behind}" * bool(behind.num_per_token)
     what = ", ".join(["BOS", *parts]) + f" and {answer}"
     return f"{what} are {excess} positions too long; {', or '.join(fixes)}"
 
@@ -167,7 +167,7 @@ class Filler:
 
   Attributes:
     pauses: the condition.
-    behind: the pauses after every token.
+    behind: the pauses inside the text.
   """
 
   def __init__(
@@ -184,8 +184,11 @@ class Filler:
     """
     self.pauses = pauses
     self.behind = behind
-    self._bos_id = tokenizer.bos_id
+    self._tokenizer = tokenizer
     self._ids = _filler_ids(tokenizer, pauses)
+
+  def __str__(self) -> str:
+    return f"{self.pauses}{f', {self.behind}' if self.behind.ids else ''}"
 
   def prompt(self, prefix_ids: Sequence[int]) -> np.ndarray:
     """Returns the prompt of a prefix, int32 [N]: BOS, prefix and pauses.
@@ -193,10 +196,27 @@ class Filler:
     Raises:
       UsageError: the filler repeats the prefix, of which nothing is left.
     """
-    spread_N = self.behind.spread(np.asarray(prefix_ids, np.int32))
     return self.pauses.prompt(
-      spread_N, bos_id=self._bos_id, pause_id=self.ids(prefix_ids)
+      spread_prefix(prefix_ids, self._tokenizer, self.behind),
+      bos_id=self._tokenizer.bos_id,
+      pause_id=self.ids(prefix_ids),
     )
+
+  def num_excess(self, prefix_ids: Sequence[int], length: int) -> int:
+    """Returns how many ids to cut off on the left so that a prefix fits.
+
+    Args:
+      prefix_ids: the ids of a prefix.
+      length: positions for them and the pauses inside, at least 0.
+    """
+    most = 1 + len(self.behind.ids)  # Positions of an id with its pauses.
+    cut = 0
+    while cut < len(prefix_ids):
+      left = spread_prefix(prefix_ids[cut:], self._tokenizer, self.behind)
+      if len(left) <= length:
+        break
+      cut += -(-(len(left) - length) // most)
+    return min(cut, len(prefix_ids))
 
   def answer(self, target_ids: Sequence[int]) -> np.ndarray:
     """Returns int32 [N]: a target with its pauses, and EOS, which has none."""
@@ -211,7 +231,10 @@ class Filler:
   def text(self, prompt_N: np.ndarray) -> np.ndarray:
     """Returns the prefix of a prompt, without any pause."""
     is_pause_N = self.pauses.mask(len(prompt_N))
-    return prompt_N[~is_pause_N][1 :: self.behind.period]
+    ids_N = prompt_N[~is_pause_N][1 :: self.behind.period]
+    return (
+      ids_N[~self._tokenizer.is_pause(ids_N)] if self.behind.unit else ids_N
+    )
 
   def positions(self, num_prompt: int, num_positions: int) -> np.ndarray:
     """Returns int32 [N], the positions of a prompt and its answer."""
@@ -239,6 +262,24 @@ class Filler:
       "fewer pauses, or a larger data.seq_len",
     )
     return np.resize(np.asarray(repeated, np.int32), num_pauses)
+
+
+def spread_prefix(
+  prefix_ids: Sequence[int],
+  tokenizer: tokenizers.PauseTokenizer,
+  behind: TokenPauses,
+) -> np.ndarray:
+  """Returns a prefix with the pauses inside it, int32 [N]."""
+  ids_N = np.asarray(prefix_ids, np.int32)
+  if not behind.unit:
+    return behind.spread(ids_N)
+  is_end_N = _text_units(tokenizer, behind.unit).ends(ids_N[None])[0]
+  places = np.repeat(np.flatnonzero(is_end_N) + 1, len(behind.ids))
+  return np.insert(ids_N, places, np.tile(behind.ids, is_end_N.sum()))
+
+
+# Reads the text of every id.
+_text_units = functools.lru_cache(maxsize=4)(text_units.TextUnits)
 
 
 def _filler_ids(
