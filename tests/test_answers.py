@@ -82,6 +82,14 @@ def answer(kind, *, batch_size=4, mesh=None, num_pauses=3, **model):
     return answerer.answer(placed, examples(kind), lambda *_: None)
 
 
+@pytest.mark.parametrize("kind", ["decode", "options"])
+def test_a_model_that_overflows_has_no_score(kind, monkeypatch):
+  large = jax.tree.map(lambda x: x * 1e30, small_model())
+  monkeypatch.setattr(sys.modules[__name__], "small_model", lambda: large)
+  with pytest.raises(errors.UserError, match="gives NaN"):
+    answer(kind)
+
+
 def same(a: answers.Answers, b: answers.Answers) -> None:
   assert [r["id"] for r in a.rows] == [r["id"] for r in b.rows]
   assert [r["prediction"] for r in a.rows] == [r["prediction"] for r in b.rows]

@@ -146,6 +146,12 @@ def test_pauses_behind_tokens_are_inherited_and_answers_have_them(place):
   evaluated = run(place, "evaluate", checkpoint, "--limit=2")
   assert "<pause>, 2 pauses after every token: em" in evaluated
   (path,) = (place / "with" / "evaluations").glob("*step6.json")
+  for line in path.with_suffix(".predictions.jsonl").read_text().splitlines():
+    row = json.loads(line)
+    length = len("40 and 40 is")  # All have two digits.
+    # BOS, text with its pauses, M = 3, the answer, whose last id has none.
+    prompt = 1 + 3 * length + 3
+    assert row["num_positions"] == prompt + 3 * (row["num_new"] - 1) + 1
   assert json.loads(path.read_text())["pauses_behind_tokens"] == 2
 
 

@@ -105,7 +105,7 @@ def test_targets_that_are_pauses_have_no_gradient_and_all_are_counted():
   sums = step.evaluate_batch(
     models.model(), batch, loss=loss, pause_id=jnp.int32(first)
   )
-  assert sums["num_pauses"] == (batch["targets"] >= first).sum()
+  assert sums["num_pauses"] == (batch["tokens"] >= first).sum()
   after_BT = batch["loss_mask"] & (batch["tokens"] >= first)
   assert sums["num_after_pause"] == after_BT.sum() > 0
 

@@ -11,6 +11,7 @@ from pausejax.config import LossConfig
 from pausejax.data import tokenizers
 from pausejax.evaluation import plain_text
 from pausejax.pause import PauseSpec
+from pausejax.programs import evaluate_text
 from tests import models
 from tests.test_answers import small_model
 from tests.test_sharding import mesh_of_8, one_device_mesh
@@ -126,3 +127,22 @@ def test_empty_documents_and_lossy_ones_are_counted():
   assert documents.num_empty == 1
   assert documents.num_inexact == 1
   assert documents.num_bytes == sum(len(text.encode()) for text in TEXTS)
+
+
+@pytest.mark.parametrize(
+  ("text", "seq_len", "pauses"),
+  [
+    ("a", 2, spec(0.5)),
+    ("a", 4, spec(0.75)),
+    ("ab", 2, PauseSpec(fraction=0.5, mode="every_token")),
+  ],
+)
+def test_a_short_text_may_have_no_target_of_a_kind(
+  model, text, seq_len, pauses
+):
+  found = score(model, [text], seq_len=seq_len, pauses=pauses, batch_size=1)
+  about = {"pause_fraction": 0.5, "seconds": 1.0}
+  line = evaluate_text._line({**found, **about})
+  for key, name in (("real", "text"), ("pause", "pauses")):
+    shown = found["num_pauses"] and f"loss_after_{key}" in found
+    assert (f" after {name}" in line) == bool(shown)

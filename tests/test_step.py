@@ -52,7 +52,17 @@ def test_loss_and_classes_equal_a_numpy_reference():
     nll_BT[at_pause_BT].sum(), 1e-5
   )
   assert int(metrics["num_targets"]) == mask_BT.sum()
-  assert int(metrics["num_pauses"]) == (~mask_BT).sum()
+  assert (
+    int(metrics["num_pauses"]) == (batch["tokens"] == models.PAUSE_ID).sum()
+  )
+  assert int(metrics["num_pauses_in_full_rows"]) == (~mask_BT).sum()
+  # Where a target is a hint, the input after it is still a pause.
+  hinted = {
+    "targets": np.where(mask_BT, targets_BT, 5),
+    "loss_mask": np.ones_like(mask_BT),
+  }
+  _, with_hints = train(start, {**batch, **hinted})
+  assert with_hints["num_pauses"] == metrics["num_pauses"]
 
 
 @pytest.mark.slow

@@ -222,6 +222,15 @@ def test_a_reader_does_not_disturb_a_save_in_progress(
   assert in_flight.exists()
 
 
+def test_parameters_that_are_not_finite_are_refused(tmp_path, fresh, abstract):
+  whole = jax.tree.map(lambda x: x, fresh.model)
+  wrong = whole.embedding[...].at[3, 0].set(jax.numpy.nan)
+  whole.embedding[...] = wrong
+  save(tmp_path / "c", dataclasses.replace(fresh, model=whole), 1)
+  with pytest.raises(errors.UserError, match="values of embedding are NaN"):
+    restoring.restore_params(tmp_path / "c", 1, abstract.model)
+
+
 def save_scored(folder, train_state, scores, **config):
   """Saves a step for each score; `absent` is none; returns the steps kept."""
   config = dataclasses.replace(KEEP, keep=1, keep_period=0, **config)

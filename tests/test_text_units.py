@@ -53,6 +53,13 @@ def test_closing_quotes_of_several_ids_belong_to_the_sentence(close):
   assert ends(BYTES, "sentence", ids) == [first, " He left\u2019s."]
 
 
+@pytest.mark.parametrize("marks", ['"\u201d\u2019\u2019', ".)']\u2019", "))))"])
+def test_more_than_three_closing_marks_end_no_sentence(marks):
+  for count, expected in ((3, 1), (4, 0)):
+    ids = BYTES.encode([f"No!{marks[-count:]} Yes"])[0]
+    assert len(ends(BYTES, "sentence", ids)) == expected
+
+
 def test_paragraphs_of_bytes_end_with_the_first_empty_line():
   ids = [*BYTES.encode([DOCUMENT])[0], BYTES.eos_id]
   expected = pieces(r"(?<=\S)[ ]*\n[ ]*\n", DOCUMENT)

@@ -5,8 +5,13 @@ All processes call these functions together. Nothing is moved.
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from pausejax import errors
 from pausejax.checkpoints import (
   arrays,
   earlier_states,
@@ -64,7 +69,8 @@ def restore_params(
 
   Raises:
     CheckpointUnusable: the step is damaged.
-    UserError: the leaves differ from those of `abstract_model`.
+    UserError: the leaves differ from those of `abstract_model`, or a value is
+      not finite.
   """
   item, prefix = ("average",) * 2 if average else ("params", "model")
   named = leaves.flatten(abstract_model)
@@ -81,10 +87,22 @@ def restore_params(
     )
   except folders.Damaged as e:
     folders.refuse(folder, step, str(e))
-  return leaves.unflatten(
-    abstract_model,
-    {n.removeprefix(f"{prefix}/"): x for n, x in params.items()},
+  named = {n.removeprefix(f"{prefix}/"): x for n, x in params.items()}
+  _require_finite(named, f"{folder}/{step}")
+  return leaves.unflatten(abstract_model, named)
+
+
+def _require_finite(params: Mapping[str, jax.Array], place: str) -> None:
+  all_finite = jax.jit(
+    lambda named: {n: jnp.isfinite(x).all() for n, x in named.items()}
   )
+  wrong = [n for n, is_finite in all_finite(params).items() if not is_finite]
+  if wrong:
+    names = ", ".join(sorted(wrong))
+    raise errors.UserError(
+      f"{place}: values of {names} are NaN or infinite, and were so when they "
+      "were saved; use another step"
+    )
 
 
 def restore_intact(

@@ -89,9 +89,10 @@ def _sentences(
   def ends(ids_BN: np.ndarray) -> np.ndarray:
     end_BN = final_V[ids_BN]
     for _ in range(_MAX_CLOSING):
-      end_BN |= closing_V[ids_BN] & _shifted(end_BN)
+      before_BN = end_BN.copy()
+      end_BN |= closing_V[ids_BN] & _shifted(before_BN)
       for ids in sequences:
-        end_BN |= _is_last_of(ids, ids_BN) & _shifted(end_BN, len(ids))
+        end_BN |= _is_last_of(ids, ids_BN) & _shifted(before_BN, len(ids))
     is_followed_BN = _shifted(starts_after_V[ids_BN][:, ::-1])[:, ::-1]
     return end_BN & (is_followed_BN | ends_in_space_V[ids_BN])
 

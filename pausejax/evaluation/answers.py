@@ -96,9 +96,6 @@ class Predictor:
         rows[i] = row
       seconds.append((time.perf_counter() - began) / len(places))
       show(sum(map(bool, rows)), len(rows))
-    for row, ids in zip(rows, encoded.rows, strict=True):
-      num_after = row["num_new"] * self.format.filler.behind.period
-      row["num_positions"] = len(ids) + num_after
     return Answers(
       metrics=_means(rows),
       rows=rows,
@@ -146,8 +143,10 @@ class Predictor:
       behind=self.format.filler.behind,
     )
     rows = []
+    num_answer = self.format.filler.num_answer
     decoded = sharding.fetch_rows(ids_BN)[: len(ids)]
-    for example, ids_N in zip(examples, decoded, strict=True):
+    for example, prompt_N, ids_N in zip(examples, ids, decoded, strict=True):
+      num_new = _num_new(ids_N, tokenizer.eos_id)
       answer = self.format.answer(ids_N)
       values = {
         name: float(metric(answer, example.references))
@@ -160,7 +159,8 @@ class Predictor:
           "group": example.group or example.id,
           "prediction": answer,
           "references": references,
-          "num_new": _num_new(ids_N, tokenizer.eos_id),
+          "num_new": num_new,
+          "num_positions": len(prompt_N) + num_answer(num_new),
           "values": values,
         }
       )
@@ -180,9 +180,10 @@ class Predictor:
     flat = self._options(examples)
     options = [[flat.pop(0) for _ in e.options] for e in examples]
     rows = []
+    num_answer = self.format.filler.num_answer
     scores_BO = self._score(model, ids, options)
-    for example, ids_O, scores_O in zip(
-      examples, options, scores_BO, strict=True
+    for example, prompt_N, ids_O, scores_O in zip(
+      examples, ids, options, scores_BO, strict=True
     ):
       scores_O = scores_O[: len(ids_O)]
       characters = example.num_characters or [*map(len, example.options)]
@@ -200,6 +201,8 @@ class Predictor:
           "options": list(example.options),
           "log_likelihoods": [float(s) for s in scores_O],
           "num_new": sum(map(len, ids_O)),
+          "num_positions": len(prompt_N)
+          + sum(num_answer(len(x)) for x in ids_O),
           "values": {n: float(c == example.label) for n, c in chosen.items()},
         }
       )
@@ -222,7 +225,9 @@ class Predictor:
       pause_id=self.tokenizer.pause_id,
       behind=self.format.filler.behind,
     )
-    return sharding.fetch_rows(log_prob_BO)[: len(ids)]
+    found_BO = sharding.fetch_rows(log_prob_BO)[: len(ids)]
+    score.require_numbers(found_BO)
+    return found_BO
 
   def _prompt_arrays(self, ids: Sequence[np.ndarray]) -> dict[str, jax.Array]:
     """Returns the prompts of a batch, padded to `batch_size` rows."""

@@ -103,8 +103,9 @@ def score_documents(
 
   Returns:
     `nats_per_token`, `perplexity`, `bits_per_byte`, the loss of the targets
-    after text (`loss_after_real`) and after a pause (`loss_after_pause`, absent
-    without pauses) in nats, and the counts `num_tokens` and `num_pauses`.
+    after text (`loss_after_real`) and after a pause (`loss_after_pause`) in
+    nats, each absent if there is none, and the counts `num_tokens` and
+    `num_pauses`.
 
   Raises:
     UsageError: the pauses leave no position for text.

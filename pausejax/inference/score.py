@@ -100,6 +100,15 @@ def score_options(
   )
 
 
+def require_numbers(log_probs: np.ndarray) -> None:
+  """Raises UserError if a log-probability is NaN."""
+  if np.isnan(log_probs).any():
+    raise errors.UserError(
+      "the model gives NaN as the log-probability of an answer, although its "
+      "parameters are finite: its activations overflow; use another step"
+    )
+
+
 def _branch_vectors(decoder, prefix, options_BOC, behind):
   """Returns [B, O, C, D]: the vectors that predict the options' tokens."""
   # The last token of an option predicts nothing.

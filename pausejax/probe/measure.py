@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pausejax.data.finetuning.prompts import Format
+from pausejax.inference import score
 from pausejax.model.decoder import Decoder
 from pausejax.probe import forward, sequences
 from pausejax.probe.results import AXES, LESIONS
@@ -209,7 +210,9 @@ class Prober:
   def _scores(self, done: forward.Pass, count: int) -> np.ndarray:
     """Returns [2, rows]: log-likelihoods and whether they are greedy."""
     both = done.log_prob_B, done.is_greedy_B
-    return np.stack([_host(x)[:count].astype(np.float64) for x in both])
+    found = np.stack([_host(x)[:count].astype(np.float64) for x in both])
+    score.require_numbers(found)
+    return found
 
   def _is_right_option(self) -> np.ndarray:
     """Returns bool [rows]: True once for each example."""

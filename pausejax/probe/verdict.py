@@ -66,8 +66,8 @@ class Drop:
     return self.low > margin
 
   def is_within(self, margin: float) -> bool:
-    """Returns whether the whole interval is inside plus and minus it."""
-    return -margin < self.low and self.high < margin
+    """Returns whether the whole interval is within plus and minus it."""
+    return -margin <= self.low and self.high <= margin
 
 
 Effect = Mapping[str, Drop]  # "accuracy" and "log_likelihood".
@@ -120,7 +120,7 @@ def decide(effects: Mapping[str, Effect]) -> tuple[str, str]:
     return USES, costs
   if all(is_equal.values()):
     return IGNORES, costs
-  if all(is_equal[name] for name in CONTENT):
+  if all(is_equal[n] for n in CONTENT) and _may_matter(effects[PRESENCE]):
     presence = "must" if matters[PRESENCE] else "may have to"
     return IGNORES_CONTENT, f"{costs}; the pauses {presence} be there"
   return UNKNOWN, f"{costs}; {_doubt(effects, matters, is_equal)}"
@@ -147,6 +147,10 @@ def _is_better(effect: Effect) -> list[bool]:
 
 def _matters(effect: Effect) -> bool:
   return any(drop.is_above(MARGINS[name]) for name, drop in effect.items())
+
+
+def _may_matter(effect: Effect) -> bool:
+  return any(drop.high > MARGINS[name] for name, drop in effect.items())
 
 
 def _is_equal(effect: Effect) -> bool:

@@ -91,7 +91,11 @@ def main(argv: list[str]) -> int:
     return evaluate_text.main(options, run)
   config = run.meta["config"]
   tasks.import_module(options.tasks_module or config["tasks_module"])
-  names = task_names(options.task, DataConfig(**config["data"]))
+  names = task_names(
+    options.task,
+    DataConfig(**config["data"]),
+    ", or score plain text with --text",
+  )
   plans = [
     (tasks.downstream(name), list(requested_pauses(options, run, name)))
     for name in names
@@ -191,7 +195,9 @@ def _check_combination(options: argparse.Namespace) -> None:
     )
 
 
-def task_names(given: Sequence[str], own: DataConfig) -> Sequence[str]:
+def task_names(
+  given: Sequence[str], own: DataConfig, others: str = ""
+) -> Sequence[str]:
   """Returns the tasks in --task; none stands for those of the training run.
 
   "all" stands for the tasks with published data, without generated ones.
@@ -203,7 +209,7 @@ def task_names(given: Sequence[str], own: DataConfig) -> Sequence[str]:
   errors.require(
     bool(given) or isinstance(tasks.get(names[0]), tasks.Task),
     f"--task: the run was trained on {own.task!r}, which has no answers; name "
-    "a downstream task, or score plain text with --text",
+    f"a downstream task{others}",
   )
   for name in names:
     tasks.downstream(name)  # Raises for an unknown name.

@@ -26,10 +26,11 @@ def main(options: argparse.Namespace, run: saved_run.SavedRun) -> int:
   fractions = _fractions(options.pause_fraction, run)
   seq_len = options.seq_len or data.seq_len
   errors.require_in_range("--seq_len", seq_len, 2, run.model.max_seq_len)
-  documents = plain_text.encode_documents(_texts(options), run.tokenizer)
+  texts, left_out = _texts(options)
+  documents = plain_text.encode_documents(texts, run.tokenizer)
   if not documents.ids:
     raise errors.UserError(f"--text: no text in {options.text}")
-  for line in _describe(documents, seq_len):
+  for line in [*_describe(documents, seq_len), *left_out]:
     print(line, flush=True)
   if not data.pauses.has_pauses or data.pauses.uses_pause_token:
     run.warn_of_pauses(max(fractions), "pauses a position")
@@ -53,8 +54,11 @@ def _fractions(
   return given
 
 
-def _texts(options: argparse.Namespace) -> list[str]:
-  """Returns the documents that --text names, in the order of their files."""
+def _texts(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+  """Returns the documents that --text names, in the order of their files.
+
+  Also returns lines on the files that are left out.
+  """
   file_lists.expand(options.text, "--text")  # Errors name the option --text.
   source = corpora.FileSource(
     train=options.text,
@@ -62,7 +66,8 @@ def _texts(options: argparse.Namespace) -> list[str]:
     field=options.field,
     holdout_every=2,  # Not used: all text is in validation_files.
   )
-  return list(source.documents("validation"))[: options.limit or None]
+  texts = list(source.documents("validation"))[: options.limit or None]
+  return texts, file_lists.left_out_reasons(source.left_out())
 
 
 def _describe(documents, seq_len: int) -> list[str]:
@@ -158,10 +163,13 @@ def _line(result: dict) -> str:
   """Returns one line for the terminal."""
   after = ""
   if result["num_pauses"]:
-    after = (
-      f"  ({result['loss_after_real']:.4f} after text, "
-      f"{result['loss_after_pause']:.4f} after pauses)"
-    )
+    names = {"loss_after_real": "text", "loss_after_pause": "pauses"}
+    losses = [
+      f"{result[key]:.4f} after {name}"
+      for key, name in names.items()
+      if key in result  # A short text may have no such target.
+    ]
+    after = f"  ({', '.join(losses)})"
   return (
     f"  pause_fraction={result['pause_fraction']:g}: "
     f"{result['nats_per_token']:.4f} nats per token{after}  perplexity "

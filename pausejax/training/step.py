@@ -125,8 +125,9 @@ def evaluate_batch(
   Returns:
     float32 scalars: `nll` and `num_targets` over all counted targets,
     `nll_after_pause` and `num_after_pause` over those whose input is a pause,
-    `num_pauses` (targets that are a pause), `num_pauses_in_full_rows` (those in
-    rows without padding) and `num_tokens` (positions of text or a pause).
+    `num_pauses` (inputs that are a pause), `num_pauses_in_full_rows` (targets
+    that are, in rows without padding) and `num_tokens` (positions of text or a
+    pause).
   """
   return _summed_objective(model, batch, loss=loss, pause_id=pause_id)[1]
 
@@ -207,7 +208,8 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     )
   after_pause_BK = mask_BK & (tokens_BK >= pause_id)
   is_real_BT = batch["segment_ids"] > 0
-  is_pause_BT = is_real_BT & (batch["targets"] >= pause_id)
+  # Not among the targets, where hints may stand for pauses.
+  is_pause_BT = is_real_BT & (batch["tokens"] >= pause_id)
   is_full_B1 = jnp.all(is_real_BT, axis=1, keepdims=True)
   sums = {
     "nll": nll_BK,
@@ -216,7 +218,7 @@ def _summed_objective(model, batch, *, loss: LossConfig, pause_id: int):
     "num_after_pause": after_pause_BK,
     "num_pauses": is_pause_BT,
     # A full row is as long as its text was, so each pause displaced one token.
-    "num_pauses_in_full_rows": is_pause_BT & is_full_B1,
+    "num_pauses_in_full_rows": (batch["targets"] >= pause_id) & is_full_B1,
     "num_tokens": is_real_BT,
   }
   return objective, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), sums)
