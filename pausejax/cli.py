@@ -67,6 +67,8 @@ _WATCHED = (
   "report",
 )
 
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+
 _leaving = threading.Lock()
 
 
@@ -138,6 +140,16 @@ def _explain(error: BaseException) -> int | None:
       return 141
     case OSError():
       print(f"pausejax: {_os_error(error)}", file=sys.stderr)
+      return 1
+    case RuntimeError() if _OUT_OF_MEMORY in str(error):  # Of JAX.
+      what = errors.one_line(str(error).partition(_OUT_OF_MEMORY)[2])
+      print(
+        f"pausejax: out of memory: {what.strip(': .')[:300]}; lower the batch "
+        "size or data.seq_len; in training, raise optim.num_microbatches or "
+        "set model.remat=full, and let pausejax preflight print what a step "
+        "needs",
+        file=sys.stderr,
+      )
       return 1
     case signals.Stopped():
       _stopped(error.exit_code - 128)

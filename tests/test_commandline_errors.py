@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from pausejax import cli, errors
@@ -299,6 +300,20 @@ def test_a_message_of_several_lines_becomes_one(monkeypatch, capsys):
   monkeypatch.setattr(program, "main", fail)
   assert cli.main(["train"]) == 1
   assert capsys.readouterr().err == "pausejax: a file named in two lines\n"
+
+
+def test_a_device_without_memory_is_one_line(monkeypatch, capsys):
+  from pausejax.programs import train as program
+
+  # More than an address can name, so it fails on every machine.
+  def fail(argv):
+    jax.numpy.zeros(2**46).block_until_ready()
+
+  monkeypatch.setattr(program, "main", fail)
+  assert cli.main(["train"]) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("pausejax: out of memory: Out of memory allocating")
+  assert "optim.num_microbatches" in line
 
 
 def test_a_closed_output_pipe_shows_no_traceback():
