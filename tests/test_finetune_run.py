@@ -155,6 +155,19 @@ def test_pauses_behind_tokens_are_inherited_and_answers_have_them(place):
   assert json.loads(path.read_text())["pauses_behind_tokens"] == 2
 
 
+def test_plain_text_names_the_files_that_are_left_out(place):
+  folder = place / "texts"
+  folder.mkdir()
+  (folder / "a.txt").write_text("some years ago")
+  (folder / "b.txt").write_text("")
+  checkpoint = f"--checkpoint={place / 'pretrained'}"
+  options = (f"--text={folder}", f"--out={place / 'scores'}")
+  output = run(place, "evaluate", checkpoint, *options)
+  assert re.findall(r".*left out.*", output) == [
+    "1 left out that are empty: b.txt"
+  ]
+
+
 def test_plain_text_is_scored_with_and_without_pauses(place):
   (place / "plain.jsonl").write_text(
     '{"text": "call me some years ago"}\n{"text": ""}\n{"text": "me"}\n'

@@ -67,7 +67,8 @@ def _texts(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     holdout_every=2,  # Not used: all text is in validation_files.
   )
   texts = list(source.documents("validation"))[: options.limit or None]
-  return texts, file_lists.left_out_reasons(source.left_out())
+  left_out = source.lists()["validation"].left_out
+  return texts, file_lists.left_out_reasons(left_out)
 
 
 def _describe(documents, seq_len: int) -> list[str]:
