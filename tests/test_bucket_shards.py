@@ -1,5 +1,6 @@
 """Stores in a bucket that several machines build, or one builds again."""
 
+import contextlib
 import json
 import os
 
@@ -126,3 +127,102 @@ def test_a_unit_that_has_changed_is_built_and_uploaded_again(
     assert build(url, f"{machine}{number}", *more) == 0
   assert build(tmp_path / "whole", "here") == 0
   assert before != in_bucket(url) == on_disk(tmp_path / "whole")
+
+
+class Killed(BaseException):
+  pass
+
+
+def kill_at(patch, number: int) -> None:
+  """Kills a machine in one of the writes to its store."""
+  calls = iter(range(100))
+  upload, delete = Objects.upload, Objects.delete
+
+  def uploading(self, paths):
+    if next(calls) == number:  # Half of them arrive.
+      upload(self, dict([*paths.items()][: len(paths) // 2]))
+      raise Killed
+    upload(self, paths)
+
+  def deleting(self, names):
+    if "units/shard" not in self.url and next(calls) == number:
+      raise Killed
+    delete(self, names)
+
+  patch.setattr(Objects, "upload", uploading)
+  patch.setattr(Objects, "delete", deleting)
+
+
+@pytest.mark.parametrize("then", ["edited", "undone"])
+@pytest.mark.parametrize("number", range(5))
+def test_a_machine_killed_while_it_uploads_leaves_nothing_wrong(
+  url, build, corpus, tmp_path, monkeypatch, fast_lease, number, then, capsys
+):
+  shards = ["--shard=1/2", "--shard=2/2"]
+  for shard in shards:
+    assert build(url, "a", shard) == 0
+  before = (corpus / "2.jsonl").read_text()
+  write_unit(corpus, 2, 13)  # Its records have the same size.
+  with monkeypatch.context() as patch:
+    kill_at(patch, number)
+    with contextlib.suppress(Killed):
+      build(url, "a", shards[0])
+  if then == "undone":
+    (corpus / "2.jsonl").write_text(before)
+  else:
+    write_unit(corpus, 2, 17)
+  for machine in ("b", "a"):
+    for shard in shards:
+      assert build(url, machine, shard) == 0
+  assert build(tmp_path / "whole", "here") == 0
+  assert in_bucket(url) == on_disk(tmp_path / "whole")
+  assert cli.main(["segments", f"--verify={url}"]) == 0
+
+
+def test_machines_with_other_settings_do_not_share_a_store(
+  url, build, monkeypatch, capsys
+):
+  write, is_first = prepare.write_segments, [True]
+
+  def together(*args, **fields):
+    index = write(*args, **fields)
+    if is_first.pop() if is_first else False:
+      staging = os.environ["PAUSEJAX_STAGING"]
+      words = ("--shard=2/2", "--config.data.seq_len=64")
+      assert build(url, "second", *words) == 0
+      monkeypatch.setenv("PAUSEJAX_STAGING", staging)
+    return index
+
+  monkeypatch.setattr(prepare, "write_segments", together)
+  assert build(url, "first", "--shard=1/2") == 1
+  assert "a store with other settings" in capsys.readouterr().err
+  for machine, words in (("third", ("--shard=1/2",)), ("fourth", ())):
+    assert build(url, machine, *words) == 1
+  assert "index.json" not in Objects(url).sizes()
+
+
+@pytest.mark.parametrize("words", [(), ("--shard=1/2", "--shard=2/2")])
+def test_what_the_corpus_no_longer_has_is_deleted(
+  url, build, corpus, tmp_path, words
+):
+  for word in words or [None]:
+    assert build(url, "a", *[word] * bool(word)) == 0
+  (corpus / "4.jsonl").unlink()
+  for machine in ("b", "a"):
+    for word in words or [None]:
+      assert build(url, machine, *[word] * bool(word)) == 0
+  assert build(tmp_path / "whole", "here") == 0
+  assert in_bucket(url) == on_disk(tmp_path / "whole")
+  assert not [n for n in Objects(url).sizes() if "00004" in n]
+
+
+def test_an_unfinished_store_has_no_index(url, build, corpus, tmp_path):
+  for place in (url, tmp_path / "disk"):
+    for shard in ("--shard=1/2", "--shard=2/2"):
+      assert build(place, "a", shard) == 0
+  write_unit(corpus, 0, 30)
+  write_unit(corpus, 1, 30)
+  for place in (url, tmp_path / "disk"):
+    assert build(place, "a", "--shard=1/2") == 0
+  assert "index.json" not in Objects(url).sizes()
+  assert not (tmp_path / "disk" / "index.json").exists()

@@ -305,17 +305,20 @@ def test_a_store_that_was_not_uploaded_is_kept(url, monkeypatch):
     patch.setattr(Objects, "upload", refuse)
     with (
       pytest.raises(errors.UserError, match="the store is away"),
-      stores.building(url) as folder,
+      stores.building(url) as (folder, _),
     ):
-      folder.mkdir(parents=True)
+      (folder / "units").mkdir(parents=True)
+      (folder / "units" / "store.json").write_text("{}")
       (folder / "index.json").write_text("{}")
-  with stores.building(url) as folder:
+  with stores.building(url) as (folder, _):
     assert (folder / "index.json").exists()
   assert Objects(url).read("index.json") == b"{}"
-  Objects(url).delete(["index.json"])  # Now it is built anew.
-  with stores.building(url) as folder:
-    assert not (folder / "index.json").exists()
-    folder.mkdir(parents=True)
+  objects = Objects(url)  # Now it is built anew.
+  objects.delete([*objects.sizes()])
+  with stores.building(url) as (folder, _):
+    assert not folder.exists()
+    (folder / "units").mkdir(parents=True)
+    (folder / "units" / "store.json").write_text("{}")
 
 
 def test_a_step_without_its_mark_does_not_exist(url):

@@ -10,7 +10,7 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pausejax import errors, files, json_files
 from pausejax.buckets import layout, parts, urls
@@ -87,14 +87,18 @@ def upload(url: str, workdir: pathlib.Path, folder: pathlib.Path) -> None:
     )
 
 
-def update_all(objects: Objects, folder: pathlib.Path, below: str = "") -> None:
+def update_all(
+  objects: Objects,
+  folder: pathlib.Path,
+  is_wanted: Callable[[str], bool] = lambda name: True,
+) -> None:
   """Makes a folder a copy of all objects.
 
   Args:
     objects: where from.
     folder: the folder.
-    below: how the names of the objects start that are downloaded; others that
-      were copied are only removed if they are gone.
+    is_wanted: whether to download an object of this name; others that were
+      copied are only removed if they are gone.
 
   Raises:
     OSError: the bucket cannot be read.
@@ -103,36 +107,28 @@ def update_all(objects: Objects, folder: pathlib.Path, below: str = "") -> None:
   for name in _copied(folder):
     if name not in versions:
       (folder / name).unlink(missing_ok=True)
-  wanted = [
-    name
-    for name in versions
-    if name.startswith(below) and not layout.is_own(name)
-  ]
+  wanted = [n for n in versions if is_wanted(n) and not layout.is_own(n)]
   _download(objects, folder, versions, wanted)
 
 
-def upload_changed(objects: Objects, folder: pathlib.Path, last: str) -> None:
-  """Uploads the files of a folder that are not in the bucket as they are.
-
-  Args:
-    objects: where to.
-    folder: the folder.
-    last: the name of the file that is uploaded after all others.
-
-  Raises:
-    OSError: the bucket cannot be written.
-  """
-  versions, copied = objects.versions(), _copied(folder)
+def not_copied(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns name -> path of the files that are not as in the bucket."""
+  copied = _copied(folder)
   paths = {
     path.relative_to(folder).as_posix(): path
     for path in folder.rglob("*")
     if path.is_file() and not layout.is_own(path.name)
   }
-  # What was downloaded is not written again.
-  changed = [n for n in paths if n not in copied or n not in versions]
-  objects.upload({name: paths[name] for name in changed if name != last})
-  objects.upload({name: paths[name] for name in changed if name == last})
-  _remember(folder, {n: v for n, v in objects.versions().items() if n in paths})
+  return {name: path for name, path in paths.items() if name not in copied}
+
+
+def remember_uploaded(
+  objects: Objects, folder: pathlib.Path, names: Iterable[str]
+) -> None:
+  """Writes that files of a folder are now in the bucket; raises OSError."""
+  versions = objects.versions()
+  uploaded = {name: versions[name] for name in names if name in versions}
+  _remember(folder, _copied(folder) | uploaded)
 
 
 def was_copied(folder: pathlib.Path, name: str) -> bool:

@@ -111,14 +111,21 @@ class RecordWriter:
         "num_bytes": self._temporary.stat().st_size,
         "sha256": _sha256(self._temporary),
       }
-      self._temporary.replace(self._path)
+      if has_size(self._path.parent, row) and row["sha256"] == _sha256(
+        self._path
+      ):
+        self._temporary.unlink()  # The file is there already.
+      else:
+        self._temporary.replace(self._path)
     return [row]
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file atomically."""
+  """Writes a JSON file atomically, unless it is there already."""
+  text = json.dumps(value, indent=2) + "\n"
   with _cannot_write(path):
-    files.write(path, json.dumps(value, indent=2) + "\n")
+    if not path.exists() or path.read_text("utf-8") != text:
+      files.write(path, text)
 
 
 def read_index(

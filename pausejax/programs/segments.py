@@ -74,11 +74,11 @@ def main(argv: list[str]) -> int:
   make = _make_examples if is_finetuning else _make_segments
   if not urls.is_url(options.out):
     index = make(options, config, pathlib.Path(options.out))
-  elif options.shard == (1, 1):
-    with stores.building(urls.normal("--out", options.out)) as out:
+  elif is_finetuning:
+    with stores.building(urls.normal("--out", options.out)) as (out, _):
       index = make(options, config, out)
   else:
-    index = _make_shard(options, config)
+    index = _make_in_bucket(options, config)
   if index is None:
     number, count = options.shard
     print(f"shard {number}/{count} is done; others are not, so no index yet")
@@ -99,17 +99,17 @@ def _make_examples(
     return encoded.write_encoded(config.data, tokenizer, out)
 
 
-def _make_shard(
+def _make_in_bucket(
   options: argparse.Namespace, config: TrainConfig
 ) -> dict | None:
-  """Makes a part of a store in a bucket; returns the index if it is the last.
+  """Makes a store or a part of one; returns the index if all are made.
 
   Other machines may upload their parts while this one builds its own, so it
   looks again after its upload.
   """
   url = urls.normal("--out", options.out)
   for _ in range(2):
-    with stores.building_shard(url, options.shard) as (out, sizes):
+    with stores.building(url, options.shard) as (out, sizes):
       index = _make_segments(options, config, out, sizes)
     if index is not None:
       return index

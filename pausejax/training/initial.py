@@ -45,10 +45,10 @@ def first_state(
   what = "average of the parameters" if initial.average else "parameters"
   print(f"{what} from step {initial.step} of {initial.place}")
   if initial.behind_tokens.ids and pipeline.is_finetuning(config.data.rates):
-    has = (
-      "has them, too" if config.finetune.pauses_behind_tokens else "has none"
-    )
-    print(f"it has {initial.behind_tokens}; this finetuning {has}")
+    its, own = initial.behind_tokens, config.behind_tokens(0)
+    has = f"{own}" if own.ids else "none"
+    has = "them, too" if has == f"{its}" else has
+    print(f"it has {its}; this finetuning has {has}")
   initial.fetch()
   return from_checkpoint(
     initial.workdir / CHECKPOINTS,

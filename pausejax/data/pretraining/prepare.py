@@ -120,6 +120,8 @@ def write_segments(
     if num_workers > 1:
       _count(store, own, num_workers, setup)
     todo = [i for i in range(store.num_units) if store.note(i) is None]
+    if todo:  # The index of an earlier build names other records.
+      (out / record_store.INDEX).unlink(missing_ok=True)
     progress = Progress(store.num_units, store.num_units - len(todo))
     report(progress)
     todo = sorted({*own} & {*todo})
@@ -261,6 +263,8 @@ class _Store:
   def make(self, number: int, report: Callable[[int, int], None]) -> None:
     """Builds one unit; reports new documents and tokens."""
     unit, start = self._units[number], self._start(number)
+    # A note is there only while the records that it describes are.
+    self._path("unit", number).unlink(missing_ok=True)
     cutters = {
       split: Cutter(
         self._tokenizer,
