@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,8 +15,6 @@ import pytest
 
 from benchmarks import (
   estimate,
-  gpu,
-  gpu_parts,
   growth,
   inference,
   loss,
@@ -26,11 +23,9 @@ from benchmarks import (
   packing,
   pause,
   step,
-  trials,
 )
-from benchmarks.arms import ours, plain
+from benchmarks.arms import ours
 from benchmarks.arms.shapes import SHAPES, batches
-from pausejax.runtime import chips
 
 TOY = SHAPES["toy"]
 
@@ -59,13 +54,6 @@ class QuickTrainer:
     return 3.0
 
   step = dispatch
-
-
-@pytest.fixture
-def session(tmp_path):
-  path = tmp_path / "gpu.json"
-  trials.write(path, {"rows": []})
-  return trials.Session(path, "a part", seconds=60)
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():
@@ -215,92 +203,6 @@ def test_padding_shared_by_a_whole_batch_is_cut():
   assert packing.num_real([batch, batch]) == 140
 
 
-def test_a_trial_that_fails_is_a_row_and_the_next_one_follows(session):
-  def fails():
-    raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
-
-  assert session.trial("too large", fails) is None
-  assert session.trial("fits", lambda: {"tokens_per_s": 2.0})
-  failed, fine = session.rows()
-  assert failed["failed"] == "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
-  assert (fine["part"], fine["tokens_per_s"]) == ("a part", 2.0)
-  gpu.print_rows(session.rows())
-
-
-def test_no_trial_starts_after_the_time_limit(session, tmp_path):
-  late = trials.Session(tmp_path / "gpu.json", "late", seconds=-1)
-  with pytest.raises(trials.OutOfTime):
-    late.trial("never", lambda: {})
-  assert session.rows() == []
-
-
-def test_batches_grow_until_one_fails_or_is_slower():
-  speeds = {1: 10.0, 2: 20.0, 4: 15.0, 8: 99.0}
-  row = lambda b: {"tokens_per_s": speeds[b]}
-  assert [b for b, _ in gpu_parts._climb((1, 2, 4, 8), row)] == [1, 2, 4]
-  fails = lambda b: row(b) if b < 2 else None
-  assert [b for b, _ in gpu_parts._climb((1, 2, 4), fails)] == [1]
-
-
-def test_trials_that_were_not_asked_for_have_no_row(tmp_path):
-  path = tmp_path / "gpu.json"
-  trials.write(path, {"rows": []})
-  session = trials.Session(path, "ours 1b", 60, names=["pauses", "default"])
-  for name in ("default, B=8", "unrolled, B=8", "10% pauses, B=8"):
-    session.trial(name, lambda: {"tokens_per_s": 1.0})
-  names = [row["name"] for row in session.rows()]
-  assert names == ["default, B=8", "10% pauses, B=8"]
-
-
-def test_a_given_batch_size_is_the_only_one():
-  plan = gpu_parts.plan(smoke=False, batch_size=24)
-  sizes = {**plan.searched, **plan.peer_batches}
-  assert set(sizes.values()) == {(24,)}
-
-
-def test_a_speed_is_compared_with_the_hardware_peak(session):
-  plan = dataclasses.replace(gpu_parts.plan(smoke=True), products=(8,))
-  ceiling = trials.Session(session._path, "ceiling", seconds=60)
-  gpu_parts.run("ceiling", ceiling, plan)
-  product, memory = session.rows()
-  assert memory["gb_per_s"] > 0
-  row = gpu_parts._train(session, plan, "1b", TOY, "gpt", QuickTrainer())
-  assert row["loss"] == 3.0
-  assert len(row["step_s"]) == plan.steps["1b"]
-  assert row["of_ceiling"] == row["tflops"] / product["tflops"]
-
-
-def test_a_part_without_its_package_names_the_package(session, no_torch):
-  options = argparse.Namespace(
-    json=session._path,
-    part="pytorch 130m",
-    seconds=60,
-    smoke=True,
-    rows=0,
-    trials=[],
-    without="torch",
-  )
-  gpu.run_part(options)
-  (row,) = session.rows()
-  assert row["missing"] == "torch is not installed"
-
-
-def test_an_estimate_in_the_file_is_not_measured_again(session, capsys):
-  measured = []
-
-  def arm(value):
-    measured.append(value)
-    return {"mfu": 1 / value}
-
-  estimate.run(session, "v5e product", lambda: arm(0))  # Fails: measured again.
-  estimate.run(session, "v5e product", lambda: arm(2))
-  estimate.run(session, "v5e product", lambda: arm(4))
-  assert measured == [0, 2]
-  estimate.show(session.rows())
-  (line,) = capsys.readouterr().out.splitlines()[-1:]
-  assert line.startswith("v5e product") and "50.0%" in line
-
-
 @pytest.mark.parametrize(
   ("main", "argv", "said"),
   [
@@ -329,63 +231,6 @@ def test_a_wrong_option_is_refused_before_anything_is_measured(
   last = capsys.readouterr().err.splitlines()[-1]
   assert "error: " in last and said in last
   assert not path.exists()
-
-
-def test_slices_are_named_by_their_devices():
-  assert estimate.topology_name("v5e", 8) == "v5e-8"
-  assert estimate.topology_name("v5p", 8) == "v5p-16"  # TensorCores.
-
-
-def test_peers_have_one_row_where_ours_has_one_for_each_remat():
-  options = argparse.Namespace(
-    **dict(chips=["v5e", "v4"], devices=["8"], sizes=["130m"], rows=["8"]),
-    **dict(remat=["names", "full"], attention=["auto"]),
-    arms=["ours", "plain"],
-  )
-  assert list(estimate.arms_of(options)) == [
-    ("v5e-8", "130m", "8", "names", "auto"),
-    ("v5e-8", "130m", "8", "full", "auto"),
-    ("v4-16", "130m", "8", "names", "auto"),
-    ("v4-16", "130m", "8", "full", "auto"),
-    ("v5e-8", "130m", "8", "plain"),
-    ("v4-16", "130m", "8", "plain"),
-  ]
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_lowered_step_of_the_plain_trainer_has_our_parameters(tied):
-  shape = dataclasses.replace(TOY, tied=tied)
-  config = ours.config(shape)
-  weights = ours.weights(ours.Trainer(config, shape.vocab_size).state.model)
-  model = config.model_config(shape.vocab_size)
-  assert jax.tree.map(np.shape, plain.joined(weights)) == jax.tree.map(
-    np.shape, plain.shapes(model)
-  )
-
-
-def test_a_model_that_is_not_gpts_is_not_compared_with_gpts():
-  gpt, llama = (
-    ours.config(TOY, kind).model_config(TOY.vocab_size)
-    for kind in ("gpt", "llama")
-  )
-  estimate.require_gpt(gpt)
-  with pytest.raises(ValueError, match="rope, rmsnorm, swiglu"):
-    estimate.require_gpt(llama)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu"
-)
-def test_the_stored_calibration_is_that_of_the_cost_model(tmp_path):
-  path = tmp_path / "estimate.json"
-  command = [sys.executable, "-m", "benchmarks.estimate", f"--json={path}"]
-  subprocess.run([*command, "--sizes="], check=True)
-  rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
-  for chip in ("v4", "v5e", "v5p", "v6e"):
-    stored = chips.CHIPS[chip].cost_model
-    share = rows[f"{chip} product"]["mfu"]
-    assert stored and share == pytest.approx(stored.product_share, abs=0.002)
 
 
 def test_the_rate_of_an_arm_is_chosen_on_other_text_than_it_is_compared_on():

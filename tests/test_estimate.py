@@ -6,62 +6,18 @@ import math
 import pytest
 
 from pausejax import cli, errors
-from pausejax.preflight import collectives, estimate, hlo
-from pausejax.preflight.attention_kernels import KERNEL_EFFICIENCY
-from pausejax.preflight.estimate_report import estimate_lines
+from pausejax.preflight import collectives, estimate
 from pausejax.preflight.estimated_step import EstimatedStep
 from pausejax.runtime import chips
-
-V5E = chips.CHIPS["v5e"]
-CYCLE = 1 / V5E.cost_model.clock
-
-
-def cycles(number):
-  return f'backend_config={{"window_config":{{"estimated_cycles":"{number}"}}}}'
-
-
-PRODUCT = """
-%fused_product (a: bf16[8,8], b: bf16[8,8]) -> bf16[8,8] {
-  %a = bf16[8,8]{1,0} parameter(0)
-  %b = bf16[8,8]{1,0} parameter(1)
-  ROOT %c = bf16[8,8]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
-}
-
-%fused_sum (a: bf16[8,8], b: bf16[8,8]) -> bf16[8,8] {
-  %a = bf16[8,8]{1,0} parameter(0)
-  %b = bf16[8,8]{1,0} parameter(1)
-  ROOT %c = bf16[8,8]{1,0} add(%a, %b)
-}
-"""
-
-
-def program(lines, computations="", tables=""):
-  """Returns a module whose entry has these lines, and two fusions to call."""
-  body = "\n".join(f"  {line}" for line in lines)
-  return (
-    f"HloModule m\n{tables}\n{PRODUCT}\n{computations}\n"
-    "ENTRY %main (x: bf16[8,8]) -> bf16[8,8] {\n"
-    f"  %x = bf16[8,8]{{1,0}} parameter(0)\n{body}\n"
-    "  ROOT %r = bf16[8,8]{1,0} copy(%x), "
-    f"{cycles(1)}\n}}\n"
-  )
-
-
-def fusion(name, of, number, metadata=""):
-  note = f", metadata={{{metadata}}}" if metadata else ""
-  return (
-    f"%{name} = bf16[8,8]{{1,0}} fusion(%x, %x), kind=kOutput, "
-    f"calls=%{of}{note}, {cycles(number)}"
-  )
-
-
-def priced(text, **kwargs):
-  return estimate.estimate(
-    text,
-    V5E,
-    collectives=collectives.collectives(text),
-    **kwargs,
-  )
+from tests.hlo_programs import (
+  CYCLE,
+  V5E,
+  cycles,
+  fusion,
+  priced,
+  program,
+  report,
+)
 
 
 def test_products_and_other_operations_are_summed_apart():
@@ -277,87 +233,6 @@ def test_what_has_no_estimate_is_counted_by_its_bytes():
   assert "sort 2, Unheard 1" in report(found)
 
 
-def kernel(name, fused="false", *, swapped=False, blocks=" 512"):
-  """Returns the lines of a splash kernel, as JAX writes them."""
-  kind, size = blocks.split(" ")
-  last = "64,2048" if swapped else "2048,64"
-  q, k = f"bf16[2,12,{last}]", f"bf16[2,4,{last}]"
-  layout = f'\\"q_layout\\": {1 + swapped}, \\"k_layout\\": {1 + swapped}'
-  return [
-    "%m = s8[1,4,4]{2,1,0} parameter(1)",
-    f"%q = {q}{{3,2,1,0}} parameter(2)",
-    f"%k = {k}{{3,2,1,0}} parameter(3)",
-    "%stat = f32[2,12,2048,128]{3,2,1,0} parameter(4)",
-    f"%splash_mha_{name}.1 = ({q}{{3,2,1,0}}, f32[2,12,2048,128]{{3,2,1,0}}) "
-    'custom-call(%m, %q, %k, %k, %stat), custom_call_target="tpu_custom_call", '
-    'frontend_attributes={kernel_metadata={\n"xprof_metadata":"{'
-    f'\\"block_q{kind}\\": {size}, \\"block_kv{kind}\\": {size}, '
-    f'\\"use_fused_bwd_kernel\\": {fused}, {layout}}}"\n'
-    '}}, metadata={op_name="jit(step)/transpose(jvp())/pallas_call"}, '
-    'backend_config={"custom_call_config":{"body":"TUzv"}}',
-  ]
-
-
-@pytest.mark.parametrize(
-  "name,fused,products",
-  [
-    ("fwd_segmented_residuals", "false", 2),
-    ("dq_segmented_no_residuals", "false", 3),
-    ("dkv_segmented_no_residuals", "false", 4),
-    ("dkv_segmented_no_residuals", "true", 5),
-  ],
-)
-def test_an_attention_kernel_is_modelled_from_its_shapes(name, fused, products):
-  text = program(kernel(name, fused=fused))
-  # Of 4 x 4 blocks, 10 are not excluded; head_dim 64 fills half of a unit.
-  flops = products * 2 * (2 * 12) * 10 * 512**2 * 128
-  assert priced(text).attention_seconds == pytest.approx(
-    flops / (KERNEL_EFFICIENCY * 197e12)
-  )
-  assert priced(text).dearest[0].where == "backward pallas_call"
-  # On a matrix unit of 256, a quarter of it is filled.
-  v6e = chips.CHIPS["v6e"]
-  wide = estimate.estimate(text, v6e)
-  assert wide.attention_seconds == pytest.approx(
-    2 * flops / (KERNEL_EFFICIENCY * v6e.peak_flops)
-  )
-
-
-@pytest.mark.parametrize(
-  ("window", "block", "computed"),
-  [
-    (0, 512, 10),
-    (2048, 512, 10),
-    (1, 512, 4),
-    (2, 512, 7),  # The first query of a block sees a key of the one before.
-    (513, 512, 7),
-    (514, 512, 9),
-    (0, 1024, 3),
-    (0, 2048, 1),
-    (64, 2048, 1),  # A window inside of a block saves nothing.
-  ],
-)
-def test_a_kernel_computes_whole_blocks(window, block, computed):
-  lines = kernel("dq_segmented", blocks=f"_dq {block}")
-  seconds = priced(program(lines), window=window).attention_seconds
-  flops = 3 * 2 * (2 * 12) * computed * block**2 * 128
-  assert seconds == pytest.approx(flops / (KERNEL_EFFICIENCY * 197e12))
-
-
-def test_a_kernel_may_have_the_tokens_last():
-  plain, swapped = (
-    priced(program(kernel("fwd_segmented", swapped=s))) for s in (False, True)
-  )
-  assert plain.attention_seconds == swapped.attention_seconds > 0
-
-
-def test_a_kernel_that_is_not_attention_has_no_estimate():
-  lines = [line.replace("splash_mha_fwd", "megablox") for line in kernel("fwd")]
-  found = priced(program(lines))
-  assert found.attention_seconds == 0
-  assert found.num_unpriced == {"megablox": 1}
-
-
 TABLES = """
 FileNames
 1 "/home/me/pausejax/model/layers.py"
@@ -392,18 +267,6 @@ def test_operations_name_their_pass_and_source_line():
   ]
   text = report(found)
   assert "model/layers.py:60" in text and "no source line" in text
-
-
-def report(found, chip=V5E):
-  step = EstimatedStep(
-    times=found,
-    chip=chip,
-    num_devices=4,
-    tokens_per_step=4000,
-    flops_per_token=8e9,
-    whole_flops_per_token=9e9,
-  )
-  return "\n".join(estimate_lines(step))
 
 
 def test_utilization_has_both_conventions_and_both_peaks():
@@ -453,11 +316,3 @@ def test_an_estimate_without_libtpu_is_refused(capsys):
   )
   assert code == 1
   assert "libtpu is not installed" in capsys.readouterr().err
-
-
-def test_the_last_lines_of_a_kernel_belong_to_it():
-  module = hlo.Module(program(kernel("fwd")))
-  (one,) = [
-    o for o in module.computations["main"].values() if "splash" in o.name
-  ]
-  assert one.attribute(r'op_name="([^"]+)"').endswith("pallas_call")

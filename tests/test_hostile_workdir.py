@@ -12,21 +12,8 @@ from pausejax.checkpoints.store import Store
 from pausejax.runtime import run_folder
 from tests import test_damage
 
-
-@pytest.fixture(scope="module")
-def abstract():
-  return test_damage.make_abstract()
-
-
-@pytest.fixture(scope="module")
-def pristine(abstract, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("hostile") / "run"
-  return test_damage.save_steps(workdir, abstract)
-
-
-@pytest.fixture
-def workdir(pristine, tmp_path):
-  return shutil.copytree(pristine, tmp_path / "run")
+abstract, pristine = test_damage.abstract, test_damage.pristine
+workdir = test_damage.workdir
 
 
 @pytest.fixture

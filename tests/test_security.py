@@ -1,8 +1,8 @@
 """The rules of docs/security.md: what the code may not call, where it writes.
 
 Rules that belong to one area are tested there: pickled weights
-(test_import.py), words of launchers (test_launch.py), text in the report
-(test_report_page.py), damaged input (test_fuzz.py).
+(test_import.py), words of launchers (test_launch.py, test_launch_clouds.py),
+text in the report (test_report_page.py), damaged input (test_fuzz.py).
 """
 
 import ast
