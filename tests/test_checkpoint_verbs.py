@@ -179,7 +179,8 @@ def test_damage_is_named_with_its_file_or_leaf(workdir, run):
   flip(toys.array_file(workdir / "checkpoints" / "4" / "params"))
   code, printed = run("verify", workdir, "--step=4")
   assert code == 3 and "0 of 1 steps are intact" in printed
-  assert "  digest of model/" in printed and "does not match" in printed
+  # A flipped byte is read as another value, or cannot be read.
+  assert "checkpoints/4: DAMAGED\n" in printed and " model/" in printed
 
 
 def test_a_step_that_a_run_deletes_meanwhile_is_not_damaged(
