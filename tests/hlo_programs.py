@@ -57,8 +57,8 @@ def priced(text, **kwargs):
   )
 
 
-def report(found, chip=V5E):
-  step = EstimatedStep(
+def estimated_step(found, chip=V5E) -> EstimatedStep:
+  return EstimatedStep(
     times=found,
     chip=chip,
     num_devices=4,
@@ -66,4 +66,7 @@ def report(found, chip=V5E):
     flops_per_token=8e9,
     whole_flops_per_token=9e9,
   )
-  return "\n".join(estimate_lines(step))
+
+
+def report(found, chip=V5E) -> str:
+  return "\n".join(estimate_lines(estimated_step(found, chip)))

@@ -1,9 +1,11 @@
 """The hierarchical bootstrap and the power of a study, in simulations."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
+from scipy import special
 
 from benchmarks import intervals as simulation
 from pausejax.evaluation import bootstrap, intervals
@@ -113,6 +115,19 @@ def test_an_effect_of_the_minimum_size_is_found_in_80_percent(num_seeds):
   real = dataclasses.replace(study, candidates=((mean, 1.0),))
   found = simulation.simulate(real, 400)["found"]
   assert 0.72 <= found <= 0.9
+
+
+@pytest.mark.parametrize(("num_seeds", "power"), [(2, 72), (3, 76), (5, 79)])
+def test_the_power_if_seeds_dominate_is_the_documented_one(num_seeds, power):
+  differences_SN = np.tile(np.arange(num_seeds)[:, None], (1, 10))
+  error = intervals.standard_error(differences_SN)
+  effect = intervals.detectable_difference(differences_SN)
+  degrees = num_seeds - 1
+  limit = special.stdtrit(degrees, 0.975)
+  missed = special.nctdtr(degrees, effect / error.variance**0.5, limit)
+  assert round(100 * (1 - missed)) == power
+  text = (pathlib.Path(__file__).parent.parent / "docs/study.md").read_text()
+  assert f"{power}% with {num_seeds}" in text.replace("\n ", "")
 
 
 def test_a_study_without_an_interval_has_no_minimum_effect():

@@ -7,12 +7,12 @@ import pytest
 
 from pausejax import cli, errors
 from pausejax.preflight import collectives, estimate
-from pausejax.preflight.estimated_step import EstimatedStep
 from pausejax.runtime import chips
 from tests.hlo_programs import (
   CYCLE,
   V5E,
   cycles,
+  estimated_step,
   fusion,
   priced,
   program,
@@ -271,14 +271,7 @@ def test_operations_name_their_pass_and_source_line():
 
 def test_utilization_has_both_conventions_and_both_peaks():
   found = priced(program([fusion("p", "fused_product", 10**9)]))
-  step = EstimatedStep(
-    times=found,
-    chip=V5E,
-    num_devices=4,
-    tokens_per_step=4000,
-    flops_per_token=8e9,
-    whole_flops_per_token=9e9,
-  )
+  step = estimated_step(found)
   mfu = step.utilizations(0.1)
   assert mfu["causal"] == pytest.approx(1000 * 8e9 / 0.1 / 197e12)
   assert mfu["whole"] == pytest.approx(mfu["causal"] * 9 / 8)

@@ -191,7 +191,7 @@ def test_a_donor_has_another_right_answer():
     return [row.example for row in encoded.donors]
 
   assert donors("aabca") == [2, 2, 3, 4, 2]
-  with pytest.raises(errors.UsageError, match="same right answer"):
+  with pytest.raises(errors.UsageError, match="two different right answers"):
     donors("aaa")
 
 

@@ -190,9 +190,9 @@ def _donors(order: Sequence[int], answers: Sequence[str]) -> list[int]:
   """Returns the donor of each example: the next in order, answers differ."""
   errors.require(
     len({*answers}) > 1,
-    f"all probed examples (their number: {len(answers)}) have the same right "
-    "answer, so none can lend its pauses to another; probe more (--limit=0: "
-    "all), or another --split or --task",
+    "the probed examples do not have two different right answers (number of "
+    f"examples: {len(answers)}), so none can lend its pauses to another; probe "
+    "more (--limit=0: all), or another --split or --task",
   )
   donors = [0] * len(order)
   # Two rounds from the end: the one after the last is the first.

@@ -35,8 +35,9 @@ RULE = (
   f"above the margin ({MARGINS['accuracy']:g} point of accuracy, or "
   f"{MARGINS['log_likelihood']:g} nats of log-likelihood), and does not matter "
   "if both intervals lie within plus and minus their margins. All three "
-  f"matter: {USES}. All three do not matter: {IGNORES}. Mean and transplant do "
-  f"not matter, and cut may: {IGNORES_CONTENT}. Otherwise: {UNKNOWN}."
+  f"matter: {USES}. Each of the three does not matter: {IGNORES}. Mean and "
+  f"transplant do not matter, and cut may: {IGNORES_CONTENT}. Otherwise: "
+  f"{UNKNOWN}."
 )
 
 _NUM_RESAMPLES = 2_000

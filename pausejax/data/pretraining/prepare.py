@@ -20,7 +20,9 @@ order; several processes count the documents of all units first, which reads the
 files once more.
 
 Each file is written atomically. A unit is done when its note exists and its
-files have the sizes in the note; a repeated command builds the other units.
+files have the sizes in the note; a repeated command builds the other units. A
+note is removed before new records are written, and the index before any unit is
+built again. Of a store in a bucket, finished units need not be in OUT.
 """
 
 import dataclasses
