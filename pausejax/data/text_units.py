@@ -88,11 +88,11 @@ def _sentences(
 
   def ends(ids_BN: np.ndarray) -> np.ndarray:
     end_BN = final_V[ids_BN]
+    closed = [(1, closing_V[ids_BN])]
+    closed += [(len(ids), _is_last_of(ids, ids_BN)) for ids in sequences]
     for _ in range(_MAX_CLOSING):
-      before_BN = end_BN.copy()
-      end_BN |= closing_V[ids_BN] & _shifted(before_BN)
-      for ids in sequences:
-        end_BN |= _is_last_of(ids, ids_BN) & _shifted(before_BN, len(ids))
+      longer = [is_BN & _shifted(end_BN, length) for length, is_BN in closed]
+      end_BN = np.logical_or.reduce([end_BN, *longer])
     is_followed_BN = _shifted(starts_after_V[ids_BN][:, ::-1])[:, ::-1]
     return end_BN & (is_followed_BN | ends_in_space_V[ids_BN])
 
@@ -139,7 +139,9 @@ def _matching(pattern: str, texts: Sequence[str]) -> np.ndarray:
 
 def _shifted(x_BN: np.ndarray, by: int = 1) -> np.ndarray:
   """Returns the values `by` tokens before, False for the first ones."""
-  return np.pad(x_BN, ((0, 0), (by, 0)))[:, : x_BN.shape[1]]
+  shifted_BN = np.zeros_like(x_BN)
+  shifted_BN[:, by:] = x_BN[:, : max(x_BN.shape[1] - by, 0)]
+  return shifted_BN
 
 
 def _is_last_of(ids: Sequence[int], ids_BN: np.ndarray) -> np.ndarray:
