@@ -219,7 +219,8 @@ def test_the_command_probes_such_a_run_and_the_report_draws_it(
   assert [k["num_kept"] for k in result["kept"]] == [0, 1, 2]
   assert cli.main([*argv, "--pauses=3", "--maps="]) == 0
   said = capsys.readouterr().out
-  assert "3 pauses after the prefix, 2 of them probed" in said
+  assert "3 x <pause> after the prefix, 2 of them probed; 2 " in said
+  assert " after every token not probed; " in said
   assert cli.main(["report", str(report.parent)]) == 0
   page = (report.parent / "report.html").read_text()
   assert "M=0, 2 after every token" in page and "M=3" in page

@@ -147,6 +147,12 @@ def test_the_greedy_continuation_is_recognized():
   assert [is_greedy for _, is_greedy in found] == [True, False]
 
 
+def test_activations_that_overflow_give_no_score():
+  large = jax.tree.map(lambda x: x * 1e30, MODEL)
+  with pytest.raises(errors.UserError, match="gives NaN"):
+    log_likelihoods(pairs(2), model=large)
+
+
 def test_text_is_truncated_and_pauses_and_continuation_are_not():
   context, continuation = ids("x" * 40 + "tail"), ids("end", bos=False)
   found, made = log_likelihoods([(context, continuation)], max_length=16)

@@ -207,6 +207,7 @@ class LoadedRun:
     Raises:
       UsageError: the numbers of prefixes and lists of options differ, an option
         has no tokens, or prefix, pauses and options do not fit the model.
+      UserError: the activations of the model overflow.
     """
     prefixes = continuation.text_list("prefixes", prefixes)
     encoded = self._encode_options(prefixes, options)
@@ -226,6 +227,7 @@ class LoadedRun:
       behind=self._saved.behind_tokens,
     )
     found_BO = np.asarray(log_prob_BO)
+    score.require_numbers(found_BO)
     return [x_O[: len(row)] for x_O, row in zip(found_BO, encoded, strict=True)]
 
   def logits(self, tokens: Any) -> np.ndarray:

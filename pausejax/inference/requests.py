@@ -97,6 +97,7 @@ class RequestRunner:
 
     Raises:
       UsageError: pauses and continuation do not fit.
+      UserError: the activations of the model overflow.
     """
     made = self._options(requests)
     for options in _batches(
@@ -216,7 +217,9 @@ class RequestRunner:
       pause_id=self.tokenizer.pause_id,
       behind=self.filler.behind,
     )
-    return [sharding.fetch_rows(x_BO) for x_BO in scores]
+    log_prob_BO, is_greedy_BO = map(sharding.fetch_rows, scores)
+    score.require_numbers(log_prob_BO)
+    return log_prob_BO, is_greedy_BO
 
   def _decode(self, rows: Sequence[_Prompt], num_new: int) -> list[list[int]]:
     """Returns the `num_new` ids that follow each row."""

@@ -229,14 +229,17 @@ def _probe(
 
 def _probed(format_: prompts.Format, num_probed: int) -> str:
   """Returns which pauses are probed, as text."""
-  pauses = format_.pauses
+  pauses, behind = format_.pauses, format_.filler.behind
   if not pauses.num_pauses:
     return (
-      f"{format_.filler.behind} of the prompt, all probed but the last, where "
-      "the answer is read"
+      f"{behind} of the prompt, all probed but the last, where the answer is "
+      "read"
     )
-  count = f"{pauses.num_pauses} pause{'s' * (pauses.num_pauses > 1)}"
-  return f"{count} {pauses.place}, {num_probed} of them probed"
+  others = f"; {behind} not probed" if behind.ids else ""
+  return (
+    f"{pauses.num_pauses} x {pauses.token} {pauses.place}, {num_probed} of "
+    f"them probed{others}"
+  )
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
