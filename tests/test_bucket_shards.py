@@ -79,6 +79,11 @@ def test_machines_that_share_only_the_bucket_make_the_same_store(
   assert build(url, "machine4", "--shard=2/3") == 0
   assert Objects(url).versions() == before
   assert cli.main(["segments", f"--verify={url}"]) == 0
+  (name, *_) = [n for n in Objects(url).sizes() if n.endswith("array_record")]
+  Objects(url).write(name, b"other")
+  capsys.readouterr()
+  assert cli.main(["segments", f"--verify={url}"]) == 1
+  assert f"BAD  {url}/{name} has 5 bytes" in capsys.readouterr().out
 
 
 def test_of_two_that_finish_together_one_writes_the_index(

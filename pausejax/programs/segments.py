@@ -245,6 +245,7 @@ def _verify(argv: list[str]) -> int:
   for file, problem in record_store.verify(folder):
     num_files += 1
     num_wrong += bool(problem)
+    problem = problem.replace(str(folder), options.verify.rstrip("/"))
     print(f"BAD  {problem}" if problem else f"ok   {file}", flush=True)
   num_right = num_files - num_wrong
   print(f"{num_right:,} of {num_files:,} files match the index")
