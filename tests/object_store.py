@@ -15,11 +15,18 @@ import pytest
 
 SECRET = "the-secret-of-the-tests"
 BUCKET = "bucket-of-tests"
+# The emulator queues only 5 connections; Linux tries others again after 1 s.
+_EMULATOR = """
+import socketserver
+from gcp_storage_emulator.__main__ import main
+socketserver.TCPServer.request_queue_size = 128
+main()
+"""
 _COMMANDS = {
   "s3": ("moto", ["-m", "moto.server", "-H", "127.0.0.1", "-p"]),
   "gs": (
     "gcp_storage_emulator",
-    ["-m", "gcp_storage_emulator", "start", "--in-memory", "--port"],
+    ["-c", _EMULATOR, "start", "--in-memory", "--port"],
   ),
 }
 _CLIENTS = {"s3": "s3fs", "gs": "gcsfs"}
@@ -69,6 +76,8 @@ class Link:
       socket.create_connection(("127.0.0.1", self._store_port)) as store,
     ):
       self._open |= {client, store}
+      for one in (client, store):
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
       while not self._is_cut:
         for ready in select.select([client, store], [], [], 1)[0]:
           data = ready.recv(2**16)
