@@ -103,10 +103,11 @@ def _clipped(
   config: OptimConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
   """Returns the optimizer after clipping."""
-  optimizer = _build(config, schedule)
-  if not config.clip_norm:
-    return optax.chain(optimizer)
-  return optax.chain(_clip_by_global_norm(config.clip_norm), optimizer)
+  # With a place for clipping in any case, so that a resume may change it.
+  clip = optax.identity()
+  if config.clip_norm:
+    clip = _clip_by_global_norm(config.clip_norm)
+  return optax.chain(clip, _build(config, schedule))
 
 
 def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
@@ -182,10 +183,9 @@ def _build(
     raise errors.UsageError(_refusal(config, why)) from e
   why = _REFUSED.get(config.name) or _obstacle(state)
   errors.require(not why, _refusal(config, why))
-  # Muon's dimension numbers already exclude the stacked axis.
-  return (
-    optimizer if _is_muon(config.name) else unstacked.adapt(optimizer, jaxpr)
-  )
+  if _is_muon(config.name):  # Its dimension numbers exclude the stacked axis.
+    return optimizer
+  return unstacked.adapt(optimizer, jaxpr)
 
 
 def _refusal(config: OptimConfig, why: str) -> str:

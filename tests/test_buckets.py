@@ -158,6 +158,16 @@ def test_lines_are_copied_in_parts_and_joined(url, tmp_path):
   assert [*contents(url).values()] == [lines[0]]
 
 
+def test_lines_are_read_while_their_parts_are_replaced(url, tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b"a\n")
+  parts.PartWriter(Objects(url), path).push()
+  before = Objects(url).sizes()
+  path.write_bytes(b"a\nb\n")
+  parts.PartWriter(Objects(url), path).push()
+  assert parts.join_parts(Objects(url), path.name, before) == b"a\nb\n"
+
+
 def test_an_interrupted_start_leaves_the_lines_of_the_one_before(url):
   objects = Objects(url)
   objects.write("metrics.jsonl/000001.000000000000000", b"a\n")

@@ -22,6 +22,7 @@ SMOKE = pathlib.Path(__file__).parent.parent / "configs" / "smoke.py"
     (["mesh.tensor=8", "mesh.data=1"], "model.num_heads 4 is not divisible"),
     (["optim.name=adamx"], "did you mean 'adamax'?"),
     (["optim.kwargs.b3=1"], "optax.adamw takes no 'b3'"),
+    (["optim.kwargs.weight_decay=-1"], "weight_decay: must be a finite number"),
     (["optim.schedule=wsd", "optim.decay_steps=500"], "optim.decay_steps 500"),
     (["model.attention=splash"], "it needs a TPU"),
     (["model.attention=cudnn"], "model.attention 'cudnn'"),

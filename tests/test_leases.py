@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -81,6 +82,32 @@ def test_a_process_that_follows_a_lease_notices_that_it_was_taken(
     with pytest.raises(errors.UserError, match=r"lost its lease.*by process"):
       followed.require()
     assert other.key != held.key
+
+
+def test_of_two_that_take_over_a_dead_lease_one_gives_up(
+  url, fast_lease, monkeypatch
+):
+  objects = Objects(url)
+  with lease.hold_lease(objects, lambda: None):
+    content = json.loads(objects.read(lease.LEASE))
+  dead = {**content, "pid": 2**22 + 1}
+  objects.write(lease.LEASE, json.dumps(dead).encode())
+  create = Objects.create
+
+  def creating(self, name, given):
+    """Another run, which has seen the dead lease, deletes this one."""
+    is_created = create(self, name, given)
+    if name == lease.LEASE and json.loads(given)["pid"] == os.getpid():
+      other = json.dumps({**content, "host": "h", "key": "other"}).encode()
+      threading.Timer(0.05, objects.write, (lease.LEASE, other)).start()
+    return is_created
+
+  monkeypatch.setattr(Objects, "create", creating)
+  with (
+    pytest.raises(errors.UserError, match=r"is using .* on h, since"),
+    lease.hold_lease(objects, lambda: None),
+  ):
+    pass
 
 
 def test_no_object_of_a_step_is_sent_after_the_lease_was_lost(

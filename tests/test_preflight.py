@@ -175,6 +175,15 @@ def test_a_smaller_batch_is_offered_only_where_it_was_accepted():
   assert found[0].words == "--config.batch_size=32"
 
 
+@pytest.mark.parametrize(("available", "rows"), [(9, 0), (10, 16)])
+def test_verdicts_that_need_equally_many_bytes(available, rows):
+  verdicts = [
+    ahead.Verdict(batch_size=n, needed_bytes=10, hlo_text="", seconds=1.0)
+    for n in (8, 16)
+  ]
+  assert ahead._fitting(*verdicts, available) == rows
+
+
 def test_no_remedy_that_does_not_fit_is_offered_as_fitting():
   found, asked = remedies(0.5, largest=0)
   assert found == [] and len(asked) <= 6

@@ -197,9 +197,10 @@ def _update(
   _download(objects, folder, versions, wanted)
   for file in layout.PARTED:
     content = parts.join_parts(objects, file, versions)
-    (folder / file).unlink(missing_ok=True)
     if content:
       files.write(folder / file, content)
+    else:
+      (folder / file).unlink(missing_ok=True)
 
 
 def _remove_gone(folder: pathlib.Path, versions: Mapping[str, str]) -> None:

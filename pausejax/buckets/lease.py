@@ -50,7 +50,7 @@ class Lease:
   def __init__(self, objects: Objects, holder: _Holder):
     self._objects, self._holder = objects, holder
     self._count = 0
-    self._written = time.monotonic()
+    self._written = _clock()
     self._problem = ""
 
   @property
@@ -69,7 +69,7 @@ class Lease:
     Raises:
       OSError: the bucket cannot be reached.
     """
-    began = time.monotonic()
+    began = _clock()
     found = _read(self._objects)
     if found is None or found[0] != self._holder:
       other = f"by {found[0]}" if found else "by nobody"
@@ -99,7 +99,7 @@ class Lease:
         self._objects.delete([LEASE])
 
   def _age(self) -> float:
-    return time.monotonic() - self._written
+    return _clock() - self._written
 
 
 class FollowedLease:
@@ -123,7 +123,7 @@ class FollowedLease:
     Raises:
       OSError: the bucket cannot be reached.
     """
-    began = time.monotonic()
+    began = _clock()
     if began - self._seen < _RENEW_SECONDS:
       return
     found = _read(self._objects)
@@ -189,6 +189,7 @@ def _acquire(objects: Objects, name: str) -> Lease:
     since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
     key=secrets.token_hex(8),
   )
+  took_over = False
   while (found := _read(objects)) or not objects.create(
     LEASE, _content(holder, 0)
   ):
@@ -198,7 +199,10 @@ def _acquire(objects: Objects, name: str) -> Lease:
     if _read(objects) == found:
       _say(f"taking over {objects.url} from {found[0]}, which is gone")
       objects.delete([LEASE])
+      took_over = True
   lease = Lease(objects, holder)
+  if took_over:  # Another run may delete this lease in place of the old one.
+    time.sleep(_WATCH_SECONDS)
   # Not every store refuses to create an object that exists.
   found = _read(objects)
   if found is None or found[0] != holder:
@@ -284,6 +288,13 @@ def _is_alive(pid: int) -> bool:
   except PermissionError:
     return True
   return True
+
+
+def _clock() -> float:
+  """Returns seconds, including those in which the machine was suspended."""
+  return time.clock_gettime(
+    getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+  )
 
 
 def _say(line: str) -> None:

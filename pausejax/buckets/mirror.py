@@ -55,10 +55,8 @@ class Mirror:
     ]
     # Two: lines are copied by the thread that renews the lease, which must not
     # wait for a large file.
-    self._pushing_files, self._pushing_lines = (
-      threading.Lock(),
-      threading.Lock(),
-    )
+    self._pushing_files = threading.Lock()
+    self._pushing_lines = threading.Lock()
     self._is_open = False  # Whether the run writes its files.
 
   @contextlib.contextmanager

@@ -6,6 +6,9 @@ to each layer (`unstacked.py`), and its state has other leaf names. Where every
 array has the same shape, the state is read under its earlier names, and the
 count of steps is repeated for each layer.
 
+Without clipping, the optimizer was the first part of the state; it is now the
+second one, as with clipping.
+
 A run may begin or cease to skip spikes when it resumes: the window of recent
 losses then is empty, or is not read.
 """
@@ -31,6 +34,7 @@ _RENAMED = (
   (r"(opt_state/\d+)/blocks/(.*)/0/(\w+/\w+)", r"\1/\2/blocks/\3"),
   (r"(opt_state/\d+)/(?:blocks|rest)/(.*)", r"\1/\2"),
 )
+_AFTER_CLIPPING = re.compile(r"(opt_state/(?:[a-z]+/)?)1/")
 
 
 def read_leaves(
@@ -69,7 +73,8 @@ def read_leaves(
   }
   read = arrays.read_arrays(path, to_read, meta["digests"])
   arrays_now = {n: _fitted(read[stored(n)], x) for n, x in wanted.items()}
-  return arrays_now, _NOTE if names else ""
+  is_earlier = any(old != _unclipped(n) for n, old in names.items())
+  return arrays_now, _NOTE if is_earlier else ""
 
 
 def _earlier_names(
@@ -81,12 +86,17 @@ def _earlier_names(
     saved: name -> [shape, dtype] in the checkpoint.
     expected: name -> [shape, dtype] of this version.
   """
-  names = {n: _earlier(n) for n in expected if n not in saved}
   return {
     name: old
-    for name, old in names.items()
+    for name in expected
+    if name not in saved
+    for old in (_earlier(name), _unclipped(name), _unclipped(_earlier(name)))
     if old in saved and _can_be_fitted(saved[old], expected[name])
   }
+
+
+def _unclipped(name: str) -> str:
+  return _AFTER_CLIPPING.sub(r"\g<1>0/", name, count=1)
 
 
 def _earlier(name: str) -> str:

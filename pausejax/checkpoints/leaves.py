@@ -1,7 +1,7 @@
 """A train state as named leaves, to write, compare and digest.
 
-A leaf's name is its path, as in model/blocks/query/kernel, so that the format
-on disk depends neither on optax's tuples nor on Flax's wrappers.
+A leaf's name is its path, as in model/blocks/query/kernel or opt_state/1/0/mu,
+without Flax's wrappers.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ from pausejax import errors
 
 _OTHER_MODEL = "give the settings of its config.json, or another --workdir"
 _OTHER_STATE = (
-  "all of them are the optimizer's: give the optimizer of its config.json, or, "
-  "if this version keeps another state for that one, start from its parameters "
-  "with --init_from and another --workdir"
+  "all of them are the optimizer's, whose state has another structure: use the "
+  "optim settings of its config.json, or start from its parameters with "
+  "--init_from and another --workdir"
 )
 _MAX_ROWS = 12  # Leaves shown in a table of differences.
 

@@ -133,10 +133,9 @@ class OptimConfig(ConfigGroup):
     before=0,
     may_change=True,
   )
-
   skip_spikes: float = field(
     0.0,
-    "Skip a step whose loss or gradient norm is more than so many standard "
+    "Skip a step whose loss or gradient norm is more than this many standard "
     "deviations above the mean of the last 128 steps, once there are 64; 0: "
     "none. OLMo-core and Levanter use 6.",
     minimum=0.0,
@@ -146,7 +145,7 @@ class OptimConfig(ConfigGroup):
   def __post_init__(self):
     super().__post_init__()
     for key, value in self.kwargs.items():
-      if isinstance(value, float):
+      if isinstance(value, (int, float)) and not isinstance(value, bool):
         errors.require_in_range(f"optim.kwargs.{key}", value, 0.0)
 
   @property

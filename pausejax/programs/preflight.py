@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
   print(summary.report_text(result))
   if options.json:
     whole = {"config": options.config, **summary.report_data(result)}
-    pathlib.Path(options.json).write_text(json.dumps(whole, indent=2) + "\n")
+    files.write(pathlib.Path(options.json), json.dumps(whole, indent=2) + "\n")
   return 0 if result.fits else 1
 
 

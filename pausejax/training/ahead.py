@@ -154,10 +154,8 @@ def batch_shapes(config: TrainConfig) -> dict[str, Any]:
   }
   if config.model["prefix_attention"] == "bidirectional":
     dtypes["in_prefix"] = jnp.bool_
-  shape, layout = (
-    (config.batch_size, config.data.seq_len),
-    sharding.batch_sharding(),
-  )
+  shape = config.batch_size, config.data.seq_len
+  layout = sharding.batch_sharding()
   return {
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
     for name, dtype in dtypes.items()
@@ -218,5 +216,8 @@ def largest_batch(
 
 def _fitting(a: Verdict, b: Verdict, available_bytes: int) -> int:
   """Returns the batch size that fits exactly, by a linear fit."""
+  if a.needed_bytes == b.needed_bytes:  # Both numbers may be rounded.
+    fits = a.needed_bytes <= available_bytes
+    return max(a.batch_size, b.batch_size) if fits else 0
   slope = (b.needed_bytes - a.needed_bytes) / (b.batch_size - a.batch_size)
   return int(a.batch_size + (available_bytes - a.needed_bytes) / slope)

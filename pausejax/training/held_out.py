@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,9 +72,17 @@ class HeldOut:
 
   def _sums(self, model, batches, check) -> Sums:
     total: Sums = collections.defaultdict(float)
+    running: Mapping[str, jax.Array] = {}
     for batch in batches():
       sums = self.evaluate_batch(model, sharding.put_batch(batch))
-      for name, value in jax.device_get(sums).items():
-        total[name] += float(value)
+      _add(total, running)  # While the device computes this batch.
+      running = sums
       check()
+    _add(total, running)
     return dict(total)
+
+
+def _add(total: Sums, sums: Mapping[str, jax.Array]) -> None:
+  """Adds the sums of a batch, for which it waits."""
+  for name, value in jax.device_get(sums).items():
+    total[name] += float(value)
