@@ -75,8 +75,9 @@ def one_line(text: str) -> str:
 def nearest(name: object, known: Iterable[str]) -> str:
   """Returns "; did you mean 'x'?" and the known names, as a message's end."""
   known = sorted(known)
-  close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-  hint = f"; did you mean {close[0]!r}?" if close else ""
+  lower = {str(one).lower(): one for one in known}
+  close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+  hint = f"; did you mean {lower[close[0]]!r}?" if close else ""
   more = ", ..." if len(known) > _MAX_NAMES else ""
   names = ", ".join(known[:_MAX_NAMES])
   return f"{hint} (known: {names or 'none'}{more})"

@@ -18,8 +18,24 @@ def schedule_notes(
     branch_step: the step of another run from which this one goes on; 0: none.
   """
   c = config
+  notes = []
+  if c.warmup_steps >= num_steps:
+    notes = [
+      f"note: optim.warmup_steps={c.warmup_steps} is not less than num_steps="
+      f"{num_steps}, so the learning rate only rises"
+    ]
+  return notes + _decay_notes(c, num_steps, branch_step)
+
+
+def _decay_notes(
+  config: OptimConfig, num_steps: int, branch_step: int
+) -> list[str]:
+  c = config
   if not c.decay_steps:
-    return []
+    return [
+      "note: optim.schedule=wsd is constant after the warm-up, since "
+      "optim.decay_steps is 0"
+    ] * (c.schedule == "wsd")
   if c.schedule != "wsd":
     return [
       f"note: optim.decay_steps={c.decay_steps} has no effect, since "
@@ -30,8 +46,7 @@ def schedule_notes(
     return []
   return [
     f"note: the decay of the learning rate began at step {began} (num_steps - "
-    f"optim.decay_steps), before step {branch_step}, from which this run goes "
-    "on"
+    f"optim.decay_steps), before step {branch_step}, where this run starts"
   ]
 
 
@@ -43,7 +58,8 @@ def make_schedule(config: OptimConfig, num_steps: int) -> optax.Schedule:
 
     cosine    a half cosine down to `final_fraction` of it at `num_steps`
     linear    a straight line down to `final_fraction` of it at `num_steps`
-    rsqrt     learning_rate * sqrt(warmup_steps / step)
+    rsqrt     learning_rate * sqrt(warmup_steps / step); without a warm-up,
+              learning_rate / sqrt(step + 1)
     wsd       constant, then linear to `final_fraction` over the last
               `decay_steps`: the schedule of Hu et al. (2024, MiniCPM) with the
               linear decay of Haegele et al. (2024, section 3)

@@ -135,8 +135,8 @@ def _axis_sizes(config: MeshConfig, num_devices: int) -> list[int]:
   axes = " x ".join(f"{name} {size}" for name, size in given.items())
   errors.require(
     math.prod(sizes) == num_devices,
-    f"mesh: {axes} does not make the {num_devices} devices available; one axis "
-    "may be -1",
+    f"mesh: {axes} needs another number of devices than the {num_devices} that "
+    "there are; change the sizes, or set one axis to -1",
   )
   return sizes
 

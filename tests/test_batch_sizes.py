@@ -20,7 +20,7 @@ def test_every_row_is_read_once_in_order():
     step for step, rows in enumerate(steps) for _ in rows
   ]
   assert sizes.sizes == (4, 6, 8) and sizes.later() == "3:8,5:6"
-  assert sizes.summary() == "4 rows, 8 from step 3, 6 from step 5"
+  assert sizes.summary() == "4 rows, 8 after step 3, 6 after step 5"
 
 
 def test_hosts_share_the_rows_of_each_step():

@@ -205,6 +205,15 @@ def test_machines_with_other_settings_do_not_share_a_store(
   assert "index.json" not in Objects(url).sizes()
 
 
+@pytest.mark.parametrize("words", [(), ("--shard=1/2",)])
+def test_a_store_is_not_built_over_a_run(url, build, words, capsys):
+  Objects(url).write("config.json", b"{}")
+  before = Objects(url).versions()
+  assert build(url, "a", *words) == 1
+  assert "has other objects, such as config.json" in capsys.readouterr().err
+  assert Objects(url).versions() == before
+
+
 @pytest.mark.parametrize("words", [(), ("--shard=1/2", "--shard=2/2")])
 def test_what_the_corpus_no_longer_has_is_deleted(
   url, build, corpus, tmp_path, words

@@ -3,7 +3,7 @@
 import pytest
 
 from pausejax import cli
-from pausejax.config import default
+from pausejax.config import TrainConfig, default, fields
 from tests.command_lines import SMOKE, fails, help_lines, leaves
 
 
@@ -30,8 +30,11 @@ def test_help_names_every_field_with_default_and_meaning(verb, capsys):
     cli.main([*verb, "--help"])
   assert done.value.code == 0
   lines = capsys.readouterr().out.splitlines()
+  declared = dict(fields.all_fields(TrainConfig))
   for name, value in leaves(default().to_dict()).items():
-    line = lines.index(f"  {name} = {value!r}")
+    follows = declared.get(name) and declared[name].default
+    note = f"  ({follows})" if isinstance(follows, fields.Follows) else ""
+    line = lines.index(f"  {name} = {value!r}{note}")
     meaning = lines[line + 1]
     assert meaning.startswith(" " * 6) and len(meaning.strip()) > 5, name
 

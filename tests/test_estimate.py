@@ -27,7 +27,7 @@ def test_products_and_other_operations_are_summed_apart():
   assert found.product_seconds == pytest.approx(1000 * CYCLE)
   assert found.other_seconds == pytest.approx(201 * CYCLE)
   assert found.bounds == pytest.approx((1201 * CYCLE, 1201 * CYCLE))
-  # Products are not among the dearest.
+  # Products are not among them.
   assert [one.name for one in found.dearest] == ["s", "r"]
 
 

@@ -293,7 +293,7 @@ def test_schedules_warm_up_to_the_peak_and_never_exceed_it(schedule):
   assert (np.diff(rates[:5]) > 0).all() and (np.diff(rates[5:]) <= 1e-8).all()
 
 
-def test_a_decay_that_was_not_meant_is_noted():
+def test_a_schedule_that_was_not_meant_is_noted():
   wsd = config(schedule="wsd", decay_steps=10)
   assert schedules.schedule_notes(wsd, 100, 0) == []
   assert schedules.schedule_notes(wsd, 100, 90) == []
@@ -302,6 +302,10 @@ def test_a_decay_that_was_not_meant_is_noted():
   (unused,) = schedules.schedule_notes(config(decay_steps=10), 100, 0)
   assert "decay_steps=10 has no effect" in unused and "cosine" in unused
   assert schedules.schedule_notes(config(), 100, 50) == []
+  (constant,) = schedules.schedule_notes(config(schedule="wsd"), 100, 0)
+  assert "is constant after the warm-up" in constant
+  (rising,) = schedules.schedule_notes(config(warmup_steps=100), 100, 0)
+  assert "only rises" in rising
 
 
 def test_schedules_end_where_they_say():

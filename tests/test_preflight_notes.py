@@ -55,6 +55,13 @@ def test_a_step_without_an_attention_kernel_says_what_a_kernel_needs():
   assert note_on(hlo_text="%d = dot(%q, %k)", attention="xla") == []
 
 
+def test_float32_is_noted():
+  fast = dict(head_dim=128, num_heads=16, num_kv_heads=16)
+  (note,) = note_on(**fast, dtype="float32")
+  assert "computes in float32" in note
+  assert not note_on(**fast, dtype="bfloat16")
+
+
 def test_windowed_einsum_loops_are_noted():
   loops = [
     f"  %w{n} = (f32[]) while(%x), condition=%c, "

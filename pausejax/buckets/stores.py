@@ -82,12 +82,23 @@ def building(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with copies.reading(url):
       sizes = objects.sizes()
+    _require_store(url, sizes)
     # What is only here is named by its place here.
     with copies.named(url if is_there else "", folder):
       yield folder, {n: sizes[n] for n in sizes if _is_finished(n, sizes)}
     held.require()
     with copies.writing(url):
       mirror.retried(lambda: _upload(objects, folder), f"write {url}")
+
+
+def _require_store(url: str, names: Collection[str]) -> None:
+  """Raises UserError if there is something else than a store."""
+  others = [n for n in names if not n.startswith(("units/", "lease"))]
+  if others and _HEAD not in names:
+    raise errors.UserError(
+      f"--out: {url} has other objects, such as {min(others)}, and no store; "
+      "choose another --out"
+    )
 
 
 def _follow(objects: Objects, folder: pathlib.Path, *, is_whole: bool) -> bool:

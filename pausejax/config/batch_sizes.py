@@ -53,7 +53,7 @@ class BatchSizes:
     """Returns the sizes and their steps in words."""
     (_, first), *later = self.stages
     return ", ".join(
-      [f"{first:,} rows", *(f"{n:,} from step {s:,}" for s, n in later)]
+      [f"{first:,} rows", *(f"{n:,} after step {s:,}" for s, n in later)]
     )
 
   def later(self) -> str:

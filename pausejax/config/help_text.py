@@ -39,6 +39,8 @@ def config_help(
       continue
     value, default = _value(config or defaults, name), _value(defaults, name)
     note = "" if value == default else f"  ({default!r})"
+    if value == default and isinstance(declared.default, fields.Follows):
+      note = f"  ({declared.default})"
     note = note if len(note) < _LONGEST_NOTE else ""
     lines += [f"  {name} = {value!r}{note}", f"      {_meaning(declared)}"]
   return "\n".join(lines)

@@ -53,7 +53,7 @@ class EvalConfig(ConfigGroup):
   )
   num_batches: int = field(
     50,
-    "Batches of held-out text per evaluation; 0: all.",
+    "Batches per evaluation, from the start of the held-out text; 0: all.",
     minimum=0,
     may_change=True,
   )

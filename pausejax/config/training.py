@@ -254,7 +254,7 @@ class TrainConfig(ConfigGroup):
   )
   later_batch_sizes: str = field(
     "",
-    "Other batch sizes from later steps on, STEP:ROWS, such as "
+    "Other batch sizes after later steps, STEP:ROWS, such as "
     "2000:512,6000:1024; the step is compiled once for each size.",
   )
   skip_batches: str = field(

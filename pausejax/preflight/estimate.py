@@ -87,7 +87,7 @@ class Estimate:
     far_bytes: bytes sent between slices if their bandwidth is not known; not in
       `collective_seconds`.
     num_uncounted: loops of unknown trip count, which count once.
-    dearest: operations outside the products, dearest first.
+    dearest: operations outside the products, the most expensive first.
   """
 
   product_seconds: float

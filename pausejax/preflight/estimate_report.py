@@ -11,7 +11,7 @@ def estimate_lines(step: EstimatedStep) -> list[str]:
   """Returns the lines of the report."""
   lines = ["estimated time of a step, by libtpu's cost model (not measured)"]
   lines += [*_parts(step.times), *_totals(step), ""]
-  lines += _dearest(step.times.dearest[:NUM_DEAREST])
+  lines += _most_expensive(step.times.dearest[:NUM_DEAREST])
   return [*lines, "", *_assumptions(step)]
 
 
@@ -60,8 +60,11 @@ def _totals(step: EstimatedStep) -> list[str]:
   return lines
 
 
-def _dearest(operations: Sequence[Operation]) -> list[str]:
-  lines = ["dearest operations outside the products", "         ms  times"]
+def _most_expensive(operations: Sequence[Operation]) -> list[str]:
+  lines = [
+    "most expensive operations outside the products",
+    "         ms  times",
+  ]
   for one in operations:
     where = one.where or "no source line"
     lines.append(f"  {_ms(one.seconds)}  {one.count:5,}  {one.name}  {where}")

@@ -10,6 +10,10 @@ _NO_KERNEL = (
   "multiple of 128 positions, one window for all layers (no "
   "model.global_every), no bidirectional prefix, and mesh.sequence=1"
 )
+_FLOAT32 = (
+  "the model computes in float32; MFU and the attention kernels are those of "
+  "bfloat16, in which TPUs are faster: --config.model.dtype=bfloat16"
+)
 _WINDOWED = re.compile(r"\bbody=%?[\w.\-]*windowed_dot_general")
 
 
@@ -35,7 +39,12 @@ def tpu_notes(
   if has_kernel:
     attention = _head_dim(config, estimate, unit, tensor)
   unrolled = _scanned(config) if hlo_text else ""  # Not if it does not fit.
-  lines = [attention, _windowed(hlo_text, estimate), unrolled]
+  lines = [
+    attention,
+    _windowed(hlo_text, estimate),
+    unrolled,
+    _FLOAT32 if config.dtype == "float32" else "",
+  ]
   return [line for line in lines if line]
 
 
@@ -70,8 +79,8 @@ def _head_dim(
   if size == padded:
     return ""
   line = (
-    f"model.head_dim={size} is padded to {padded} in the attention kernels of "
-    f"TPUs: {1 - size / padded:.0%} of their arithmetic"
+    f"model.head_dim={size} is padded to {padded} in the attention kernels on "
+    f"this TPU, which wastes {1 - size / padded:.0%} of their arithmetic"
   )
   heads, kv_heads = (
     n * size / padded for n in (config.num_heads, config.num_kv_heads)
@@ -92,7 +101,8 @@ def _head_dim(
     f"{1e3 * share * now.attention_seconds:,.2f} ms in place of "
     f"{1e3 * now.attention_seconds:,.2f}, the computation of a step at most "
     f"{1e3 * (now.computing_seconds - saved):,.2f} ms in place of "
-    f"{1e3 * now.computing_seconds:,.2f} (another model: compare its loss)"
+    f"{1e3 * now.computing_seconds:,.2f} (a different model: compare the "
+    "losses)"
   )
 
 

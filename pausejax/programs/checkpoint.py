@@ -112,8 +112,8 @@ def _listed(spec: str) -> list[tuple[str, list[listing.Listed], list[str]]]:
   runs = [run for run in runs if run[1] or run[2]]
   if not runs:
     raise errors.UserError(
-      f"no checkpoint in {spec}; name the --workdir of a training run, or a "
-      "folder of such runs"
+      f"no checkpoint in {spec}; name the --workdir of a training run, or, "
+      "on a disk, a folder of such runs"
     )
   return runs
 
