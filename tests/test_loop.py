@@ -272,7 +272,7 @@ def test_compilations_and_traces_are_not_in_the_average_speed(monkeypatch):
     real.record(len(timed) + 1, metrics, 0.0)
   assert timed == [9, 2, 7, 2, 2]
   speed = 3 * 8 / (2 + 2 + 2)
-  line = f"{speed:,.0f} tokens/s on average over 3 steps that were not compiled"
+  line = f"{speed:,.0f} tokens/s on average over 3 steps, without compilation"
   assert line in real.summary()[0]
 
 

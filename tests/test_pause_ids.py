@@ -209,8 +209,8 @@ def test_batches_of_text_pass_every_check(mode, data_config):
       {"data__pipeline": "seqio", "later_batch_sizes": ""},
       "3 needs data.pipeline=segments",
     ),
-    ({"optim__pause_only_steps": 2}, "know one <pause>"),
-    ({"checkpoint__export_every": 2}, "know one <pause>"),
+    ({"optim__pause_only_steps": 2}, "support only one id of <pause>"),
+    ({"checkpoint__export_every": 2}, "support only one id of <pause>"),
   ],
 )
 def test_what_knows_one_pause_is_refused(changes, message, tmp_path):

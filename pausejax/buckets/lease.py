@@ -248,8 +248,8 @@ def _refusal(
 ) -> errors.UserError:
   return errors.UserError(
     f"{name}: another run is using {objects.url}: "
-    f"{holder or 'it took the lease and ended'}; wait for it or choose another "
-    "folder"
+    f"{holder or 'it took the lease and has ended'}; wait for it or choose "
+    "another folder"
   )
 
 

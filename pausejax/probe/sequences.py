@@ -191,7 +191,7 @@ def _donors(order: Sequence[int], answers: Sequence[str]) -> list[int]:
   errors.require(
     len({*answers}) > 1,
     "the probed examples do not have two different right answers (number of "
-    f"examples: {len(answers)}), so none can lend its pauses to another; probe "
+    f"examples: {len(answers)}), so no example can be a donor; probe "
     "more (--limit=0: all), or another --split or --task",
   )
   donors = [0] * len(order)

@@ -16,9 +16,9 @@ its pauses, ignores them, ignores what they hold, or the data cannot tell
 `--checkpoint` is the workdir of a run (its newest checkpoint), or
 WORKDIR/checkpoints/STEP. Pauses are those of the finetuning, if no option
 changes them. The result is written as JSON to WORKDIR/probes/, which `pausejax
-report` draws. There are 1 + 4 (1 + L) (1 + P) + P passes for L layers and P
-pauses; --maps= leaves 1 + 4 (1 + L + P) + P of them, and --maps= --by= the
-5 + P that the verdict needs.
+report` draws. There are 2 + 4 (1 + L) (1 + P) + P passes for L layers and P
+pauses; --maps= leaves 2 + 4 (1 + L + P) + P of them, and --maps= --by= the
+6 + P that the verdict needs.
 """
 
 import argparse
@@ -148,8 +148,8 @@ def _condition(
   )
   errors.require(
     run.model.num_loops == 1,
-    f"{run.place} has model.num_loops {run.model.num_loops}, and lesions are "
-    "of the layers of one loop; probe a run with 1",
+    f"{run.place} has model.num_loops {run.model.num_loops}; only runs with 1 "
+    "can be probed",
   )
   (pauses,) = evaluate.requested_pauses(options, run, names[0])
   inside = run.behind_tokens
@@ -161,7 +161,7 @@ def _condition(
   )
   errors.require(
     pauses.num_pauses > 0 or not (options.position or options.filler),
-    "--position and --filler are of the M pauses around the prefix, and M is "
+    "--position and --filler apply to the M pauses around the prefix, but M is "
     "0: leave them out, or name a number, as in --pauses=10",
   )
   errors.require(
@@ -204,7 +204,7 @@ def _probe(
     options.by,
   )
   probed = _probed(format_, prober.num_probed)
-  print(f"{probed}; {len(specs) + 1:,} passes of {num_rows:,} rows", flush=True)
+  print(f"{probed}; {len(specs) + 2:,} passes of {num_rows:,} rows", flush=True)
   with CountBar("rows without a lesion", num_rows) as bar:
     unchanged = prober.unchanged(bar.update)
   with CountBar("rows with lesions", num_rows * len(specs)) as bar:

@@ -12,9 +12,9 @@ line per step) and checkpoints/. After a crash or a kill, start the same command
 again: it resumes from the newest checkpoint. On the same devices every loss is
 bit-identical to that of an uninterrupted run, and the run named by --init_from
 is no longer needed. Settings that differ are printed; those that decide what is
-computed are refused (docs/resume.md). Several processes run together if SLURM,
-a TPU or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say so
-(`runtime/environment.py`).
+computed are refused (docs/resume.md). Several processes form one run if SLURM,
+a TPU or the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID define them (`runtime/environment.py`).
 """
 
 import argparse

@@ -119,7 +119,7 @@ def check_inputs(
   errors.require(
     not config.optim.pause_only_steps or reads_pauses(config),
     f"optim.pause_only_steps {config.optim.pause_only_steps}: no sequence of "
-    "this run holds <pause>; set it to 0, or data.pause_fraction or "
+    "this run contains <pause>; set it to 0, or set data.pause_fraction or "
     "finetune.num_pauses above 0",
   )
   own, rollback = _own_checkpoint(workdir), None
@@ -132,7 +132,8 @@ def check_inputs(
     config.data.num_pause_ids == 1
     or not (config.optim.pause_only_steps or config.checkpoint.export_every),
     f"data.num_pause_ids {config.data.num_pause_ids}: optim.pause_only_steps "
-    "and checkpoint.export_every know one <pause>; set them to 0",
+    "and checkpoint.export_every support only one id of <pause>; set them to "
+    "0, or data.num_pause_ids to 1",
   )
   initial = None
   if not own:

@@ -175,8 +175,8 @@ class Meter:
     if self._seconds:
       speed = self._num_tokens / self._seconds
       line = (
-        f"{speed:,.0f} tokens/s on average over {self._num_steps:,} steps "
-        "that were not compiled"
+        f"{speed:,.0f} tokens/s on average over {self._num_steps:,} steps, "
+        "without compilation"
       )
       if mfu := self._mfu(speed):
         line += (
