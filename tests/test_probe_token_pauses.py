@@ -227,4 +227,4 @@ def test_the_command_probes_such_a_run_and_the_report_draws_it(
   capsys.readouterr()
   for option in ("--filler=.", "--position=append"):
     assert cli.main([*argv, "--pauses=0", option]) == 2
-    assert "and M is 0: leave them out" in capsys.readouterr().err
+    assert "but M is 0: leave them out" in capsys.readouterr().err
