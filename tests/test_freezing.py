@@ -293,4 +293,5 @@ def test_a_run_stopped_in_either_phase_resumes_to_the_same_bits(tmp_path):
   standard = "--config.data.pause_fraction=0"
   process = toys.start(toys.command(corpus, tmp_path / "no", *words, standard))
   output, _ = process.communicate()
-  assert process.returncode == 2 and "no sequence of this run contains" in output
+  assert process.returncode == 2
+  assert "no sequence of this run contains" in output
