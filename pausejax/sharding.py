@@ -135,8 +135,8 @@ def _axis_sizes(config: MeshConfig, num_devices: int) -> list[int]:
   axes = " x ".join(f"{name} {size}" for name, size in given.items())
   errors.require(
     math.prod(sizes) == num_devices,
-    f"mesh: {axes} needs another number of devices than the {num_devices} that "
-    "there are; change the sizes, or set one axis to -1",
+    f"mesh: {axes} does not fit {num_devices} devices; change the sizes, or "
+    "set one axis to -1",
   )
   return sizes
 
