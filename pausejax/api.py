@@ -148,7 +148,9 @@ def insert_pauses(
   tokens = arguments.id_array("tokens", tokens, shape="[T] or [B, T]")
   tokens_BT = np.atleast_2d(tokens)
   pause_id, num_pause_ids = _pause_ids(
-    pause_id, num_pause_ids, np.iinfo(tokens.dtype).max
+    pause_id,
+    num_pause_ids,
+    min(np.iinfo(tokens.dtype).max, arguments.MAX_INT64),
   )
   seed = arguments.whole_number("seed", seed, -math.inf)
   first_position = arguments.whole_number(

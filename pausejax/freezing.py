@@ -234,15 +234,24 @@ def _require_known(params: Any, freeze: tuple[str, ...]) -> None:
   """Raises unless each word names a parameter, and one is left to train."""
   words: set[str] = set()
   indexes: list[Index] = []
+  num_layers = 0
 
   def add(name: str, param: nnx.Variable) -> None:
+    nonlocal num_layers
     words.update(param.get_metadata("axes"), _parts(name))
     indexes.append(trained_index(name, param, freeze))
+    if name.startswith(f"{_BLOCKS}/"):
+      num_layers = jax.tree.leaves(param)[0].shape[0]
 
   parameter_groups.each_named(add, params)
   for word in freeze:
-    if not _layers(word):
+    if not (layers := _layers(word)):
       errors.require_one_of("optim.freeze", word, words)
+    elif not range(num_layers)[layers]:
+      raise errors.UsageError(
+        f"optim.freeze: {word} is none of the {num_layers} layers; choose "
+        f"others, such as {_BLOCKS}[:{max(num_layers - 1, 1)}], or leave it out"
+      )
   errors.require(
     any(index is not None for index in indexes),
     f"optim.freeze: {', '.join(freeze)} is every parameter; nothing is left to "

@@ -45,6 +45,9 @@ _REFUSED = {
   "galore": "it projects leaves of two dimensions only, and attention has a "
   "dimension for heads here",
 }
+# They divide 0 by 0 while all gradients of a group of parameters are 0, as
+# those of `<pause>` are until the first batch that has one.
+NAN_AT_ZERO = ("dadapt_adamw", "prodigy")
 
 
 def make_optimizer(
@@ -91,6 +94,12 @@ def make_optimizer(
       "--config.optim.kwargs={} leaves out those of the config",
     )
   optimizer = freezing.with_frozen(_clipped(config, schedule), config.freeze)
+  errors.require(
+    not (num_first and config.name in NAN_AT_ZERO),
+    f"optim.pause_only_steps: not with optax.{config.name}, which needs a "
+    "gradient in every step, and a batch may have no pause; set it to 0, or "
+    "choose another optimizer, such as adamw",
+  )
   if not num_first:
     return optimizer, schedule
   constant = optax.constant_schedule(config.pause_only_learning_rate)

@@ -73,7 +73,7 @@ class PauseSpec:
     errors.require_in_range(
       "pause_run_length", self.run_length, 1, MAX_RUN_LENGTH
     )
-    errors.require_in_range("num_pause_ids", self.num_ids, 1)
+    arguments.whole_number("num_pause_ids", self.num_ids, 1)
     if self.has_pauses:
       self.way.check()
 
@@ -164,9 +164,16 @@ class PauseSpec:
       [B, T] of the same dtype. Without its pauses it is a prefix of the input.
 
     Raises:
-      UsageError: the segments are not `num_text_tokens` long.
+      UsageError: the segments are not `num_text_tokens` long, their number is
+        not that of `rows_B`, or their dtype cannot hold the ids of the pauses.
     """
     self.check_segments(tokens_BN.shape[1], seq_len)
+    last, largest = pause_id + self.num_ids - 1, np.iinfo(tokens_BN.dtype).max
+    errors.require(
+      last <= largest and len(rows_B) == len(tokens_BN),
+      f"id {last} of a pause and rows_B {len(rows_B)} do not fit "
+      f"{tokens_BN.dtype} ids, at most {largest}, of {len(tokens_BN)} segments",
+    )
     is_pause_BT = self.mask(seed, rows_B, seq_len, ends_BN)
     # The index of a slot's text token is the number of text slots before it.
     source_BT = np.cumsum(~is_pause_BT, axis=1, dtype=np.int32) - 1

@@ -237,6 +237,10 @@ def test_pauses_in_segments_of_any_length(mode, fraction):
     ({"num_pause_ids": 0}, "num_pause_ids: must be"),
     ({"num_pause_ids": 1.0}, "num_pause_ids: must be a whole number"),
     (
+      {"tokens": np.uint64([1]), "pause_id": 2**63},
+      r"pause_id: must be .* from 0 to 2\*\*63 - 1",
+    ),
+    (
       {"tokens": np.uint8([1]), "pause_id": 254, "num_pause_ids": 3},
       "from 0 to 253, got 254",
     ),

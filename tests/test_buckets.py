@@ -158,14 +158,30 @@ def test_lines_are_copied_in_parts_and_joined(url, tmp_path):
   assert [*contents(url).values()] == [lines[0]]
 
 
-def test_lines_are_read_while_their_parts_are_replaced(url, tmp_path):
+def test_a_run_is_read_while_it_deletes_a_step_and_replaces_its_metrics(
+  url, tmp_path, monkeypatch
+):
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(b"a\n")
   parts.PartWriter(Objects(url), path).push()
-  before = Objects(url).sizes()
+  put_run(url, steps=(4,))
+  before = Objects(url).versions()
   path.write_bytes(b"a\nb\n")
   parts.PartWriter(Objects(url), path).push()
-  assert parts.join_parts(Objects(url), path.name, before) == b"a\nb\n"
+  Objects(url).delete(
+    [name for name in before if name.startswith(layout.step_name(4))]
+  )
+  put_run(url, steps=(8,))
+  versions = Objects.versions
+  answers = iter([before])
+  monkeypatch.setattr(
+    Objects,
+    "versions",
+    lambda self, *words: next(answers, None) or versions(self, *words),
+  )
+  folder = copies.local_run(url, "--checkpoint")
+  assert (folder / path.name).read_bytes() == b"a\nb\n"
+  assert [p.name for p in (folder / "checkpoints").iterdir()] == ["8"]
 
 
 def test_an_interrupted_start_leaves_the_lines_of_the_one_before(url):

@@ -19,18 +19,18 @@ from pausejax.checkpoints import folders, leaves, verification
 from pausejax.checkpoints.store import Store
 from pausejax.runtime import run_folder
 from pausejax.selftest.damage import DAMAGES, files_of
-from tests import test_damage, toys
+from tests import saved_steps, test_damage, toys
 
 
 @pytest.fixture(scope="module")
 def abstract():
-  return test_damage.make_abstract()
+  return saved_steps.make_abstract()
 
 
 @pytest.fixture(scope="module")
 def pristine(abstract, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("verbs") / "run"
-  return test_damage.save_steps(workdir, abstract)
+  return saved_steps.save_steps(workdir, abstract)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_folder_that_may_only_be_read_is_enough(pristine, run):
     for path in [workdir, *workdir.rglob("*")]:
       path.chmod(0o555 if path.is_dir() else 0o444)
     before = content(workdir)
-    with test_damage.without_rights():
+    with saved_steps.without_rights():
       codes = [
         run(*(word.replace("RUN", str(workdir)) for word in words))[0]
         for words in READS
@@ -216,7 +216,7 @@ def test_comparing_nothing_is_a_failure(workdir, run):
 
 @pytest.mark.slow
 def test_verify_and_a_resume_find_the_same_damage(pristine, abstract, tmp_path):
-  expected = {step: test_damage.state_of(abstract, step) for step in (4, 8)}
+  expected = {step: saved_steps.state_of(abstract, step) for step in (4, 8)}
   names = ("flip 0", "cut", "deleted")
   cases = itertools.product(files_of(pristine / "checkpoints" / "8"), names)
   num_damaged = 0
@@ -249,7 +249,7 @@ def test_leaves_are_read_a_few_at_a_time(pristine, monkeypatch):
 
 
 def save(workdir, state, step=8):
-  store = Store(workdir / "checkpoints", test_damage.KEEP)
+  store = Store(workdir / "checkpoints", saved_steps.KEEP)
   position = json.dumps({"step": step}).encode()
   store.save(state, data={"position.json": position}, meta={"versions": {}})
   store.close()
@@ -273,7 +273,7 @@ def test_equal_and_different_steps(workdir, abstract, tmp_path, run):
 
 
 def test_the_largest_difference_of_a_leaf_is_printed(abstract, tmp_path, run):
-  a = test_damage.state_of(abstract, 8)
+  a = saved_steps.state_of(abstract, 8)
   x = leaves.flatten(a)["model/embedding"]
   b = changed(a, "model/embedding", x.at[3, 1].add(0.5))
   # A float32 sum is off by a rounding error.
@@ -292,7 +292,7 @@ def test_the_largest_difference_of_a_leaf_is_printed(abstract, tmp_path, run):
 
 
 def test_missing_leaves_shapes_and_dtypes_differ(abstract, tmp_path, run):
-  a = test_damage.state_of(abstract, 8)
+  a = saved_steps.state_of(abstract, 8)
   x = leaves.flatten(a)["model/embedding"]
   b = changed(a, "model/embedding", x[:-1])
   scale = leaves.flatten(a)["model/final_norm/scale"]
@@ -327,8 +327,8 @@ def test_a_step_that_was_set_aside_is_put_back(workdir, abstract, run):
   code, printed = run("repair", workdir, "--step=8", "--apply")
   assert code == 0 and f"moved to {workdir / 'checkpoints' / '8'}" in printed
   assert not path.exists() and not [*workdir.rglob("set_aside.txt")]
-  restored = Store(workdir / "checkpoints", test_damage.KEEP).restore(abstract)
-  assert test_damage.same(restored.state, test_damage.state_of(abstract, 8))
+  restored = Store(workdir / "checkpoints", saved_steps.KEEP).restore(abstract)
+  assert test_damage.same(restored.state, saved_steps.state_of(abstract, 8))
 
 
 def refused(run, workdir, step, code, *parts):

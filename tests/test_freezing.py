@@ -242,6 +242,8 @@ def test_eight_devices_train_as_one(changes):
   [
     (dict(freeze=("embeding",)), "optim.freeze: unknown value 'embeding'"),
     (dict(freeze=("embeding",)), "did you mean 'embedding'?"),
+    (dict(freeze=("bias", "blocks[7:]")), "blocks[7:] is none of the 2 layers"),
+    (dict(freeze=("blocks[:-9]",)), "blocks[:-9] is none of the 2 layers"),
     (dict(freeze=("blocks/querry",)), "did you mean 'blocks/query'?"),
     (dict(freeze=("",)), "unknown value ''"),
     (dict(freeze=("block[:1]",)), "unknown value 'block[:1]'"),

@@ -84,9 +84,22 @@ def test_a_process_that_follows_a_lease_notices_that_it_was_taken(
     assert other.key != held.key
 
 
-def test_of_two_that_take_over_a_dead_lease_one_gives_up(
-  url, fast_lease, monkeypatch
+def test_a_run_that_was_suspended_reads_the_lease_before_it_writes(
+  url, monkeypatch
 ):
+  objects, clock = Objects(url), lease._clock
+  assert abs(clock() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 5
+  with lease.hold_lease(objects, lambda: None) as mine:
+    content = json.loads(objects.read(lease.LEASE))
+    other = json.dumps({**content, "host": "h", "key": "other"}).encode()
+    objects.write(lease.LEASE, other)
+    mine.require()  # It was read a moment ago.
+    monkeypatch.setattr(lease, "_clock", lambda: clock() + 3600)
+    with pytest.raises(errors.UserError, match=r"lost its lease.*on h, since"):
+      mine.require()
+
+
+def test_of_two_that_take_over_a_dead_lease_one_gives_up(url, monkeypatch):
   objects = Objects(url)
   with lease.hold_lease(objects, lambda: None):
     content = json.loads(objects.read(lease.LEASE))

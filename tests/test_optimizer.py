@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from pausejax import errors, optimizer, schedules, sharding
 from pausejax.checkpoints import leaves
@@ -152,6 +153,21 @@ def test_optimizers_in_use_are_accepted_and_others_refused():
       optimizer.make_optimizer(config(name=name, kwargs={}), 10)
   # What is evaluated elsewhere than it is trained, and what needs the loss.
   assert not accepted & {"schedule_free_adamw", "momo", "sophia", "lbfgs"}
+
+
+@pytest.mark.parametrize("name", optimizer.optimizer_names(config()))
+def test_optimizers_that_need_gradients_do_not_train_the_pause_row_first(name):
+  made, _ = optimizer.make_optimizer(config(name=name, kwargs={}), 10)
+  params = {"row": nnx.Param(jnp.ones((1, 8)), axes=("vocab", "embed"))}
+  updates = three_steps(
+    made, params, [jax.tree.map(jnp.zeros_like, params)] * 3
+  )
+  is_finite = all(np.isfinite(x).all() for x in jax.tree.leaves(updates))
+  assert is_finite == (name not in optimizer.NAN_AT_ZERO)
+  if not is_finite:
+    first = config(name=name, kwargs={}, pause_only_steps=2)
+    with pytest.raises(errors.UsageError, match=f"not with optax.{name}"):
+      optimizer.make_optimizer(first, 10)
 
 
 @pytest.mark.slow

@@ -56,6 +56,20 @@ def upper_quantile(dof):
   return dof * (1 - 2 / (9 * dof) + 3.72 * math.sqrt(2 / (9 * dof))) ** 3
 
 
+@pytest.mark.parametrize(
+  ("dtype", "num_rows"), [(np.int8, 2), (np.int32, 3), (np.int32, 1)]
+)
+def test_segments_that_cannot_hold_the_pauses_are_refused(dtype, num_rows):
+  with pytest.raises(errors.UsageError, match="do not fit"):
+    spec(0.25, "insert_trim").insert(
+      np.ones((2, 8), dtype),
+      seq_len=8,
+      pause_id=300,
+      seed=0,
+      rows_B=np.arange(num_rows),
+    )
+
+
 @pytest.mark.parametrize(("seq_len", "fraction", "mode"), CASES)
 def test_text_without_its_pauses_is_a_prefix(seq_len, fraction, mode):
   text, shown = insert(seq_len, fraction, mode, positions=range(50))

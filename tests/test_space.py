@@ -10,7 +10,7 @@ from pausejax import errors
 from pausejax.checkpoints import folders, retention, space
 from pausejax.checkpoints.store import Store
 from pausejax.runtime import metric_writer
-from tests.test_damage import KEEP, make_abstract, same, state_of
+from tests.saved_steps import KEEP, make_abstract, same, state_of
 
 MB = 2**20
 

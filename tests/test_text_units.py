@@ -130,6 +130,49 @@ def test_padding_ends_nothing_and_segments_may_begin_anywhere():
   assert np.flatnonzero(found[0]).tolist() == [8]
 
 
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+  """Merges marks with the line feeds after them, as Llama 3; EOS has id 0."""
+  from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
+  from tokenizers import models as bpe
+
+  made = Tokenizer(bpe.BPE())
+  words = Regex(r"\w+| ?[^\s\w]+[\r\n]*|\s+")
+  made.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(words, "isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+  made.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=400,
+    special_tokens=["<eos>"],
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  made.train_from_iterator(["f! \n Done!\n}\n}\nnext"] * 50, trainer)
+  path = tmp_path_factory.mktemp("merged") / "tokenizer.json"
+  made.save(str(path))
+  return tokenizers.load_tokenizer(str(path))
+
+
+def test_a_bracket_on_the_next_line_does_not_end_the_sentence_again(merged):
+  text = "f() {\n  // Done!\n}\n}\nnext"
+  (ids,) = merged.encode([text])
+  assert "!\n" in [merged.decode([i]) for i in ids]
+  assert ends(merged, "sentence", ids) == ["f() {\n  // Done!\n"]
+
+
+def test_padding_is_no_end_of_a_document(merged):
+  assert merged.eos_id == 0
+  units = text_units.TextUnits(merged, "sentence")
+  (mark,) = merged.encode(["!"])[0]
+  assert units.ends(np.array([[mark, 0]])).tolist() == [[True, False]]
+  for rest in ([], [PADDING]):
+    assert not units.ends(np.array([[mark, *rest]])).any()
+
+
 def test_a_tokenizer_without_line_feeds_has_no_paragraphs(tmp_path):
   import sentencepiece
 

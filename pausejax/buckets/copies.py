@@ -43,24 +43,38 @@ def local_run(spec: str, name: str, *, required: bool = True) -> pathlib.Path:
   url, step = _split(urls.normal(name, spec))
   folder = urls.local_folder(url, "copy")
   with reading(url):
-    objects = Objects(url)
-    versions = objects.versions()
-    steps = layout.committed_steps(versions)
-    errors.require(
-      not required or any(map(layout.is_small, versions)) or bool(steps),
-      f"{name}: no run in {url}",
-    )
-    if step is not None and step not in steps:
-      known = ", ".join(map(str, steps)) or "none"
-      raise errors.UserError(
-        f"{name}: no step {step} in {url}; available: {known}"
-      )
-    if step is not None:
-      steps = [step]
-    elif required:
-      steps = steps[-1:]
-    _update(objects, folder, versions, steps)
+    try:
+      _copy(Objects(url), folder, step, name, required)
+    except FileNotFoundError:
+      # A run that trains deletes old steps and replaces parts of its metrics.
+      _copy(Objects(url), folder, step, name, required)
   return folder if step is None else folder / layout.step_name(step)
+
+
+def _copy(
+  objects: Objects,
+  folder: pathlib.Path,
+  step: int | None,
+  name: str,
+  required: bool,
+) -> None:
+  """Downloads what `local_run` says, as the bucket is now."""
+  versions = objects.versions()
+  steps = layout.committed_steps(versions)
+  errors.require(
+    not required or any(map(layout.is_small, versions)) or bool(steps),
+    f"{name}: no run in {objects.url}",
+  )
+  if step is not None and step not in steps:
+    known = ", ".join(map(str, steps)) or "none"
+    raise errors.UserError(
+      f"{name}: no step {step} in {objects.url}; available: {known}"
+    )
+  if step is not None:
+    steps = [step]
+  elif required:
+    steps = steps[-1:]
+  _update(objects, folder, versions, steps)
 
 
 def fetch_arrays(url: str, step: int, items: Iterable[str]) -> None:

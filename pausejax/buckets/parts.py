@@ -6,29 +6,16 @@ from collections.abc import Iterable
 from pausejax.buckets.objects import Objects
 
 _MAX_PARTS = 100  # More are replaced by one.
-_MAX_TRIES = 5
 
 
 def join_parts(objects: Objects, file: str, names: Iterable[str]) -> bytes:
   """Returns the whole lines of a file, b"" if it has no parts.
-
-  A run that is training may replace its parts in the meantime; the new ones are
-  then read.
 
   Args:
     objects: the objects of the run.
     file: its name, such as metrics.jsonl.
     names: the names of all objects of the run.
   """
-  for _ in range(_MAX_TRIES):
-    try:
-      return _joined(objects, file, names)
-    except FileNotFoundError:
-      names = objects.sizes(file)
-  return _joined(objects, file, names)
-
-
-def _joined(objects: Objects, file: str, names: Iterable[str]) -> bytes:
   content = b""
   for offset, name in sorted(_newest(file, names).items()):
     if offset != len(content):

@@ -1,4 +1,4 @@
-"""The batch sizes of a run: one from step 0, others from later steps on.
+"""The batch sizes of a run: one at first, others after later steps.
 
   batch_size          256                   rows from step 0 on
   later_batch_sizes   2000:512,6000:1024    rows from later steps on

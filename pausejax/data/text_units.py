@@ -1,11 +1,11 @@
 """Where sentences and paragraphs end in tokens.
 
-A token ends a sentence if its text ends in ".", "!" or "?", perhaps with up to
-three closing quotes or brackets (which may be tokens of their own), and white
-space or the end of the document follows. "Mr. Smith" therefore ends one, "3.14"
-does not. White space that one id cannot spell, such as a no-break space in
-bytes, is not seen. A token ends a paragraph if it completes the first empty
-line after text of its document.
+A token ends a sentence if its text ends in ".", "!" or "?", perhaps with
+closing quotes or brackets directly after it (in this token, or up to three more
+in others), and white space or the end of the document follows. "Mr. Smith"
+therefore ends one, "3.14" does not. White space that one id cannot spell, such
+as a no-break space in bytes, is not seen. A token ends a paragraph if it
+completes the first empty line after text of its document.
 
 Shapes: V ids, B segments, N tokens of a segment.
 """
@@ -55,6 +55,8 @@ class TextUnits:
       UsageError: no id can end such a unit.
     """
     texts = [tokenizer.id_text(i) for i in range(tokenizer.pause_id)]
+    self._padding = len(texts)
+    texts.append("")
     its = UNITS[unit]
     errors.require(
       any(re.search(its.mark, text) for text in texts),
@@ -70,7 +72,8 @@ class TextUnits:
       ids_BN: int, text ids and `PADDING`.
     """
     is_text_BN = ids_BN != PADDING
-    return self._find(np.where(is_text_BN, ids_BN, 0)) & is_text_BN
+    known_BN = np.where(is_text_BN, ids_BN, self._padding)
+    return self._find(known_BN) & is_text_BN
 
 
 def _sentences(
@@ -90,11 +93,13 @@ def _sentences(
     end_BN = final_V[ids_BN]
     closed = [(1, closing_V[ids_BN])]
     closed += [(len(ids), _is_last_of(ids, ids_BN)) for ids in sequences]
+    in_space_BN = ends_in_space_V[ids_BN]
     for _ in range(_MAX_CLOSING):
-      longer = [is_BN & _shifted(end_BN, length) for length, is_BN in closed]
+      open_BN = end_BN & ~in_space_BN
+      longer = [is_BN & _shifted(open_BN, length) for length, is_BN in closed]
       end_BN = np.logical_or.reduce([end_BN, *longer])
     is_followed_BN = _shifted(starts_after_V[ids_BN][:, ::-1])[:, ::-1]
-    return end_BN & (is_followed_BN | ends_in_space_V[ids_BN])
+    return end_BN & (is_followed_BN | in_space_BN)
 
   return ends
 
