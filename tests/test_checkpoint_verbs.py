@@ -328,7 +328,7 @@ def test_a_step_that_was_set_aside_is_put_back(workdir, abstract, run):
   assert code == 0 and f"moved to {workdir / 'checkpoints' / '8'}" in printed
   assert not path.exists() and not [*workdir.rglob("set_aside.txt")]
   restored = Store(workdir / "checkpoints", saved_steps.KEEP).restore(abstract)
-  assert test_damage.same(restored.state, saved_steps.state_of(abstract, 8))
+  assert saved_steps.same(restored.state, saved_steps.state_of(abstract, 8))
 
 
 def refused(run, workdir, step, code, *parts):

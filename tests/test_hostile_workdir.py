@@ -10,10 +10,10 @@ from pausejax import cli, errors
 from pausejax.checkpoints import folders
 from pausejax.checkpoints.store import Store
 from pausejax.runtime import run_folder
-from tests import test_damage
+from tests import saved_steps
 
-abstract, pristine = test_damage.abstract, test_damage.pristine
-workdir = test_damage.workdir
+abstract, pristine = saved_steps.abstract, saved_steps.pristine
+workdir = saved_steps.workdir
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_hostile_meta_is_damage_for_every_reader(
   assert code == 0 and "damaged: meta/meta.json" in printed
   assert run("checkpoint", "verify", workdir)[0] == 3
   assert run("checkpoint", "diff", workdir)[0] == 3
-  restored = Store(workdir / "checkpoints", test_damage.KEEP).restore(abstract)
+  restored = Store(workdir / "checkpoints", saved_steps.KEEP).restore(abstract)
   assert int(restored.state.step) == 4
   assert "8 was set aside: meta/meta.json" in restored.reason
 

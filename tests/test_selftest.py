@@ -16,7 +16,7 @@ import pytest
 
 from pausejax import cli, errors
 from pausejax.selftest import disk, ports, readers, runs, toy
-from tests import processes, test_damage
+from tests import processes, saved_steps
 
 COMMAND = [sys.executable, "-m", "pausejax", "selftest"]
 
@@ -128,7 +128,7 @@ def test_a_folder_that_is_read_only_is_named(tmp_path, capsys):
   folder.mkdir()
   tmp_path.chmod(0o755)
   folder.chmod(0o555)
-  with test_damage.without_rights():
+  with saved_steps.without_rights():
     assert cli.main(["selftest", f"--workdir={folder}"]) == 1
   line = capsys.readouterr().err
   assert "Permission denied" in line and str(folder) in line
